@@ -1,0 +1,69 @@
+"""One class per situation a user meets.
+
+Every message names the object, what was expected, what was found and what to do next.
+This is the lowest layer: it imports nothing of the package.
+"""
+
+from __future__ import annotations
+
+
+class TrendError(Exception):
+    """Base of every error that a user can cause and mend.
+
+    Parameters
+    ----------
+    subject : str
+        The object that is wrong: a file, a setting, a partition.
+    expected : str
+        What was expected of it.
+    found : str
+        What was found instead.
+    remedy : str
+        What to do next, in the imperative.
+    """
+
+    def __init__(self, subject: str, *, expected: str, found: str, remedy: str) -> None:
+        self.subject = subject
+        self.expected = expected
+        self.found = found
+        self.remedy = remedy
+        super().__init__(f"{subject}: expected {expected}, found {found}. {remedy}")
+
+    def __reduce__(self) -> tuple[object, ...]:
+        # Exceptions cross process borders (workers, Dagster steps); keyword-only arguments
+        # would be lost by the default reduction.
+        return (_rebuild, (type(self), self.subject, self.expected, self.found, self.remedy))
+
+
+def _rebuild(
+    cls: type[TrendError], subject: str, expected: str, found: str, remedy: str
+) -> TrendError:
+    return cls(subject, expected=expected, found=found, remedy=remedy)
+
+
+class InputError(TrendError):
+    """A file or folder given by the user cannot be used."""
+
+
+class SettingsError(TrendError):
+    """A setting is unknown, has the wrong type, or is out of its range."""
+
+
+class CohortError(TrendError):
+    """Single runs are fine, but together they cannot be used."""
+
+
+class MissingUpstreamError(TrendError):
+    """An asset is asked for before what it is made from exists."""
+
+
+class StoreError(TrendError):
+    """A store cannot be read or written."""
+
+
+class TrainingError(TrendError):
+    """Training cannot start or cannot go on."""
+
+
+class FactorizationError(TrendError):
+    """A factorisation or clustering was asked for that the matrix does not allow."""
