@@ -1,0 +1,1 @@
+"""Bytes: versioned zarr stores, input files, the workbook. No science, no dagster."""

@@ -1,0 +1,123 @@
+"""What a usable time series is: signal, mask, standardisation.
+
+A vertex has *signal* if its BOLD is not constant over time. Vertices without signal (the medial
+wall, regions outside the field of view) are found here, once, from the BOLD itself; every later
+step obeys this mask. In embedding space they could no longer be told apart: constant vertices all
+get the same embedding and correlate with each other at 1.0.
+"""
+
+from __future__ import annotations
+
+from typing import Literal
+
+import numpy as np
+from numpy.typing import NDArray
+from pydantic import BaseModel, Field
+
+
+class BoldConfig(BaseModel, frozen=True, extra="forbid"):
+    """How BOLD is prepared before anything looks at it."""
+
+    standardize: Literal["zscore", "none"] = Field(
+        "zscore",
+        description="'zscore': each vertex is demeaned and scaled to unit standard deviation over "
+        "time. 'none': as in the file, as the tutorial does; the model then sees the scanner's "
+        "units.",
+    )
+    lengths: Literal["error", "crop"] = Field(
+        "error",
+        description="What to do when runs differ in their number of timepoints, which the model "
+        "needs equal. 'error': stop and name the runs. 'crop': use the first timepoints of each "
+        "run, as many as the shortest run has.",
+    )
+
+
+def signal_mask(bold: NDArray[np.float32]) -> NDArray[np.bool_]:
+    """Tell the vertices whose signal varies over time.
+
+    Parameters
+    ----------
+    bold : ndarray of shape (n_vertices, n_timepoints)
+        BOLD signal in any unit.
+
+    Returns
+    -------
+    ndarray of shape (n_vertices,), bool
+        False where all timepoints are equal.
+    """
+    return np.asarray((bold != bold[:, :1]).any(axis=1))
+
+
+def why_unusable(bold: NDArray[np.float32]) -> str | None:
+    """Say why a run cannot be used, if so.
+
+    Parameters
+    ----------
+    bold : ndarray of shape (n_vertices, n_timepoints)
+        BOLD signal in any unit.
+
+    Returns
+    -------
+    str or None
+        The reason, for people; None for a usable run.
+    """
+    finite = np.isfinite(bold)
+    if not finite.all():
+        n_nan = int(np.isnan(bold).sum())
+        n_inf = int((~finite).sum()) - n_nan
+        n_vertices = int((~finite).any(axis=1).sum())
+        return f"{n_nan} NaN and {n_inf} infinite values in {n_vertices} of {len(bold)} vertices"
+    if bold.shape[1] < 2:
+        return "only one timepoint"
+    if not signal_mask(bold).any():
+        return "all vertices are constant over time"
+    return None
+
+
+def prepare(
+    bold: NDArray[np.float32], mask: NDArray[np.bool_], config: BoldConfig
+) -> NDArray[np.float32]:
+    """Standardise a run as the settings say.
+
+    Parameters
+    ----------
+    bold : ndarray of shape (n_vertices, n_timepoints)
+        BOLD signal in any unit, finite.
+    mask : ndarray of shape (n_vertices,), bool
+        Vertices with signal.
+    config : BoldConfig
+        How.
+
+    Returns
+    -------
+    ndarray of shape (n_vertices, n_timepoints), float32
+        In standard deviations, or unchanged; 0 where there is no signal if standardised.
+    """
+    if config.standardize == "none":
+        return bold
+    # In float64: the mean of raw BOLD is thousands of times its fluctuation.
+    signal = bold[mask].astype(np.float64)
+    signal -= signal.mean(axis=1, keepdims=True)
+    signal /= signal.std(axis=1, keepdims=True)
+    prepared = np.zeros_like(bold, dtype=np.float32)
+    prepared[mask] = signal
+    return prepared
+
+
+def temporal_snr(bold: NDArray[np.float32], mask: NDArray[np.bool_]) -> float:
+    """Median over vertices of mean over standard deviation in time.
+
+    Parameters
+    ----------
+    bold : ndarray of shape (n_vertices, n_timepoints)
+        BOLD signal as in the file, before it is standardised.
+    mask : ndarray of shape (n_vertices,), bool
+        Vertices with signal.
+
+    Returns
+    -------
+    float
+        A pure number; near 0 for data that was demeaned.
+    """
+    signal = bold[mask].astype(np.float64)
+    return float(np.median(np.abs(signal.mean(axis=1)) / signal.std(axis=1)))

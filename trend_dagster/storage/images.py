@@ -1,0 +1,216 @@
+"""Read the files that users bring: BOLD and geodesic labels (numpy's .npy)."""
+
+from __future__ import annotations
+
+import hashlib
+import re
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+from numpy.typing import NDArray
+
+from trend_dagster.errors import InputError
+
+_UNSAFE = re.compile(r"[^A-Za-z0-9_.-]+")
+_SUBJECT = re.compile(r"(?:^|_)sub-([A-Za-z0-9]+)(?=_|$)")
+
+
+def find_files(folder: Path, what: str) -> dict[str, Path]:
+    """Find the .npy files of a folder, in sorted order.
+
+    Parameters
+    ----------
+    folder : Path
+        Where to look; folders below it are not searched.
+    what : str
+        What the files are, for messages ("BOLD", "geodesic label").
+
+    Returns
+    -------
+    dict of str to Path
+        File by key. The key is the name without ending, with anything but letters, digits,
+        ``_``, ``-`` and ``.`` made ``_``; it is a partition key and part of a folder's name.
+
+    Raises
+    ------
+    InputError
+        If the folder is missing or holds no .npy file, or if two names make one key.
+    """
+    if not folder.is_dir():
+        raise InputError(
+            f"{what} folder {folder}",
+            expected="a folder with .npy files",
+            found="no such folder",
+            remedy="Make it and put the files there, or name another one in trend.yaml (inputs).",
+        )
+    files: dict[str, Path] = {}
+    for path in sorted(folder.glob("*.npy")):
+        key = key_of(path)
+        if key in files:
+            raise InputError(
+                f"{what} file {path.name!r}",
+                expected="a name of its own after unsafe characters are made '_'",
+                found=f"the same key {key!r} as {files[key].name!r}",
+                remedy="Rename one of the two.",
+            )
+        files[key] = path
+    if not files:
+        raise InputError(
+            f"{what} folder {folder}",
+            expected="at least one .npy file",
+            found=f"{sum(1 for _ in folder.iterdir())} entries, none of them .npy",
+            remedy="Put the files there, or name another folder in trend.yaml (inputs).",
+        )
+    return files
+
+
+def key_of(path: Path) -> str:
+    """Partition key of a file: its name without ending, made safe.
+
+    Parameters
+    ----------
+    path : Path
+        The file.
+
+    Returns
+    -------
+    str
+        Letters, digits, ``_``, ``-`` and ``.`` only; never starts with a dot.
+    """
+    stem = path.name.removesuffix(".npy").encode("utf-8", "replace").decode()
+    key = _UNSAFE.sub("_", stem).lstrip(".")
+    return key or f"file_{hashlib.sha256(stem.encode()).hexdigest()[:8]}"
+
+
+def subject_of(key: str) -> str | None:
+    """Subject that a run belongs to, where its name tells it the way BIDS does.
+
+    Parameters
+    ----------
+    key : str
+        Key of the run, e.g. ``sub-01_ses-1_run-2``.
+
+    Returns
+    -------
+    str or None
+        ``"01"``, or None where there is no ``sub-`` entity.
+    """
+    match = _SUBJECT.search(key)
+    return match.group(1) if match else None
+
+
+def read_bold(path: Path) -> NDArray[np.float32]:
+    """Read one run.
+
+    Parameters
+    ----------
+    path : Path
+        A .npy file of shape (vertices, timepoints), float or integer.
+
+    Returns
+    -------
+    ndarray of shape (n_vertices, n_timepoints), float32
+        The signal in the file's own units. NaN and inf are passed on, for the caller to judge.
+
+    Raises
+    ------
+    InputError
+        If the file cannot be read or is not such an array.
+    """
+    array = _read_npy(path, "BOLD")
+    if array.ndim != 2 or 0 in array.shape:
+        raise InputError(
+            f"BOLD file {path}",
+            expected="a 2-D array of shape (vertices, timepoints)",
+            found=f"shape {array.shape}",
+            remedy="Save one run per file, vertices in rows.",
+        )
+    if array.dtype.kind not in "fiu":
+        raise InputError(
+            f"BOLD file {path}",
+            expected="floating point or integer numbers",
+            found=f"type {array.dtype}",
+            remedy="Save it again with numpy.save of a float32 array.",
+        )
+    return array.astype(np.float32)
+
+
+def read_labels(path: Path) -> NDArray[np.int64]:
+    """Read one geodesic label file.
+
+    Parameters
+    ----------
+    path : Path
+        A .npy file with one non-negative integer per vertex.
+
+    Returns
+    -------
+    ndarray of shape (n_vertices,), int64
+        The label of each vertex.
+
+    Raises
+    ------
+    InputError
+        If the file cannot be read or is not such an array.
+    """
+    array = _read_npy(path, "geodesic label")
+    if array.ndim != 1 or array.size == 0:
+        raise InputError(
+            f"geodesic label file {path}",
+            expected="a 1-D array with one label per vertex",
+            found=f"shape {array.shape}",
+            remedy="Save one vector per file.",
+        )
+    if array.dtype.kind not in "iu":
+        raise InputError(
+            f"geodesic label file {path}",
+            expected="integers",
+            found=f"type {array.dtype}",
+            remedy="Save it again with labels.astype('int64').",
+        )
+    if array.min() < 0 or array.max() > np.iinfo(np.int64).max:
+        raise InputError(
+            f"geodesic label file {path}",
+            expected="labels from 0 up",
+            found=f"a label of {array.min() if array.min() < 0 else array.max()}",
+            remedy="Give vertices without a label a label of their own, for instance 0.",
+        )
+    return array.astype(np.int64)
+
+
+def _read_npy(path: Path, what: str) -> NDArray[Any]:
+    """Read a .npy file; a pickle inside it is refused, for it could run code."""
+    try:
+        # Mapping first makes numpy compare the header with the size of the file.
+        array = np.load(path, mmap_mode="r", allow_pickle=False)
+    except (ValueError, OSError, EOFError) as error:
+        raise InputError(
+            f"{what} file {path}",
+            expected="a complete .npy file of plain numbers",
+            found=_what_is_wrong(str(error), path),
+            remedy="Save it again with numpy.save(path, array.astype('float32')) or copy it again "
+            "from where it came from.",
+        ) from error
+    if not isinstance(array, np.ndarray):
+        raise InputError(
+            f"{what} file {path}",
+            expected="one array (numpy.save)",
+            found="an archive of several (numpy.savez)",
+            remedy="Save each array with numpy.save into a file of its own.",
+        )
+    return np.asarray(array)
+
+
+def _what_is_wrong(message: str, path: Path) -> str:
+    if not path.exists():
+        return "no such file"
+    if path.stat().st_size == 0:
+        return "an empty file"
+    if "mmap length" in message:
+        return f"a truncated file of {path.stat().st_size} bytes"
+    if "Python objects" in message:
+        return "Python objects (a pickle), which could run code when read"
+    if "pickle" in message:
+        return "something else (perhaps a pickle, which could run code when read)"
+    return message

@@ -1,0 +1,171 @@
+"""What an output was made from, and how two such records differ.
+
+A *recipe* names everything that decides the content of an output: the code version of its asset,
+the settings it reads, and the digest of each input. Two equal recipes make the same output, so an
+output whose stored recipe equals today's is current; otherwise the difference says why it is not.
+"""
+
+from __future__ import annotations
+
+import hashlib
+import json
+from collections.abc import Mapping
+from dataclasses import dataclass, field
+from importlib.metadata import version
+from pathlib import Path
+from typing import Any
+
+DIGEST_LENGTH = 16  # hexadecimal digits: 64 bits, enough to tell a lab's outputs apart
+
+LIBRARIES = ("dagster", "numpy", "scipy", "scikit-learn", "torch", "zarr")
+
+
+def digest_of(value: object) -> str:
+    """Digest of anything that JSON can express.
+
+    Parameters
+    ----------
+    value : object
+        Numbers, strings, lists and dictionaries.
+
+    Returns
+    -------
+    str
+        The first 16 hexadecimal digits of the SHA-256 of its canonical JSON.
+    """
+    text = json.dumps(value, sort_keys=True, separators=(",", ":"), allow_nan=False)
+    return hashlib.sha256(text.encode()).hexdigest()[:DIGEST_LENGTH]
+
+
+def digest_of_file(path: Path) -> str:
+    """Digest of a file's bytes, read in pieces.
+
+    Parameters
+    ----------
+    path : Path
+        The file.
+
+    Returns
+    -------
+    str
+        The first 16 hexadecimal digits of its SHA-256.
+    """
+    with path.open("rb") as file:
+        return hashlib.file_digest(file, "sha256").hexdigest()[:DIGEST_LENGTH]
+
+
+def digest_of_folder(folder: Path, *, leave_out: frozenset[str] = frozenset()) -> str:
+    """Digest of all files below a folder: their relative names and their bytes.
+
+    Parameters
+    ----------
+    folder : Path
+        The folder.
+    leave_out : frozenset of str
+        Relative names that do not count.
+
+    Returns
+    -------
+    str
+        16 hexadecimal digits.
+    """
+    total = hashlib.sha256()
+    files = sorted(p.relative_to(folder).as_posix() for p in folder.rglob("*") if p.is_file())
+    for name in files:
+        if name not in leave_out:
+            total.update(f"{name}\0{digest_of_file(folder / name)}\n".encode())
+    return total.hexdigest()[:DIGEST_LENGTH]
+
+
+def library_versions() -> dict[str, str]:
+    """Versions of the libraries that the numbers depend on."""
+    return {name: version(name) for name in LIBRARIES}
+
+
+@dataclass(frozen=True)
+class Recipe:
+    """Everything that decides the content of an output.
+
+    Parameters
+    ----------
+    asset : str
+        Name of the asset.
+    code_version : str
+        Version of the asset's code; raised when a change of code changes results.
+    settings : mapping
+        The settings that the asset reads, by section.
+    inputs : mapping of str to str
+        Digest of each input, by name (``embeddings[bold_run=sub-01]``, ``file``).
+    """
+
+    asset: str
+    code_version: str
+    settings: Mapping[str, Any] = field(default_factory=dict)
+    inputs: Mapping[str, str] = field(default_factory=dict)
+
+    def as_dict(self) -> dict[str, Any]:
+        """The recipe as JSON can store it."""
+        return {
+            "asset": self.asset,
+            "code_version": self.code_version,
+            "settings": json.loads(json.dumps(self.settings)),
+            "inputs": dict(self.inputs),
+        }
+
+    @classmethod
+    def from_dict(cls, stored: Mapping[str, Any]) -> Recipe:
+        """Read a recipe back from a store's attributes."""
+        return cls(
+            asset=stored["asset"],
+            code_version=stored["code_version"],
+            settings=stored["settings"],
+            inputs=stored["inputs"],
+        )
+
+    @property
+    def fingerprint(self) -> str:
+        """One short text that is equal for equal recipes."""
+        return digest_of(self.as_dict())
+
+
+def differences(stored: Recipe, today: Recipe) -> list[str]:
+    """Say in words why an output made by one recipe would be made differently by another.
+
+    Parameters
+    ----------
+    stored : Recipe
+        What the output was made from.
+    today : Recipe
+        What it would be made from now.
+
+    Returns
+    -------
+    list of str
+        One sentence part per difference; empty if the recipes are equal.
+    """
+    reasons = []
+    if stored.code_version != today.code_version:
+        reasons.append(f"the code is version {today.code_version}, was {stored.code_version}")
+    before, after = _flatten(stored.as_dict()["settings"]), _flatten(today.as_dict()["settings"])
+    for name in sorted(before.keys() | after.keys()):
+        if before.get(name) != after.get(name):
+            was, now = before.get(name, "not set"), after.get(name, "not set")
+            reasons.append(f"setting {name} is {now}, was {was}")
+    for name in sorted(stored.inputs.keys() | today.inputs.keys()):
+        if name not in today.inputs:
+            reasons.append(f"input {name} is gone")
+        elif name not in stored.inputs:
+            reasons.append(f"input {name} is new")
+        elif stored.inputs[name] != today.inputs[name]:
+            reasons.append(f"input {name} has changed")
+    return reasons
+
+
+def _flatten(settings: Mapping[str, Any], prefix: str = "") -> dict[str, Any]:
+    flat: dict[str, Any] = {}
+    for name, value in settings.items():
+        if isinstance(value, Mapping):
+            flat |= _flatten(value, f"{prefix}{name}.")
+        else:
+            flat[f"{prefix}{name}"] = value
+    return flat

@@ -1,0 +1,133 @@
+"""What each stored array is: its dimensions, its type, its unit.
+
+A store is refused when it is written, not when it is read: an array whose name, type or number of
+dimensions is not the one written here never becomes visible.
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass, replace
+
+CHUNK_BYTES = 16 << 20  # one chunk of a large array; small arrays are one chunk
+
+
+@dataclass(frozen=True)
+class ArraySpec:
+    """Dimensions, type and meaning of one stored array.
+
+    Parameters
+    ----------
+    dims : tuple of str
+        Name of each dimension, as zarr's ``dimension_names``.
+    dtype : str
+        Numpy name of the type.
+    description : str
+        What the numbers are.
+    unit : str
+        Unit of the numbers; ``"1"`` for pure numbers.
+    """
+
+    dims: tuple[str, ...]
+    dtype: str
+    description: str
+    unit: str = "1"
+
+
+_MASK = ArraySpec(("vertex",), "bool", "true where the vertex has signal")
+_CELL = ("combination", "n_clusters")
+
+
+def _metric(description: str, unit: str = "1") -> ArraySpec:
+    return ArraySpec(_CELL, "float64", description, unit)
+
+
+_SWEEP_CELL: dict[str, ArraySpec] = {
+    "alpha_W": ArraySpec(("combination",), "float64", "strength of the penalty"),
+    "l1_ratio": ArraySpec(("combination",), "float64", "share of the L1 part in the penalty"),
+    "n_clusters": ArraySpec(("n_clusters",), "int64", "number of clusters asked for"),
+    "W": ArraySpec(("combination", "vertex", "component"), "float32", "loadings of the vertices"),
+    "H": ArraySpec(("combination", "component", "vertex"), "float32", "profiles of the components"),
+    "n_iter": ArraySpec(("combination",), "int64", "sweeps until the solver stopped"),
+    "objective": ArraySpec(("combination",), "float64", "penalised squared error at the end"),
+    "zero_row_share": ArraySpec(
+        ("combination",), "float64", "share of vertices with signal whose loadings are all zero"
+    ),
+    "dead_components": ArraySpec(("combination",), "int64", "components that no vertex loads on"),
+    "distinct_rows": ArraySpec(("combination",), "int64", "distinct rows among the loadings"),
+    "labels": ArraySpec(
+        ("combination", "n_clusters", "vertex"), "int32", "cluster of each vertex; -1 no signal"
+    ),
+    "cluster_sizes": ArraySpec(
+        ("combination", "n_clusters", "cluster"), "int64", "vertices per cluster", "vertices"
+    ),
+    "silhouette": _metric("mean silhouette of the rows of W"),
+    "davies_bouldin": _metric("Davies-Bouldin index of the rows of W"),
+    "inertia": _metric("within-cluster sum of squares of the rows of W"),
+    "within_connectivity": _metric("mean within clusters, thresholded matrix", "correlation"),
+    "between_connectivity": _metric("mean between clusters, thresholded matrix", "correlation"),
+    "connectivity_ratio": _metric("within over between"),
+    "full_within_connectivity": _metric("mean within clusters, full matrix", "correlation"),
+    "full_between_connectivity": _metric("mean between clusters, full matrix", "correlation"),
+}
+
+_GRID = ("alpha_W", "l1_ratio", "n_clusters")  # the axes of a cell, the same for every control
+
+ANY_ARRAYS = "*"
+"""Key of a schema whose arrays are named by something else (the weights of a model)."""
+
+SCHEMA: dict[str, dict[str, ArraySpec]] = {
+    "bold": {
+        "bold": ArraySpec(("vertex", "timepoint"), "float32", "BOLD signal", "as in the file"),
+        "vertex_mask": _MASK,
+    },
+    "trained_model": {
+        ANY_ARRAYS: ArraySpec((), "float32", "a weight of the model"),
+        "history_epoch": ArraySpec(("epoch",), "int64", "number of the epoch, from 1"),
+        "history_train_loss": ArraySpec(("epoch",), "float64", "mean loss of the training runs"),
+        "history_validation_loss": ArraySpec(("epoch",), "float64", "mean loss of the others"),
+        "history_learning_rate": ArraySpec(("epoch",), "float64", "step size of Adam"),
+    },
+    "embeddings": {
+        "features": ArraySpec(("vertex", "feature"), "float32", "features of each vertex"),
+        "vertex_mask": _MASK,
+    },
+    "average_correlation": {
+        "correlation": ArraySpec(
+            ("vertex", "vertex"), "float32", "mean over runs; 0 without signal", "correlation"
+        ),
+        "vertex_mask": _MASK,
+        "run_masks": ArraySpec(("bold_run", "vertex"), "bool", "vertices with signal per run"),
+    },
+    "geodesic_labels": {
+        "labels": ArraySpec(("vertex",), "int64", "geodesic label of each vertex"),
+    },
+    "thresholded_matrix": {
+        "data": ArraySpec(("entry",), "float32", "blocks, row by row, one after another"),
+        "block_sizes": ArraySpec(("block",), "int64", "vertices per block", "vertices"),
+        "permutation": ArraySpec(("kept_vertex",), "int64", "vertex at each place of the blocks"),
+    },
+    "nmf_sweep": _SWEEP_CELL,
+    "sweep_summary": {
+        ANY_ARRAYS: ArraySpec(("cell",), "float64", "one column of the table"),
+    },
+    "selected_parcellations": {
+        "n_clusters": ArraySpec(("parcellation",), "int64", "number of clusters asked for"),
+        "labels": ArraySpec(
+            ("parcellation", "vertex"), "int32", "cluster of each vertex; -1 no signal"
+        ),
+    },
+    "control_correlation": {
+        "correlation": ArraySpec(
+            ("control", "vertex", "vertex"), "float32", "mean over runs", "correlation"
+        ),
+        "vertex_mask": _MASK,
+    },
+    "control_sweep": {
+        name: spec if name in _GRID else replace(spec, dims=("control", *spec.dims))
+        for name, spec in _SWEEP_CELL.items()
+        if name not in {"W", "H"}
+    },
+    "control_comparison": {
+        ANY_ARRAYS: ArraySpec(("cell",), "float64", "one column of the table"),
+    },
+}

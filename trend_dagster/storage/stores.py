@@ -1,0 +1,547 @@
+"""Versioned zarr stores: published whole or not at all, opened lazily, collected when old.
+
+On disk, below the root of the store::
+
+    nmf_sweep/label_file=L20/n_components=14/
+        20261123T213000.123456-4f2a90c1/    one version: a zarr v3 group that never changes
+        20261123T220512.004211-b01d22e7/
+        current                             text: the name of the version to read
+        .partial-...                        a version being written; never visible to readers
+
+A writer fills a ``.partial-`` folder, renames it, then replaces ``current`` in one step. A reader
+reads ``current`` first and stays with that version, so it never sees half a store, whoever else
+writes. Readers and writers hold an advisory lock (flock) on the folder they use; the system drops
+it when the process ends, however it ends. That is how old versions and the leavings of killed
+writers are told from those in use.
+"""
+
+from __future__ import annotations
+
+import fcntl
+import os
+import re
+import secrets
+import shutil
+import time
+import weakref
+from collections.abc import Iterator, Mapping
+from contextlib import contextmanager, suppress
+from dataclasses import dataclass
+from datetime import UTC, datetime
+from functools import cached_property
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import zarr
+from numpy.typing import NDArray
+from zarr.codecs import BloscCodec, Crc32cCodec
+from zarr.storage import LocalStore
+
+from trend_dagster.errors import StoreError
+from trend_dagster.storage.provenance import Recipe, digest_of_folder, library_versions
+from trend_dagster.storage.schema import ANY_ARRAYS, CHUNK_BYTES, SCHEMA, ArraySpec
+
+STORE_FORMAT = 1
+POINTER = "current"
+SAFE_NAME = re.compile(r"[A-Za-z0-9_-][A-Za-z0-9_.-]*")
+
+Partition = Mapping[str, str]
+"""Key of a partition by dimension, e.g. ``{"label_file": "L20", "n_components": "14"}``."""
+
+WHOLE: Partition = {}
+"""The partition of an asset that has none."""
+
+
+def describe(asset: str, partition: Partition) -> str:
+    """Name an output as messages do: ``nmf_sweep[label_file=L20, n_components=14]``."""
+    if not partition:
+        return asset
+    return f"{asset}[{', '.join(f'{dim}={key}' for dim, key in partition.items())}]"
+
+
+@dataclass(frozen=True)
+class Version:
+    """One published version of one output: it never changes.
+
+    Parameters
+    ----------
+    asset : str
+        Name of the asset.
+    partition : mapping of str to str
+        Key by dimension; empty for an asset without partitions.
+    path : Path
+        Folder of the zarr group.
+    """
+
+    asset: str
+    partition: Partition
+    path: Path
+
+    @cached_property
+    def group(self) -> zarr.Group:
+        """The zarr group, opened lazily; the version is kept on disk as long as it is held."""
+        lock = _lock(self.path, fcntl.LOCK_SH)
+        store = LocalStore(self.path, read_only=True)
+        # Arrays share this store object, so the lock ends with the last of them.
+        weakref.finalize(store, os.close, lock)
+        try:
+            group = zarr.open_group(store, mode="r", zarr_format=3)
+        except (OSError, ValueError, KeyError) as error:
+            raise self._corrupt(str(error)) from error
+        if group.attrs.get("store_format", 0) != STORE_FORMAT:
+            raise StoreError(
+                f"store {self.path}",
+                expected=f"store format {STORE_FORMAT}",
+                found=f"format {group.attrs.get('store_format')}",
+                remedy="It was made by another version of trend_dagster: use that version, "
+                "or materialize the asset again.",
+            )
+        return group
+
+    @property
+    def attributes(self) -> dict[str, Any]:
+        """Attributes of the group: provenance, facts, files."""
+        return dict(self.group.attrs)
+
+    @property
+    def digest(self) -> str:
+        """Digest of the stored arrays: equal content, equal digest."""
+        return str(self.group.attrs["digest"])
+
+    @property
+    def recipe(self) -> Recipe:
+        """What it was made from."""
+        provenance: Any = self.group.attrs["provenance"]
+        return Recipe.from_dict(provenance)
+
+    @property
+    def facts(self) -> dict[str, Any]:
+        """What was measured when it was made."""
+        facts: Any = self.group.attrs["facts"]
+        return dict(facts)
+
+    @property
+    def excluded(self) -> str | None:
+        """Why this output is an exclusion, or None if it holds data."""
+        reason = self.group.attrs.get("excluded")
+        return None if reason is None else str(reason)
+
+    def __contains__(self, name: str) -> bool:
+        return name in self.group
+
+    def names(self) -> list[str]:
+        """Names of the arrays."""
+        return sorted(self.group.array_keys())
+
+    def array(self, name: str) -> zarr.Array[Any]:
+        """Open one array lazily.
+
+        Parameters
+        ----------
+        name : str
+            Name of the array.
+
+        Returns
+        -------
+        zarr.Array
+            Nothing of it is read yet.
+        """
+        found = self.group.get(name)
+        if not isinstance(found, zarr.Array):
+            raise self._corrupt(f"no array {name!r}; it has {', '.join(self.names())}")
+        return found
+
+    def read(self, name: str) -> NDArray[Any]:
+        """Read one array whole; its checksums are verified.
+
+        Parameters
+        ----------
+        name : str
+            Name of the array.
+
+        Returns
+        -------
+        ndarray
+            In memory.
+
+        Raises
+        ------
+        StoreError
+            If a chunk is missing or damaged.
+        """
+        array = self.array(name)
+        try:
+            return np.asarray(array[...])
+        except (ValueError, OSError, RuntimeError) as error:
+            raise self._corrupt(f"array {name!r}: {error}") from error
+
+    def verify(self) -> None:
+        """Compare every stored byte with the digest taken when it was written.
+
+        Raises
+        ------
+        StoreError
+            If they differ.
+        """
+        if (found := digest_of_folder(self.path, leave_out=_UNDIGESTED)) != self.digest:
+            raise self._corrupt(f"digest {found} in place of {self.digest}")
+
+    def _corrupt(self, found: str) -> StoreError:
+        return StoreError(
+            f"store of {describe(self.asset, self.partition)} ({self.path})",
+            expected="a complete, unchanged zarr group",
+            found=found,
+            remedy="Materialize it again with force (`trend run --force --select "
+            f"{self.asset}`), or delete that folder.",
+        )
+
+
+# The group's own metadata carries run id and times, which are no content.
+_UNDIGESTED = frozenset({"zarr.json"})
+
+
+class Draft:
+    """A version being written: invisible until it is published.
+
+    Parameters
+    ----------
+    asset : str
+        Name of the asset; decides the schema.
+    path : Path
+        The partial folder.
+    """
+
+    def __init__(self, asset: str, path: Path) -> None:
+        self.asset = asset
+        self.path = path
+        self.group = zarr.open_group(LocalStore(path), mode="a", zarr_format=3)
+
+    def create(self, name: str, shape: tuple[int, ...]) -> zarr.Array[Any]:
+        """Create an array to be filled piece by piece.
+
+        Parameters
+        ----------
+        name : str
+            Name, as in the schema of the asset.
+        shape : tuple of int
+            Its shape.
+
+        Returns
+        -------
+        zarr.Array
+            Empty, of the schema's type.
+        """
+        spec = _spec(self.asset, name)
+        if spec.dims and len(spec.dims) != len(shape):
+            raise StoreError(
+                f"array {name!r} of {self.asset}",
+                expected=f"dimensions {spec.dims}",
+                found=f"shape {shape}",
+                remedy="This is a mistake in the asset: mend it there.",
+            )
+        dtype = np.dtype(spec.dtype)
+        return self.group.create_array(
+            name,
+            shape=shape,
+            chunks=_chunks(shape, dtype.itemsize),
+            dtype=dtype,
+            # The checksum makes a damaged chunk an error in place of wrong numbers.
+            compressors=[BloscCodec(cname="lz4", typesize=dtype.itemsize), Crc32cCodec()],
+            dimension_names=spec.dims or None,
+            attributes={"description": spec.description, "units": spec.unit},
+        )
+
+    def write(self, name: str, values: NDArray[Any]) -> None:
+        """Write one array whole.
+
+        Parameters
+        ----------
+        name : str
+            Name, as in the schema of the asset.
+        values : ndarray
+            Cast to the schema's type; a cast that would lose information is refused.
+        """
+        dtype = np.dtype(_spec(self.asset, name).dtype)
+        values = np.asarray(values)
+        if not np.can_cast(values.dtype, dtype, casting="same_kind"):
+            raise StoreError(
+                f"array {name!r} of {self.asset}",
+                expected=f"numbers that fit {dtype}",
+                found=str(values.dtype),
+                remedy="This is a mistake in the asset: mend it there.",
+            )
+        array = self.create(name, values.shape)
+        if values.size:
+            array[...] = values.astype(dtype, copy=False)
+
+
+class Store:
+    """All outputs of one project.
+
+    Parameters
+    ----------
+    root : Path
+        Folder of the store; made when first written to.
+    keep_versions : int
+        Versions of each output that are always kept, the current one included.
+    grace_seconds : float
+        Time for which a superseded version is kept besides, for readers that hold no lock (plain
+        zarr, a copy in progress).
+    """
+
+    def __init__(
+        self, root: Path, *, keep_versions: int = 2, grace_seconds: float = 3600.0
+    ) -> None:
+        self.root = root
+        self.keep_versions = keep_versions
+        self.grace_seconds = grace_seconds
+
+    def folder(self, asset: str, partition: Partition = WHOLE) -> Path:
+        """Folder that holds the versions of one output."""
+        parts = [asset, *(f"{dim}={key}" for dim, key in partition.items())]
+        for name in (asset, *partition.keys(), *partition.values()):
+            if not SAFE_NAME.fullmatch(name):
+                raise StoreError(
+                    describe(asset, partition),
+                    expected="names of letters, digits, '_', '-' and '.'",
+                    found=repr(name),
+                    remedy="Rename the file it comes from.",
+                )
+        return self.root.joinpath(*parts)
+
+    def scratch(self, asset: str, partition: Partition, recipe: Recipe) -> Path:
+        """Folder for unfinished work that a later attempt at the same recipe may take up."""
+        return self.folder(asset, partition) / f".scratch-{recipe.fingerprint}"
+
+    def latest(self, asset: str, partition: Partition = WHOLE) -> Version | None:
+        """Return the current version of an output, or None where there is none."""
+        folder = self.folder(asset, partition)
+        with suppress(FileNotFoundError):
+            path = folder / (folder / POINTER).read_text().strip()
+            if not path.is_dir():
+                raise StoreError(
+                    f"store of {describe(asset, partition)}",
+                    expected=f"the version that {folder / POINTER} names",
+                    found=f"no folder {path.name}",
+                    remedy=f"Materialize {asset} again, or restore the folder.",
+                )
+            return Version(asset, dict(partition), path)
+        return None
+
+    @contextmanager
+    def draft(self, asset: str, partition: Partition = WHOLE) -> Iterator[Draft]:
+        """Open a version to be written; it is thrown away unless it gets published.
+
+        Parameters
+        ----------
+        asset : str
+            Name of the asset.
+        partition : mapping
+            Key by dimension.
+
+        Yields
+        ------
+        Draft
+            To be filled and given to :meth:`publish` inside the block.
+        """
+        folder = self.folder(asset, partition)
+        stamp = datetime.now(UTC).strftime("%Y%m%dT%H%M%S.%f")
+        path = folder / f".partial-{stamp}-{secrets.token_hex(4)}"
+        try:
+            path.mkdir(parents=True)
+            lock = _lock(path, fcntl.LOCK_EX)
+        except OSError as error:
+            raise self._unwritable(folder, error) from error
+        try:
+            yield Draft(asset, path)
+        except OSError as error:
+            raise self._unwritable(folder, error) from error
+        finally:
+            os.close(lock)
+            shutil.rmtree(path, ignore_errors=True)
+
+    def publish(
+        self,
+        draft: Draft,
+        partition: Partition,
+        recipe: Recipe,
+        *,
+        facts: Mapping[str, Any] | None = None,
+        excluded: str | None = None,
+        run: Mapping[str, Any] | None = None,
+    ) -> Version:
+        """Make a draft the current version, in one step.
+
+        Parameters
+        ----------
+        draft : Draft
+            Filled; its folder becomes the version.
+        partition : mapping
+            Key by dimension.
+        recipe : Recipe
+            What it was made from.
+        facts : mapping, optional
+            What was measured while it was made.
+        excluded : str, optional
+            Why the output is an exclusion.
+        run : mapping, optional
+            Who made it: run id, seconds, peak memory.
+
+        Returns
+        -------
+        Version
+            The new current version.
+        """
+        schema = SCHEMA[draft.asset]
+        missing = [n for n in schema if n != ANY_ARRAYS and n not in draft.group]
+        if missing and excluded is None:
+            raise StoreError(
+                describe(draft.asset, partition),
+                expected=f"arrays {', '.join(schema)}",
+                found=f"none named {', '.join(missing)}",
+                remedy="This is a mistake in the asset: mend it there.",
+            )
+        folder = draft.path.parent
+        version = Version(
+            draft.asset, dict(partition), folder / draft.path.name.removeprefix(".partial-")
+        )
+        try:
+            draft.group.attrs.update(
+                {
+                    "store_format": STORE_FORMAT,
+                    "asset": draft.asset,
+                    "partition": dict(partition),
+                    "created": datetime.now(UTC).isoformat(timespec="milliseconds"),
+                    "digest": digest_of_folder(draft.path, leave_out=_UNDIGESTED),
+                    "provenance": recipe.as_dict(),
+                    "libraries": library_versions(),
+                    "facts": dict(facts or {}),
+                    "excluded": excluded,
+                    "run": dict(run or {}),
+                }
+            )
+            # Data before names: after a power cut no name leads to data that never arrived.
+            _sync_tree(draft.path)
+            draft.path.rename(version.path)
+            _replace_text(folder / POINTER, version.path.name + "\n")
+        except OSError as error:
+            raise self._unwritable(folder, error) from error
+        shutil.rmtree(self.scratch(draft.asset, partition, recipe), ignore_errors=True)
+        self._collect(folder)
+        return version
+
+    def _collect(self, folder: Path) -> None:
+        """Remove superseded versions and the leavings of dead writers, in one output's folder."""
+        current = (folder / POINTER).read_text().strip()
+        versions = sorted(
+            p.name for p in folder.iterdir() if p.is_dir() and not p.name.startswith(".")
+        )
+        others = [name for name in versions if name != current and "=" not in name]
+        cutoff = time.time() - self.grace_seconds
+        # The newest of the others come last; each was superseded when its successor was made.
+        for name, successor in zip(others, [*others[1:], current], strict=False):
+            rank = len(others) - others.index(name)
+            if rank >= self.keep_versions and _made_at(successor) < cutoff:
+                _remove_unless_locked(folder / name)
+        for partial in folder.glob(".partial-*"):
+            if _made_at(partial.name.removeprefix(".partial-")) < time.time() - 60:
+                _remove_unless_locked(partial)
+
+    def _unwritable(self, folder: Path, error: OSError) -> StoreError:
+        return StoreError(
+            f"store {folder}",
+            expected="a folder that can be written to, on a disk with room",
+            found=error.strerror or str(error),
+            remedy="Free space or mend the permissions, then run again: what was published before "
+            "is complete, and only this output has to be made again.",
+        )
+
+
+def _spec(asset: str, name: str) -> ArraySpec:
+    schema = SCHEMA[asset]
+    spec = schema.get(name, schema.get(ANY_ARRAYS))
+    if spec is None:
+        raise StoreError(
+            f"array {name!r} of {asset}",
+            expected=f"one of {', '.join(schema)}",
+            found="no such array in the schema",
+            remedy="Add it to trend_dagster/storage/schema.py.",
+        )
+    return spec
+
+
+def _chunks(shape: tuple[int, ...], itemsize: int) -> tuple[int, ...]:
+    """Halve the longest side until a chunk is small enough to read alone."""
+    chunk = [max(1, side) for side in shape]
+    while int(np.prod(chunk)) * itemsize > CHUNK_BYTES:
+        longest = chunk.index(max(chunk))
+        chunk[longest] = -(-chunk[longest] // 2)
+    return tuple(chunk)
+
+
+def _lock(folder: Path, kind: int) -> int:
+    handle = os.open(folder, os.O_RDONLY)
+    fcntl.flock(handle, kind)
+    return handle
+
+
+def _remove_unless_locked(folder: Path) -> None:
+    try:
+        handle = os.open(folder, os.O_RDONLY)
+    except FileNotFoundError:
+        return
+    try:
+        fcntl.flock(handle, fcntl.LOCK_EX | fcntl.LOCK_NB)
+    except BlockingIOError:
+        return
+    else:
+        shutil.rmtree(folder, ignore_errors=True)
+    finally:
+        os.close(handle)
+
+
+def _made_at(version: str) -> float:
+    """Read the time of making, in seconds since 1970, from a version's name."""
+    stamp = version.split("-", 1)[0]
+    return datetime.strptime(stamp, "%Y%m%dT%H%M%S.%f").replace(tzinfo=UTC).timestamp()
+
+
+def _sync_tree(folder: Path) -> None:
+    for path in [folder, *folder.rglob("*")]:
+        _sync(path)
+
+
+def _sync(path: Path) -> None:
+    handle = os.open(path, os.O_RDONLY)
+    try:
+        os.fsync(handle)
+    finally:
+        os.close(handle)
+
+
+def _replace_text(path: Path, text: str) -> None:
+    replace_file(path, text.encode())
+
+
+def replace_file(path: Path, content: bytes) -> None:
+    """Write a file so that readers see the old one or the new one, never half of either.
+
+    Parameters
+    ----------
+    path : Path
+        The file; its folder is made if need be.
+    content : bytes
+        What it shall hold.
+    """
+    path.parent.mkdir(parents=True, exist_ok=True)
+    partial = path.with_name(f".{path.name}.{secrets.token_hex(4)}")
+    try:
+        with partial.open("wb") as file:
+            file.write(content)
+            file.flush()
+            os.fsync(file.fileno())
+        partial.replace(path)
+        _sync(path.parent)
+    finally:
+        partial.unlink(missing_ok=True)
