@@ -15,12 +15,12 @@ from pathlib import Path
 from typing import Any, Literal
 
 import yaml
-from pydantic import BaseModel, Field, ValidationError
+from pydantic import BaseModel, Field, JsonValue, ValidationError
 
 from trend_dagster.errors import SettingsError
 from trend_dagster.science.autoencoder import AutoencoderConfig
 from trend_dagster.science.block_matrix import ThresholdConfig
-from trend_dagster.science.bold import BoldConfig
+from trend_dagster.science.bold import BoldConfig, CohortConfig
 from trend_dagster.science.clustering import ClusteringConfig
 from trend_dagster.science.correlation import CorrelationConfig
 from trend_dagster.science.factorization import FactorizationConfig
@@ -31,18 +31,26 @@ from trend_dagster.science.training import TrainingConfig
 SETTINGS_FILE = "trend.yaml"
 DEFAULT_PROFILE = "default"
 
+# Where a file lies does not decide results; its content does, and is fingerprinted.
+PLACE: dict[str, JsonValue] = {"identity": False}
+
 
 class InputsConfig(BaseModel, frozen=True, extra="forbid"):
     """Where the input files are, relative to the project folder."""
 
-    bold: str = Field("bold", description="Folder of BOLD runs, one .npy per run.")
+    bold: str = Field(
+        "bold", description="Folder of BOLD runs, one .npy per run.", json_schema_extra=PLACE
+    )
     geodesic_labels: str = Field(
-        "geodesic_labels", description="Folder of geodesic label files, one .npy each."
+        "geodesic_labels",
+        description="Folder of geodesic label files, one .npy each.",
+        json_schema_extra=PLACE,
     )
     truth: str | None = Field(
         None,
         description="A .npy with the planted network of each vertex (-1 none), for simulated "
         "cohorts. Only compared with, never used to choose.",
+        json_schema_extra=PLACE,
     )
     surface: str | None = Field(
         None,
@@ -106,6 +114,7 @@ class Settings(BaseModel, frozen=True, extra="forbid"):
     profile: str = Field(DEFAULT_PROFILE, description="Profile that these settings build on.")
     inputs: InputsConfig = InputsConfig()
     bold: BoldConfig = BoldConfig()
+    cohort: CohortConfig = CohortConfig()
     autoencoder: AutoencoderConfig = AutoencoderConfig()
     training: TrainingConfig = TrainingConfig()
     features: FeaturesConfig = FeaturesConfig()

@@ -8,11 +8,14 @@ get the same embedding and correlate with each other at 1.0.
 
 from __future__ import annotations
 
+from collections.abc import Mapping
 from typing import Literal
 
 import numpy as np
 from numpy.typing import NDArray
 from pydantic import BaseModel, Field
+
+from trend_dagster.errors import CohortError
 
 
 class BoldConfig(BaseModel, frozen=True, extra="forbid"):
@@ -24,6 +27,11 @@ class BoldConfig(BaseModel, frozen=True, extra="forbid"):
         "time. 'none': as in the file, as the tutorial does; the model then sees the scanner's "
         "units.",
     )
+
+
+class CohortConfig(BaseModel, frozen=True, extra="forbid"):
+    """How runs are made to fit together."""
+
     lengths: Literal["error", "crop"] = Field(
         "error",
         description="What to do when runs differ in their number of timepoints, which the model "
@@ -121,3 +129,67 @@ def temporal_snr(bold: NDArray[np.float32], mask: NDArray[np.bool_]) -> float:
     """
     signal = bold[mask].astype(np.float64)
     return float(np.median(np.abs(signal.mean(axis=1)) / signal.std(axis=1)))
+
+
+def check_same_vertices(n_vertices: Mapping[str, int]) -> None:
+    """Make sure that all runs lie on the same mesh.
+
+    Parameters
+    ----------
+    n_vertices : mapping of str to int
+        Number of vertices by run.
+
+    Raises
+    ------
+    CohortError
+        If they differ; names the runs that differ from the most common number.
+    """
+    usual = _most_common(n_vertices)
+    odd = {run: n for run, n in n_vertices.items() if n != usual}
+    if odd:
+        raise CohortError(
+            f"BOLD runs {', '.join(odd)}",
+            expected=f"{usual} vertices, as most runs have",
+            found=", ".join(f"{n} in {run}" for run, n in odd.items()),
+            remedy="The correlation is averaged over runs vertex by vertex: bring them to one mesh "
+            "or take the files out of the folder.",
+        )
+
+
+def common_length(n_timepoints: Mapping[str, int], config: CohortConfig) -> int:
+    """Decide how many timepoints of each run are used.
+
+    Parameters
+    ----------
+    n_timepoints : mapping of str to int
+        Number of timepoints by run.
+    config : CohortConfig
+        Whether runs may be cropped.
+
+    Returns
+    -------
+    int
+        Number of timepoints.
+
+    Raises
+    ------
+    CohortError
+        If the runs differ and may not be cropped; names those that differ from the most common
+        number.
+    """
+    usual = _most_common(n_timepoints)
+    odd = {run: n for run, n in n_timepoints.items() if n != usual}
+    if odd and config.lengths == "error":
+        raise CohortError(
+            f"BOLD runs {', '.join(odd)}",
+            expected=f"{usual} timepoints, as most runs have",
+            found=", ".join(f"{n} in {run}" for run, n in odd.items()),
+            remedy="Set `cohort: {lengths: crop}` in trend.yaml to use the first "
+            f"{min(n_timepoints.values())} timepoints of each, or take the files out.",
+        )
+    return min(n_timepoints.values())
+
+
+def _most_common(counts: Mapping[str, int]) -> int:
+    """Return the most common value; of equally common ones the largest."""
+    return max(set(counts.values()), key=lambda n: (list(counts.values()).count(n), n))

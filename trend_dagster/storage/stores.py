@@ -44,6 +44,7 @@ from trend_dagster.storage.schema import ANY_ARRAYS, CHUNK_BYTES, SCHEMA, ArrayS
 
 STORE_FORMAT = 1
 POINTER = "current"
+FAILURE = ".failed"
 SAFE_NAME = re.compile(r"[A-Za-z0-9_-][A-Za-z0-9_.-]*")
 
 Partition = Mapping[str, str]
@@ -424,12 +425,25 @@ class Store:
             # Data before names: after a power cut no name leads to data that never arrived.
             _sync_tree(draft.path)
             draft.path.rename(version.path)
-            _replace_text(folder / POINTER, version.path.name + "\n")
+            replace_file(folder / POINTER, f"{version.path.name}\n".encode())
         except OSError as error:
             raise self._unwritable(folder, error) from error
+        (folder / FAILURE).unlink(missing_ok=True)
         shutil.rmtree(self.scratch(draft.asset, partition, recipe), ignore_errors=True)
         self._collect(folder)
         return version
+
+    def record_failure(self, asset: str, partition: Partition, reason: str) -> None:
+        """Keep why an output could not be made, for those who find it missing."""
+        # Where not even this can be written the error itself tells what is wrong.
+        with suppress(OSError):
+            replace_file(self.folder(asset, partition) / FAILURE, reason.encode())
+
+    def failure(self, asset: str, partition: Partition = WHOLE) -> str | None:
+        """Why the last attempt at an output failed; None if it succeeded."""
+        with suppress(FileNotFoundError):
+            return (self.folder(asset, partition) / FAILURE).read_text(encoding="utf-8")
+        return None
 
     def _collect(self, folder: Path) -> None:
         """Remove superseded versions and the leavings of dead writers, in one output's folder."""
@@ -518,10 +532,6 @@ def _sync(path: Path) -> None:
         os.fsync(handle)
     finally:
         os.close(handle)
-
-
-def _replace_text(path: Path, text: str) -> None:
-    replace_file(path, text.encode())
 
 
 def replace_file(path: Path, content: bytes) -> None:

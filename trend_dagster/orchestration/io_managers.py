@@ -1,0 +1,256 @@
+"""How outputs get from assets into the store and back.
+
+What belongs here: publishing what an asset produces, recording it with Dagster, and opening it for
+whoever asks Dagster for a value. What does not: data processing, and the layout on disk
+(``storage.stores``).
+
+See https://docs.dagster.io/guides/build/io-managers.
+"""
+
+from __future__ import annotations
+
+import base64
+from collections.abc import Iterator, Mapping
+from dataclasses import dataclass, field
+from typing import Any
+
+import dagster as dg
+from dagster._core.definitions.data_version import (
+    CODE_VERSION_TAG,
+    DATA_VERSION_IS_USER_PROVIDED_TAG,
+    DATA_VERSION_TAG,
+    get_input_data_version_tag,
+    get_input_event_pointer_tag,
+)
+from dagster._core.definitions.source_asset import SYSTEM_METADATA_KEY_SOURCE_ASSET_OBSERVATION
+from numpy.typing import NDArray
+
+from trend_dagster.errors import MissingUpstreamError
+from trend_dagster.orchestration.partitions import to_key, to_partition
+from trend_dagster.orchestration.resources import ProjectResource
+from trend_dagster.storage.provenance import Recipe, digest_of
+from trend_dagster.storage.stores import Partition, Version, describe
+
+RECORDED_ONE_BY_ONE = {SYSTEM_METADATA_KEY_SOURCE_ASSET_OBSERVATION: True}
+"""Metadata of an output that tells Dagster not to record every partition a second time.
+
+Dagster records all partitions of a run when the run's step succeeds; the ones that a killed run
+had finished would be forgotten. We record each as it finishes. This key (of Dagster 1.13, which is
+pinned) is its own way to let an asset that did so pass; a test counts the records.
+"""
+
+
+@dataclass(frozen=True)
+class Result:
+    """What an asset computed for one partition.
+
+    Parameters
+    ----------
+    arrays : mapping of str to ndarray
+        Arrays by the names of the schema; those already written to the draft are left out.
+    facts : mapping
+        Numbers and short texts worth looking at; stored with the arrays and shown in the UI.
+    tables : mapping of str to str
+        Markdown, shown in the UI.
+    pictures : mapping of str to bytes
+        Small PNG files (tens of kB), shown in the UI.
+    files : mapping of str to bytes
+        Files for people, by path below the project's ``outputs`` folder.
+    excluded : str, optional
+        Why there is no data: the output is an exclusion.
+    """
+
+    arrays: Mapping[str, NDArray[Any]] = field(default_factory=dict)
+    facts: Mapping[str, Any] = field(default_factory=dict)
+    tables: Mapping[str, str] = field(default_factory=dict)
+    pictures: Mapping[str, bytes] = field(default_factory=dict)
+    files: Mapping[str, bytes] = field(default_factory=dict)
+    excluded: str | None = None
+
+
+@dataclass(frozen=True)
+class Published:
+    """One finished output on its way to Dagster's records.
+
+    Parameters
+    ----------
+    version : Version
+        What is in the store now.
+    recipe : Recipe
+        What it was made from.
+    result : Result or None
+        What was computed; None if the stored version was current and kept.
+    seconds : float
+        Time it took.
+    """
+
+    version: Version
+    recipe: Recipe
+    result: Result | None
+    seconds: float = 0.0
+
+
+class ZarrIOManager(dg.ConfigurableIOManager):
+    """Record what assets publish, and open what is stored."""
+
+    project: dg.ResourceDependency[ProjectResource]
+
+    def handle_output(self, context: dg.OutputContext, obj: Iterator[Published]) -> None:
+        """Record each output as it is finished.
+
+        Parameters
+        ----------
+        context : OutputContext
+            Dagster's.
+        obj : iterator of Published
+            Lazy: drawing the next item computes and publishes it.
+        """
+        pointers = _latest_events(context)
+        for published in obj:
+            version = published.version
+            name = describe(version.asset, version.partition)
+            if published.result is None and _already_recorded(context, version):
+                context.log.info(f"{name} is current and on record: nothing to do")
+                continue
+            context.log_event(
+                dg.AssetMaterialization(
+                    asset_key=context.asset_key,
+                    partition=to_key(version.partition),
+                    metadata=_metadata(published),
+                    tags=_tags(published, pointers),
+                )
+            )
+            how = "kept" if published.result is None else f"done in {published.seconds:.1f} s"
+            context.log.info(f"{name} {how}")
+
+    def load_input(self, context: dg.InputContext) -> Version | dict[str, Version | None]:
+        """Open what is stored, lazily.
+
+        Parameters
+        ----------
+        context : InputContext
+            Dagster's.
+
+        Returns
+        -------
+        Version or dict of str to Version or None
+            One version, or one per partition key (None where nothing is stored) when the reader
+            asks for several.
+        """
+        store = self.project.open().store
+        asset = context.asset_key.path[-1]
+        if not context.has_asset_partitions:
+            return _found(store.latest(asset), asset, {})
+        dims = _dims_of(context.asset_partitions_def, asset)
+        partitions = {key: to_partition(dims, key) for key in context.asset_partition_keys}
+        if len(partitions) == 1:
+            (partition,) = partitions.values()
+            return _found(store.latest(asset, partition), asset, partition)
+        return {key: store.latest(asset, partition) for key, partition in partitions.items()}
+
+
+def _found(version: Version | None, asset: str, partition: Partition) -> Version:
+    if version is None:
+        raise MissingUpstreamError(
+            describe(asset, partition),
+            expected="a stored version",
+            found="none",
+            remedy=f"Materialize {asset} first.",
+        )
+    return version
+
+
+def _dims_of(definition: dg.PartitionsDefinition[str], asset: str) -> tuple[str, ...]:
+    if isinstance(definition, dg.MultiPartitionsDefinition):
+        return tuple(sorted(dim.name for dim in definition.partitions_defs))
+    if isinstance(definition, dg.DynamicPartitionsDefinition) and definition.name:
+        return (definition.name,)
+    raise TypeError(f"{asset} is partitioned by {definition}, which this store does not know")
+
+
+def _metadata(published: Published) -> dict[str, dg.MetadataValue[Any]]:
+    version, result = published.version, published.result
+    attributes = version.attributes
+    metadata: dict[str, Any] = {
+        "store": dg.MetadataValue.path(str(version.path)),
+        "recipe": dg.MetadataValue.json(published.recipe.as_dict()),
+        "arrays": dg.MetadataValue.md(_array_table(version)),
+        "libraries": dg.MetadataValue.json(attributes["libraries"]),
+        **{k: v for k, v in attributes["run"].items() if k != "run_id"},
+    }
+    if version.excluded:
+        metadata["excluded"] = version.excluded
+    if result is None:
+        metadata["kept"] = "The stored version is current: nothing was computed."
+    else:
+        metadata |= {name: dg.MetadataValue.md(table) for name, table in result.tables.items()}
+        metadata |= {name: _picture(png) for name, png in result.pictures.items()}
+    for name, fact in version.facts.items():
+        metadata[name] = dg.MetadataValue.json(fact) if isinstance(fact, dict | list) else fact
+    return {name: value for name, value in metadata.items() if value is not None}
+
+
+def _picture(png: bytes) -> dg.MarkdownMetadataValue:
+    encoded = base64.b64encode(png).decode()
+    return dg.MetadataValue.md(f"![](data:image/png;base64,{encoded})")
+
+
+def _array_table(version: Version) -> str:
+    rows = [
+        f"| {name} | {' x '.join(map(str, array.shape))} | "
+        f"{', '.join(d or '' for d in array.metadata.dimension_names or ())} | {array.dtype} | "  # type: ignore[union-attr]
+        f"{array.attrs.get('units', '')} |"
+        for name, array in ((n, version.array(n)) for n in version.names()[:40])
+    ]
+    return "\n".join(
+        ["| array | shape | dimensions | type | unit |", "| --- | --- | --- | --- | --- |", *rows]
+    )
+
+
+def _tags(published: Published, pointers: Mapping[str, int | None]) -> dict[str, str]:
+    """Data version, code version and input versions, the way Dagster itself tags an output."""
+    tags = {
+        DATA_VERSION_TAG: published.version.digest,
+        DATA_VERSION_IS_USER_PROVIDED_TAG: "true",
+        CODE_VERSION_TAG: published.recipe.code_version,
+    }
+    for asset, pointer in pointers.items():
+        used = {
+            name: digest
+            for name, digest in published.recipe.inputs.items()
+            if name.partition("[")[0] == asset
+        }
+        whole = used.get(asset)
+        key = dg.AssetKey(asset)
+        tags[get_input_data_version_tag(key)] = whole or digest_of(used)
+        tags[get_input_event_pointer_tag(key)] = "NULL" if pointer is None else str(pointer)
+    return tags
+
+
+def _latest_events(context: dg.OutputContext) -> dict[str, int | None]:
+    """Storage id of the latest record of each upstream asset: what Dagster calls the pointer."""
+    step = context.step_context
+    parents = step.job_def.asset_layer.get(context.asset_key).parent_keys
+    pointers: dict[str, int | None] = {}
+    for key in parents:
+        records = step.instance.fetch_materializations(key, limit=1).records
+        pointers[key.path[-1]] = records[0].storage_id if records else None
+    return pointers
+
+
+def _already_recorded(context: dg.OutputContext, version: Version) -> bool:
+    """Tell whether an earlier attempt at this very run recorded the version before it died."""
+    step = context.step_context
+    attempts = {step.run_id, step.dagster_run.parent_run_id, step.dagster_run.root_run_id}
+    records = step.instance.fetch_materializations(
+        dg.AssetRecordsFilter(
+            asset_key=context.asset_key,
+            asset_partitions=[key] if (key := to_key(version.partition)) else None,
+        ),
+        limit=1,
+    ).records
+    if not records:
+        return False
+    materialization = records[0].asset_materialization
+    tags = (materialization.tags or {}) if materialization else {}
+    return tags.get(DATA_VERSION_TAG) == version.digest and records[0].run_id in attempts

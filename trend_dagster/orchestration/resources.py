@@ -1,0 +1,131 @@
+"""What assets reach for besides their inputs: the project they work in.
+
+What belongs here: the project (folder, settings, store, input files) and the Dagster resource that
+opens it. What does not: how outputs are stored (``storage``) or recorded (``io_managers``).
+
+See https://docs.dagster.io/guides/build/external-resources.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from dataclasses import dataclass
+from functools import cached_property
+from pathlib import Path
+
+import dagster as dg
+from pydantic import Field
+
+from trend_dagster.errors import InputError
+from trend_dagster.orchestration.settings import Settings, load_settings
+from trend_dagster.storage.images import find_files
+from trend_dagster.storage.stores import Store
+
+BOLD_RUN, LABEL_FILE, N_COMPONENTS = "bold_run", "label_file", "n_components"
+
+
+@dataclass(frozen=True)
+class Project:
+    """A folder with settings, inputs, the store and what is delivered.
+
+    Parameters
+    ----------
+    folder : Path
+        The project folder.
+    settings : Settings
+        What its `trend.yaml` says.
+    """
+
+    folder: Path
+    settings: Settings
+
+    @classmethod
+    def open(cls, folder: Path, profile: str | None = None) -> Project:
+        """Open the project in a folder.
+
+        Parameters
+        ----------
+        folder : Path
+            Its folder; need not exist yet.
+        profile : str, optional
+            In place of the profile that `trend.yaml` names.
+
+        Raises
+        ------
+        SettingsError
+            If its settings cannot be used.
+        """
+        return cls(folder.resolve(), load_settings(folder, profile))
+
+    @cached_property
+    def store(self) -> Store:
+        """All outputs, as versioned zarr."""
+        storage = self.settings.storage
+        return Store(
+            self.folder / "store",
+            keep_versions=storage.keep_versions,
+            grace_seconds=storage.grace_hours * 3600,
+        )
+
+    @property
+    def outputs(self) -> Path:
+        """Folder of what is delivered to people: workbook, pictures, label vectors."""
+        return self.folder / "outputs"
+
+    @cached_property
+    def bold_files(self) -> dict[str, Path]:
+        """BOLD files by run."""
+        return find_files(self.folder / self.settings.inputs.bold, "BOLD")
+
+    @cached_property
+    def label_files(self) -> dict[str, Path]:
+        """Geodesic label files by key."""
+        return find_files(self.folder / self.settings.inputs.geodesic_labels, "geodesic label")
+
+    def keys(self, dimension: str) -> list[str]:
+        """Partition keys that a dimension has today.
+
+        Parameters
+        ----------
+        dimension : str
+            ``bold_run``, ``label_file`` or ``n_components``.
+
+        Returns
+        -------
+        list of str
+            From the input files and the settings; not what Dagster happens to have registered.
+        """
+        if dimension == BOLD_RUN:
+            return list(self.bold_files)
+        if dimension == LABEL_FILE:
+            return list(self.label_files)
+        return [str(k) for k in self.settings.sweep.n_components]
+
+    def input_file(self, dimension: str, key: str) -> Path:
+        """File behind a partition key.
+
+        Raises
+        ------
+        InputError
+            If it is not there any more.
+        """
+        files: Mapping[str, Path] = self.bold_files if dimension == BOLD_RUN else self.label_files
+        if key not in files:
+            raise InputError(
+                f"input of {dimension} {key!r}",
+                expected="its file among the inputs",
+                found="none: it was removed or renamed",
+                remedy="Put it back to compute it again; what is stored stays as it is.",
+            )
+        return files[key]
+
+
+class ProjectResource(dg.ConfigurableResource[Project]):
+    """The project that a run works in."""
+
+    folder: str = Field(description="Folder of the project: settings, inputs, store, outputs.")
+    profile: str = Field("", description="Profile in place of the one that trend.yaml names.")
+
+    def open(self) -> Project:
+        """Open it, reading its settings and input folders afresh."""
+        return Project.open(Path(self.folder), self.profile or None)

@@ -1,0 +1,529 @@
+"""The one mechanism behind every asset: find inputs, skip what is current, compute, publish.
+
+What belongs here: how an asset's partitions depend on another's, what the recipe of an output is,
+and the loop over the partitions of a run. What does not: any single asset (``assets``), and how
+outputs are recorded (``io_managers``).
+
+An asset is a function of a :class:`Cell` and of the assets that its other parameters name. The
+rule of dependence is one for all: a partition depends on the upstream partition that shares its
+dimensions, and on all partitions along the dimensions that it does not have.
+
+See https://docs.dagster.io/guides/build/assets.
+"""
+
+from __future__ import annotations
+
+import inspect
+import itertools
+import resource
+import sys
+import time
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from contextlib import ExitStack, contextmanager
+from contextvars import ContextVar
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import dagster as dg
+
+from trend_dagster.errors import MissingUpstreamError, TrendError
+from trend_dagster.orchestration.io_managers import RECORDED_ONE_BY_ONE, Published, Result
+from trend_dagster.orchestration.partitions import partitions_of, to_partition
+from trend_dagster.orchestration.resources import Project
+from trend_dagster.orchestration.settings import Settings
+from trend_dagster.storage.provenance import Recipe, digest_of_file
+from trend_dagster.storage.stores import Draft, Partition, Version, describe, replace_file
+
+Progress = Callable[[str, str, float], None]
+"""Takes the name of an output, what happens to it, and the share done from 0 to 1."""
+
+PROGRESS: ContextVar[Progress] = ContextVar("progress", default=lambda name, doing, share: None)
+"""Where progress is shown besides Dagster's log; the command line puts a progress bar here."""
+
+OWNER = "team:neuroimaging"
+
+
+@dataclass
+class Cell:
+    """One partition at work.
+
+    Parameters
+    ----------
+    project : Project
+        The project, with its settings.
+    partition : mapping of str to str
+        Key by dimension.
+    draft : Draft
+        Where large arrays are written piece by piece.
+    scratch : Path
+        Folder for unfinished work; the next attempt at the same recipe finds it again.
+    log : callable
+        Takes a line for Dagster's log.
+    """
+
+    project: Project
+    partition: Partition
+    draft: Draft
+    scratch: Path
+    log: Callable[[str], None]
+
+    @property
+    def name(self) -> str:
+        """Name as messages give it."""
+        return describe(self.draft.asset, self.partition)
+
+    @property
+    def settings(self) -> Settings:
+        """Settings of the project."""
+        return self.project.settings
+
+    def progress(self, doing: str, share: float) -> None:
+        """Show how far this cell is.
+
+        Parameters
+        ----------
+        doing : str
+            A few words.
+        share : float
+            From 0 to 1.
+        """
+        PROGRESS.get()(self.name, doing, share)
+
+
+Compute = Callable[..., Any]
+FilesOf = Callable[[Project, Partition], Mapping[str, Path]]
+
+
+@dataclass(frozen=True)
+class StoredAsset:
+    """An asset whose outputs live in the store.
+
+    Parameters
+    ----------
+    compute : callable
+        Takes a cell and, by name, what it is made from: one ``Version`` where partitions
+        correspond, a list of them (excluded ones left out) where it takes all, None where the
+        settings say that it is not needed. Returns a ``Result``. With ``together`` it takes a
+        list of cells and yields ``(cell, Result)`` as each is finished.
+    dims : tuple of str
+        Dimensions of its partitions.
+    group : str
+        Group in the UI.
+    settings : tuple of str
+        Sections of the settings that decide its content.
+    code_version : str
+        Raised when a change of code changes results.
+    files : callable, optional
+        Takes the project and a partition, returns the input files that this asset reads, by name.
+    together : str, optional
+        Dimension whose partitions are computed in one go.
+    unless : mapping of str to callable
+        Upstream assets that are not needed under some settings.
+    incomplete : frozenset of str
+        Upstream assets of which partitions may be missing; they are then passed over.
+    keep_when_inputs_change : bool
+        Made anew only when asked or when its settings change (a trained model).
+    pool : str, optional
+        Concurrency pool.
+    """
+
+    compute: Compute
+    dims: tuple[str, ...]
+    group: str
+    settings: tuple[str, ...]
+    code_version: str
+    files: FilesOf | None
+    together: str | None
+    unless: Mapping[str, Callable[[Settings], bool]]
+    incomplete: frozenset[str]
+    keep_when_inputs_change: bool
+    pool: str | None
+
+    @property
+    def name(self) -> str:
+        """Name of the asset."""
+        return self.compute.__name__
+
+    @property
+    def upstream(self) -> tuple[str, ...]:
+        """Names of the assets that it is made from."""
+        return tuple(inspect.signature(self.compute).parameters)[1:]
+
+    def partitions(self, project: Project) -> list[Partition]:
+        """All partitions that it has today."""
+        keys = [project.keys(dim) for dim in self.dims]
+        return [dict(zip(self.dims, k, strict=True)) for k in itertools.product(*keys)]
+
+    def recipe(
+        self, project: Project, partition: Partition, inputs: Mapping[str, list[Version]]
+    ) -> Recipe:
+        """What an output would be made from now."""
+        digests = {describe(v.asset, v.partition): v.digest for vs in inputs.values() for v in vs}
+        if self.files is not None:
+            for name, file in self.files(project, partition).items():
+                digests[f"file {name}"] = digest_of_file(file)
+        settings = {name: project.settings.identity(name) for name in self.settings}
+        for dim in self.dims:  # a setting that became a partition is told by the key
+            for section in settings.values():
+                section.pop(dim, None)
+        return Recipe(self.name, self.code_version, settings, digests)
+
+    def inputs(self, project: Project, partition: Partition) -> dict[str, list[Version]]:
+        """Find the current versions of what an output is made from.
+
+        Raises
+        ------
+        MissingUpstreamError
+            If one of them does not exist.
+        """
+        return {
+            name: self._versions(project, STORED_ASSETS[name], partition)
+            for name in self.upstream
+            if not (name in self.unless and self.unless[name](project.settings))
+        }
+
+    def _versions(
+        self, project: Project, upstream: StoredAsset, partition: Partition
+    ) -> list[Version]:
+        shared = {dim: partition[dim] for dim in upstream.dims if dim in partition}
+        wanted = [p for p in upstream.partitions(project) if shared.items() <= p.items()]
+        if not wanted and shared:  # its file is gone; what is stored may still be used
+            wanted = [shared]
+        found = [(p, project.store.latest(upstream.name, p)) for p in wanted]
+        missing = [p for p, version in found if version is None]
+        if missing and upstream.name not in self.incomplete:
+            raise MissingUpstreamError(
+                describe(self.name, partition),
+                expected=f"all of {upstream.name}",
+                found=f"{len(missing)} missing, first {describe(upstream.name, missing[0])}"
+                + _why_missing(project, upstream.name, missing[0]),
+                remedy=f"Materialize {upstream.name} first (`trend run` makes all that is needed), "
+                "or mend or remove the input it fails on.",
+            )
+        return [version for _, version in found if version is not None]
+
+    def takes_all_of(self, upstream: StoredAsset) -> bool:
+        """Tell whether a partition depends on several of upstream's."""
+        return not set(upstream.dims) <= set(self.dims)
+
+    def to_dagster(self, n_components: Sequence[str]) -> dg.AssetsDefinition:
+        """Make the Dagster asset.
+
+        Parameters
+        ----------
+        n_components : sequence of str
+            Keys of the dimension that the settings decide.
+
+        Returns
+        -------
+        AssetsDefinition
+            Computes any set of its partitions in one run.
+        """
+
+        @dg.asset(
+            name=self.name,
+            deps=[self._dep(STORED_ASSETS[name]) for name in self.upstream],
+            partitions_def=partitions_of(self.dims, n_components),
+            group_name=self.group,
+            description=inspect.getdoc(self.compute),
+            code_version=self.code_version,
+            owners=[OWNER],
+            kinds={"zarr", "numpy"},
+            pool=self.pool,
+            io_manager_key="zarr",
+            required_resource_keys={"project"},
+            backfill_policy=dg.BackfillPolicy.single_run() if self.dims else None,
+            config_schema={
+                "force": dg.Field(
+                    bool,
+                    default_value=False,
+                    description="Compute even what is current. Without it an output whose inputs, "
+                    "settings and code are unchanged is kept.",
+                )
+            },
+        )
+        def stored_asset(context: dg.AssetExecutionContext) -> dg.Output[Iterator[Published]]:
+            keys = context.partition_keys if context.has_partition_key_range else None
+            if keys is None:
+                keys = [context.partition_key] if context.has_partition_key else [None]
+            partitions = [to_partition(self.dims, key) for key in keys]
+            produced = produce(
+                self,
+                context.resources.project,
+                partitions,
+                force=bool(context.op_execution_context.op_config["force"]),
+                run_id=context.run_id,
+                log=context.log.info,
+            )
+            return dg.Output(produced, metadata=RECORDED_ONE_BY_ONE)
+
+        return stored_asset
+
+    def _dep(self, upstream: StoredAsset) -> dg.AssetDep:
+        mapping: dg.PartitionMapping | None = None
+        if upstream.dims and set(upstream.dims) < set(self.dims):
+            mapping = dg.MultiToSingleDimensionPartitionMapping(upstream.dims[0])
+        elif self.takes_all_of(upstream):
+            mapping = dg.AllPartitionMapping()
+        return dg.AssetDep(upstream.name, partition_mapping=mapping)
+
+
+STORED_ASSETS: dict[str, StoredAsset] = {}
+"""Every asset by name, in the order of definition, which is an order of computation."""
+
+
+def stored_asset(
+    *,
+    group: str,
+    dims: tuple[str, ...] = (),
+    settings: tuple[str, ...] = (),
+    code_version: str = "1",
+    files: FilesOf | None = None,
+    together: str | None = None,
+    unless: Mapping[str, Callable[[Settings], bool]] | None = None,
+    incomplete: frozenset[str] = frozenset(),
+    keep_when_inputs_change: bool = False,
+    pool: str | None = None,
+) -> Callable[[Compute], StoredAsset]:
+    """Make an asset of a function; see :class:`StoredAsset` for the parameters."""
+
+    def register(compute: Compute) -> StoredAsset:
+        asset = StoredAsset(
+            compute=compute,
+            dims=dims,
+            group=group,
+            settings=settings,
+            code_version=code_version,
+            files=files,
+            together=together,
+            unless=unless or {},
+            incomplete=incomplete,
+            keep_when_inputs_change=keep_when_inputs_change,
+            pool=pool,
+        )
+        STORED_ASSETS[asset.name] = asset
+        return asset
+
+    return register
+
+
+def produce(
+    asset: StoredAsset,
+    project: Project,
+    partitions: Sequence[Partition],
+    *,
+    force: bool,
+    run_id: str,
+    log: Callable[[str], None],
+) -> Iterator[Published]:
+    """Compute and publish partitions one by one, leaving out what is current.
+
+    An error in one partition does not stop the others; all errors are raised together at the end.
+
+    Parameters
+    ----------
+    asset : StoredAsset
+        Which asset.
+    project : Project
+        In which project.
+    partitions : sequence of mappings
+        Which partitions.
+    force : bool
+        Whether to compute even what is current.
+    run_id : str
+        Dagster's run, for the record.
+    log : callable
+        Takes a line for Dagster's log.
+
+    Yields
+    ------
+    Published
+        As each is finished or found current.
+
+    Raises
+    ------
+    dagster.Failure
+        At the end, with every error a user can mend.
+    """
+    errors: list[TrendError] = []
+    for batch in _batches(asset, partitions):
+        pending: list[tuple[Partition, Recipe, dict[str, list[Version]]]] = []
+        for partition in batch:
+            try:
+                inputs = asset.inputs(project, partition)
+                recipe = asset.recipe(project, partition, inputs)
+                version = None if force else current_version(asset, project, partition, recipe)
+            except TrendError as error:
+                errors.append(_remember(project, asset, partition, error))
+                continue
+            if version is None:
+                pending.append((partition, recipe, inputs))
+            else:
+                yield Published(version, recipe, None)
+        if pending:
+            yield from _compute(asset, project, pending, errors, run_id=run_id, log=log)
+    if errors:
+        raise dg.Failure(
+            description="\n".join(str(error) for error in errors),
+            metadata={"errors": len(errors), "of": len(partitions)},
+            allow_retries=False,
+        )
+
+
+def current_version(
+    asset: StoredAsset, project: Project, partition: Partition, recipe: Recipe
+) -> Version | None:
+    """Return the stored version if it is what the recipe would make, else None."""
+    version = project.store.latest(asset.name, partition)
+    if version is None or version.recipe != recipe or missing_files(project, version):
+        return None
+    return version
+
+
+def missing_files(project: Project, version: Version) -> list[str]:
+    """Name the delivered files of a version that somebody deleted or replaced."""
+    files: Mapping[str, str] = version.facts.get("files", {})
+    paths = {name: project.outputs / name for name in files}
+    return [
+        name
+        for name, digest in files.items()
+        if not paths[name].is_file() or digest_of_file(paths[name]) != digest
+    ]
+
+
+def _batches(asset: StoredAsset, partitions: Sequence[Partition]) -> Iterator[list[Partition]]:
+    if asset.together is None:
+        yield from ([partition] for partition in partitions)
+        return
+
+    def others(partition: Partition) -> tuple[str, ...]:
+        return tuple(key for dim, key in partition.items() if dim != asset.together)
+
+    ordered = sorted(partitions, key=others)
+    for _, batch in itertools.groupby(ordered, key=others):
+        yield list(batch)
+
+
+def _compute(
+    asset: StoredAsset,
+    project: Project,
+    pending: list[tuple[Partition, Recipe, dict[str, list[Version]]]],
+    errors: list[TrendError],
+    *,
+    run_id: str,
+    log: Callable[[str], None],
+) -> Iterator[Published]:
+    """Compute a batch whose partitions share their inputs."""
+    _, _, inputs = pending[0]
+    reason = _excluded_by(asset, inputs)
+    with _cells(asset, project, pending, log) as cells:
+        started = time.perf_counter()
+        try:
+            if reason is not None:
+                results: Iterator[tuple[Cell, Result]] = (
+                    (cell, Result(excluded=reason)) for cell in cells
+                )
+            elif asset.together is not None:
+                results = asset.compute(cells, **_arguments(asset, inputs))
+            else:
+                results = ((c, asset.compute(c, **_arguments(asset, inputs))) for c in cells)
+            for cell, result in results:
+                recipe = next(r for p, r, _ in pending if p == cell.partition)
+                seconds = time.perf_counter() - started
+                version = _publish(cell, result, recipe, run_id=run_id, seconds=seconds)
+                yield Published(version, recipe, result, seconds)
+                started = time.perf_counter()
+        except TrendError as error:
+            for partition, recipe, _ in pending:
+                stored = project.store.latest(asset.name, partition)
+                if stored is None or stored.recipe != recipe:
+                    _remember(project, asset, partition, error)
+            errors.append(error)
+
+
+@contextmanager
+def _cells(
+    asset: StoredAsset,
+    project: Project,
+    pending: Sequence[tuple[Partition, Recipe, object]],
+    log: Callable[[str], None],
+) -> Iterator[list[Cell]]:
+    """Open a draft for each pending partition; what is not published is thrown away."""
+    store, name = project.store, asset.name
+    with ExitStack() as drafts:
+        yield [
+            Cell(
+                project,
+                partition,
+                drafts.enter_context(store.draft(name, partition)),
+                store.scratch(name, partition, recipe),
+                log,
+            )
+            for partition, recipe, _ in pending
+        ]
+
+
+def _arguments(asset: StoredAsset, inputs: Mapping[str, list[Version]]) -> dict[str, Any]:
+    arguments: dict[str, Any] = {}
+    for name in asset.upstream:
+        if name not in inputs:
+            arguments[name] = None
+        elif asset.takes_all_of(STORED_ASSETS[name]):
+            arguments[name] = [v for v in inputs[name] if v.excluded is None]
+        else:
+            (arguments[name],) = inputs[name]
+    return arguments
+
+
+def _excluded_by(asset: StoredAsset, inputs: Mapping[str, list[Version]]) -> str | None:
+    """Why an output is excluded because the one partition it is made from is."""
+    for name, versions in inputs.items():
+        if not asset.takes_all_of(STORED_ASSETS[name]):
+            for version in versions:
+                if version.excluded is not None:
+                    return version.excluded
+    return None
+
+
+def _publish(
+    cell: Cell, result: Result, recipe: Recipe, *, run_id: str, seconds: float
+) -> Version:
+    for name, values in result.arrays.items():
+        cell.draft.write(name, values)
+    for name, content in result.files.items():
+        replace_file(cell.project.outputs / name, content)
+    facts = dict(result.facts)
+    if result.files:
+        facts["files"] = {n: digest_of_file(cell.project.outputs / n) for n in result.files}
+    return cell.project.store.publish(
+        cell.draft,
+        cell.partition,
+        recipe,
+        facts=facts,
+        excluded=result.excluded,
+        run={
+            "run_id": run_id,
+            "seconds": round(seconds, 3),
+            "peak_memory_mib": _peak_memory_mib(),
+        },
+    )
+
+
+def _peak_memory_mib() -> int:
+    """Most memory that this process ever held: an upper bound on what the output needed."""
+    peak = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss
+    return round(peak / (2**20 if sys.platform == "darwin" else 2**10))
+
+
+def _remember(
+    project: Project, asset: StoredAsset, partition: Partition, error: TrendError
+) -> TrendError:
+    project.store.record_failure(asset.name, partition, str(error))
+    return error
+
+
+def _why_missing(project: Project, asset: str, partition: Partition) -> str:
+    reason = project.store.failure(asset, partition)
+    return f" ({reason})" if reason else ""
+
