@@ -27,9 +27,12 @@ from numpy.typing import NDArray
 
 from trend_dagster.errors import MissingUpstreamError
 from trend_dagster.orchestration.partitions import to_key, to_partition
-from trend_dagster.orchestration.resources import ProjectResource
+from trend_dagster.orchestration.resources import Project
 from trend_dagster.storage.provenance import Recipe, digest_of
 from trend_dagster.storage.stores import Partition, Version, describe
+
+PLANNED_TAG = "trend/planned"
+"""Tag of runs of the command line, which asks the store first what has to be made."""
 
 RECORDED_ONE_BY_ONE = {SYSTEM_METADATA_KEY_SOURCE_ASSET_OBSERVATION: True}
 """Metadata of an output that tells Dagster not to record every partition a second time.
@@ -93,7 +96,7 @@ class Published:
 class ZarrIOManager(dg.ConfigurableIOManager):
     """Record what assets publish, and open what is stored."""
 
-    project: dg.ResourceDependency[ProjectResource]
+    project: dg.ResourceDependency[Project]
 
     def handle_output(self, context: dg.OutputContext, obj: Iterator[Published]) -> None:
         """Record each output as it is finished.
@@ -137,7 +140,7 @@ class ZarrIOManager(dg.ConfigurableIOManager):
             One version, or one per partition key (None where nothing is stored) when the reader
             asks for several.
         """
-        store = self.project.open().store
+        store = self.project.store
         asset = context.asset_key.path[-1]
         if not context.has_asset_partitions:
             return _found(store.latest(asset), asset, {})
@@ -239,7 +242,11 @@ def _latest_events(context: dg.OutputContext) -> dict[str, int | None]:
 
 
 def _already_recorded(context: dg.OutputContext, version: Version) -> bool:
-    """Tell whether an earlier attempt at this very run recorded the version before it died."""
+    """Tell whether a current version need not be recorded once more.
+
+    A run started from the UI or by a backfill records it, for somebody waits for that record; but
+    not if an earlier attempt at the same run did, and not if the run was planned from the store.
+    """
     step = context.step_context
     attempts = {step.run_id, step.dagster_run.parent_run_id, step.dagster_run.root_run_id}
     records = step.instance.fetch_materializations(
@@ -253,4 +260,7 @@ def _already_recorded(context: dg.OutputContext, version: Version) -> bool:
         return False
     materialization = records[0].asset_materialization
     tags = (materialization.tags or {}) if materialization else {}
-    return tags.get(DATA_VERSION_TAG) == version.digest and records[0].run_id in attempts
+    planned = PLANNED_TAG in step.dagster_run.tags
+    return tags.get(DATA_VERSION_TAG) == version.digest and (
+        planned or records[0].run_id in attempts
+    )

@@ -350,6 +350,9 @@ def produce(
     for batch in _batches(asset, partitions):
         pending: list[tuple[Partition, Recipe, dict[str, list[Version]]]] = []
         for partition in batch:
+            if len(partitions) > 1 and not _exists(asset, project, partition):
+                log(f"{describe(asset.name, partition)}: its input is gone; what is stored stays")
+                continue
             try:
                 inputs = asset.inputs(project, partition)
                 recipe = asset.recipe(project, partition, inputs)
@@ -369,6 +372,10 @@ def produce(
             metadata={"errors": len(errors), "of": len(partitions)},
             allow_retries=False,
         )
+
+
+def _exists(asset: StoredAsset, project: Project, partition: Partition) -> bool:
+    return all(partition[dim] in project.keys(dim) for dim in asset.dims)
 
 
 def current_version(

@@ -154,21 +154,7 @@ def read_labels(path: Path) -> NDArray[np.int64]:
     InputError
         If the file cannot be read or is not such an array.
     """
-    array = _read_npy(path, "geodesic label")
-    if array.ndim != 1 or array.size == 0:
-        raise InputError(
-            f"geodesic label file {path}",
-            expected="a 1-D array with one label per vertex",
-            found=f"shape {array.shape}",
-            remedy="Save one vector per file.",
-        )
-    if array.dtype.kind not in "iu":
-        raise InputError(
-            f"geodesic label file {path}",
-            expected="integers",
-            found=f"type {array.dtype}",
-            remedy="Save it again with labels.astype('int64').",
-        )
+    array = _read_integers(path, "geodesic label")
     if array.min() < 0 or array.max() > np.iinfo(np.int64).max:
         raise InputError(
             f"geodesic label file {path}",
@@ -177,6 +163,46 @@ def read_labels(path: Path) -> NDArray[np.int64]:
             remedy="Give vertices without a label a label of their own, for instance 0.",
         )
     return array.astype(np.int64)
+
+
+def read_signed_labels(path: Path) -> NDArray[np.int64]:
+    """Read a vector of networks, -1 where there is none.
+
+    Parameters
+    ----------
+    path : Path
+        A .npy file with one integer per vertex.
+
+    Returns
+    -------
+    ndarray of shape (n_vertices,), int64
+        The network of each vertex.
+
+    Raises
+    ------
+    InputError
+        If the file cannot be read or is not such an array.
+    """
+    return _read_integers(path, "network").astype(np.int64)
+
+
+def _read_integers(path: Path, what: str) -> NDArray[Any]:
+    array = _read_npy(path, what)
+    if array.ndim != 1 or array.size == 0:
+        raise InputError(
+            f"{what} file {path}",
+            expected="a 1-D array with one label per vertex",
+            found=f"shape {array.shape}",
+            remedy="Save one vector per file.",
+        )
+    if array.dtype.kind not in "iu":
+        raise InputError(
+            f"{what} file {path}",
+            expected="integers",
+            found=f"type {array.dtype}",
+            remedy="Save it again with labels.astype('int64').",
+        )
+    return array
 
 
 def _read_npy(path: Path, what: str) -> NDArray[Any]:

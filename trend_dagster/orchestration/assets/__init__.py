@@ -1,0 +1,16 @@
+"""The assets, in the order of computation: each file is one stretch of the way.
+
+What belongs here: load, one call into science, metadata worth looking at. What does not: any
+computation longer than that (``science``) and the handling of partitions, versions and records
+(``stored_asset``, ``io_managers``).
+"""
+
+from trend_dagster.orchestration.assets import (  # the order is the order of computation
+    bold,
+    features,
+    connectivity,
+    parcellation,
+    controls,
+)
+
+__all__ = ["bold", "connectivity", "controls", "features", "parcellation"]

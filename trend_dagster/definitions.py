@@ -1,0 +1,54 @@
+"""Where everything meets: the one place that builds Dagster's definitions."""
+
+from __future__ import annotations
+
+import os
+from pathlib import Path
+from typing import Any
+
+import dagster as dg
+
+import trend_dagster.orchestration.assets  # noqa: F401 - defines the assets
+from trend_dagster.orchestration.checks import build_checks
+from trend_dagster.orchestration.io_managers import ZarrIOManager
+from trend_dagster.orchestration.resources import ProjectResource
+from trend_dagster.orchestration.stored_asset import STORED_ASSETS
+
+PROJECT_VARIABLE = "TREND_PROJECT"
+
+
+def build_definitions(project: Path, **resources: Any) -> dg.Definitions:
+    """Build the definitions for one project.
+
+    Parameters
+    ----------
+    project : Path
+        Folder of the project.
+    **resources
+        Resources in place of the usual ones, for tests.
+
+    Returns
+    -------
+    Definitions
+        Assets, checks and resources.
+
+    Raises
+    ------
+    SettingsError
+        If the project's settings cannot be used.
+    """
+    resource = ProjectResource(folder=str(project.resolve()))
+    n_components = [str(k) for k in resource.open().settings.sweep.n_components]
+    return dg.Definitions(
+        assets=[asset.to_dagster(n_components) for asset in STORED_ASSETS.values()],
+        asset_checks=build_checks(),
+        # Steps run one after another in the run's own process: each uses all cores by itself.
+        executor=dg.in_process_executor,
+        resources={"project": resource, "zarr": ZarrIOManager(project=resource), **resources},
+    )
+
+
+@dg.definitions
+def defs() -> dg.Definitions:
+    """Definitions for the project that the environment variable TREND_PROJECT names."""
+    return build_definitions(Path(os.environ.get(PROJECT_VARIABLE, ".")))

@@ -1,0 +1,36 @@
+"""Pictures of time series."""
+
+from __future__ import annotations
+
+import numpy as np
+from matplotlib.figure import Figure
+from numpy.typing import NDArray
+
+MAX_ROWS = 300  # a carpet is looked at for stripes, not for single vertices
+
+
+def carpet_figure(bold: NDArray[np.float32]) -> Figure:
+    """Draw BOLD as a carpet: vertices down, time across, grey is signal.
+
+    Parameters
+    ----------
+    bold : ndarray of shape (n_vertices, n_timepoints)
+        Only vertices with signal, in any unit.
+
+    Returns
+    -------
+    Figure
+        Vertical stripes are events that all vertices share, such as motion.
+    """
+    step = max(1, len(bold) // MAX_ROWS)
+    shown = bold[::step]
+    shown = shown - shown.mean(axis=1, keepdims=True)
+    scale = shown.std(axis=1, keepdims=True)
+    shown = shown / np.where(scale > 0, scale, 1)
+    figure = Figure(figsize=(4.5, 2.2), layout="constrained")
+    axes = figure.subplots()
+    axes.imshow(shown, aspect="auto", cmap="gray", vmin=-2, vmax=2, interpolation="nearest")
+    axes.set_xlabel("timepoint")
+    axes.set_ylabel("vertices" if step == 1 else f"every {step}th vertex")
+    axes.set_yticks([])
+    return figure

@@ -1,0 +1,251 @@
+"""What every result stands beside: the untrained model and the BOLD itself, by the same way."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterator, Sequence
+from typing import Any
+
+import numpy as np
+import pandas as pd
+from numpy.typing import NDArray
+
+from trend_dagster.errors import InputError
+from trend_dagster.orchestration.assets.connectivity import check_label_length
+from trend_dagster.orchestration.assets.features import signal_of
+from trend_dagster.orchestration.assets.parcellation import summary_table, sweep_arrays
+from trend_dagster.orchestration.io_managers import Result
+from trend_dagster.orchestration.resources import BOLD_RUN, LABEL_FILE, N_COMPONENTS, Project
+from trend_dagster.orchestration.stored_asset import Cell, stored_asset
+from trend_dagster.science.block_matrix import threshold_by_label
+from trend_dagster.science.bold import check_same_vertices, common_length
+from trend_dagster.science.correlation import average_correlation
+from trend_dagster.science.evaluation import mean_dice
+from trend_dagster.science.sweep import SweepCell, sweep
+from trend_dagster.storage.images import read_signed_labels
+from trend_dagster.storage.stores import Partition, Version
+
+Reader = Callable[[], tuple[NDArray[np.float32], NDArray[np.bool_]]]
+
+
+@stored_asset(
+    group="controls",
+    settings=("controls", "cohort", "autoencoder", "training", "features", "correlation"),
+    pool="memory",
+)
+def control_correlation(cell: Cell, bold: Sequence[Version]) -> Result:
+    """The average correlation that there would be without the trained model.
+
+    One matrix per control: `untrained` takes the features from the model before its first step of
+    training, `bold` from the signal itself. Whatever the trained model is said to give must exceed
+    what these give.
+    """
+    settings = cell.settings
+    if not settings.controls.features:
+        return Result(excluded="no controls are asked for (controls.features is empty)")
+    runs = {run.partition[BOLD_RUN]: run for run in bold}
+    check_same_vertices({name: run.facts["n_vertices"] for name, run in runs.items()})
+    n_timepoints = common_length(
+        {name: run.facts["n_timepoints"] for name, run in runs.items()}, settings.cohort
+    )
+    masks = np.stack([run.read("vertex_mask") for run in bold])
+    shape = (len(settings.controls.features), masks.shape[1], masks.shape[1])
+    out = cell.draft.create("correlation", shape)
+    for i, control in enumerate(settings.controls.features):
+        cell.progress(control, i / len(settings.controls.features))
+        readers = _readers(cell, bold, control, n_timepoints)
+        out[i] = average_correlation(readers, config=settings.correlation)
+    return Result(
+        arrays={"vertex_mask": masks.any(axis=0)},
+        facts={"controls": list(settings.controls.features), "n_vertices": masks.shape[1]},
+    )
+
+
+def _readers(
+    cell: Cell, runs: Sequence[Version], control: str, n_timepoints: int
+) -> list[Reader]:
+    """Make the features of a control run by run, as they are asked for."""
+    from trend_dagster.science.autoencoder import embed, initial_model
+
+    settings = cell.settings
+    source = settings.features.source
+    model = None
+    if control == "untrained":
+        seed = settings.training.random_state
+        model = initial_model(settings.autoencoder, n_timepoints, seed)
+        source = "input_projection" if source == "bold" else source
+
+    def reader(run: Version) -> Reader:
+        def read() -> tuple[NDArray[np.float32], NDArray[np.bool_]]:
+            mask = run.read("vertex_mask")
+            if model is None:
+                return run.read("bold"), mask
+            found = embed(model, signal_of(run, n_timepoints), source=source)
+            features = np.zeros((len(mask), found.shape[1]), dtype=np.float32)
+            features[mask] = found
+            return features, mask
+
+        return read
+
+    return [reader(run) for run in runs]
+
+
+@stored_asset(
+    group="controls",
+    dims=(LABEL_FILE, N_COMPONENTS),
+    settings=("thresholding", "sweep", "factorization", "clustering"),
+    together=N_COMPONENTS,
+    pool="memory",
+)
+def control_sweep(
+    cells: Sequence[Cell], control_correlation: Version, geodesic_labels: Version
+) -> Iterator[tuple[Cell, Result]]:
+    """The same sweep on the matrices of the controls: one more dimension, `control`, in front."""
+    check_label_length(geodesic_labels, control_correlation.facts["n_vertices"])
+    settings = cells[0].settings
+    by_key = {int(cell.partition[N_COMPONENTS]): cell for cell in cells}
+    grid = settings.sweep.model_copy(update={"n_components": tuple(by_key)})
+    labels, mask = geodesic_labels.read("labels"), control_correlation.read("vertex_mask")
+    found: dict[int, list[dict[str, NDArray[Any]]]] = {k: [] for k in by_key}
+    for i, _ in enumerate(control_correlation.facts["controls"]):
+        correlation = np.asarray(control_correlation.array("correlation")[i])
+        matrix = threshold_by_label(correlation, labels, mask, settings.thresholding)
+        parts: dict[int, list[SweepCell]] = {k: [] for k in by_key}
+        for part in sweep(
+            matrix, grid, settings.factorization, settings.clustering, full_correlation=correlation
+        ):
+            parts[part.n_components].append(part)
+        for k, cell_parts in parts.items():
+            found[k].append(sweep_arrays(sorted(cell_parts, key=lambda p: (p.alpha_W, p.l1_ratio))))
+    axes = ("alpha_W", "l1_ratio", "n_clusters")
+    for k, controls in found.items():
+        stacked = {name: np.stack([c[name] for c in controls]) for name in controls[0]}
+        yield (
+            by_key[k],
+            Result(
+                arrays=stacked | {name: controls[0][name] for name in axes},
+                facts={"controls": control_correlation.facts["controls"]},
+            ),
+        )
+
+
+def _truth_file(project: Project, partition: Partition) -> dict[str, object]:
+    name = project.settings.inputs.truth
+    return {} if name is None else {"truth": project.folder / name}
+
+
+@stored_asset(
+    group="controls",
+    settings=("controls",),
+    files=_truth_file,
+    incomplete=frozenset({"nmf_sweep", "control_sweep"}),
+)
+def control_comparison(
+    cell: Cell,
+    sweep_summary: Version,
+    nmf_sweep: Sequence[Version],
+    control_sweep: Sequence[Version],
+    selected_parcellations: Version,
+) -> Result:
+    """Each cell of the sweep beside the controls, and beside the planted networks if there are any.
+
+    Dice is the mean over planted networks after optimal matching of clusters to networks. For real
+    data there are no planted networks; what stands beside each other then are the silhouettes,
+    which the label file itself can raise, in every column alike.
+    """
+    table = summary_table(sweep_summary, nmf_sweep)
+    truth_name = cell.settings.inputs.truth
+    truth = None if truth_name is None else read_signed_labels(cell.project.folder / truth_name)
+    labels = {_key(row): vector for row, vector in _all_labels(nmf_sweep)}
+    if truth is not None:
+        _check_truth(truth, labels, str(truth_name))
+        table["dice_trained"] = [mean_dice(labels[_key(row)], truth) for _, row in table.iterrows()]
+    for name, control in _controls(control_sweep).items():
+        silhouettes = {key: silhouette for key, (silhouette, _) in control.items()}
+        table[f"silhouette_{name}"] = [silhouettes.get(_key(row)) for _, row in table.iterrows()]
+        if truth is not None:
+            table[f"dice_{name}"] = [
+                mean_dice(control[_key(row)][1], truth) if _key(row) in control else None
+                for _, row in table.iterrows()
+            ]
+    chosen = {_key(choice): True for choice in selected_parcellations.facts["chosen"]}
+    table["chosen"] = [chosen.get(_key(row), False) for _, row in table.iterrows()]
+    shown = table.drop(columns=["cluster_sizes", "version", "digest", "seconds"])
+    numbers = shown.select_dtypes("number")
+    return Result(
+        arrays={name: numbers[name].to_numpy(np.float64) for name in numbers},
+        facts={
+            "label_files": table["label_file"].tolist(),
+            "chosen": table["chosen"].tolist(),
+            "has_truth": truth is not None,
+        },
+        tables={"comparison": str(shown.head(40).round(3).to_markdown(index=False))},
+        files={"control_comparison.csv": shown.to_csv(index=False).encode()},
+    )
+
+
+Key = tuple[str, int, float, float, int]
+
+
+def _key(row: Any) -> Key:
+    return (
+        str(row["label_file"]),
+        int(row["n_components"]),
+        float(row["alpha_W"]),
+        float(row["l1_ratio"]),
+        int(row["n_clusters"]),
+    )
+
+
+def _all_labels(cells: Sequence[Version]) -> Iterator[tuple[dict[str, Any], NDArray[np.int32]]]:
+    for version in cells:
+        labels = version.read("labels")
+        for i, j, row in _rows(version):
+            yield row, labels[i, j]
+
+
+def _rows(version: Version) -> Iterator[tuple[int, int, dict[str, Any]]]:
+    alpha_W, l1_ratio = version.read("alpha_W"), version.read("l1_ratio")
+    for i in range(len(alpha_W)):
+        for j, n_clusters in enumerate(version.read("n_clusters")):
+            yield (
+                i,
+                j,
+                {
+                    **version.partition,
+                    "alpha_W": alpha_W[i],
+                    "l1_ratio": l1_ratio[i],
+                    "n_clusters": n_clusters,
+                },
+            )
+
+
+def _controls(
+    cells: Sequence[Version],
+) -> dict[str, dict[Key, tuple[float, NDArray[np.int32]]]]:
+    """Silhouette and labels of every cell of every control."""
+    found: dict[str, dict[Key, tuple[float, NDArray[np.int32]]]] = {}
+    for version in cells:
+        labels, silhouette = version.read("labels"), version.read("silhouette")
+        for c, name in enumerate(version.facts["controls"]):
+            for i, j, row in _rows(version):
+                value = (float(silhouette[c, i, j]), labels[c, i, j])
+                found.setdefault(name, {})[_key(row)] = value
+    return found
+
+
+def _check_truth(truth: NDArray[np.int64], labels: dict[Key, Any], name: str) -> None:
+    n_vertices = len(next(iter(labels.values())))
+    if len(truth) != n_vertices:
+        raise InputError(
+            f"planted networks {name}",
+            expected=f"{n_vertices} labels, one per vertex",
+            found=str(len(truth)),
+            remedy="Give the file that belongs to this cohort, or take inputs.truth out.",
+        )
+
+
+def comparison_table(comparison: Version) -> pd.DataFrame:
+    """Read the stored comparison back as a table."""
+    table = pd.DataFrame({name: comparison.read(name) for name in comparison.names()})
+    table.insert(0, "label_file", comparison.facts["label_files"])
+    return table.assign(chosen=comparison.facts["chosen"])

@@ -1,0 +1,222 @@
+"""Asset checks: what must be true of stored outputs, said so that one knows what to do.
+
+What belongs here: a question asked of what is stored, over all partitions. What does not: errors
+that stop a computation (they are raised where they happen).
+
+See https://docs.dagster.io/guides/test/asset-checks.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterator
+from typing import Any
+
+import dagster as dg
+import numpy as np
+
+from trend_dagster.orchestration.lineage import states
+from trend_dagster.orchestration.resources import Project
+from trend_dagster.orchestration.stored_asset import STORED_ASSETS, StoredAsset
+from trend_dagster.storage.stores import Version, describe
+
+MAX_MEAN_CORRELATION = 0.95
+"""Above this mean correlation the vertices' embeddings are all but one direction."""
+
+MIN_EFFECTIVE_RANK = 2.0
+
+MAX_LISTED = 20
+
+Find = Callable[[Project, Version], Iterator[str]]
+"""Yields what is wrong with a stored version, in words."""
+
+
+def _finite(project: Project, version: Version) -> Iterator[str]:
+    for name in version.names():
+        array = version.array(name)
+        if array.dtype.kind == "f":
+            bad = sum(int((~np.isfinite(rows)).sum()) for rows in _pieces(array))
+            if bad:
+                yield f"{name} has {bad} values that are not finite"
+
+
+def _pieces(array: Any) -> Iterator[Any]:
+    """Read an array in slabs of whole chunks, so that a large one never is in memory whole."""
+    step = array.chunks[0]
+    for start in range(0, array.shape[0], step):
+        yield array[start : start + step]
+
+
+def _symmetric(project: Project, version: Version) -> Iterator[str]:
+    array = version.array("correlation")
+    step = array.chunks[0]
+    worst = 0.0
+    for start in range(0, array.shape[0], step):
+        rows = np.asarray(array[start : start + step])
+        columns = np.asarray(array[:, start : start + step])
+        worst = max(worst, float(np.abs(rows - columns.T).max(initial=0)))
+    if worst > 1e-5:
+        yield f"differs from its transpose by up to {worst:.2g}"
+
+
+def _unit_diagonal(project: Project, version: Version) -> Iterator[str]:
+    diagonal = np.concatenate(
+        [
+            np.asarray(version.array("correlation")[i : i + 4096, i : i + 4096]).diagonal()
+            for i in range(0, version.array("correlation").shape[0], 4096)
+        ]
+    )
+    worst = float(np.abs(diagonal[version.read("vertex_mask")] - 1).max(initial=0))
+    if worst > 1e-4:
+        yield f"correlation of a vertex with itself is off 1 by up to {worst:.2g}"
+
+
+def _not_excluded(project: Project, version: Version) -> Iterator[str]:
+    if version.excluded:
+        yield f"is excluded: {version.excluded}. Mend or remove the file"
+
+
+def _not_collapsed(project: Project, version: Version) -> Iterator[str]:
+    correlation, rank = version.facts["mean_correlation"], version.facts["effective_rank"]
+    if correlation > MAX_MEAN_CORRELATION or rank < MIN_EFFECTIVE_RANK:
+        yield (
+            f"has collapsed: mean correlation between vertices {correlation:.3f}, effective rank "
+            f"{rank:.1f}. Its correlations mean nothing; train longer or use another feature source"
+        )
+
+
+def _non_negative(project: Project, version: Version) -> Iterator[str]:
+    lowest = min((float(piece.min()) for piece in _pieces(version.array("data"))), default=0.0)
+    if lowest < 0:
+        yield f"has entries down to {lowest:.3g}; NMF needs none below 0"
+
+
+def _every_vertex_once(project: Project, version: Version) -> Iterator[str]:
+    kept = version.read("permutation")
+    correlation = project.store.latest("average_correlation")
+    if correlation is not None:
+        mask = correlation.read("vertex_mask")
+        if not np.array_equal(np.sort(kept), np.flatnonzero(mask)):
+            yield "its blocks do not hold every vertex with signal exactly once"
+    if int(version.read("block_sizes").sum()) != len(kept):
+        yield "block sizes do not add up to the number of vertices"
+
+
+def _every_vertex_labelled(project: Project, version: Version) -> Iterator[str]:
+    labels = version.read("labels")
+    correlation = project.store.latest("average_correlation")
+    if correlation is None:
+        return
+    mask = correlation.read("vertex_mask")
+    if labels.shape[-1] != len(mask):
+        yield f"labels {labels.shape[-1]} vertices, the correlation has {len(mask)}"
+    elif (labels[..., mask] < 0).any():
+        yield f"{int((labels[..., mask] < 0).any(axis=-1).sum())} labellings miss vertices"
+    elif (labels[..., ~mask] != -1).any():
+        yield "labels vertices without signal"
+
+
+def _alive(project: Project, version: Version) -> Iterator[str]:
+    limit = project.settings.selection.max_zero_row_share
+    share = float(version.read("zero_row_share").max())
+    if share > limit:
+        yield (
+            f"has collapsed: the loadings of {share:.0%} of the vertices are all zero. Lower "
+            "sweep.alpha_W"
+        )
+    rows, clusters = version.read("distinct_rows").min(), version.read("n_clusters").max()
+    if rows < clusters:
+        yield f"has {rows} distinct rows for {clusters} clusters"
+
+
+def _complete(project: Project, version: Version) -> Iterator[str]:
+    if failed := version.facts["n_failed"]:
+        yield f"lacks figures for {failed} of {version.facts['n_cells']} rows; see column status"
+
+
+QUESTIONS: dict[str, dict[str, Find]] = {
+    "bold": {"usable": _not_excluded, "finite": _finite},
+    "trained_model": {"finite": _finite},
+    "embeddings": {"finite": _finite, "not_collapsed": _not_collapsed},
+    "average_correlation": {
+        "finite": _finite,
+        "symmetric": _symmetric,
+        "unit_diagonal": _unit_diagonal,
+    },
+    "thresholded_matrix": {
+        "finite": _finite,
+        "non_negative": _non_negative,
+        "every_vertex_once": _every_vertex_once,
+    },
+    "nmf_sweep": {"alive": _alive, "every_vertex_labelled": _every_vertex_labelled},
+    "sweep_summary": {"complete": _complete},
+    "selected_parcellations": {"every_vertex_labelled": _every_vertex_labelled},
+    "control_sweep": {"alive": _alive},
+}
+
+
+def build_checks() -> list[dg.AssetChecksDefinition]:
+    """Make all checks: the questions above, and for every asset whether it is up to date."""
+    checks = [
+        _check(STORED_ASSETS[asset], name, find)
+        for asset, questions in QUESTIONS.items()
+        for name, find in questions.items()
+    ]
+    return checks + [_up_to_date(asset) for asset in STORED_ASSETS.values()]
+
+
+def _check(asset: StoredAsset, name: str, find: Find) -> dg.AssetChecksDefinition:
+    @dg.asset_check(
+        asset=asset.name,
+        name=name,
+        required_resource_keys={"project"},
+        description=f"{name.replace('_', ' ').capitalize()}: asked of every stored partition.",
+    )
+    def check(context: dg.AssetCheckExecutionContext) -> dg.AssetCheckResult:
+        project: Project = context.resources.project
+        asked, wrong = 0, []
+        for partition in asset.partitions(project):
+            version = project.store.latest(asset.name, partition)
+            if version is None or (version.excluded is not None and find is not _not_excluded):
+                continue
+            asked += 1
+            wrong += [f"{describe(asset.name, partition)} {w}" for w in find(project, version)]
+        return _result(wrong, {"outputs_checked": asked})
+
+    return check
+
+
+def _up_to_date(asset: StoredAsset) -> dg.AssetChecksDefinition:
+    @dg.asset_check(
+        asset=asset.name,
+        name="up_to_date",
+        required_resource_keys={"project"},
+        description="Made from today's inputs, settings and code; says which have changed since.",
+    )
+    def check(context: dg.AssetCheckExecutionContext) -> dg.AssetCheckResult:
+        project: Project = context.resources.project
+        found = [s for s in states(project, asset) if s.version is not None]
+        stale = [
+            f"{describe(s.asset, s.partition)} is {s.status}: {'; '.join(s.reasons)}"
+            for s in found
+            if s.status != "current"
+        ]
+        advice = "Materialize it again (`trend run` makes all that is out of date)."
+        if asset.keep_when_inputs_change:
+            advice = "It is used as it is. To train anew: `trend run --retrain`."
+        return _result(stale, {"outputs_checked": len(found)}, advice)
+
+    return check
+
+
+def _result(wrong: list[str], counts: dict[str, int], advice: str = "") -> dg.AssetCheckResult:
+    lines = wrong[:MAX_LISTED]
+    if len(wrong) > MAX_LISTED:
+        lines.append(f"and {len(wrong) - MAX_LISTED} more")
+    return dg.AssetCheckResult(
+        passed=not wrong,
+        severity=dg.AssetCheckSeverity.WARN,
+        description="\n".join([*lines, advice]).strip() if wrong else None,
+        metadata={**counts, "found": len(wrong)},
+    )
+
+

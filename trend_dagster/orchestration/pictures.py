@@ -1,0 +1,63 @@
+"""Pictures that need to know the project: parcellations on its surface.
+
+What belongs here: choosing the mesh that the settings name. What does not: drawing (``figures``).
+"""
+
+from __future__ import annotations
+
+import numpy as np
+from matplotlib.figure import Figure
+from numpy.typing import NDArray
+
+from trend_dagster.errors import SettingsError
+from trend_dagster.figures.matrices import sizes_figure
+from trend_dagster.figures.surface import parcellation_figure
+from trend_dagster.orchestration.resources import Project
+from trend_dagster.science.geodesic import Surface
+from trend_dagster.storage.meshes import load_fsaverage
+
+VERTICES_PER_HEMISPHERE = {"fsaverage3": 642, "fsaverage4": 2562, "fsaverage5": 10242}
+
+
+def surface_of(project: Project) -> Surface | None:
+    """Mesh that the vertices of a project belong to, if its settings name one.
+
+    Raises
+    ------
+    SettingsError
+        If they name one that is not known.
+    """
+    name = project.settings.inputs.surface
+    if name is None:
+        return None
+    if name not in VERTICES_PER_HEMISPHERE:
+        raise SettingsError(
+            "setting inputs.surface",
+            expected=f"one of {', '.join(VERTICES_PER_HEMISPHERE)}",
+            found=repr(name),
+            remedy="Name one of these, or leave it out to go without surface pictures.",
+        )
+    return load_fsaverage(VERTICES_PER_HEMISPHERE[name])
+
+
+def draw_parcellation(project: Project, labels: NDArray[np.int32], title: str) -> Figure:
+    """Draw a parcellation on the project's surface; without one, its cluster sizes.
+
+    Parameters
+    ----------
+    project : Project
+        Names the surface.
+    labels : ndarray of shape (n_vertices,)
+        Cluster of each vertex, -1 without signal.
+    title : str
+        Above the picture.
+
+    Returns
+    -------
+    Figure
+        Four views, or a bar chart.
+    """
+    surface = surface_of(project)
+    if surface is None or len(surface.coordinates) != len(labels):
+        return sizes_figure(np.bincount(labels[labels >= 0]))
+    return parcellation_figure(surface, labels, title)

@@ -1,0 +1,272 @@
+"""Make all that is missing or out of date, asset by asset, in this process.
+
+What belongs here: deciding from the store what has to run, and running it in a Dagster instance so
+that the UI shows the same runs, records and checks. What does not: terminal output (``cli``).
+
+See https://docs.dagster.io/guides/test/running-assets-in-process (``materialize``).
+"""
+
+from __future__ import annotations
+
+import os
+import shutil
+import socket
+from collections.abc import Iterator, Sequence
+from contextlib import contextmanager
+from dataclasses import dataclass
+from pathlib import Path
+
+import dagster as dg
+import psutil
+from dagster._core.definitions.data_version import DATA_VERSION_TAG
+from dagster._core.storage.tags import (
+    ASSET_PARTITION_RANGE_END_TAG,
+    ASSET_PARTITION_RANGE_START_TAG,
+)
+
+from trend_dagster.errors import TrendError
+from trend_dagster.orchestration.io_managers import PLANNED_TAG
+from trend_dagster.orchestration.lineage import State, states
+from trend_dagster.orchestration.partitions import register, to_key
+from trend_dagster.orchestration.resources import BOLD_RUN, LABEL_FILE, Project
+from trend_dagster.orchestration.settings import resource_folder
+from trend_dagster.orchestration.stored_asset import STORED_ASSETS, StoredAsset
+from trend_dagster.storage.stores import describe
+
+PROCESS_TAG, HOST_TAG = "trend/process", "trend/host"
+
+
+@dataclass(frozen=True)
+class Outcome:
+    """What became of one asset in a run of everything.
+
+    Parameters
+    ----------
+    asset : str
+        Its name.
+    made : int
+        Partitions that were computed.
+    kept : int
+        Partitions that were current.
+    excluded : tuple of str
+        Why partitions are exclusions.
+    errors : tuple of str
+        Why partitions could not be made.
+    notes : tuple of str
+        What else should be known.
+    """
+
+    asset: str
+    made: int
+    kept: int
+    excluded: tuple[str, ...] = ()
+    errors: tuple[str, ...] = ()
+    notes: tuple[str, ...] = ()
+
+
+@contextmanager
+def open_instance(project: Path) -> Iterator[dg.DagsterInstance]:
+    """Open the Dagster instance of a project; its state lies in the folder `.dagster`.
+
+    Parameters
+    ----------
+    project : Path
+        Folder of the project.
+
+    Yields
+    ------
+    DagsterInstance
+        Also set as DAGSTER_HOME for what is started from here.
+    """
+    home = instance_home(project)
+    os.environ["DAGSTER_HOME"] = str(home)
+    with dg.DagsterInstance.from_config(str(home)) as instance:
+        _end_dead_runs(instance)
+        yield instance
+
+
+def instance_home(project: Path) -> Path:
+    """Folder of the instance's state, made if need be, with today's `dagster.yaml`."""
+    home = project.resolve() / ".dagster"
+    home.mkdir(parents=True, exist_ok=True)
+    shutil.copyfile(resource_folder("dagster.yaml"), home / "dagster.yaml")
+    return home
+
+
+def _end_dead_runs(instance: dg.DagsterInstance) -> None:
+    """Mark runs of this machine whose process was killed as failed: nobody else watches them."""
+    unfinished = dg.RunsFilter(
+        statuses=[dg.DagsterRunStatus.STARTED, dg.DagsterRunStatus.STARTING],
+        tags={HOST_TAG: socket.gethostname()},
+    )
+    for run in instance.get_runs(unfinished):
+        if not psutil.pid_exists(int(run.tags[PROCESS_TAG])):
+            instance.report_run_failed(run, "The process of this run was ended from outside.")
+
+
+def run_all(
+    project: Project,
+    definitions: dg.Definitions,
+    instance: dg.DagsterInstance,
+    *,
+    select: Sequence[str] = (),
+    force: bool = False,
+    retrain: bool = False,
+) -> Iterator[Outcome]:
+    """Make what is missing or out of date, in the order of computation.
+
+    Parameters
+    ----------
+    project : Project
+        Where.
+    definitions : Definitions
+        Of that project.
+    instance : DagsterInstance
+        Where runs are recorded.
+    select : sequence of str
+        Only these assets; all by default.
+    force : bool
+        Make them even if they are current.
+    retrain : bool
+        Train anew if runs were added or changed. Otherwise the model there is stays in use.
+
+    Yields
+    ------
+    Outcome
+        For each asset, when it is done.
+    """
+    for dimension in (BOLD_RUN, LABEL_FILE):
+        try:
+            register(instance, dimension, project.keys(dimension))
+        except TrendError as error:
+            yield Outcome(dimension, 0, 0, errors=(str(error),))
+            return
+    for asset in STORED_ASSETS.values():
+        if not select or asset.name in select:
+            yield _run(
+                asset,
+                project,
+                definitions,
+                instance,
+                force=force,
+                retrain=retrain or bool(select),
+            )
+
+
+def _run(
+    asset: StoredAsset,
+    project: Project,
+    definitions: dg.Definitions,
+    instance: dg.DagsterInstance,
+    *,
+    force: bool,
+    retrain: bool,
+) -> Outcome:
+    before = states(project, asset)
+    blocked = tuple(s.reasons[0] for s in before if s.status == "blocked")
+    keep = asset.keep_when_inputs_change and not retrain
+    kept_as_is = [s for s in before if keep and s.only_inputs_changed]
+    notes = tuple(
+        f"{s.asset} is used as it is ({'; '.join(s.reasons)}); to train anew: --retrain"
+        for s in kept_as_is
+    )
+    unrecorded = _unrecorded(instance, asset, before)
+    todo = [
+        s
+        for s in before
+        if s.status != "blocked"
+        and s not in kept_as_is
+        and (force or s.status != "current" or s in unrecorded)
+    ]
+    errors: tuple[str, ...] = ()
+    if todo:
+        errors = _launch(asset, todo, project, definitions, instance, force=force)
+    after = states(project, asset)
+    return Outcome(
+        asset=asset.name,
+        made=sum(_changed(a, b) for a, b in zip(before, after, strict=True)),
+        kept=sum(not _changed(a, b) and b.status == "current" for a, b in zip(before, after, strict=True)),
+        excluded=tuple(
+            f"{describe(s.asset, s.partition)}: {s.version.excluded}"
+            for s in after
+            if s.version is not None and s.version.excluded
+        ),
+        errors=errors + blocked,
+        notes=notes,
+    )
+
+
+def _changed(before: State, after: State) -> bool:
+    if after.version is None:
+        return False
+    return before.version is None or before.version.path != after.version.path
+
+
+def _unrecorded(
+    instance: dg.DagsterInstance, asset: StoredAsset, found: Sequence[State]
+) -> list[State]:
+    """Stored outputs that Dagster does not know of: a run died between storing and recording."""
+    key = dg.AssetKey(asset.name)
+    if asset.dims:
+        tags = instance.event_log_storage.get_latest_tags_by_partition(
+            key, dg.DagsterEventType.ASSET_MATERIALIZATION, [DATA_VERSION_TAG]
+        )
+        recorded = {k: t.get(DATA_VERSION_TAG) for k, t in tags.items()}
+    else:
+        records = instance.fetch_materializations(key, limit=1).records
+        latest = records[0].asset_materialization if records else None
+        recorded = {None: (latest.tags or {}).get(DATA_VERSION_TAG)} if latest else {}  # type: ignore[dict-item]
+    return [
+        s
+        for s in found
+        if s.version is not None and recorded.get(to_key(s.partition)) != s.version.digest  # type: ignore[arg-type]
+    ]
+
+
+def _launch(
+    asset: StoredAsset,
+    todo: Sequence[State],
+    project: Project,
+    definitions: dg.Definitions,
+    instance: dg.DagsterInstance,
+    *,
+    force: bool,
+) -> tuple[str, ...]:
+    """Run the smallest range of partitions that holds all that has to be made."""
+    tags = {PLANNED_TAG: "true", PROCESS_TAG: str(os.getpid()), HOST_TAG: socket.gethostname()}
+    if asset.dims:
+        first, last = _range(asset, todo, project, instance)
+        tags |= {ASSET_PARTITION_RANGE_START_TAG: first, ASSET_PARTITION_RANGE_END_TAG: last}
+    job = definitions.resolve_implicit_global_asset_job_def()
+    result = job.execute_in_process(
+        instance=instance,
+        asset_selection=[dg.AssetKey(asset.name)],
+        tags=tags,
+        raise_on_error=False,
+        run_config={"ops": {asset.name: {"config": {"force": force}}}},
+    )
+    if result.success:
+        return ()
+    failures = [event.step_failure_data for event in result.get_step_failure_events()]
+    return tuple(
+        f.user_failure_data.description or ""
+        if f.user_failure_data
+        else (f.error.to_string() if f.error else "unknown error")
+        for f in failures
+    )
+
+
+def _range(
+    asset: StoredAsset, todo: Sequence[State], project: Project, instance: dg.DagsterInstance
+) -> tuple[str, str]:
+    """First and last key, in Dagster's order, of the range that spans all of them."""
+    ends: list[dict[str, str]] = [{}, {}]
+    for dim in asset.dims:
+        wanted = {s.partition[dim] for s in todo}
+        if dim in (BOLD_RUN, LABEL_FILE):
+            order = list(instance.get_dynamic_partitions(dim))
+        else:
+            order = project.keys(dim)
+        inside = [key for key in order if key in wanted]
+        ends[0][dim], ends[1][dim] = inside[0], inside[-1]
+    return str(to_key(ends[0])), str(to_key(ends[1]))

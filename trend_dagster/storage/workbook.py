@@ -1,0 +1,146 @@
+"""The workbook `Complete_Clustering.xlsx` and label vectors, under the tutorial's names."""
+
+from __future__ import annotations
+
+import io
+from collections.abc import Mapping
+from typing import Any
+
+import numpy as np
+import pandas as pd
+from numpy.typing import NDArray
+from openpyxl import Workbook
+from openpyxl.styles import Alignment, Font
+from openpyxl.utils import get_column_letter
+from openpyxl.worksheet.worksheet import Worksheet
+
+TUTORIAL_COLUMNS = {
+    "label_file": "label_file",
+    "Clustering_Algorithm": None,
+    "Helper_Algo": None,
+    "Alpha_W": "alpha_W",
+    "L1_ratio": "l1_ratio",
+    "n_clusters": "n_clusters",
+    "n_components": "n_components",
+    "Average_SI": "silhouette",
+    "Average_DBI": "davies_bouldin",
+    "ElbowMethod": "inertia",
+    "Within_Cluster_Connectivity": "within_connectivity",
+    "Between_Cluster_Connectivity": "between_connectivity",
+    "Connectivity_Ratio": "connectivity_ratio",
+}
+"""The tutorial's column names and ours; None for its two constants."""
+
+CONSTANTS = {"Clustering_Algorithm": "NMF", "Helper_Algo": "KMeans"}
+
+MORE_COLUMNS = (
+    "label_file",
+    "n_labels",
+    "n_components",
+    "alpha_W",
+    "l1_ratio",
+    "n_clusters",
+    "status",
+    "zero_row_share",
+    "dead_components",
+    "distinct_rows",
+    "n_iter",
+    "objective",
+    "full_within_connectivity",
+    "full_between_connectivity",
+    "seconds",
+    "version",
+    "digest",
+)
+
+
+def tutorial_table(table: pd.DataFrame, file_names: Mapping[str, str]) -> pd.DataFrame:
+    """Put the sweep's table into the tutorial's columns.
+
+    Parameters
+    ----------
+    table : DataFrame
+        One row per cell.
+    file_names : mapping of str to str
+        File name of each label file key.
+
+    Returns
+    -------
+    DataFrame
+        Columns as the tutorial has them, with ``Voxels_in_Cluster_1..n``.
+    """
+    columns: dict[str, Any] = {
+        theirs: CONSTANTS[theirs] if ours is None else table[ours]
+        for theirs, ours in TUTORIAL_COLUMNS.items()
+    }
+    columns["label_file"] = table["label_file"].map(lambda key: file_names.get(key, key))
+    sizes = [s if isinstance(s, tuple) else () for s in table["cluster_sizes"]]
+    for i in range(int(table["n_clusters"].max())):
+        columns[f"Voxels_in_Cluster_{i + 1}"] = [s[i] if i < len(s) else None for s in sizes]
+    return pd.DataFrame(columns, index=table.index)
+
+
+def workbook_bytes(table: pd.DataFrame, file_names: Mapping[str, str]) -> bytes:
+    """Make the workbook.
+
+    Parameters
+    ----------
+    table : DataFrame
+        One row per cell, with ``cluster_sizes`` as a tuple.
+    file_names : mapping of str to str
+        File name of each label file key.
+
+    Returns
+    -------
+    bytes
+        An .xlsx file: sheet ``Sheet1`` with the tutorial's columns, sheet ``Details`` with what
+        else is known.
+    """
+    book = Workbook()
+    first = book.active
+    assert isinstance(first, Worksheet)
+    first.title = "Sheet1"
+    _fill(first, tutorial_table(table, file_names))
+    _fill(book.create_sheet("Details"), table.reindex(columns=list(MORE_COLUMNS)))
+    buffer = io.BytesIO()
+    book.save(buffer)
+    return buffer.getvalue()
+
+
+def _fill(sheet: Worksheet, table: pd.DataFrame) -> None:
+    for column, name in enumerate(table.columns, start=1):
+        header = sheet.cell(1, column, str(name))
+        header.font = Font(bold=True)
+        header.alignment = Alignment(wrap_text=True, vertical="top")
+        width = max(len(str(name)), *(len(_shown(value)) for value in table[name]))
+        sheet.column_dimensions[get_column_letter(column)].width = min(width + 2, 40)
+        for row, value in enumerate(table[name], start=2):
+            _write(sheet, row, column, value)
+    sheet.freeze_panes = "B2"
+    sheet.auto_filter.ref = sheet.dimensions
+
+
+def _write(sheet: Worksheet, row: int, column: int, value: object) -> None:
+    if value is None or (isinstance(value, float) and np.isnan(value)):
+        return
+    cell = sheet.cell(row, column)
+    cell.value = value.item() if isinstance(value, np.generic) else value  # type: ignore[assignment]
+    if isinstance(value, str):
+        # A name that begins with '=' must stay a name: it comes from a file.
+        cell.data_type = "s"
+
+
+def _shown(value: object) -> str:
+    return f"{value:.6g}" if isinstance(value, float) else str(value)
+
+
+def label_vector_name(n_components: int, n_clusters: int, l1_ratio: float, alpha_W: float) -> str:
+    """Name that the tutorial gives the label vector of a cell."""
+    return f"{n_components}_comp_{n_clusters}_cl_{l1_ratio}_{alpha_W}.npy"
+
+
+def npy_bytes(array: NDArray[Any]) -> bytes:
+    """An array as the bytes of a .npy file."""
+    buffer = io.BytesIO()
+    np.save(buffer, array, allow_pickle=False)
+    return buffer.getvalue()
