@@ -1,0 +1,72 @@
+"""Figures -> PNG bytes, without pyplot: nothing is kept open and no display is needed."""
+
+from __future__ import annotations
+
+import io
+
+from matplotlib.backends.backend_agg import FigureCanvasAgg
+from matplotlib.figure import Figure
+from PIL import Image
+
+
+def to_png(figure: Figure, dpi: int = 150) -> bytes:
+    """Render a figure.
+
+    Parameters
+    ----------
+    figure : Figure
+        Any matplotlib figure; it is not changed.
+    dpi : int
+        Dots per inch of its size.
+
+    Returns
+    -------
+    bytes
+        A PNG file.
+    """
+    return _encode(_render(figure, dpi))
+
+
+def small_png(figure: Figure, max_bytes: int = 40_000) -> bytes:
+    """Render a figure small enough to travel in the metadata of a materialization.
+
+    Parameters
+    ----------
+    figure : Figure
+        Any matplotlib figure.
+    max_bytes : int
+        Largest size; resolution is lowered until the picture fits.
+
+    Returns
+    -------
+    bytes
+        A PNG file with a palette of 128 colours.
+    """
+    dpi = 110
+    picture = _encode(_palette(_render(figure, dpi)))
+    while len(picture) > max_bytes and dpi > 20:
+        dpi = int(dpi * 0.85)
+        picture = _encode(_palette(_render(figure, dpi)))
+    return picture
+
+
+def _render(figure: Figure, dpi: int) -> Image.Image:
+    canvas, previous = FigureCanvasAgg(figure), figure.dpi
+    figure.set_dpi(dpi)
+    try:
+        canvas.draw()
+        return Image.frombuffer("RGBA", canvas.get_width_height(), canvas.buffer_rgba()).convert(
+            "RGB"
+        )
+    finally:
+        figure.set_dpi(previous)
+
+
+def _palette(picture: Image.Image) -> Image.Image:
+    return picture.quantize(128, dither=Image.Dither.NONE)
+
+
+def _encode(picture: Image.Image) -> bytes:
+    target = io.BytesIO()
+    picture.save(target, "PNG", optimize=True)
+    return target.getvalue()

@@ -1,0 +1,347 @@
+"""Mesh -> distances along the surface -> labels and smooth spatial weights.
+
+A distance here runs within the cortical sheet of one hemisphere; between hemispheres it is
+infinite, because no path along the sheet joins them.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from dataclasses import dataclass
+
+import numpy as np
+import scipy.sparse as sp
+from numpy.typing import NDArray
+from scipy.sparse import csgraph
+from scipy.spatial import ConvexHull
+
+from trend_dagster.errors import InputError, SettingsError
+
+FloatArray = NDArray[np.floating]
+IntArray = NDArray[np.intp]
+BoolArray = NDArray[np.bool_]
+
+# Labels of fewer vertices can neither be connected and equal in area, nor serve a factorisation.
+MIN_VERTICES_PER_LABEL = 4
+
+
+@dataclass(frozen=True)
+class Surface:
+    """Both hemispheres of a cortical mesh, the left one first.
+
+    Attributes
+    ----------
+    coordinates : ndarray of shape (n_vertices, 3), float32
+        Where distances are measured (midthickness or pial surface), in mm.
+    triangles : ndarray of shape (n_triangles, 3), int32
+        Vertices of each triangle, counter-clockwise seen from outside.
+    hemisphere : ndarray of shape (n_vertices,), int8
+        0 for left, 1 for right.
+    medial_wall : ndarray of shape (n_vertices,), bool, optional
+        True where there is no cortex.
+    inflated : ndarray of shape (n_vertices, 3), float32, optional
+        Coordinates to draw on, each hemisphere about its own origin.
+    sulcal_depth : ndarray of shape (n_vertices,), float32, optional
+        Grey background of drawings; positive in sulci.
+    """
+
+    coordinates: NDArray[np.float32]
+    triangles: NDArray[np.int32]
+    hemisphere: NDArray[np.int8]
+    medial_wall: BoolArray | None = None
+    inflated: NDArray[np.float32] | None = None
+    sulcal_depth: NDArray[np.float32] | None = None
+
+    @property
+    def n_vertices(self) -> int:
+        """Vertices of both hemispheres."""
+        return len(self.coordinates)
+
+
+def mirrored_coordinates(surface: Surface) -> NDArray[np.float64]:
+    """Coordinates with the right hemisphere reflected onto the left one, in mm."""
+    points = surface.coordinates.astype(np.float64)
+    points[surface.hemisphere == 1, 0] *= -1
+    return points
+
+
+def sphere_triangles(sphere: FloatArray) -> NDArray[np.int32]:
+    """Triangles of points that lie on a sphere: the facets of their convex hull.
+
+    The first 642 and 2562 vertices of an fsaverage5 hemisphere are fsaverage3 and fsaverage4;
+    the hull of their positions on the sphere gives back the triangles that belong to them.
+
+    Parameters
+    ----------
+    sphere : ndarray of shape (n_vertices, 3)
+        Positions on a sphere about the origin.
+
+    Returns
+    -------
+    ndarray of shape (2 * n_vertices - 4, 3), int32
+        Triangles, counter-clockwise seen from outside, in a fixed order.
+    """
+    points = np.asarray(sphere, dtype=np.float64)
+    triangles = np.sort(ConvexHull(points).simplices, axis=1)
+    triangles = triangles[np.lexsort(triangles.T[::-1])]
+    a, b, c = points[triangles[:, 0]], points[triangles[:, 1]], points[triangles[:, 2]]
+    inward = np.einsum("ij,ij->i", np.cross(b - a, c - a), a) < 0
+    triangles[inward] = triangles[inward][:, [0, 2, 1]]
+    return triangles.astype(np.int32)
+
+
+def vertex_areas(surface: Surface) -> NDArray[np.float64]:
+    """Area that belongs to each vertex: a third of every triangle it is a corner of.
+
+    Returns
+    -------
+    ndarray of shape (n_vertices,)
+        Areas in mm^2; their sum is the area of the surface.
+    """
+    a, b, c = np.moveaxis(surface.coordinates[surface.triangles].astype(np.float64), 1, 0)
+    area = np.linalg.norm(np.cross(b - a, c - a), axis=1) / 6
+    corners = surface.triangles.ravel()
+    return np.bincount(corners, np.repeat(area, 3), minlength=surface.n_vertices)
+
+
+def edge_graph(surface: Surface, *, unfold: bool = False) -> sp.csr_array:
+    """Graph of the mesh: an entry (i, j) is the length of the step from i to j in mm.
+
+    Parameters
+    ----------
+    surface : Surface
+        The mesh.
+    unfold : bool
+        Also join the two vertices that face each other across an edge, by the straight line in
+        the plane into which the two triangles unfold, where that line crosses the edge.
+
+    Returns
+    -------
+    csr_array of shape (n_vertices, n_vertices), float64
+        Symmetric.
+    """
+    triangles = surface.triangles.astype(np.int64)
+    points = surface.coordinates.astype(np.float64)
+    sides = np.concatenate(
+        [triangles[:, [0, 1, 2]], triangles[:, [1, 2, 0]], triangles[:, [2, 0, 1]]]
+    )
+    pairs = np.sort(sides[:, :2], axis=1)
+    lengths = np.linalg.norm(points[pairs[:, 0]] - points[pairs[:, 1]], axis=1)
+    if unfold:
+        across, straight = _unfolded_steps(points, pairs, sides[:, 2])
+        pairs, lengths = np.concatenate([pairs, across]), np.concatenate([lengths, straight])
+    return _shortest_steps(pairs, lengths, surface.n_vertices)
+
+
+def _unfolded_steps(
+    points: FloatArray, edges: IntArray, opposite: IntArray
+) -> tuple[IntArray, FloatArray]:
+    """Vertices that face each other across an edge, and the straight way between them."""
+    order = np.lexsort((edges[:, 1], edges[:, 0]))
+    shared = np.flatnonzero((np.diff(edges[order], axis=0) == 0).all(axis=1))
+    first, second = order[shared], order[shared + 1]
+    start, end = points[edges[first, 0]], points[edges[first, 1]]
+    length = np.linalg.norm(end - start, axis=1)
+    axis = (end - start) / length[:, None]
+
+    def flat(vertex: IntArray) -> tuple[FloatArray, FloatArray]:
+        offset = points[vertex] - start
+        along = np.einsum("ij,ij->i", offset, axis)
+        return along, np.linalg.norm(offset - along[:, None] * axis, axis=1)
+
+    (x1, y1), (x2, y2) = flat(opposite[first]), flat(opposite[second])
+    crossing = x1 + (x2 - x1) * y1 / (y1 + y2)
+    inside = (crossing > 0) & (crossing < length)
+    pairs = np.sort(np.column_stack([opposite[first], opposite[second]]), axis=1)
+    return pairs[inside], np.hypot(x1 - x2, y1 + y2)[inside]
+
+
+def _shortest_steps(pairs: IntArray, lengths: FloatArray, n_vertices: int) -> sp.csr_array:
+    # A pair may be named by several triangles; a sparse matrix would add its lengths up.
+    order = np.lexsort((lengths, pairs[:, 1], pairs[:, 0]))
+    pairs, lengths = pairs[order], lengths[order]
+    new = np.ones(len(pairs), dtype=bool)
+    new[1:] = (np.diff(pairs, axis=0) != 0).any(axis=1)
+    upper = sp.coo_array((lengths[new], tuple(pairs[new].T)), shape=(n_vertices, n_vertices))
+    return sp.csr_array(upper + upper.T)
+
+
+def geodesic_distances(surface: Surface, sources: IntArray | None = None) -> NDArray[np.float32]:
+    """Distances along the surface from some vertices to all.
+
+    The shortest path over edges and over the straight lines that cross one edge; on cortical
+    meshes this is the definition that Workbench uses.
+
+    Parameters
+    ----------
+    surface : Surface
+        The mesh.
+    sources : ndarray of shape (n_sources,), optional
+        Vertices to start from; all by default.
+
+    Returns
+    -------
+    ndarray of shape (n_sources, n_vertices), float32
+        In mm; infinite to the other hemisphere.
+    """
+    sources = np.arange(surface.n_vertices) if sources is None else np.atleast_1d(sources)
+    graph = edge_graph(surface, unfold=True)
+    distances = csgraph.dijkstra(graph, directed=False, indices=sources)
+    return np.asarray(distances, dtype=np.float32)
+
+
+def geodesic_neighbours(surface: Surface, radius: float, block_size: int = 256) -> sp.csr_array:
+    """Distances along the surface up to a radius, as a sparse matrix.
+
+    Parameters
+    ----------
+    surface : Surface
+        The mesh.
+    radius : float
+        Largest distance that is kept, in mm.
+    block_size : int
+        Vertices whose distances are held in memory at a time.
+
+    Returns
+    -------
+    csr_array of shape (n_vertices, n_vertices), float32
+        Symmetric; the diagonal is not stored.
+    """
+    graph = edge_graph(surface, unfold=True)
+    return sp.csr_array(sp.vstack(list(_near(graph, radius, block_size)), format="csr"))
+
+
+def _near(graph: sp.csr_array, radius: float, block_size: int) -> Iterator[sp.csr_array]:
+    for start in range(0, graph.shape[0], block_size):
+        sources = np.arange(start, min(start + block_size, graph.shape[0]))
+        distance = csgraph.dijkstra(graph, directed=False, indices=sources, limit=radius)
+        distance[~np.isfinite(distance)] = 0  # the diagonal is zero already
+        yield sp.csr_array(distance.astype(np.float32))
+
+
+def gaussian_weights(surface: Surface, sigma: float, truncate: float = 3.0) -> sp.csr_array:
+    """Smooth spatial weights ``exp(-d^2 / (2 sigma^2))`` of the geodesic distance d.
+
+    Parameters
+    ----------
+    surface : Surface
+        The mesh.
+    sigma : float
+        Standard deviation in mm.
+    truncate : float
+        Weights further than this many sigma are zero.
+
+    Returns
+    -------
+    csr_array of shape (n_vertices, n_vertices), float32
+        Symmetric, ones on the diagonal, zero between hemispheres.
+    """
+    weights = geodesic_neighbours(surface, truncate * sigma)
+    weights.data = np.exp(-(weights.data**2) / (2 * sigma**2))
+    return sp.csr_array(weights + sp.eye_array(surface.n_vertices, dtype=np.float32))
+
+
+def geodesic_labels(
+    surface: Surface, n_labels_per_hemisphere: int, mask: BoolArray | None = None
+) -> NDArray[np.int32]:
+    """Cut each hemisphere into connected labels of nearly equal area.
+
+    A region that shall hold n labels is cut in two, for n // 2 and the rest, between its two most
+    distant ends: vertices are sorted by how much nearer they are to the one end than to the
+    other. Both parts are connected, since the way to its own end never leaves a part.
+
+    Parameters
+    ----------
+    surface : Surface
+        The mesh.
+    n_labels_per_hemisphere : int
+        Labels of one hemisphere. One is the coarsest label file: a label per hemisphere.
+    mask : ndarray of shape (n_vertices,), bool, optional
+        Vertices with signal; only these are shared out. Any other vertex gets the label that is
+        nearest to it, so that a label file has one non-negative label for every vertex.
+
+    Returns
+    -------
+    ndarray of shape (n_vertices,), int32
+        Left hemisphere 0 .. n - 1, right hemisphere n .. 2n - 1. The same for the same input.
+
+    Raises
+    ------
+    SettingsError
+        If a hemisphere has fewer than four connected vertices with signal for each label.
+    """
+    graph, area = edge_graph(surface), vertex_areas(surface)
+    mask = np.ones(surface.n_vertices, dtype=bool) if mask is None else np.asarray(mask, dtype=bool)
+    labels = np.full(surface.n_vertices, -1, dtype=np.int32)
+    for side in map(int, np.unique(surface.hemisphere)):
+        region = largest_piece(graph, mask & (surface.hemisphere == side))
+        most = len(region) // MIN_VERTICES_PER_LABEL
+        if not 1 <= n_labels_per_hemisphere <= most:
+            raise SettingsError(
+                "n_labels_per_hemisphere",
+                expected=f"1 to {most} ({MIN_VERTICES_PER_LABEL} vertices with signal a label)",
+                found=str(n_labels_per_hemisphere),
+                remedy="Ask for fewer labels or use a finer mesh.",
+            )
+        parts = _bisect(graph, area, region, n_labels_per_hemisphere)
+        for number, part in enumerate(parts):
+            labels[part] = side * n_labels_per_hemisphere + number
+    return _fill_from_nearest(surface, labels)
+
+
+def largest_piece(graph: sp.csr_array, mask: BoolArray) -> IntArray:
+    """Vertices of the largest connected piece of a mask."""
+    inside = np.flatnonzero(mask)
+    _, piece = csgraph.connected_components(graph[inside][:, inside], directed=False)
+    if len(inside) == 0:
+        raise InputError(
+            "mask",
+            expected="vertices with signal in both hemispheres",
+            found="a hemisphere without any",
+            remedy="Check the medial wall and the BOLD of this hemisphere.",
+        )
+    return np.asarray(inside[piece == np.bincount(piece).argmax()])
+
+
+def _bisect(graph: sp.csr_array, area: FloatArray, region: IntArray, n: int) -> list[IntArray]:
+    if n == 1:
+        return [region]
+    inside = graph[region][:, region]
+    # Two sweeps find a pair of ends that lie (nearly) as far apart as any two vertices.
+    one = _farthest(inside, 0)
+    other = _farthest(inside, one)
+    to_one, to_other = csgraph.dijkstra(inside, directed=False, indices=[one, other])
+    order = np.lexsort((to_one, to_one - to_other))
+    share = np.cumsum(area[region[order]]) / area[region].sum()
+    few = n // 2
+    near_other = np.zeros(len(region), dtype=bool)
+    near_other[order[np.searchsorted(share, few / n) + 1 :]] = True
+    # A cape that both ways reach through one vertex is equally near to both ends throughout; a
+    # cut through such a tie leaves crumbs, which go back to the part around them.
+    near_other = _piece_with(inside, near_other, other)
+    near_one = _piece_with(inside, ~near_other, one)
+    first, second = region[near_one], region[~near_one]
+    return _bisect(graph, area, first, few) + _bisect(graph, area, second, n - few)
+
+
+def _piece_with(graph: sp.csr_array, mask: BoolArray, vertex: int) -> BoolArray:
+    """Mark the connected piece of a mask that holds a vertex."""
+    steps = csgraph.breadth_first_order(
+        sp.diags_array(mask.astype(float)) @ graph @ sp.diags_array(mask.astype(float)),
+        vertex,
+        directed=False,
+        return_predecessors=False,
+    )
+    return np.isin(np.arange(len(mask)), steps)
+
+
+def _farthest(graph: sp.csr_array, source: int) -> int:
+    return int(csgraph.dijkstra(graph, directed=False, indices=source).argmax())
+
+
+def _fill_from_nearest(surface: Surface, labels: NDArray[np.int32]) -> NDArray[np.int32]:
+    known = np.flatnonzero(labels >= 0)
+    _, _, source = csgraph.dijkstra(
+        edge_graph(surface), directed=False, indices=known, min_only=True, return_predecessors=True
+    )
+    return np.asarray(labels[source])
