@@ -17,13 +17,17 @@ from trend_dagster.orchestration.stored_asset import STORED_ASSETS
 PROJECT_VARIABLE = "TREND_PROJECT"
 
 
-def build_definitions(project: Path, **resources: Any) -> dg.Definitions:
+def build_definitions(
+    project: Path, profile: str | None = None, **resources: Any
+) -> dg.Definitions:
     """Build the definitions for one project.
 
     Parameters
     ----------
     project : Path
         Folder of the project.
+    profile : str, optional
+        In place of the profile that `trend.yaml` names.
     **resources
         Resources in place of the usual ones, for tests.
 
@@ -37,7 +41,7 @@ def build_definitions(project: Path, **resources: Any) -> dg.Definitions:
     SettingsError
         If the project's settings cannot be used.
     """
-    resource = ProjectResource(folder=str(project.resolve()))
+    resource = ProjectResource(folder=str(project.resolve()), profile=profile or "")
     n_components = [str(k) for k in resource.open().settings.sweep.n_components]
     return dg.Definitions(
         assets=[asset.to_dagster(n_components) for asset in STORED_ASSETS.values()],

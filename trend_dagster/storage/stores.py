@@ -83,6 +83,9 @@ class Version:
     def group(self) -> zarr.Group:
         """The zarr group, opened lazily; the version is kept on disk as long as it is held."""
         lock = _lock(self.path, fcntl.LOCK_SH)
+        if not self.path.is_dir():  # collected while we waited for the lock
+            os.close(lock)
+            raise FileNotFoundError(self.path)
         store = LocalStore(self.path, read_only=True)
         # Arrays share this store object, so the lock ends with the last of them.
         weakref.finalize(store, os.close, lock)
@@ -318,16 +321,22 @@ class Store:
     def latest(self, asset: str, partition: Partition = WHOLE) -> Version | None:
         """Return the current version of an output, or None where there is none."""
         folder = self.folder(asset, partition)
-        with suppress(FileNotFoundError):
-            path = folder / (folder / POINTER).read_text().strip()
-            if not path.is_dir():
+        tried = None
+        while (name := _text(folder / POINTER)) is not None:
+            version = Version(asset, dict(partition), folder / name)
+            try:
+                _ = version.group  # takes the lock: from here on it stays
+            except FileNotFoundError:
+                if name != tried:  # superseded and collected since the pointer was read
+                    tried = name
+                    continue
                 raise StoreError(
                     f"store of {describe(asset, partition)}",
                     expected=f"the version that {folder / POINTER} names",
-                    found=f"no folder {path.name}",
+                    found=f"no folder {name}",
                     remedy=f"Materialize {asset} again, or restore the folder.",
-                )
-            return Version(asset, dict(partition), path)
+                ) from None
+            return version
         return None
 
     @contextmanager
@@ -441,9 +450,7 @@ class Store:
 
     def failure(self, asset: str, partition: Partition = WHOLE) -> str | None:
         """Why the last attempt at an output failed; None if it succeeded."""
-        with suppress(FileNotFoundError):
-            return (self.folder(asset, partition) / FAILURE).read_text(encoding="utf-8")
-        return None
+        return _text(self.folder(asset, partition) / FAILURE)
 
     def _collect(self, folder: Path) -> None:
         """Remove superseded versions and the leavings of dead writers, in one output's folder."""
@@ -457,10 +464,10 @@ class Store:
         for name, successor in zip(others, [*others[1:], current], strict=False):
             rank = len(others) - others.index(name)
             if rank >= self.keep_versions and _made_at(successor) < cutoff:
-                _remove_unless_locked(folder / name)
+                _remove_unless_used(folder / name)
         for partial in folder.glob(".partial-*"):
             if _made_at(partial.name.removeprefix(".partial-")) < time.time() - 60:
-                _remove_unless_locked(partial)
+                _remove_unless_used(partial)
 
     def _unwritable(self, folder: Path, error: OSError) -> StoreError:
         return StoreError(
@@ -470,6 +477,12 @@ class Store:
             remedy="Free space or mend the permissions, then run again: what was published before "
             "is complete, and only this output has to be made again.",
         )
+
+
+def _text(path: Path) -> str | None:
+    with suppress(FileNotFoundError):
+        return path.read_text(encoding="utf-8").strip()
+    return None
 
 
 def _spec(asset: str, name: str) -> ArraySpec:
@@ -500,7 +513,7 @@ def _lock(folder: Path, kind: int) -> int:
     return handle
 
 
-def _remove_unless_locked(folder: Path) -> None:
+def _remove_unless_used(folder: Path) -> None:
     try:
         handle = os.open(folder, os.O_RDONLY)
     except FileNotFoundError:
@@ -510,7 +523,9 @@ def _remove_unless_locked(folder: Path) -> None:
     except BlockingIOError:
         return
     else:
-        shutil.rmtree(folder, ignore_errors=True)
+        # A writer holds its lock until the pointer is replaced, so only now is this for certain.
+        if _text(folder.parent / POINTER) != folder.name:
+            shutil.rmtree(folder, ignore_errors=True)
     finally:
         os.close(handle)
 

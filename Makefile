@@ -1,0 +1,64 @@
+# The words a person uses; CI uses the same.
+#
+#   make demo       install, simulate a small cohort, run everything, show where the results are
+#   make test       install and test (all of it; `make test-fast` leaves the slow tests out)
+#   make real       the same graph on one real person's BOLD   (VERTICES=642, 2562 or 10242)
+#   make dev        the Dagster UI of a project on 127.0.0.1   (PROJECT=demo, PORT=3000)
+#   make check      formatting, lint, types, the import contract
+#   make bench      every benchmark
+
+PYTHON ?= python3
+VENV ?= .venv
+BIN := $(VENV)/bin
+PROJECT ?= demo
+PORT ?= 3000
+VERTICES ?= 642
+REAL := $(if $(filter 642,$(VERTICES)),real,real-$(VERTICES))
+
+.DEFAULT_GOAL := help
+.PHONY: help demo real dev test test-fast check format bench clean
+
+help:
+	@sed -n 's/^#   //p' Makefile
+
+# One stamp per set of dependencies: nothing is installed twice.
+$(VENV)/.installed: pyproject.toml constraints.txt
+	@$(PYTHON) -c 'import sys; v = sys.version_info[:2]; sys.exit(v < (3, 11) and "Python 3.11 or newer is needed, this is %d.%d: make PYTHON=python3.12 ..." % v)'
+	$(PYTHON) -m venv $(VENV)
+	$(BIN)/python -m pip install --quiet --disable-pip-version-check --constraint constraints.txt --editable .
+	@touch $@
+
+$(VENV)/.installed-dev: $(VENV)/.installed
+	$(BIN)/python -m pip install --quiet --disable-pip-version-check --constraint constraints.txt --editable '.[dev]'
+	@touch $@
+
+demo: $(VENV)/.installed
+	$(BIN)/trend demo demo
+
+real: $(VENV)/.installed
+	$(BIN)/trend real $(REAL) --vertices $(VERTICES)
+
+dev: $(VENV)/.installed
+	$(BIN)/trend dev $(PROJECT) --port $(PORT)
+
+test: $(VENV)/.installed-dev
+	$(BIN)/python -m pytest
+
+test-fast: $(VENV)/.installed-dev
+	$(BIN)/python -m pytest -m "not slow"
+
+check: $(VENV)/.installed-dev
+	$(BIN)/ruff format --check .
+	$(BIN)/ruff check .
+	$(BIN)/mypy
+	$(BIN)/lint-imports
+
+format: $(VENV)/.installed-dev
+	$(BIN)/ruff format .
+	$(BIN)/ruff check --fix .
+
+bench: $(VENV)/.installed-dev
+	for module in benchmarks/[a-z]*.py; do $(BIN)/python -m benchmarks.$$(basename $$module .py) || exit 1; done
+
+clean:
+	rm -rf $(VENV) demo real real-*

