@@ -1,0 +1,181 @@
+"""The grid of factorisations and clusterings of one spatial encoding."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from concurrent.futures import Future, ThreadPoolExecutor
+from dataclasses import dataclass
+from itertools import product
+from typing import Any
+
+import numpy as np
+from pydantic import BaseModel, Field
+from threadpoolctl import threadpool_limits
+
+from trend_dagster.science.block_matrix import BlockMatrix, FloatArray
+from trend_dagster.science.clustering import Clustering, ClusteringConfig, cluster
+from trend_dagster.science.cores import usable_cores
+from trend_dagster.science.factorization import (
+    Factorization,
+    FactorizationConfig,
+    Problem,
+    factorize_many,
+)
+
+
+class SweepGrid(BaseModel, frozen=True, extra="forbid"):
+    """The settings that are tried in all combinations; the defaults are the tutorial's."""
+
+    n_components: tuple[int, ...] = Field(
+        default=tuple(range(10, 41, 2)), min_length=1, description="Components of W and H."
+    )
+    alpha_W: tuple[float, ...] = Field(
+        default=(1e-3,), min_length=1, description="Strength of the penalty on W and H."
+    )
+    l1_ratio: tuple[float, ...] = Field(
+        default=(0.4,),
+        min_length=1,
+        description="Share of the penalty that asks for sparsity; the rest asks for small values.",
+    )
+    n_clusters: tuple[int, ...] = Field(
+        default=(14, 38),
+        min_length=1,
+        description="Clusters of vertices; the tutorial's 7 and 19 networks per hemisphere.",
+    )
+
+    def problems(self) -> list[Problem]:
+        """Return the factorisations to solve; clusterings share them."""
+        return [Problem(*p) for p in product(self.n_components, self.alpha_W, self.l1_ratio)]
+
+
+@dataclass(frozen=True, eq=False)
+class SweepCell:
+    """One factorisation of the grid, its health, and all of its clusterings.
+
+    Parameters
+    ----------
+    n_components, alpha_W, l1_ratio
+        Where in the grid.
+    W : ndarray of float32 of shape (n_vertices, n_components)
+        Loadings; rows without signal are zero.
+    H : ndarray of float32 of shape (n_components, n_vertices)
+        The other factor.
+    n_iter : int
+        Sweeps of coordinate descent.
+    converged : bool
+        Whether the stop rule was met.
+    objective : float
+        Value of the objective, penalties included.
+    zero_row_share : float
+        Share of the vertices with signal that load on nothing. Near 1, W has collapsed.
+    dead_components : int
+        Components that are zero everywhere in W or in H.
+    distinct_rows : int
+        Distinct rows of W among vertices with signal.
+    seconds : float
+        From the start of the solve to this solution; lockstep solves share the time.
+    clusterings : tuple of Clustering
+        One for each number of clusters.
+    """
+
+    n_components: int
+    alpha_W: float
+    l1_ratio: float
+    W: FloatArray
+    H: FloatArray
+    n_iter: int
+    converged: bool
+    objective: float
+    zero_row_share: float
+    dead_components: int
+    distinct_rows: int
+    seconds: float
+    clusterings: tuple[Clustering, ...]
+
+
+def sweep(
+    matrix: BlockMatrix,
+    grid: SweepGrid | None = None,
+    factorization: FactorizationConfig | None = None,
+    clustering: ClusteringConfig | None = None,
+    *,
+    full_correlation: Any = None,
+    n_threads: int | None = None,
+) -> Iterator[SweepCell]:
+    """Solve the whole grid for one spatial encoding, yielding cells as they finish.
+
+    Parameters
+    ----------
+    matrix : BlockMatrix
+        The thresholded correlation.
+    grid : SweepGrid, optional
+        The grid; the tutorial's by default.
+    factorization : FactorizationConfig, optional
+        Solver and stop rule.
+    clustering : ClusteringConfig, optional
+        Seed and row scaling.
+    full_correlation : array of shape (n_vertices, n_vertices), optional
+        The correlation before thresholding, for connectivity that does not see the labels.
+    n_threads : int, optional
+        Threads in use; all cores of this process by default.
+
+    Yields
+    ------
+    SweepCell
+        In the order in which factorisations converge. A collapsed cell is yielded like any
+        other and says so in zero_row_share, dead_components and distinct_rows.
+
+    Raises
+    ------
+    FactorizationError
+        If there are more components than vertices with signal.
+    """
+    grid = grid or SweepGrid()
+    n_threads = n_threads or usable_cores()
+    with threadpool_limits(1), _pool(n_threads) as pool:
+        waiting: list[tuple[Factorization, Future[tuple[Clustering, ...]]]] = []
+        for _, found in factorize_many(
+            matrix, grid.problems(), factorization, n_threads=n_threads, pool=pool
+        ):
+            future = pool.submit(
+                cluster,
+                matrix,
+                found.W,
+                grid.n_clusters,
+                clustering,
+                full_correlation=full_correlation,
+            )
+            waiting.append((found, future))
+            while waiting and waiting[0][1].done():
+                yield _cell(matrix, *waiting.pop(0))
+        for found, future in waiting:
+            yield _cell(matrix, found, future)
+
+
+def _pool(n_threads: int) -> ThreadPoolExecutor:
+    """Return one pool for all work; each thread computes alone, so cores are not oversubscribed."""
+    # OpenMP keeps its number of threads per thread, so that each has to be told.
+    return ThreadPoolExecutor(n_threads, initializer=threadpool_limits, initargs=(1,))
+
+
+def _cell(
+    matrix: BlockMatrix, found: Factorization, future: Future[tuple[Clustering, ...]]
+) -> SweepCell:
+    clusterings = future.result()
+    W = found.W[matrix.permutation]
+    dead = ~(found.W.any(axis=0) & found.H.any(axis=1))
+    return SweepCell(
+        n_components=found.n_components,
+        alpha_W=found.alpha_W,
+        l1_ratio=found.l1_ratio,
+        W=found.W,
+        H=found.H,
+        n_iter=found.n_iter,
+        converged=found.converged,
+        objective=found.objective,
+        zero_row_share=float(np.mean(~W.any(axis=1))),
+        dead_components=int(np.count_nonzero(dead)),
+        distinct_rows=clusterings[0].distinct_rows,
+        seconds=found.seconds,
+        clusterings=clusterings,
+    )
