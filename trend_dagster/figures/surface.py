@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from dataclasses import dataclass
+from typing import Any
 
 import numpy as np
 import scipy.sparse as sp
@@ -383,7 +384,7 @@ def comparison_figure(
     spare = distinct_colours(len(colours) + len(extra))[len(colours) :]
     colours |= {k: np.clip(oklch_to_rgb(*c), 0, 1) for k, c in zip(extra, spare, strict=True)}
     figure = Figure(figsize=(12.4, 4.7), layout="constrained")
-    parts = np.ravel(figure.subfigures(1, 2, wspace=0.04))
+    parts: Any = figure.subfigures(1, 2, wspace=0.04)
     for part, labels, title in zip(parts, (reference, matched), titles, strict=True):
         draw_parcellation(part.subplots(2, 2), surface, labels, colours)
         part.suptitle(title, fontsize=14)
