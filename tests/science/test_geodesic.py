@@ -1,5 +1,10 @@
 """Distances against exact ones; labels that are connected, equal and reproducible."""
 
+import shutil
+import subprocess
+from pathlib import Path
+
+import nibabel as nib
 import numpy as np
 import pytest
 from hypothesis import given, settings
@@ -55,9 +60,31 @@ def test_distances_on_a_sphere_are_great_circles() -> None:
     found = geodesic_distances(surface, sources)[:, :1000]
     unit = surface.coordinates[:1000] / 80.0
     exact = 80.0 * np.arccos(np.clip(unit[sources] @ unit.T, -1, 1))
-    away = exact > 10
-    assert np.median(found[away] / exact[away]) == pytest.approx(1.0, abs=0.02)
-    assert (found[away] / exact[away]).max() < 1.06
+    ratio = (found / np.maximum(exact, 1e-9))[exact > 10]
+    # Chords cut through the sphere, zigzags make paths longer.
+    assert ratio.min() > 0.99
+    assert np.median(ratio) == pytest.approx(1.0, abs=0.02)
+    assert np.quantile(ratio, 0.95) < 1.05
+
+
+@pytest.mark.skipif(shutil.which("wb_command") is None, reason="wb_command is not installed")
+def test_distances_are_those_of_workbench(fsaverage3: Surface, tmp_path: Path) -> None:
+    left = fsaverage3.hemisphere == 0
+    mesh = nib.gifti.GiftiImage(
+        darrays=[
+            nib.gifti.GiftiDataArray(fsaverage3.coordinates[left], "NIFTI_INTENT_POINTSET"),
+            nib.gifti.GiftiDataArray(fsaverage3.triangles[:1280], "NIFTI_INTENT_TRIANGLE"),
+        ]
+    )
+    mesh.meta["AnatomicalStructurePrimary"] = "CortexLeft"
+    nib.save(mesh, tmp_path / "left.surf.gii")
+    for source in (0, 301, 641):
+        out = tmp_path / f"{source}.func.gii"
+        command = ["wb_command", "-surface-geodesic-distance", tmp_path / "left.surf.gii"]
+        subprocess.run([*command, str(source), out], check=True, capture_output=True)
+        expected = nib.load(out).darrays[0].data
+        found = geodesic_distances(fsaverage3, np.array([source]))[0, left]
+        np.testing.assert_allclose(found, expected, rtol=1e-4, atol=1e-3)
 
 
 def test_distances_are_a_metric_within_a_hemisphere(fsaverage3: Surface) -> None:

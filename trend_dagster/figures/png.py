@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import io
 
-from matplotlib.backends.backend_agg import FigureCanvasAgg
 from matplotlib.figure import Figure
 from PIL import Image
 
@@ -40,7 +39,7 @@ def small_png(figure: Figure, max_bytes: int = 40_000) -> bytes:
     Returns
     -------
     bytes
-        A PNG file with a palette of 128 colours.
+        A PNG file with a palette of 255 colours.
     """
     dpi = 110
     picture = _encode(_palette(_render(figure, dpi)))
@@ -51,19 +50,14 @@ def small_png(figure: Figure, max_bytes: int = 40_000) -> bytes:
 
 
 def _render(figure: Figure, dpi: int) -> Image.Image:
-    canvas, previous = FigureCanvasAgg(figure), figure.dpi
-    figure.set_dpi(dpi)
-    try:
-        canvas.draw()
-        return Image.frombuffer("RGBA", canvas.get_width_height(), canvas.buffer_rgba()).convert(
-            "RGB"
-        )
-    finally:
-        figure.set_dpi(previous)
+    target = io.BytesIO()
+    figure.savefig(target, format="png", dpi=dpi, facecolor="white")
+    with Image.open(target) as picture:
+        return picture.convert("RGB")
 
 
 def _palette(picture: Image.Image) -> Image.Image:
-    return picture.quantize(128, dither=Image.Dither.NONE)
+    return picture.quantize(255, dither=Image.Dither.NONE)
 
 
 def _encode(picture: Image.Image) -> bytes:

@@ -3,21 +3,25 @@
 from __future__ import annotations
 
 from dataclasses import dataclass
+from typing import Any
 
 import numpy as np
 import scipy.sparse as sp
-from matplotlib.axes import Axes
-from matplotlib.collections import LineCollection, PolyCollection
 from matplotlib.figure import Figure
 from numpy.typing import NDArray
+from PIL import Image, ImageDraw
+from scipy import ndimage
 from scipy.optimize import linear_sum_assignment
 from scipy.spatial import KDTree
 
+from trend_dagster.science.evaluation import match_labels
 from trend_dagster.science.geodesic import Surface, mirrored_coordinates
 
-FloatArray = NDArray[np.float64]
+FloatArray = NDArray[np.floating]
 
-NO_SIGNAL = np.array([0.72, 0.72, 0.72])
+NO_SIGNAL = np.array([0.78, 0.78, 0.78])
+BORDER = np.array([0.16, 0.16, 0.18])
+MIN_VERTICES_TO_DRAW = 10_000  # of one hemisphere; coarser meshes are refined
 
 
 # Colours
@@ -47,7 +51,7 @@ def oklch_to_rgb(lightness: FloatArray, chroma: FloatArray, hue: FloatArray) -> 
     )
     linear = cones**3 @ to_rgb.T
     bright = 1.055 * np.clip(linear, 0.0031308, None) ** (1 / 2.4) - 0.055
-    return np.where(linear <= 0.0031308, 12.92 * linear, bright)
+    return np.asarray(np.where(linear <= 0.0031308, 12.92 * linear, bright))
 
 
 def distinct_colours(n: int) -> FloatArray:
@@ -66,7 +70,7 @@ def distinct_colours(n: int) -> FloatArray:
     lightness, chroma, hue = (
         axis.ravel()
         for axis in np.meshgrid(
-            np.linspace(0.48, 0.86, 5),
+            np.linspace(0.60, 0.86, 4),
             [0.09, 0.13, 0.17],
             np.linspace(0, 2 * np.pi, 48, endpoint=False),
             indexing="ij",
@@ -83,7 +87,7 @@ def distinct_colours(n: int) -> FloatArray:
         ]
     )
     # The grey of vertices without signal is the first colour: the others keep away from it.
-    nearest = np.linalg.norm(place - [0.78, 0, 0], axis=1)
+    nearest = np.linalg.norm(place - [0.8, 0, 0], axis=1)
     chosen = list[int]()
     for _ in range(n):
         chosen.append(int(nearest.argmax()))
@@ -138,30 +142,46 @@ def label_colours(surface: Surface, labels: NDArray[np.integer]) -> dict[int, Fl
     return {name: np.clip(oklch_to_rgb(*table[name]), 0, 1) for name in sorted(table)}
 
 
-# Drawing
+# From mesh to picture
 
 
 @dataclass(frozen=True)
-class _Scene:
-    """One hemisphere, fine enough to draw: triangles with a label, a colour and a shade."""
+class _Hemisphere:
+    """A hemisphere fine enough to draw; every array has one row per vertex but the triangles."""
 
-    coordinates: FloatArray
-    triangles: NDArray[np.int32]
-    label: NDArray[np.int32]
-    colour: FloatArray
-
-
-MIN_VERTICES_TO_DRAW = 10_000
+    points: FloatArray
+    triangles: NDArray[np.intp]
+    normals: FloatArray
+    groove: FloatArray  # sulcal depth, in mm or in FreeSurfer's units
+    membership: FloatArray  # share of each label, -1 first
 
 
-def _refine(triangles: NDArray[np.int32], n: int) -> tuple[NDArray[np.int32], sp.csr_array]:
-    """Split each triangle in four and smooth: the triangles, and the matrix that moves values."""
+def _hemisphere(
+    surface: Surface, labels: NDArray[np.integer], names: NDArray[np.integer], side: int
+) -> _Hemisphere:
+    inside = np.flatnonzero(surface.hemisphere == side)
+    points = surface.coordinates if surface.inflated is None else surface.inflated
+    groove = np.zeros(len(points)) if surface.sulcal_depth is None else surface.sulcal_depth
+    values = np.column_stack([points[inside], groove[inside], labels[inside, None] == names])
+    own = np.isin(surface.triangles[:, 0], inside)
+    triangles = np.searchsorted(inside, surface.triangles[own])
+    while len(values) < MIN_VERTICES_TO_DRAW:
+        triangles, finer = _refine(triangles, len(values))
+        values = finer @ values
+    smooth = _average(triangles, len(values))
+    membership = smooth @ (smooth @ values[:, 4:])  # borders without the mesh's zigzag
+    points, groove = values[:, :3], values[:, 3]
+    return _Hemisphere(points, triangles, _normals(points, triangles), groove, membership)
+
+
+def _refine(triangles: NDArray[np.intp], n: int) -> tuple[NDArray[np.intp], sp.csr_array]:
+    """Split each triangle in four and smooth: new triangles, and the matrix that moves values."""
     sides = np.sort(triangles[:, [0, 1, 1, 2, 2, 0]].reshape(-1, 2), axis=1)
     edges, middle = np.unique(sides, axis=0, return_inverse=True)
     ab, bc, ca = (n + middle.reshape(-1, 3)).T
     a, b, c = triangles.T
     four = [[a, ab, ca], [ab, b, bc], [ca, bc, c], [ab, bc, ca]]
-    fine = np.concatenate([np.column_stack(one) for one in four]).astype(np.int32)
+    fine = np.concatenate([np.column_stack(one) for one in four])
     rows = np.concatenate([np.arange(n), n + np.repeat(np.arange(len(edges)), 2)])
     columns = np.concatenate([np.arange(n), edges.ravel()])
     values = np.concatenate([np.ones(n), np.full(2 * len(edges), 0.5)])
@@ -169,8 +189,8 @@ def _refine(triangles: NDArray[np.int32], n: int) -> tuple[NDArray[np.int32], sp
     return fine, sp.csr_array(_average(fine, n + len(edges)) @ split)
 
 
-def _average(triangles: NDArray[np.int32], n: int) -> sp.csr_array:
-    """Half the value of a vertex and half the mean of its neighbours."""
+def _average(triangles: NDArray[np.intp], n: int) -> sp.csr_array:
+    """Matrix that gives half the value of a vertex and half the mean of its neighbours."""
     start, end = triangles[:, [0, 1, 2]].ravel(), triangles[:, [1, 2, 0]].ravel()
     step = sp.csr_array((np.ones(len(start)), (start, end)), shape=(n, n))
     step = step + step.T
@@ -178,64 +198,105 @@ def _average(triangles: NDArray[np.int32], n: int) -> sp.csr_array:
     return sp.csr_array(0.5 * sp.eye_array(n) + 0.5 * mean)
 
 
-def _hemisphere(
-    surface: Surface, labels: NDArray[np.integer], colours: dict[int, FloatArray], side: int
-) -> _Scene:
-    inside = np.flatnonzero(surface.hemisphere == side)
-    whole = surface.coordinates if surface.inflated is None else surface.inflated
-    depth = np.zeros(len(whole)) if surface.sulcal_depth is None else surface.sulcal_depth
-    names = np.array([-1, *colours])
-    values = np.column_stack([whole[inside], depth[inside], labels[inside, None] == names])
-    triangles = np.searchsorted(inside, surface.triangles[np.isin(surface.triangles[:, 0], inside)])
-    while len(values) < MIN_VERTICES_TO_DRAW:
-        triangles, finer = _refine(triangles.astype(np.int32), len(values))
-        values = finer @ values
-    corners = values[triangles].mean(axis=1)
-    index = corners[:, 4:].argmax(axis=1)
-    palette = np.array([NO_SIGNAL, *colours.values()])
-    groove = np.clip(corners[:, 3] / 2, -0.5, 0.5)[:, None]
-    colour = palette[index] * (1 - 0.16 * (groove + 0.5))
-    return _Scene(values[:, :3], triangles.astype(np.int32), names[index].astype(np.int32), colour)
+def _normals(points: FloatArray, triangles: NDArray[np.intp]) -> FloatArray:
+    a, b, c = np.moveaxis(points[triangles], 1, 0)
+    normals = np.zeros_like(points)
+    np.add.at(normals, triangles.ravel(), np.repeat(np.cross(b - a, c - a), 3, axis=0))
+    return np.asarray(normals / np.maximum(np.linalg.norm(normals, axis=1, keepdims=True), 1e-12))
 
 
-def _draw(axes: Axes, scene: _Scene, from_right: bool) -> None:
-    """Draw a hemisphere as seen from the right or the left side of the head."""
+def _view(
+    hemisphere: _Hemisphere, palette: FloatArray, from_right: bool, pixels_per_mm: float
+) -> FloatArray:
+    """See a hemisphere from the right or from the left side of the head.
+
+    Every pixel finds its triangle, and in it its label, light and depth, so that borders and
+    shading are smooth however coarse the mesh is. Drawn twice too large, then averaged.
+
+    Returns
+    -------
+    ndarray of shape (height, width, 4)
+        sRGB and opacity in 0..1, top row first.
+    """
     towards = 1.0 if from_right else -1.0
-    a, b, c = np.moveaxis(scene.coordinates[scene.triangles], 1, 0)
-    normal = np.cross(b - a, c - a)
-    normal /= np.maximum(np.linalg.norm(normal, axis=1, keepdims=True), 1e-12)
-    facing = normal[:, 0] * towards
-    depth = (a + b + c)[:, 0] * towards
-    order = np.flatnonzero(facing > 0)[depth[facing > 0].argsort()]
-    flat = scene.coordinates[:, 1:] * [towards, 1.0]
-    light = normal @ np.array([0.8 * towards, 0.0, 0.6])
-    shade = 0.62 + 0.38 * np.clip(light, 0, 1)
-    colour = np.clip(scene.colour * shade[:, None], 0, 1)[order]
-    faces = PolyCollection(
-        flat[scene.triangles[order]],
-        facecolors=colour,
-        edgecolors=colour,
-        linewidths=0.3,
-        rasterized=True,
-    )
-    axes.add_collection(faces)
-    axes.add_collection(
-        LineCollection(flat[_borders(scene, facing > 0)], colors="#202020", linewidths=0.6)
-    )
-    axes.set_xlim(flat[:, 0].min() - 2, flat[:, 0].max() + 2)
-    axes.set_ylim(flat[:, 1].min() - 2, flat[:, 1].max() + 2)
-    axes.set_aspect("equal")
-    axes.set_axis_off()
+    flat = hemisphere.points[:, 1:] * [towards, -1.0]
+    flat = (flat - flat.min(axis=0)) * (2 * pixels_per_mm) + 4
+    width, height = (2 * np.ceil(flat.max(axis=0) / 2) + 4).astype(int)
+    depth = hemisphere.points[hemisphere.triangles, 0].sum(axis=1) * towards
+    triangle = _triangle_of_pixel(flat[hemisphere.triangles], depth.argsort(), width, height)
+    row, column = np.nonzero(triangle >= 0)
+    corners = hemisphere.triangles[triangle[row, column]]
+    weights = _barycentric(np.column_stack([column, row]) + 0.5, flat[corners])
+    index = np.full(triangle.shape, -1)
+    index[row, column] = _label_of_pixel(hemisphere.membership, corners, weights)
+    normal = np.einsum("ij,ijk->ik", weights, hemisphere.normals[corners])
+    groove = np.einsum("ij,ij->i", weights, hemisphere.groove[corners])
+    image = np.zeros((height, width, 4))
+    image[row, column, :3] = palette[index[row, column]] * _light(normal, groove, towards)[:, None]
+    image[row, column, 3] = 1
+    image[_borders(index), :3] = BORDER
+    return _halve(image)
 
 
-def _borders(scene: _Scene, seen: NDArray[np.bool_]) -> NDArray[np.intp]:
-    """Edges between two visible triangles of different labels."""
-    sides = np.sort(scene.triangles[:, [0, 1, 1, 2, 2, 0]].reshape(-1, 2), axis=1)
-    order = np.lexsort(sides.T)
-    first, second = order[:-1], order[1:]
-    same = (sides[first] == sides[second]).all(axis=1)
-    differ = scene.label[first // 3] != scene.label[second // 3]
-    return sides[first][same & differ & seen[first // 3] & seen[second // 3]]
+def _triangle_of_pixel(
+    corners: FloatArray, order: NDArray[np.intp], width: int, height: int
+) -> NDArray[np.int32]:
+    """Paint each triangle's number, far ones first; -1 where there is none."""
+    image = Image.new("I", (width, height), -1)
+    draw = ImageDraw.Draw(image)
+    for number in order.tolist():
+        draw.polygon(corners[number].ravel().tolist(), fill=number)
+    return np.asarray(image, dtype=np.int32)
+
+
+def _barycentric(points: FloatArray, corners: FloatArray) -> FloatArray:
+    """Weights of a triangle's corners that give each point; clipped, as pixels overlap edges."""
+    a, b, c = np.moveaxis(corners, 1, 0)
+    u, v, p = b - a, c - a, points - a
+    area = u[:, 0] * v[:, 1] - u[:, 1] * v[:, 0]
+    area = np.where(np.abs(area) < 1e-9, 1e-9, area)
+    second = np.clip((p[:, 0] * v[:, 1] - p[:, 1] * v[:, 0]) / area, 0, 1)
+    third = np.clip((u[:, 0] * p[:, 1] - u[:, 1] * p[:, 0]) / area, 0, 1 - second)
+    return np.column_stack([1 - second - third, second, third])
+
+
+def _label_of_pixel(
+    membership: FloatArray, corners: NDArray[np.intp], weights: FloatArray
+) -> NDArray[np.intp]:
+    at_corner = membership.argmax(axis=1)[corners]
+    label = at_corner[:, 0].copy()
+    # Only where the corners disagree is there anything to interpolate.
+    mixed = (at_corner != label[:, None]).any(axis=1)
+    label[mixed] = np.einsum("ij,ijk->ik", weights[mixed], membership[corners[mixed]]).argmax(
+        axis=1
+    )
+    return np.asarray(label)
+
+
+def _light(normal: FloatArray, groove: FloatArray, towards: float) -> FloatArray:
+    # A lamp above the viewer's shoulder; sulci a little darker than gyri.
+    lamp = np.array([0.85 * towards, 0.0, 0.53])
+    bright = 0.66 + 0.36 * np.clip(normal @ lamp, 0, 1)
+    return np.asarray(np.minimum(bright, 1.0) * (1 - 0.10 * (np.tanh(groove) + 1) / 2))
+
+
+def _borders(index: NDArray[np.intp]) -> NDArray[np.bool_]:
+    """Pixels between two labels, and the outline."""
+    border = np.zeros(index.shape, dtype=bool)
+    border[:, 1:] |= index[:, 1:] != index[:, :-1]
+    border[1:] |= index[1:] != index[:-1]
+    return np.asarray(ndimage.binary_dilation(border) & (index >= 0))
+
+
+def _halve(image: FloatArray) -> FloatArray:
+    image[..., :3] *= image[..., 3:]
+    height, width, _ = image.shape
+    small = image.reshape(height // 2, 2, width // 2, 2, 4).mean(axis=(1, 3))
+    small[..., :3] /= np.maximum(small[..., 3:], 1e-12)
+    return np.asarray(np.clip(small, 0, 1))
+
+
+# Figures
 
 
 def draw_parcellation(
@@ -243,13 +304,32 @@ def draw_parcellation(
     surface: Surface,
     labels: NDArray[np.integer],
     colours: dict[int, FloatArray] | None = None,
+    pixels_per_mm: float = 2.2,
 ) -> None:
-    """Draw four views into a 2 x 2 array of axes: left and right, lateral above medial."""
+    """Draw four views into a 2 x 2 array of axes: left and right, lateral above medial.
+
+    Parameters
+    ----------
+    axes : ndarray of shape (2, 2) of Axes
+        Where to draw.
+    surface : Surface
+        The mesh.
+    labels : ndarray of shape (n_vertices,)
+        Label vector; -1 without signal.
+    colours : dict, optional
+        Label -> sRGB; from `label_colours` by default.
+    pixels_per_mm : float
+        Resolution of the views.
+    """
     colours = label_colours(surface, labels) if colours is None else colours
+    names = np.array([-1, *colours])
+    palette = np.array([NO_SIGNAL, *colours.values()])
     for side in (0, 1):
-        scene = _hemisphere(surface, labels, colours, side)
-        _draw(axes[0, side], scene, from_right=side == 1)
-        _draw(axes[1, side], scene, from_right=side == 0)
+        hemisphere = _hemisphere(surface, labels, names, side)
+        for row, from_right in enumerate((side == 1, side == 0)):
+            image = _view(hemisphere, palette, from_right, pixels_per_mm)
+            axes[row, side].imshow(image, interpolation="antialiased")
+            axes[row, side].set_axis_off()
 
 
 def parcellation_figure(surface: Surface, labels: NDArray[np.integer], title: str = "") -> Figure:
@@ -269,8 +349,43 @@ def parcellation_figure(surface: Surface, labels: NDArray[np.integer], title: st
     Figure
         Left hemisphere on the left; lateral views above medial ones.
     """
-    figure = Figure(figsize=(6.4, 4.9), layout="compressed")
-    axes = figure.subplots(2, 2)
-    draw_parcellation(axes, surface, labels)
+    figure = Figure(figsize=(6.4, 4.7 if title else 4.3), layout="compressed")
+    draw_parcellation(figure.subplots(2, 2), surface, labels)
     figure.suptitle(title, fontsize=13)
+    return figure
+
+
+def comparison_figure(
+    surface: Surface,
+    reference: NDArray[np.integer],
+    other: NDArray[np.integer],
+    titles: tuple[str, str],
+) -> Figure:
+    """Two parcellations beside each other, matched networks in one colour.
+
+    Parameters
+    ----------
+    surface : Surface
+        The mesh.
+    reference, other : ndarray of shape (n_vertices,)
+        Label vectors, such as the planted and the found networks. The second is renamed after
+        the first by `match_labels`.
+    titles : tuple of two str
+        Written above each.
+
+    Returns
+    -------
+    Figure
+        Eight views.
+    """
+    matched = match_labels(other, reference)
+    colours = label_colours(surface, reference)
+    extra = [int(name) for name in np.unique(matched[matched >= 0]) if int(name) not in colours]
+    spare = distinct_colours(len(colours) + len(extra))[len(colours) :]
+    colours |= {k: np.clip(oklch_to_rgb(*c), 0, 1) for k, c in zip(extra, spare, strict=True)}
+    figure = Figure(figsize=(12.4, 4.7), layout="constrained")
+    parts: Any = figure.subfigures(1, 2, wspace=0.04)
+    for part, labels, title in zip(parts, (reference, matched), titles, strict=True):
+        draw_parcellation(part.subplots(2, 2), surface, labels, colours)
+        part.suptitle(title, fontsize=14)
     return figure

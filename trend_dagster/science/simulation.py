@@ -311,7 +311,7 @@ def _prepare(surface: Surface, config: SimulationConfig) -> _Cortex:
         smoother = gaussian_weights(surface, config.smoothness / 2.355 / np.sqrt(2))
     smoother = sp.diags_array(1 / np.sqrt(smoother.power(2).sum(axis=1))) @ smoother
     field = _smooth_field(mirrored_coordinates(surface), 20.0, _generator(config, "signal loss"))
-    # The worst tenth of the cortex loses most, like orbitofrontal and inferior temporal cortex.
+    # A seventh of the cortex loses some, like orbitofrontal and inferior temporal cortex do.
     lost = np.clip(field - np.quantile(field, 0.85), 0, None)
     sensitivity = 1 - config.signal_loss * lost / lost.max()
     return _Cortex(surface, plan, sp.csr_array(smoother), sensitivity)
@@ -323,7 +323,7 @@ def _noise(cortex: _Cortex, config: SimulationConfig, rng: np.random.Generator) 
     white, smooth = rng.normal(size=shape), cortex.smoother @ rng.normal(size=shape)
     rho = config.noise_autocorrelation
     coloured = signal.lfilter([np.sqrt(1 - rho**2)], [1, -rho], white + smooth, axis=1)
-    return np.asarray(coloured[:, 50:]) / np.sqrt(2)
+    return np.asarray(coloured[:, 50:] / np.sqrt(2))
 
 
 def _motion(cortex: _Cortex, config: SimulationConfig, rng: np.random.Generator) -> FloatArray:

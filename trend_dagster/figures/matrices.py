@@ -1,0 +1,213 @@
+"""Matrices, sweeps and training as pictures."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+
+import numpy as np
+import pandas as pd
+from matplotlib.axes import Axes
+from matplotlib.figure import Figure
+from matplotlib.ticker import MaxNLocator
+from numpy.typing import ArrayLike, NDArray
+
+GREY = "#5b6066"
+BLUE = "#2a6fbb"
+ORANGE = "#d2691e"
+
+
+def correlation_figure(
+    correlation: NDArray[np.floating],
+    labels: NDArray[np.integer] | None = None,
+    title: str = "",
+    max_pixels: int = 600,
+) -> Figure:
+    """Correlation matrix with vertices sorted by network.
+
+    Parameters
+    ----------
+    correlation : ndarray of shape (n_vertices, n_vertices)
+        Average Pearson correlation; larger matrices are averaged down to what can be seen.
+    labels : ndarray of shape (n_vertices,), optional
+        Network or label of each vertex; -1 is left out. Without it, the order stays.
+    title : str
+        Written above.
+    max_pixels : int
+        Rows of the picture at most.
+
+    Returns
+    -------
+    Figure
+        Colours centred on zero, and cut at the 99th percentile of the absolute values.
+    """
+    labels = np.zeros(len(correlation), dtype=int) if labels is None else np.asarray(labels)
+    order = np.flatnonzero(labels >= 0)
+    order = order[labels[order].argsort(kind="stable")]
+    blocks = np.array_split(order, min(max_pixels, len(order)))
+    small = _averaged(correlation, blocks)
+    limit = float(np.nanpercentile(np.abs(small), 99)) or 1.0
+    figure = Figure(figsize=(5.4, 4.7), layout="constrained")
+    axes = figure.subplots()
+    image = axes.imshow(small, cmap="RdBu_r", vmin=-limit, vmax=limit, interpolation="nearest")
+    _mark_networks(axes, labels[order], len(small) / len(order))
+    figure.colorbar(image, ax=axes, shrink=0.8, label="Pearson correlation")
+    axes.set_title(title, fontsize=12)
+    return figure
+
+
+def _averaged(matrix: NDArray[np.floating], blocks: list[NDArray[np.intp]]) -> NDArray[np.floating]:
+    # One band of rows at a time: the matrix may be an array on disk, larger than memory.
+    starts = np.cumsum([0, *map(len, blocks)])[:-1]
+    order, width = np.concatenate(blocks), np.array([len(b) for b in blocks])
+    bands = [np.asarray(matrix[np.sort(rows)]).mean(axis=0)[order] for rows in blocks]
+    return np.asarray([np.add.reduceat(band, starts) / width for band in bands])
+
+
+def _mark_networks(axes: Axes, sorted_labels: NDArray[np.integer], scale: float) -> None:
+    names, starts = np.unique(sorted_labels, return_index=True)
+    edges = np.append(starts, len(sorted_labels)) * scale - 0.5
+    for edge in edges[1:-1]:
+        axes.axhline(edge, color="black", linewidth=0.4)
+        axes.axvline(edge, color="black", linewidth=0.4)
+    middle = (edges[1:] + edges[:-1]) / 2
+    axes.set_xticks([])
+    axes.set_yticks(middle if len(names) > 1 else [], names if len(names) > 1 else [], fontsize=7)
+    axes.tick_params(length=0)
+    if len(names) > 1:
+        axes.set_ylabel("Network")
+
+
+def sweep_figure(table: pd.DataFrame, metric: str = "Average_SI", title: str = "") -> Figure:
+    """Heat maps of a metric over n_components and label file, one for each n_clusters.
+
+    Parameters
+    ----------
+    table : DataFrame
+        One row per cell with columns ``label_file``, ``n_components``, ``n_clusters`` and the
+        metric. Several cells of one position (alpha_W, l1_ratio) are averaged.
+    metric : str
+        Column to show.
+    title : str
+        Written above; the metric's name by default.
+
+    Returns
+    -------
+    Figure
+        One colour scale for all panels; a cell without a value is left white.
+    """
+    panels = list(table.groupby("n_clusters", sort=True))
+    n_files = table["label_file"].nunique()
+    columns = table["n_components"].nunique()
+    width = 1.9 + len(panels) * max(2.2, 0.42 * columns)
+    figure = Figure(figsize=(width, 1.5 + 0.42 * n_files), layout="constrained")
+    row = figure.subplots(1, len(panels), squeeze=False, sharey=True)[0]
+    values = table[metric].to_numpy(dtype=float)
+    known = values[np.isfinite(values)]
+    low, high = (known.min(), known.max()) if len(known) else (0.0, 1.0)
+    for axes, (n_clusters, cells) in zip(row, panels, strict=True):
+        grid = cells.pivot_table(
+            index="label_file", columns="n_components", values=metric, dropna=False
+        )
+        image = axes.imshow(grid, cmap="viridis", vmin=low, vmax=high, aspect="auto")
+        _write_cells(axes, grid, (low + high) / 2)
+        axes.set_xticks(range(grid.shape[1]), grid.columns, fontsize=8)
+        axes.set_yticks(range(grid.shape[0]), grid.index, fontsize=8)
+        axes.set_xlabel("n_components", fontsize=9)
+        axes.set_title(f"{n_clusters} clusters", fontsize=10)
+    figure.colorbar(image, ax=list(row), shrink=0.9)
+    figure.suptitle(title or metric.replace("_", " "), fontsize=12)
+    return figure
+
+
+def _write_cells(axes: Axes, grid: pd.DataFrame, middle: float) -> None:
+    for (row, column), value in np.ndenumerate(grid.to_numpy(dtype=float)):
+        if np.isfinite(value):
+            colour = "white" if value < middle else "black"
+            axes.text(column, row, f"{value:.2f}", ha="center", va="center", color=colour, size=6.5)
+
+
+def sizes_figure(
+    labels: NDArray[np.integer],
+    colours: Mapping[int, ArrayLike] | None = None,
+    title: str = "Vertices in each network",
+) -> Figure:
+    """Bar chart of the number of vertices in each network.
+
+    Parameters
+    ----------
+    labels : ndarray of shape (n_vertices,)
+        Label vector; -1 without signal.
+    colours : mapping, optional
+        Label -> colour, so that bars wear the colours of the surface map.
+    title : str
+        Written above.
+
+    Returns
+    -------
+    Figure
+        One bar per network, and a line where all networks would be equal.
+    """
+    names, sizes = np.unique(labels[labels >= 0], return_counts=True)
+    figure = Figure(figsize=(max(4.0, 0.28 * len(names) + 1.2), 2.8), layout="constrained")
+    axes = figure.subplots()
+    shades = [BLUE if colours is None else colours[int(name)] for name in names]
+    axes.bar(np.arange(len(names)), sizes, color=shades, width=0.82)
+    axes.axhline(sizes.mean(), color=GREY, linewidth=0.8, linestyle="--", label="equal sizes")
+    axes.set_xticks(np.arange(len(names)), names, fontsize=7)
+    axes.set_xlabel("Network")
+    axes.set_ylabel("Vertices")
+    axes.set_title(title, fontsize=11)
+    axes.legend(frameon=False, fontsize=8)
+    _plain(axes)
+    return figure
+
+
+def training_figure(
+    train_loss: Sequence[float],
+    validation_loss: Sequence[float],
+    learning_rate: Sequence[float] | None = None,
+    title: str = "Training",
+) -> Figure:
+    """Losses and learning rate over epochs.
+
+    Parameters
+    ----------
+    train_loss, validation_loss : sequence of float
+        One value per epoch; NaN where there is none.
+    learning_rate : sequence of float, optional
+        One value per epoch.
+    title : str
+        Written above.
+
+    Returns
+    -------
+    Figure
+        The epoch of the best validation loss is marked: its weights are the ones that are kept.
+    """
+    heights = [3, 1] if learning_rate is not None else [1]
+    figure = Figure(figsize=(5.4, 3.6), layout="constrained")
+    rows = figure.subplots(
+        len(heights), 1, sharex=True, squeeze=False, gridspec_kw={"height_ratios": heights}
+    )[:, 0]
+    epochs = np.arange(1, len(train_loss) + 1)
+    rows[0].plot(epochs, train_loss, color=BLUE, label="training")
+    rows[0].plot(epochs, validation_loss, color=ORANGE, label="validation")
+    if np.isfinite(np.asarray(validation_loss, dtype=float)).any():
+        best = int(np.nanargmin(np.asarray(validation_loss, dtype=float)))
+        rows[0].plot(epochs[best], validation_loss[best], "o", color=ORANGE, label="best, kept")
+    rows[0].set_ylabel("Loss")
+    rows[0].set_title(title, fontsize=11)
+    rows[0].legend(frameon=False, fontsize=8)
+    if learning_rate is not None:
+        rows[1].step(epochs, learning_rate, where="mid", color=GREY)
+        rows[1].set_yscale("log")
+        rows[1].set_ylabel("Rate")
+    rows[-1].set_xlabel("Epoch")
+    rows[-1].xaxis.set_major_locator(MaxNLocator(integer=True))
+    for axes in rows:
+        _plain(axes)
+    return figure
+
+
+def _plain(axes: Axes) -> None:
+    axes.spines[["top", "right"]].set_visible(False)
