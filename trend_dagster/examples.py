@@ -163,5 +163,3 @@ def _read_mgz(path: Path) -> NDArray[np.float32]:
 
     data = np.asarray(nib.load(path).dataobj, dtype=np.float32)  # type: ignore[attr-defined]
     return data.reshape(data.shape[0], data.shape[-1])
-
-

@@ -132,7 +132,9 @@ def test_a_version_that_is_held_open_is_never_collected(tmp_path):
     assert not path.exists()
 
 
-def test_what_a_dead_writer_left_is_collected_but_not_what_a_living_one_fills(tmp_path, monkeypatch):
+def test_what_a_dead_writer_left_is_collected_but_not_what_a_living_one_fills(
+    tmp_path, monkeypatch
+):
     store = Store(tmp_path, grace_seconds=0)
     folder = tmp_path / "bold" / "bold_run=sub-01"
     dead = folder / ".partial-20200101T000000.000000-dead"

@@ -218,5 +218,3 @@ def _result(wrong: list[str], counts: dict[str, int], advice: str = "") -> dg.As
         description="\n".join([*lines, advice]).strip() if wrong else None,
         metadata={**counts, "found": len(wrong)},
     )
-
-

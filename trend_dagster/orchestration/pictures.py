@@ -59,5 +59,5 @@ def draw_parcellation(project: Project, labels: NDArray[np.int32], title: str) -
     """
     surface = surface_of(project)
     if surface is None or len(surface.coordinates) != len(labels):
-        return sizes_figure(np.bincount(labels[labels >= 0]))
+        return sizes_figure(labels, title=title)
     return parcellation_figure(surface, labels, title)

@@ -185,7 +185,9 @@ def _run(
     return Outcome(
         asset=asset.name,
         made=sum(_changed(a, b) for a, b in zip(before, after, strict=True)),
-        kept=sum(not _changed(a, b) and b.status == "current" for a, b in zip(before, after, strict=True)),
+        kept=sum(
+            not _changed(a, b) and b.status == "current" for a, b in zip(before, after, strict=True)
+        ),
         excluded=tuple(
             f"{describe(s.asset, s.partition)}: {s.version.excluded}"
             for s in after

@@ -493,9 +493,7 @@ def _excluded_by(asset: StoredAsset, inputs: Mapping[str, list[Version]]) -> str
     return None
 
 
-def _publish(
-    cell: Cell, result: Result, recipe: Recipe, *, run_id: str, seconds: float
-) -> Version:
+def _publish(cell: Cell, result: Result, recipe: Recipe, *, run_id: str, seconds: float) -> Version:
     for name, values in result.arrays.items():
         cell.draft.write(name, values)
     for name, content in result.files.items():
@@ -533,4 +531,3 @@ def _remember(
 def _why_missing(project: Project, asset: str, partition: Partition) -> str:
     reason = project.store.failure(asset, partition)
     return f" ({reason})" if reason else ""
-

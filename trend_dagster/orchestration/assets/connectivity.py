@@ -17,6 +17,7 @@ from trend_dagster.science.block_matrix import threshold_by_label
 from trend_dagster.science.bold import check_same_vertices
 from trend_dagster.science.correlation import average_correlation as correlate
 from trend_dagster.storage.images import read_labels
+from trend_dagster.storage.scratch import ResumableMatrix
 from trend_dagster.storage.stores import Partition, Version
 
 
@@ -38,19 +39,33 @@ def average_correlation(cell: Cell, embeddings: Sequence[Version]) -> Result:
     masks = [run.read("vertex_mask") for run in embeddings]
     check_same_vertices({name: len(mask) for name, mask in zip(names, masks, strict=True)})
     run_masks = np.stack(masks)
-    out = cell.draft.create("correlation", (run_masks.shape[1],) * 2)
-    correlate([_reader(run) for run in embeddings], config=cell.settings.correlation, out=out)
     mask = run_masks.any(axis=0)
-    shown = out[...]
+    config = cell.settings.correlation
+    n_tiles = -(-len(mask) // config.tile)
+    matrix = ResumableMatrix(cell.scratch, (len(mask), len(mask)), config.tile)
+    resumed = len(matrix.done)
+
+    def mark(tile: tuple[int, int]) -> None:
+        matrix.mark(tile)
+        cell.progress("tiles", len(matrix.done) / (n_tiles * (n_tiles + 1) / 2))
+
+    correlate(
+        [_reader(run) for run in embeddings],
+        config,
+        out=matrix.array,
+        done=frozenset(matrix.done),
+        on_tile=mark,
+    )
     return Result(
-        arrays={"vertex_mask": mask, "run_masks": run_masks},
+        arrays={"correlation": matrix.array, "vertex_mask": mask, "run_masks": run_masks},
         facts={
             "n_vertices": len(mask),
             "n_vertices_without_signal": int((~mask).sum()),
             "runs": names,
-            "mean": float(np.mean(shown[mask][:, mask])),
+            "mean": float(np.mean(matrix.array, dtype=np.float64)) / mask.mean() ** 2,
+            "tiles_resumed": resumed,
         },
-        pictures={"matrix": small_png(correlation_figure(shown[mask][:, mask]))},
+        pictures={"matrix": small_png(correlation_figure(matrix.array))},
     )
 
 

@@ -60,9 +60,7 @@ def control_correlation(cell: Cell, bold: Sequence[Version]) -> Result:
     )
 
 
-def _readers(
-    cell: Cell, runs: Sequence[Version], control: str, n_timepoints: int
-) -> list[Reader]:
+def _readers(cell: Cell, runs: Sequence[Version], control: str, n_timepoints: int) -> list[Reader]:
     """Make the features of a control run by run, as they are asked for."""
     from trend_dagster.science.autoencoder import embed, initial_model
 

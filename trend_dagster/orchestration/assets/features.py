@@ -86,13 +86,17 @@ def trained_model(cell: Cell, bold: Sequence[Version]) -> Result:
         on_epoch=show,
     )
     history = trained.history
+    train_loss, validation_loss, learning_rate = (
+        np.array([getattr(record, name) for record in history])
+        for name in ("train_loss", "validation_loss", "learning_rate")
+    )
     return Result(
         arrays={
             **weights_to_arrays(trained.model),
             "history_epoch": np.array([r.epoch for r in history]),
-            "history_train_loss": np.array([r.train_loss for r in history]),
-            "history_validation_loss": np.array([r.validation_loss for r in history]),
-            "history_learning_rate": np.array([r.learning_rate for r in history]),
+            "history_train_loss": train_loss,
+            "history_validation_loss": validation_loss,
+            "history_learning_rate": learning_rate,
         },
         facts={
             "n_timepoints": n_timepoints,
@@ -101,10 +105,10 @@ def trained_model(cell: Cell, bold: Sequence[Version]) -> Result:
             "validation_runs": list(split.validation),
             "split_by": split.by,
             "best_epoch": trained.best_epoch,
-            "best_validation_loss": min(r.validation_loss for r in history),
+            "best_validation_loss": float(np.nanmin(validation_loss)),
             "epochs_resumed_from": trained.resumed_from,
         },
-        pictures={"loss": small_png(training_figure(history))},
+        pictures={"loss": small_png(training_figure(train_loss, validation_loss, learning_rate))},
     )
 
 

@@ -97,7 +97,8 @@ def _result(parts: list[SweepCell]) -> Result:
             "factorization_seconds": [round(part.seconds, 3) for part in parts],
         },
         pictures={
-            "cluster sizes": small_png(sizes_figure(parts[0].clusterings[0].cluster_sizes))
+            f"cluster sizes, {c.n_clusters} clusters": small_png(sizes_figure(c.labels))
+            for c in parts[0].clusterings[:2]
         },
     )
 
@@ -225,7 +226,7 @@ def sweep_summary(
             "collapsed": int((table["zero_row_share"] > 0.05).sum()),
         },
         tables={"sweep": _markdown(table)},
-        pictures={"silhouette": small_png(sweep_figure(table[done]))},
+        pictures={"silhouette": small_png(sweep_figure(table[done], "silhouette"))},
         files=files,
     )
 

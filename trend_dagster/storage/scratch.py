@@ -1,0 +1,60 @@
+"""Unfinished work that outlives the process: a large matrix and which tiles of it are done."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+from numpy.typing import NDArray
+
+Tile = tuple[int, int]
+
+
+class ResumableMatrix:
+    """A float32 matrix on disk that is filled tile by tile and found again after a crash.
+
+    Parameters
+    ----------
+    folder : Path
+        Where it lies; belongs to one recipe, so what is found there belongs to the same result.
+    shape : tuple of int
+        Shape of the matrix.
+    tile : int
+        Vertices along a side of a tile; with another size the work begins anew.
+
+    Attributes
+    ----------
+    array : ndarray
+        The matrix, mapped from disk.
+    done : set of (int, int)
+        First row and column of the tiles that are complete.
+    """
+
+    def __init__(self, folder: Path, shape: tuple[int, int], tile: int) -> None:
+        folder.mkdir(parents=True, exist_ok=True)
+        path = folder / f"matrix-{shape[0]}x{shape[1]}-tile{tile}.npy"
+        self._list = path.with_suffix(".done")
+        if not path.exists():
+            self._list.unlink(missing_ok=True)
+        mode: Any = "r+" if path.exists() else "w+"
+        self.array: NDArray[np.float32] = np.lib.format.open_memmap(
+            path, mode=mode, dtype=np.float32, shape=shape
+        )
+        self.done = self._read()
+
+    def _read(self) -> set[Tile]:
+        if not self._list.exists():
+            return set()
+        lines = self._list.read_text().splitlines(keepends=True)
+        # A line without its end is one that the crash cut short.
+        whole = [line.split() for line in lines if line.endswith("\n")]
+        return {(int(row), int(column)) for row, column in whole}
+
+    def mark(self, tile: Tile) -> None:
+        """Note a tile as complete, after its numbers have reached the disk."""
+        assert isinstance(self.array, np.memmap)
+        self.array.flush()
+        with self._list.open("a") as file:
+            file.write(f"{tile[0]} {tile[1]}\n")
+        self.done.add(tile)
