@@ -13,6 +13,7 @@ from typing import TYPE_CHECKING, Annotated
 
 import typer
 from rich.console import Console
+from rich.markup import escape
 from rich.progress import BarColumn, Progress, TextColumn, TimeElapsedColumn
 from rich.table import Table
 
@@ -40,7 +41,8 @@ def main() -> None:
     except TrendError as error:
         if "--debug" in sys.argv:
             raise
-        problems.print(f"[bold red]Error[/] {type(error).__name__}: {error}", soft_wrap=True)
+        message = escape(f"{type(error).__name__}: {error}")
+        problems.print(f"[bold red]Error[/] {message}", soft_wrap=True)
         raise SystemExit(1) from None
 
 
@@ -130,7 +132,7 @@ def dev(
             try:
                 register(instance, dimension, project.keys(dimension))
             except TrendError as error:  # the UI can be looked at without inputs
-                problems.print(f"[yellow]Note[/] {error}", soft_wrap=True)
+                problems.print(f"[yellow]Note[/] {escape(str(error))}", soft_wrap=True)
     environment = os.environ | {
         PROJECT_VARIABLE: str(project.folder),
         "DAGSTER_HOME": str(instance_home(project.folder)),
@@ -181,9 +183,9 @@ def _run(
             failed += len(outcome.errors)
             _show_outcome(outcome.asset, outcome.made, outcome.kept)
             for line in (*outcome.excluded, *outcome.notes):
-                console.print(f"  [yellow]note[/] {line}", soft_wrap=True)
+                console.print(f"  [yellow]note[/] {escape(line)}", soft_wrap=True)
             for line in outcome.errors:
-                problems.print(f"  [bold red]error[/] {line}", soft_wrap=True)
+                problems.print(f"  [bold red]error[/] {escape(line)}", soft_wrap=True)
     seconds = time.perf_counter() - started
     if made == 0 and failed == 0:
         console.print(f"\nNothing has changed: nothing was computed ({seconds:.0f} s).")
@@ -206,7 +208,7 @@ def _bar() -> Iterator[Callable[[str, str, float], None]]:
         task = progress.add_task("starting", total=1.0)
 
         def show(name: str, doing: str, share: float) -> None:
-            progress.update(task, description=f"{name}: {doing}", completed=share)
+            progress.update(task, description=escape(f"{name}: {doing}"), completed=share)
 
         yield show
 
@@ -227,7 +229,7 @@ def show_results(folder: Path) -> None:
     if comparison is not None:
         console.print(_comparison(comparison_table(comparison)))
     if note := project.settings.inputs.note:
-        console.print(f"[bold]{note}[/]")
+        console.print(f"[bold]{escape(note)}[/]")
     pictures = sorted(project.outputs.glob("parcellation_*.png"))
     places = {
         "workbook": project.outputs / "Complete_Clustering.xlsx",

@@ -40,6 +40,14 @@ def test_what_is_published_comes_back_with_its_recipe_and_facts(tmp_path):
     version.verify()
 
 
+def test_a_version_can_be_read_while_its_draft_is_still_open(tmp_path):
+    store = Store(tmp_path)
+    with store.draft("bold", RUN) as draft:
+        draft.write("bold", np.ones((5, 5), dtype=np.float32))
+        draft.write("vertex_mask", np.ones(5, dtype=bool))
+        assert store.publish(draft, RUN, RECIPE).read("vertex_mask").all()
+
+
 def test_plain_zarr_opens_a_store_without_this_package(tmp_path):
     publish(Store(tmp_path), 3.0)
     folder = tmp_path / "bold" / "bold_run=sub-01"

@@ -6,12 +6,11 @@ that stop a computation (they are raised where they happen).
 See https://docs.dagster.io/guides/test/asset-checks.
 """
 
-from __future__ import annotations
-
 from collections.abc import Callable, Iterator
 from typing import Any
 
 import dagster as dg
+from dagster import AssetCheckExecutionContext
 import numpy as np
 
 from trend_dagster.orchestration.lineage import states
@@ -171,8 +170,8 @@ def _check(asset: StoredAsset, name: str, find: Find) -> dg.AssetChecksDefinitio
         required_resource_keys={"project"},
         description=f"{name.replace('_', ' ').capitalize()}: asked of every stored partition.",
     )
-    def check(context: dg.AssetCheckExecutionContext) -> dg.AssetCheckResult:
-        project: Project = context.resources.project
+    def check(context: AssetCheckExecutionContext) -> dg.AssetCheckResult:
+        project: Project = context.resources.project.open()
         asked, wrong = 0, []
         for partition in asset.partitions(project):
             version = project.store.latest(asset.name, partition)
@@ -192,8 +191,8 @@ def _up_to_date(asset: StoredAsset) -> dg.AssetChecksDefinition:
         required_resource_keys={"project"},
         description="Made from today's inputs, settings and code; says which have changed since.",
     )
-    def check(context: dg.AssetCheckExecutionContext) -> dg.AssetCheckResult:
-        project: Project = context.resources.project
+    def check(context: AssetCheckExecutionContext) -> dg.AssetCheckResult:
+        project: Project = context.resources.project.open()
         found = [s for s in states(project, asset) if s.version is not None]
         stale = [
             f"{describe(s.asset, s.partition)} is {s.status}: {'; '.join(s.reasons)}"

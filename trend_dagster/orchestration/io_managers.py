@@ -27,7 +27,7 @@ from numpy.typing import NDArray
 
 from trend_dagster.errors import MissingUpstreamError
 from trend_dagster.orchestration.partitions import to_key, to_partition
-from trend_dagster.orchestration.resources import Project
+from trend_dagster.orchestration.resources import ProjectResource
 from trend_dagster.storage.provenance import Recipe, digest_of
 from trend_dagster.storage.stores import Partition, Version, describe
 
@@ -96,7 +96,7 @@ class Published:
 class ZarrIOManager(dg.ConfigurableIOManager):
     """Record what assets publish, and open what is stored."""
 
-    project: dg.ResourceDependency[Project]
+    project: ProjectResource
 
     def handle_output(self, context: dg.OutputContext, obj: Iterator[Published]) -> None:
         """Record each output as it is finished.
@@ -140,7 +140,7 @@ class ZarrIOManager(dg.ConfigurableIOManager):
             One version, or one per partition key (None where nothing is stored) when the reader
             asks for several.
         """
-        store = self.project.store
+        store = self.project.open().store
         asset = context.asset_key.path[-1]
         if not context.has_asset_partitions:
             return _found(store.latest(asset), asset, {})

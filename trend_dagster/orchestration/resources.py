@@ -120,7 +120,7 @@ class Project:
         return files[key]
 
 
-class ProjectResource(dg.ConfigurableResourceFactory[Project]):
+class ProjectResource(dg.ConfigurableResource):
     """The project that a run works in."""
 
     folder: str = Field(description="Folder of the project: settings, inputs, store, outputs.")
@@ -129,7 +129,3 @@ class ProjectResource(dg.ConfigurableResourceFactory[Project]):
     def open(self) -> Project:
         """Open it, reading its settings and input folders afresh."""
         return Project.open(Path(self.folder), self.profile or None)
-
-    def create_resource(self, context: dg.InitResourceContext) -> Project:
-        """Give each run the project as it is when the run begins."""
-        return self.open()

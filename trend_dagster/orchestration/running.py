@@ -193,7 +193,7 @@ def _run(
             for s in after
             if s.version is not None and s.version.excluded
         ),
-        errors=errors + blocked,
+        errors=tuple(dict.fromkeys(errors + blocked)),
         notes=notes,
     )
 
@@ -245,7 +245,11 @@ def _launch(
         asset_selection=[dg.AssetKey(asset.name)],
         tags=tags,
         raise_on_error=False,
-        run_config={"ops": {asset.name: {"config": {"force": force}}}},
+        run_config={
+            "ops": {asset.name: {"config": {"force": force}}},
+            # The event log keeps everything; the terminal is for people.
+            "loggers": {"console": {"config": {"log_level": "CRITICAL"}}},
+        },
     )
     if result.success:
         return ()

@@ -11,8 +11,6 @@ dimensions, and on all partitions along the dimensions that it does not have.
 See https://docs.dagster.io/guides/build/assets.
 """
 
-from __future__ import annotations
-
 import inspect
 import itertools
 import resource
@@ -26,6 +24,7 @@ from pathlib import Path
 from typing import Any
 
 import dagster as dg
+from dagster import AssetExecutionContext
 
 from trend_dagster.errors import MissingUpstreamError, TrendError
 from trend_dagster.orchestration.io_managers import RECORDED_ONE_BY_ONE, Published, Result
@@ -184,7 +183,7 @@ class StoredAsset:
         }
 
     def _versions(
-        self, project: Project, upstream: StoredAsset, partition: Partition
+        self, project: Project, upstream: "StoredAsset", partition: Partition
     ) -> list[Version]:
         shared = {dim: partition[dim] for dim in upstream.dims if dim in partition}
         wanted = [p for p in upstream.partitions(project) if shared.items() <= p.items()]
@@ -203,7 +202,7 @@ class StoredAsset:
             )
         return [version for _, version in found if version is not None]
 
-    def takes_all_of(self, upstream: StoredAsset) -> bool:
+    def takes_all_of(self, upstream: "StoredAsset") -> bool:
         """Tell whether a partition depends on several of upstream's."""
         return not set(upstream.dims) <= set(self.dims)
 
@@ -243,24 +242,24 @@ class StoredAsset:
                 )
             },
         )
-        def stored_asset(context: dg.AssetExecutionContext) -> dg.Output[Iterator[Published]]:
+        def stored_asset(context: AssetExecutionContext) -> dg.MaterializeResult[Any]:
             keys = context.partition_keys if context.has_partition_key_range else None
             if keys is None:
                 keys = [context.partition_key] if context.has_partition_key else [None]
             partitions = [to_partition(self.dims, key) for key in keys]
             produced = produce(
                 self,
-                context.resources.project,
+                context.resources.project.open(),
                 partitions,
                 force=bool(context.op_execution_context.op_config["force"]),
                 run_id=context.run_id,
                 log=context.log.info,
             )
-            return dg.Output(produced, metadata=RECORDED_ONE_BY_ONE)
+            return dg.MaterializeResult(value=produced, metadata=RECORDED_ONE_BY_ONE)
 
         return stored_asset
 
-    def _dep(self, upstream: StoredAsset) -> dg.AssetDep:
+    def _dep(self, upstream: "StoredAsset") -> dg.AssetDep:
         mapping: dg.PartitionMapping | None = None
         if upstream.dims and set(upstream.dims) < set(self.dims):
             mapping = dg.MultiToSingleDimensionPartitionMapping(upstream.dims[0])

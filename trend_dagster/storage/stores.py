@@ -214,11 +214,14 @@ class Draft:
         Name of the asset; decides the schema.
     path : Path
         The partial folder.
+    lock : int
+        Handle of the writer's lock on that folder.
     """
 
-    def __init__(self, asset: str, path: Path) -> None:
+    def __init__(self, asset: str, path: Path, lock: int) -> None:
         self.asset = asset
         self.path = path
+        self.lock = lock
         self.group = zarr.open_group(LocalStore(path), mode="a", zarr_format=3)
 
     def create(self, name: str, shape: tuple[int, ...]) -> zarr.Array[Any]:
@@ -364,7 +367,7 @@ class Store:
         except OSError as error:
             raise self._unwritable(folder, error) from error
         try:
-            yield Draft(asset, path)
+            yield Draft(asset, path, lock)
         except OSError as error:
             raise self._unwritable(folder, error) from error
         finally:
@@ -435,6 +438,7 @@ class Store:
             _sync_tree(draft.path)
             draft.path.rename(version.path)
             replace_file(folder / POINTER, f"{version.path.name}\n".encode())
+            fcntl.flock(draft.lock, fcntl.LOCK_SH)  # from here on it may be read
         except OSError as error:
             raise self._unwritable(folder, error) from error
         (folder / FAILURE).unlink(missing_ok=True)
