@@ -1,0 +1,878 @@
+"""The transformer autoencoder: vertices are tokens, their BOLD time series the features.
+
+One run is one sequence of V vertices with T time points each. Two attention modes share one set
+of weights: ``key``, in which every vertex has a learned confidence that weighs how much others
+attend to it, and ``tutorial``, the published code, whose confidence mask the softmax cancels
+(``docs/method-autoencoder.md`` has the proof). No step builds a vertices-by-vertices array.
+
+Parameter names are those of the published notebook, so that its checkpoints load.
+"""
+
+from __future__ import annotations
+
+import math
+import warnings
+from collections.abc import Mapping
+from dataclasses import asdict, dataclass
+from pathlib import Path
+from typing import Any, Literal, NamedTuple
+
+import numpy as np
+import torch
+from numpy.typing import NDArray
+from pydantic import BaseModel, Field, model_validator
+from torch import Tensor, nn
+from torch.nn.functional import logsigmoid, pad, relu, scaled_dot_product_attention
+
+from trend_dagster.errors import InputError, SettingsError
+
+FeatureSource = Literal["input_projection", "encoder", "bold"]
+
+_KERNEL_MULTIPLE = 8
+"""Fused attention on CUDA takes head widths that are multiples of this."""
+
+
+class AutoencoderConfig(BaseModel, frozen=True, extra="forbid"):
+    """Shape of the autoencoder; where nothing is said, the default is the tutorial's value."""
+
+    d_model: int = Field(
+        default=512, ge=1, description="Width of a vertex's embedding; a multiple of n_heads."
+    )
+    n_heads: int = Field(
+        default=8, ge=1, description="Attention heads that d_model is divided among."
+    )
+    n_encoder_layers: int = Field(
+        default=6, ge=1, description="Times the encoder layer is applied."
+    )
+    n_decoder_layers: int = Field(
+        default=6, ge=1, description="Times the decoder layer is applied."
+    )
+    dim_feedforward: int = Field(
+        default=1600, ge=1, description="Hidden width of the network applied to each vertex alone."
+    )
+    dropout: float = Field(
+        default=0.1, ge=0, lt=1, description="Share of activations set to zero in a training step."
+    )
+    attention_dropout: float = Field(
+        default=0.0,
+        ge=0,
+        lt=1,
+        description=(
+            "Share of attention weights set to zero in a training step. The tutorial uses 0.1; on "
+            "a CPU that costs memory that grows with the square of the number of vertices."
+        ),
+    )
+    confidence: Literal["key", "tutorial"] = Field(
+        default="key",
+        description=(
+            "'key': every vertex has a learned confidence, and vertices with a low one are "
+            "attended to less, as the paper describes. 'tutorial': the published code, in which "
+            "the confidence has no effect."
+        ),
+    )
+    confidence_hidden: int = Field(
+        default=512,
+        ge=1,
+        description="Hidden width of the network that gives a vertex's confidence.",
+    )
+    share_layers: bool = Field(
+        default=True,
+        description=(
+            "True: one encoder layer and one decoder layer are applied repeatedly, as in the "
+            "tutorial. False: every layer has weights of its own."
+        ),
+    )
+    norm_first: bool = Field(
+        default=False,
+        description=(
+            "True: normalise before attention, which keeps deep stacks trainable at higher "
+            "learning rates. False: after it, as in the tutorial."
+        ),
+    )
+    remove_mean: bool = Field(
+        default=False,
+        description=(
+            "True: the mean over vertices is removed from the embeddings before the encoder, so "
+            "that what all vertices share does not drown what tells them apart. The tutorial "
+            "keeps it."
+        ),
+    )
+
+    @model_validator(mode="after")
+    def _heads_divide_width(self) -> AutoencoderConfig:
+        if self.d_model % self.n_heads:
+            raise SettingsError(
+                "Setting d_model",
+                expected=f"a multiple of n_heads ({self.n_heads})",
+                found=str(self.d_model),
+                remedy=f"Try d_model={math.ceil(self.d_model / self.n_heads) * self.n_heads}.",
+            )
+        return self
+
+
+# --- Attention ------------------------------------------------------------------------------
+
+
+class Source(NamedTuple):
+    """What a sequence offers to those that attend to it."""
+
+    keys: Tensor  # (B, heads, V, head width)
+    values: Tensor  # (B, heads, V, head width)
+    log_confidence: Tensor | None  # (B, V)
+
+
+class ConfidenceModule(nn.Module):
+    """Confidence of every vertex, between 0 and 1, from its embedding alone."""
+
+    def __init__(self, d_model: int, hidden: int) -> None:
+        super().__init__()
+        self.mlp = nn.Sequential(
+            nn.Linear(d_model, hidden), nn.ReLU(), nn.Linear(hidden, 1), nn.Sigmoid()
+        )
+
+    def forward(self, x: Tensor) -> Tensor:
+        """Return the logarithm of the confidence; x is (B, V, D), the result (B, V)."""
+        # log(sigmoid) in one function does not underflow, so the tutorial's 1e-8 is not needed.
+        logit: Tensor = self.mlp[:-1](x)
+        log_confidence: Tensor = logsigmoid(logit.squeeze(-1))
+        return log_confidence
+
+
+def attend(query: Tensor, source: Source, dropout: float = 0.0) -> Tensor:
+    r"""Attention in which key j weighs :math:`c_j \exp(q_i \cdot k_j / \sqrt{d_k})`.
+
+    The bias :math:`\log c_j` travels as one more feature of the keys against a constant one of the
+    queries, so that the fused kernels serve and no vertices-by-vertices mask exists.
+
+    Parameters
+    ----------
+    query : Tensor of shape (B, n_heads, V, d_k)
+    source : Source
+    dropout : float
+        Share of attention weights set to zero.
+
+    Returns
+    -------
+    Tensor of shape (B, n_heads, V, d_k)
+    """
+    d_k = query.shape[-1]
+    # The scale stays that of the original width: the added features are no part of the model.
+    scale = 1 / math.sqrt(d_k)
+    keys, values = source.keys, source.values
+    if source.log_confidence is not None:
+        query, keys, values = _with_key_bias(query, source, source.log_confidence)
+    mixed = scaled_dot_product_attention(query, keys, values, dropout_p=dropout, scale=scale)
+    return mixed[..., :d_k]
+
+
+def _with_key_bias(
+    query: Tensor, source: Source, log_confidence: Tensor
+) -> tuple[Tensor, Tensor, Tensor]:
+    """Widen queries, keys and values alike, so that query x key gains sqrt(d_k) log c_j."""
+    batch, heads, n_vertices, d_k = source.keys.shape
+    n_zeros = -(d_k + 1) % _KERNEL_MULTIPLE
+    one = query.new_ones(1).expand(*query.shape[:-1], 1)
+    bias = (math.sqrt(d_k) * log_confidence).to(query.dtype)
+    bias = bias[:, None, :, None].expand(batch, heads, n_vertices, 1)
+    wide_query = pad(torch.cat([query, one], dim=-1), (0, n_zeros))
+    wide_keys = pad(torch.cat([source.keys, bias], dim=-1), (0, n_zeros))
+    return wide_query, wide_keys, pad(source.values, (0, n_zeros + 1))
+
+
+class ConfidenceAttention(nn.Module):
+    """Multi-head attention, with the confidence of the sequence that is attended to."""
+
+    def __init__(self, config: AutoencoderConfig) -> None:
+        super().__init__()
+        self.n_heads = config.n_heads
+        self.attention_dropout = config.attention_dropout
+        self.uses_confidence = config.confidence == "key"
+        self.w_q, self.w_k, self.w_v, self.w_o = (
+            nn.Linear(config.d_model, config.d_model) for _ in range(4)
+        )
+        self.confidence_module = ConfidenceModule(config.d_model, config.confidence_hidden)
+        # In the tutorial's mode the confidence cancels: its weights can learn nothing.
+        self.confidence_module.requires_grad_(self.uses_confidence)
+
+    def source(self, memory: Tensor) -> Source:
+        """Return keys, values and confidence of ``memory`` (B, V, D).
+
+        The published code takes the confidence of the sequence that asks, even where another one
+        is attended to. A reliability belongs to the vertex that is listened to.
+        """
+        confidence = self.confidence_module(memory) if self.uses_confidence else None
+        return Source(self._heads(self.w_k(memory)), self._heads(self.w_v(memory)), confidence)
+
+    def forward(self, x: Tensor, source: Source) -> Tensor:
+        """Let ``x`` (B, V, D) attend to ``source``; the result is (B, V, D)."""
+        dropout = self.attention_dropout if self.training else 0.0
+        mixed = attend(self._heads(self.w_q(x)), source, dropout)  # (B, heads, V, d_k)
+        output: Tensor = self.w_o(mixed.transpose(1, 2).flatten(2))
+        return output
+
+    def _heads(self, x: Tensor) -> Tensor:
+        batch, n_vertices, _ = x.shape
+        return x.view(batch, n_vertices, self.n_heads, -1).transpose(1, 2)
+
+
+# --- Layers ---------------------------------------------------------------------------------
+
+
+class _Layer(nn.Module):
+    """What encoder and decoder layers share: sublayers with a residual and a normalisation."""
+
+    def __init__(self, config: AutoencoderConfig, n_sublayers: int) -> None:
+        super().__init__()
+        self.norm_first = config.norm_first
+        self.linear1 = nn.Linear(config.d_model, config.dim_feedforward)
+        self.linear2 = nn.Linear(config.dim_feedforward, config.d_model)
+        self.dropout = nn.Dropout(config.dropout)
+        for i in range(1, n_sublayers + 1):  # the published names, norm1 and on
+            setattr(self, f"norm{i}", nn.LayerNorm(config.d_model))
+
+    def _residual(self, x: Tensor, sublayer: Any, norm: nn.Module) -> Tensor:
+        if self.norm_first:
+            raw: Tensor = x + self.dropout(sublayer(norm(x)))
+            return raw
+        normalised: Tensor = norm(x + self.dropout(sublayer(x)))
+        return normalised
+
+    def _feed_forward(self, x: Tensor) -> Tensor:
+        output: Tensor = self.linear2(self.dropout(relu(self.linear1(x))))
+        return output
+
+
+class EncoderLayer(_Layer):
+    """Self-attention, then a feed-forward network per vertex."""
+
+    norm1: nn.LayerNorm
+    norm2: nn.LayerNorm
+
+    def __init__(self, config: AutoencoderConfig) -> None:
+        super().__init__(config, n_sublayers=2)
+        self.self_attn = ConfidenceAttention(config)
+
+    def forward(self, x: Tensor) -> Tensor:
+        """Map (B, V, D) to (B, V, D)."""
+        x = self._residual(x, lambda h: self.self_attn(h, self.self_attn.source(h)), self.norm1)
+        return self._residual(x, self._feed_forward, self.norm2)
+
+
+class DecoderLayer(_Layer):
+    """Self-attention, attention to the encoder's output, then a feed-forward network."""
+
+    norm1: nn.LayerNorm
+    norm2: nn.LayerNorm
+    norm3: nn.LayerNorm
+
+    def __init__(self, config: AutoencoderConfig) -> None:
+        super().__init__(config, n_sublayers=3)
+        self.self_attn = ConfidenceAttention(config)
+        self.multihead_attn = ConfidenceAttention(config)
+
+    def forward(self, x: Tensor, memory: Source) -> Tensor:
+        """Map (B, V, D) to (B, V, D), attending to ``memory``."""
+        x = self._residual(x, lambda h: self.self_attn(h, self.self_attn.source(h)), self.norm1)
+        x = self._residual(x, lambda h: self.multihead_attn(h, memory), self.norm2)
+        return self._residual(x, self._feed_forward, self.norm3)
+
+
+def _layers(make: Any, n_layers: int, *, share: bool) -> nn.ModuleList:
+    """Build one layer repeated, as the published code has it, or as many layers as asked."""
+    return nn.ModuleList([make()] * n_layers if share else [make() for _ in range(n_layers)])
+
+
+class Encoder(nn.Module):
+    """Encoder layers and a last normalisation."""
+
+    def __init__(self, config: AutoencoderConfig) -> None:
+        super().__init__()
+        self.layers = _layers(
+            lambda: EncoderLayer(config), config.n_encoder_layers, share=config.share_layers
+        )
+        self.norm = nn.LayerNorm(config.d_model)
+
+    def forward(self, x: Tensor) -> Tensor:
+        """Map (B, V, D) to (B, V, D)."""
+        for layer in self.layers:
+            x = layer(x)
+        output: Tensor = self.norm(x)
+        return output
+
+
+class Decoder(nn.Module):
+    """Decoder layers, a last normalisation, and the way back to time points."""
+
+    def __init__(self, config: AutoencoderConfig, n_timepoints: int) -> None:
+        super().__init__()
+        self.layers = _layers(
+            lambda: DecoderLayer(config), config.n_decoder_layers, share=config.share_layers
+        )
+        self.norm = nn.LayerNorm(config.d_model)
+        self.linear = nn.Linear(config.d_model, n_timepoints)
+
+    def forward(self, x: Tensor, memory: Tensor) -> Tensor:
+        """Map (B, V, D) and the encoder's output (B, V, D) to time series (B, V, T)."""
+        # A repeated layer projects the same memory alike: once per layer object is enough.
+        layers: list[Any] = list(self.layers)
+        sources = {layer: layer.multihead_attn.source(memory) for layer in dict.fromkeys(layers)}
+        for layer in layers:
+            x = layer(x, sources[layer])
+        output: Tensor = self.linear(self.norm(x))
+        return output
+
+
+class TransformerAutoencoder(nn.Module):
+    """Autoencoder of one run, vertex by vertex.
+
+    Parameters
+    ----------
+    config : AutoencoderConfig
+    n_timepoints : int
+        T, the length of every time series it takes.
+    """
+
+    def __init__(self, config: AutoencoderConfig, n_timepoints: int) -> None:
+        super().__init__()
+        self.config = config
+        self.n_timepoints = n_timepoints
+        self.embedding = nn.Linear(n_timepoints, config.d_model)
+        self.encoder = Encoder(config)
+        self.decoder = Decoder(config, n_timepoints)
+
+    def project(self, x: Tensor) -> Tensor:
+        """Project (B, V, T) to (B, V, D): what the tutorial exports as its embedding."""
+        projected: Tensor = self.embedding(x.to(self.embedding.weight.dtype))
+        return projected
+
+    def encode(self, x: Tensor) -> Tensor:
+        """Return the encoder's output (B, V, D) for time series (B, V, T)."""
+        h = self.project(x)
+        if self.config.remove_mean:
+            h = h - h.mean(dim=1, keepdim=True)
+        encoded: Tensor = self.encoder(h)
+        return encoded
+
+    def forward(self, x: Tensor) -> Tensor:
+        """Reconstruct time series (B, V, T)."""
+        encoded = self.encode(x)
+        decoded: Tensor = self.decoder(encoded, encoded)
+        return decoded
+
+
+def initial_model(
+    config: AutoencoderConfig, n_timepoints: int, seed: int
+) -> TransformerAutoencoder:
+    """Untrained model, initialised as published; the control that every claim needs.
+
+    Encoder and decoder get Xavier weights and zero biases, the confidence networks with gain 0.5;
+    the input projection keeps torch's default, as in the tutorial.
+
+    Parameters
+    ----------
+    config : AutoencoderConfig
+    n_timepoints : int
+        T.
+    seed : int
+        The same seed gives the same weights and leaves the global generator as it was.
+
+    Returns
+    -------
+    TransformerAutoencoder
+        In evaluation mode.
+    """
+    with torch.random.fork_rng(devices=[]):
+        torch.manual_seed(seed)
+        model = TransformerAutoencoder(config, n_timepoints)
+        for part in (model.encoder, model.decoder):
+            part.apply(_initialise)
+    return model.eval()
+
+
+def _initialise(module: nn.Module) -> None:
+    # `apply` visits children first, so the confidence networks end with their own gain.
+    linears: list[nn.Module] = [module]
+    gain = 1.0
+    if isinstance(module, ConfidenceModule):
+        linears, gain = list(module.mlp), 0.5
+    for linear in linears:
+        if isinstance(linear, nn.Linear):
+            nn.init.xavier_uniform_(linear.weight, gain=gain)
+            nn.init.zeros_(linear.bias)
+
+
+# --- What it costs --------------------------------------------------------------------------
+
+
+@dataclass(frozen=True)
+class AttentionPlan:
+    """Which attention kernel a setting leads to, and what it keeps per training step.
+
+    Attributes
+    ----------
+    kernel : {"fused", "explicit"}
+        ``fused`` never holds a vertices-by-vertices array; ``explicit`` does.
+    pairwise_bytes : int
+        Memory of the vertices-by-vertices arrays of one training step; 0 if fused.
+    """
+
+    kernel: Literal["fused", "explicit"]
+    pairwise_bytes: int
+
+
+def attention_plan(
+    config: AutoencoderConfig, n_vertices: int, device_type: str, bytes_per_number: int = 4
+) -> AttentionPlan:
+    """Tell which attention kernel a training step will use.
+
+    Parameters
+    ----------
+    config : AutoencoderConfig
+    n_vertices : int
+        V.
+    device_type : str
+        ``cpu`` or ``cuda``.
+    bytes_per_number : int
+        4 for float32, 2 for bfloat16.
+
+    Returns
+    -------
+    AttentionPlan
+    """
+    # The fused kernel of the CPU has no dropout; those of CUDA do.
+    if device_type == "cuda" or config.attention_dropout == 0:
+        return AttentionPlan("fused", 0)
+    n_attentions = config.n_encoder_layers + 2 * config.n_decoder_layers
+    # Kept for the backward pass: the weights, their dropped copy, and the mask of one byte.
+    per_weight = 2 * bytes_per_number + 1
+    return AttentionPlan("explicit", n_attentions * config.n_heads * n_vertices**2 * per_weight)
+
+
+# --- Embeddings -----------------------------------------------------------------------------
+
+
+def embed(
+    model: TransformerAutoencoder | None, bold: NDArray[np.floating], *, source: FeatureSource
+) -> NDArray[np.float32]:
+    """Features of every vertex of one run.
+
+    Parameters
+    ----------
+    model : TransformerAutoencoder or None
+        Needed unless ``source`` is ``bold``.
+    bold : ndarray of shape (n_vertices, n_timepoints)
+        Vertices with signal only: a masked vertex never enters the attention.
+    source : {"input_projection", "encoder", "bold"}
+        The first linear map (what the tutorial exports), the encoder's output (what the paper
+        describes), or the time series themselves (the control without a model).
+
+    Returns
+    -------
+    ndarray of shape (n_vertices, n_features), float32
+
+    Raises
+    ------
+    InputError
+        If the run does not fit the model, or holds NaN or infinity.
+    SettingsError
+        If a model is needed and none is given.
+    """
+    series = np.ascontiguousarray(bold, dtype=np.float32)
+    _check_run(series, None if source == "bold" else model)
+    if source == "bold":
+        return series
+    if model is None:
+        raise SettingsError(
+            f"Feature source '{source}'",
+            expected="a trained or untrained model",
+            found="none",
+            remedy="Materialize trained_model first, or use the feature source 'bold'.",
+        )
+    method = model.project if source == "input_projection" else model.encode
+    was_training = model.training
+    model.eval()
+    with torch.no_grad():
+        tokens = torch.tensor(series, device=model.embedding.weight.device)[None]
+        features: NDArray[np.float32] = method(tokens)[0].float().cpu().numpy()
+    model.train(was_training)
+    return features
+
+
+def _check_run(series: NDArray[np.float32], model: TransformerAutoencoder | None) -> None:
+    if series.ndim != 2 or (model is not None and series.shape[1] != model.n_timepoints):
+        n_timepoints = "n_timepoints" if model is None else str(model.n_timepoints)
+        raise InputError(
+            "BOLD run",
+            expected=f"an array of shape (n_vertices, {n_timepoints})",
+            found=f"shape {series.shape}",
+            remedy="Use runs of the length the model was trained on, or train a model on these.",
+        )
+    if not np.isfinite(series).all():
+        raise InputError(
+            "BOLD run",
+            expected="finite numbers",
+            found=f"{np.count_nonzero(~np.isfinite(series))} NaN or infinite values",
+            remedy="Mask these vertices, or exclude the run.",
+        )
+
+
+@dataclass(frozen=True)
+class CollapseMeasures:
+    """How much a set of features still tells vertices apart.
+
+    Attributes
+    ----------
+    mean_correlation : float
+        Mean Pearson correlation between pairs of vertices; 1 where all point one way.
+    effective_rank : float
+        exp of the entropy of the correlation matrix's normalised eigenvalues, from 1 (one
+        direction) to the number of features.
+    """
+
+    mean_correlation: float
+    effective_rank: float
+
+
+def collapse_measures(features: NDArray[np.floating]) -> CollapseMeasures:
+    """Measure whether features have collapsed to a few directions.
+
+    Both measures are those of the vertices-by-vertices correlation matrix, computed without it:
+    its mean from the sum of the standardised rows, its eigenvalues from the smaller Gram matrix.
+    The effective rank is Roy and Vetterli's (EUSIPCO 2007).
+
+    Parameters
+    ----------
+    features : ndarray of shape (n_vertices, n_features)
+        Constant rows have no correlation and are left out.
+
+    Returns
+    -------
+    CollapseMeasures
+
+    Raises
+    ------
+    InputError
+        If fewer than two rows vary.
+    """
+    centred = np.asarray(features, dtype=np.float64)
+    centred = centred - centred.mean(axis=1, keepdims=True)
+    norms = np.linalg.norm(centred, axis=1)
+    varies = norms > 1e-12 * max(float(norms.max(initial=0.0)), 1e-300)
+    unit = centred[varies] / norms[varies, None]
+    n = len(unit)
+    if n < 2:
+        raise InputError(
+            "Features",
+            expected="at least two vertices whose features vary",
+            found=str(n),
+            remedy="Check the mask of vertices with signal and the model.",
+        )
+    mean = (np.sum(unit.sum(axis=0) ** 2) - n) / (n * (n - 1))
+    gram = unit @ unit.T if n <= unit.shape[1] else unit.T @ unit
+    shares = np.clip(np.linalg.eigvalsh(gram), 0, None) / n
+    shares = shares[shares > 0]
+    return CollapseMeasures(float(mean), float(np.exp(-np.sum(shares * np.log(shares)))))
+
+
+# --- Weights as arrays and files ------------------------------------------------------------
+
+
+def weights_to_arrays(model: TransformerAutoencoder) -> dict[str, NDArray[np.float32]]:
+    """Return every weight once, by its published name; shared layers under their first name.
+
+    Parameters
+    ----------
+    model : TransformerAutoencoder
+
+    Returns
+    -------
+    dict of str to ndarray
+    """
+    return {name: p.detach().cpu().numpy().copy() for name, p in model.named_parameters()}
+
+
+def model_from_arrays(
+    arrays: Mapping[str, NDArray[np.floating]], config: AutoencoderConfig, n_timepoints: int
+) -> TransformerAutoencoder:
+    """Rebuild a model from `weights_to_arrays`.
+
+    Parameters
+    ----------
+    arrays : mapping of str to ndarray
+    config : AutoencoderConfig
+    n_timepoints : int
+        T.
+
+    Returns
+    -------
+    TransformerAutoencoder
+        In evaluation mode.
+
+    Raises
+    ------
+    InputError
+        If a weight is missing, unknown, or has another shape.
+    """
+    model = TransformerAutoencoder(config, n_timepoints)
+    own = dict(model.named_parameters())
+    wrong = sorted(own.keys() ^ arrays.keys()) or sorted(
+        name for name, p in own.items() if tuple(p.shape) != np.shape(arrays[name])
+    )
+    if wrong:
+        raise InputError(
+            "Stored weights",
+            expected=f"the weights of a model with {config!r} and {n_timepoints} time points",
+            found=f"{len(wrong)} missing, unknown or of another shape, first {wrong[0]}",
+            remedy="Use the settings the weights were stored with, or train again.",
+        )
+    with torch.no_grad():
+        for name, p in own.items():
+            p.copy_(torch.tensor(np.asarray(arrays[name])))
+    return model.eval()
+
+
+def save_weights(model: TransformerAutoencoder, path: Path, card: Mapping[str, Any]) -> None:
+    """Write weights as safetensors, and a JSON card beside them.
+
+    Parameters
+    ----------
+    model : TransformerAutoencoder
+    path : Path
+        Ends in ``.safetensors``; the card gets the same name with ``.json``.
+    card : mapping
+        What else to record: cohort fingerprint, history summary, versions. Settings and shapes
+        are added.
+    """
+    import json
+
+    from safetensors.torch import save_model
+
+    own = {"settings": model.config.model_dump(), "n_timepoints": model.n_timepoints}
+    text = json.dumps({**card, **own}, indent=2, sort_keys=True)
+    temporary = path.with_suffix(".part")
+    save_model(model, str(temporary))
+    # The card first: weights without a card could not be read back.
+    path.with_suffix(".json").write_text(text + "\n", encoding="utf-8")
+    temporary.replace(path)
+
+
+def load_weights(path: Path) -> tuple[TransformerAutoencoder, dict[str, Any]]:
+    """Read what `save_weights` wrote.
+
+    Parameters
+    ----------
+    path : Path
+        The safetensors file.
+
+    Returns
+    -------
+    model : TransformerAutoencoder
+        In evaluation mode.
+    card : dict
+
+    Raises
+    ------
+    InputError
+        If weights or card are missing or do not fit each other.
+    """
+    import json
+
+    from safetensors import SafetensorError
+    from safetensors.torch import load_model
+
+    try:
+        card = json.loads(path.with_suffix(".json").read_text(encoding="utf-8"))
+        config = AutoencoderConfig(**card["settings"])
+        model = TransformerAutoencoder(config, card["n_timepoints"])
+        load_model(model, str(path))
+    except (OSError, KeyError, TypeError, ValueError, RuntimeError, SafetensorError) as error:
+        raise InputError(
+            f"Weights {path.name}",
+            expected="a safetensors file with its JSON card beside it",
+            found=str(error).strip().splitlines()[0],
+            remedy="Materialize trained_model again, or restore both files.",
+        ) from error
+    return model.eval(), card
+
+
+# --- The tutorial's checkpoints -------------------------------------------------------------
+
+
+@dataclass(frozen=True)
+class CheckpointInfo:
+    """Where imported weights come from.
+
+    Attributes
+    ----------
+    path : str
+    epoch : int or None
+        Epochs that were trained, if the file says.
+    best_validation_loss : float or None
+        Summed over validation runs, as the notebook keeps it.
+    n_timepoints : int
+    data_parallel : bool
+        Whether names carried the prefix of several GPUs.
+    confidence_trained : bool
+        Always False: the published code cannot train them.
+    """
+
+    path: str
+    epoch: int | None
+    best_validation_loss: float | None
+    n_timepoints: int
+    data_parallel: bool
+    confidence_trained: bool = False
+
+    def as_dict(self) -> dict[str, Any]:
+        """Return the fields as a plain dictionary, for metadata."""
+        return asdict(self)
+
+
+def load_tutorial_checkpoint(
+    path: Path,
+    *,
+    n_heads: int = 8,
+    n_timepoints: int | None = None,
+    confidence: Literal["key", "tutorial"] = "tutorial",
+) -> tuple[TransformerAutoencoder, CheckpointInfo]:
+    """Read a ``.pth`` that the tutorial's notebook wrote.
+
+    Parameters
+    ----------
+    path : Path
+        Holds a dictionary with ``model_state_dict``; never runs code from the file.
+    n_heads : int
+        The only part of the shape that the weights do not tell; 8 in the tutorial.
+    n_timepoints : int or None
+        If given, the length of the cohort's runs, which the weights must fit.
+    confidence : {"tutorial", "key"}
+        With ``key`` a warning tells that the confidence weights are untrained.
+
+    Returns
+    -------
+    model : TransformerAutoencoder
+        In evaluation mode; its outputs equal those of the published code.
+    info : CheckpointInfo
+
+    Raises
+    ------
+    InputError
+        If the file cannot be read without running code, lacks weights, or has another length.
+    """
+    content = _read_pickle(path)
+    state, data_parallel = _model_state(content, path)
+    config = _infer_config(state, n_heads, confidence, path)
+    model = TransformerAutoencoder(config, state["embedding.weight"].shape[1])
+    _load_published(model, state, path)
+    if n_timepoints not in (None, model.n_timepoints):
+        raise _checkpoint_error(
+            path, f"weights for {n_timepoints} time points", f"{model.n_timepoints} time points"
+        )
+    if confidence == "key":
+        warnings.warn(
+            f"{path.name}: its confidence weights are untrained, because the published code "
+            "cancels them; in mode 'key' they act as random weights. Train on, or use "
+            "confidence='tutorial'.",
+            stacklevel=2,
+        )
+    epoch, loss = content.get("epoch"), content.get("best_val_loss")
+    info = CheckpointInfo(
+        path=str(path),
+        epoch=None if epoch is None else int(epoch),
+        best_validation_loss=None if loss is None else float(loss),
+        n_timepoints=model.n_timepoints,
+        data_parallel=data_parallel,
+    )
+    return model.eval(), info
+
+
+def _checkpoint_error(path: Path, expected: str, found: str) -> InputError:
+    return InputError(
+        f"Checkpoint {path.name}",
+        expected=expected,
+        found=found,
+        remedy="Import a .pth written by step 1f of the tutorial for runs of this length.",
+    )
+
+
+def _read_pickle(path: Path) -> dict[str, Any]:
+    """Read a torch file, refusing everything but tensors and plain values."""
+    import pickle
+
+    if not path.is_file():
+        raise _checkpoint_error(path, "a file", "nothing under that name")
+    try:
+        with warnings.catch_warnings():  # torch warns of a foreign pickle before it refuses it
+            warnings.simplefilter("ignore", UserWarning)
+            content = torch.load(path, map_location="cpu", weights_only=True)
+    except pickle.UnpicklingError as error:
+        raise _checkpoint_error(
+            path,
+            "tensors and plain values only",
+            "a file that is damaged or asks to run code, which is refused",
+        ) from error
+    except (RuntimeError, EOFError, ValueError, KeyError) as error:
+        raise _checkpoint_error(path, "a torch checkpoint", str(error).splitlines()[0]) from error
+    if not isinstance(content, dict) or "model_state_dict" not in content:
+        raise _checkpoint_error(path, "an entry model_state_dict", "none")
+    return content
+
+
+def _model_state(content: Mapping[str, Any], path: Path) -> tuple[dict[str, Tensor], bool]:
+    """Weights by name without the prefix of several GPUs, and whether it was there."""
+    prefix = "module."
+    state = content["model_state_dict"]
+    data_parallel = bool(state) and all(name.startswith(prefix) for name in state)
+    state = {name.removeprefix(prefix): tensor for name, tensor in state.items()}
+    for name in ("embedding.weight", "decoder.linear.weight"):
+        if name not in state:
+            raise _checkpoint_error(path, f"the weight {name}", f"none among {len(state)}")
+    n_in, n_out = state["embedding.weight"].shape[1], state["decoder.linear.weight"].shape[0]
+    if n_in != n_out:
+        raise _checkpoint_error(path, "as many time points out as in", f"{n_in} in and {n_out} out")
+    return state, data_parallel
+
+
+def _infer_config(
+    state: Mapping[str, Tensor], n_heads: int, confidence: Literal["key", "tutorial"], path: Path
+) -> AutoencoderConfig:
+    """Read the shape of the model from the shapes of its weights."""
+    depth = {
+        part: len({name.split(".")[2] for name in state if name.startswith(f"{part}.layers.")})
+        for part in ("encoder", "decoder")
+    }
+    layer = "encoder.layers.0."
+    try:
+        return AutoencoderConfig(
+            d_model=state["embedding.weight"].shape[0],
+            n_heads=n_heads,
+            n_encoder_layers=depth["encoder"],
+            n_decoder_layers=depth["decoder"],
+            dim_feedforward=state[layer + "linear1.weight"].shape[0],
+            confidence_hidden=state[layer + "self_attn.confidence_module.mlp.0.weight"].shape[0],
+            confidence=confidence,
+            attention_dropout=0.1,
+            share_layers=_is_shared(state),
+        )
+    except (KeyError, ValueError) as error:
+        raise _checkpoint_error(path, "the published layers", f"{error} missing") from error
+
+
+def _is_shared(state: Mapping[str, Tensor]) -> bool:
+    """Whether every layer holds the weights of its part's first one."""
+    for name, tensor in state.items():
+        part, _, rest = name.partition(".layers.")
+        if not rest:
+            continue
+        first = state.get(f"{part}.layers.0.{rest.partition('.')[2]}")
+        if first is None or not torch.equal(first, tensor):
+            return False
+    return True
+
+
+def _load_published(model: TransformerAutoencoder, state: dict[str, Tensor], path: Path) -> None:
+    try:
+        model.load_state_dict(state)
+    except RuntimeError as error:
+        found = "; ".join(line.strip() for line in str(error).splitlines()[1:3])
+        raise _checkpoint_error(path, "exactly the published weights", found) from error
