@@ -12,6 +12,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Annotated
 
 import typer
+from rich import box
 from rich.console import Console
 from rich.markup import escape
 from rich.progress import BarColumn, Progress, TextColumn, TimeElapsedColumn
@@ -22,13 +23,16 @@ from trend_dagster.errors import SettingsError, TrendError
 if TYPE_CHECKING:  # every command starts at once; what it needs is imported when it runs
     import pandas as pd
 
+    from trend_dagster.orchestration.running import Outcome
+
 app = typer.Typer(
     no_args_is_help=True,
     pretty_exceptions_enable=False,
     help="Maps of functional networks from resting-state BOLD, as Dagster assets.",
 )
-console = Console(highlight=False)
-problems = Console(stderr=True, highlight=False)
+WIDTH = 116  # where the output goes to a file or a log there is no width to find out
+console = Console(highlight=False, width=None if sys.stdout.isatty() else WIDTH)
+problems = Console(stderr=True, highlight=False, width=None if sys.stderr.isatty() else WIDTH)
 
 Folder = Annotated[Path, typer.Argument(help="Folder of the project.")]
 Debug = Annotated[bool, typer.Option("--debug", help="Show where in the code an error arose.")]
@@ -44,6 +48,9 @@ def main() -> None:
         message = escape(f"{type(error).__name__}: {error}")
         problems.print(f"[bold red]Error[/] {message}", soft_wrap=True)
         raise SystemExit(1) from None
+    except KeyboardInterrupt:
+        problems.print("Stopped. What was finished is kept; the same command goes on from here.")
+        raise SystemExit(130) from None
 
 
 @app.command()
@@ -181,7 +188,7 @@ def _run(
         ):
             made += outcome.made
             failed += len(outcome.errors)
-            _show_outcome(outcome.asset, outcome.made, outcome.kept)
+            _show_outcome(outcome)
             for line in (*outcome.excluded, *outcome.notes):
                 console.print(f"  [yellow]note[/] {escape(line)}", soft_wrap=True)
             for line in outcome.errors:
@@ -195,9 +202,14 @@ def _run(
     return 1 if failed else 0
 
 
-def _show_outcome(asset: str, made: int, kept: int) -> None:
-    parts = [f"{made} made"] * bool(made) + [f"{kept} unchanged, kept"] * bool(kept)
-    console.print(f"[bold]{asset:24}[/] {', '.join(parts) or 'nothing to do'}")
+def _show_outcome(outcome: Outcome) -> None:
+    counts = {
+        "made": outcome.made,
+        "unchanged, kept": outcome.kept,
+        "waiting for others": outcome.blocked,
+    }
+    parts = [f"{count} {what}" for what, count in counts.items() if count]
+    console.print(f"[bold]{outcome.asset:24}[/] {', '.join(parts) or 'nothing made'}")
 
 
 @contextmanager
@@ -242,13 +254,22 @@ def show_results(folder: Path) -> None:
             console.print(f"{name + ':':24} {path}", soft_wrap=True)
 
 
+FIGURES = (
+    "label_file",
+    "n_components",
+    "n_clusters",
+    "silhouette",
+    "davies_bouldin",
+    "connectivity_ratio",
+    "zero_row_share",
+)
 SHOWN = {
     "label_file": "label file",
-    "n_components": "n_components",
-    "n_clusters": "n_clusters",
+    "n_components": "n_com-\nponents",
+    "n_clusters": "n_clus-\nters",
     "silhouette": "silhouette",
     "davies_bouldin": "Davies-\nBouldin",
-    "connectivity_ratio": "connectivity\nratio",
+    "connectivity_ratio": "connect.\nratio",
     "zero_row_share": "zero\nrows",
     "dice_trained": "Dice,\ntrained",
     "dice_untrained": "Dice,\nuntrained",
@@ -259,8 +280,9 @@ SHOWN = {
 
 
 def _comparison(found: pd.DataFrame) -> Table:
-    columns = [name for name in SHOWN if name in found]
-    table = Table(*(SHOWN[name] for name in columns), "chosen")
+    wanted = "dice" if "dice_trained" in found else "silhouette"
+    columns = [n for n in SHOWN if n in found and (n in FIGURES or n.startswith(wanted))]
+    table = Table(*(SHOWN[name] for name in columns), "chosen", box=box.SIMPLE)
     for row in found.to_dict("records"):
         shown = [_shown(name, row[name]) for name in columns]
         style = "bold" if row["chosen"] else None

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import os
+import warnings
 from pathlib import Path
 from typing import Any
 
@@ -13,6 +14,9 @@ from trend_dagster.orchestration.checks import build_checks
 from trend_dagster.orchestration.io_managers import ZarrIOManager
 from trend_dagster.orchestration.resources import ProjectResource
 from trend_dagster.orchestration.stored_asset import STORED_ASSETS
+
+# What Dagster still calls beta is pinned to one release and tested; nobody has to read of it again.
+warnings.filterwarnings("ignore", category=dg.BetaWarning)
 
 PROJECT_VARIABLE = "TREND_PROJECT"
 

@@ -121,7 +121,7 @@ def _write(path: Path, array: NDArray[Any]) -> None:
 def _write_labels(folder: Path, surface: Surface, per_hemisphere: tuple[int, ...]) -> None:
     for n in per_hemisphere:
         labels = geodesic_labels(surface, n)
-        _write(folder / "geodesic_labels" / f"geodesic_{2 * n:03d}_labels.npy", labels)
+        _write(folder / "geodesic_labels" / f"geodesic_{2 * n:03d}.npy", labels)
 
 
 def _fetch(folder: Path) -> list[Path]:

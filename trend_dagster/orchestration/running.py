@@ -19,6 +19,7 @@ from pathlib import Path
 import dagster as dg
 import psutil
 from dagster._core.definitions.data_version import DATA_VERSION_TAG
+from dagster._core.execution.plan.objects import StepFailureData
 from dagster._core.storage.tags import (
     ASSET_PARTITION_RANGE_END_TAG,
     ASSET_PARTITION_RANGE_START_TAG,
@@ -51,7 +52,9 @@ class Outcome:
     excluded : tuple of str
         Why partitions are exclusions.
     errors : tuple of str
-        Why partitions could not be made.
+        Why partitions could not be made; for those that wait for others, the first reason.
+    blocked : int
+        Partitions that wait for others.
     notes : tuple of str
         What else should be known.
     """
@@ -61,6 +64,7 @@ class Outcome:
     kept: int
     excluded: tuple[str, ...] = ()
     errors: tuple[str, ...] = ()
+    blocked: int = 0
     notes: tuple[str, ...] = ()
 
 
@@ -163,7 +167,7 @@ def _run(
     retrain: bool,
 ) -> Outcome:
     before = states(project, asset)
-    blocked = tuple(s.reasons[0] for s in before if s.status == "blocked")
+    blocked = [s.reasons[0] for s in before if s.status == "blocked"]
     keep = asset.keep_when_inputs_change and not retrain
     kept_as_is = [s for s in before if keep and s.only_inputs_changed]
     notes = tuple(
@@ -193,7 +197,8 @@ def _run(
             for s in after
             if s.version is not None and s.version.excluded
         ),
-        errors=tuple(dict.fromkeys(errors + blocked)),
+        errors=tuple(dict.fromkeys((*errors, *blocked[:1]))),
+        blocked=len(blocked),
         notes=notes,
     )
 
@@ -254,12 +259,16 @@ def _launch(
     if result.success:
         return ()
     failures = [event.step_failure_data for event in result.get_step_failure_events()]
-    return tuple(
-        f.user_failure_data.description or ""
-        if f.user_failure_data
-        else (f.error.to_string() if f.error else "unknown error")
-        for f in failures
-    )
+    if any(f.error and f.error.cls_name == "DagsterExecutionInterruptedError" for f in failures):
+        raise KeyboardInterrupt
+    return tuple(_message(failure) for failure in failures)
+
+
+def _message(failure: StepFailureData) -> str:
+    """What a user reads: our own words where we have them, else the error with its trace."""
+    if failure.user_failure_data is not None:
+        return failure.user_failure_data.description or "failed without a word"
+    return failure.error.to_string() if failure.error else "failed without an error"
 
 
 def _range(

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Sequence
+from dataclasses import asdict
 from typing import TYPE_CHECKING
 
 import numpy as np
@@ -154,7 +155,7 @@ def embeddings(cell: Cell, bold: Version, trained_model: Version | None) -> Resu
     features[mask] = found
     return Result(
         arrays={"features": features, "vertex_mask": mask},
-        facts={"source": cell.settings.features.source, **collapse_measures(found)},
+        facts={"source": cell.settings.features.source, **asdict(collapse_measures(found))},
     )
 
 
