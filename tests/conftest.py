@@ -2,13 +2,98 @@
 
 from __future__ import annotations
 
+import shutil
+from dataclasses import dataclass
 from pathlib import Path
 
 import numpy as np
 import pytest
+
+N_VERTICES, N_TIMEPOINTS, N_NETWORKS = 90, 40, 4
+MEDIAL_WALL = np.arange(0, N_VERTICES, 15)  # 6 vertices without signal
+
+SETTINGS = """\
+profile: demo
+autoencoder: {d_model: 16, n_heads: 2, n_encoder_layers: 1, n_decoder_layers: 1, dim_feedforward: 16}
+training: {n_epochs: 2, learning_rate: 1.0e-3}
+sweep: {n_components: [4, 6], alpha_W: [1.0e-4], n_clusters: [3, 4]}
+inputs: {truth: planted_networks.npy}
+"""
 
 
 @pytest.fixture
 def rng() -> np.random.Generator:
     """Fixed numbers: a test that fails once fails always."""
     return np.random.default_rng(108)
+
+
+def planted_networks() -> np.ndarray:
+    """Four networks, two in each half of the vertices; -1 on the medial wall."""
+    networks = np.repeat(np.arange(N_NETWORKS), [20, 25, 21, 24])
+    networks[MEDIAL_WALL] = -1
+    return networks
+
+
+def simulate_run(seed: int, n_timepoints: int = N_TIMEPOINTS) -> np.ndarray:
+    """One run: each network has a time course of its own, plus noise."""
+    rng = np.random.default_rng(seed)
+    courses = rng.standard_normal((N_NETWORKS, n_timepoints))
+    bold = 2 * courses[planted_networks()] + rng.standard_normal((N_VERTICES, n_timepoints))
+    bold[MEDIAL_WALL] = 0
+    return (1000 + 10 * bold).astype(np.float32)
+
+
+def write_project(folder: Path) -> Path:
+    """Write inputs and settings: 3 subjects with 2 runs each, 2 label files."""
+    (folder / "bold").mkdir(parents=True)
+    (folder / "geodesic_labels").mkdir()
+    for subject in range(3):
+        for run in range(2):
+            name = f"sub-{subject + 1:02d}_run-{run + 1}.npy"
+            np.save(folder / "bold" / name, simulate_run(10 * subject + run))
+    halves = (planted_networks() >= 2).astype(np.int64)
+    halves[MEDIAL_WALL] = MEDIAL_WALL >= 45
+    np.save(folder / "geodesic_labels" / "two.npy", halves)
+    np.save(folder / "geodesic_labels" / "six.npy", np.arange(N_VERTICES, dtype=np.int64) // 15)
+    np.save(folder / "planted_networks.npy", planted_networks())
+    (folder / "trend.yaml").write_text(SETTINGS)
+    return folder
+
+
+@dataclass(frozen=True)
+class Finished:
+    """A project in which everything was made once, and what the run said."""
+
+    folder: Path
+    outcomes: dict
+
+
+@pytest.fixture(scope="session")
+def finished_once(tmp_path_factory: pytest.TempPathFactory) -> Finished:
+    """Made once for all tests; never changed by them."""
+    folder = write_project(tmp_path_factory.mktemp("finished") / "project")
+    return Finished(folder, run(folder))
+
+
+@pytest.fixture
+def finished(finished_once: Finished, tmp_path: Path) -> Path:
+    """A copy of the finished project that a test may change."""
+    return Path(shutil.copytree(finished_once.folder, tmp_path / "project"))
+
+
+@pytest.fixture
+def project_folder(tmp_path: Path) -> Path:
+    """A project of which nothing is made yet."""
+    return write_project(tmp_path / "project")
+
+
+def run(folder: Path, **options) -> dict:
+    """Make what is missing or out of date; the outcome of each asset by name."""
+    from trend_dagster.definitions import build_definitions
+    from trend_dagster.orchestration.resources import Project
+    from trend_dagster.orchestration.running import open_instance, run_all
+
+    project = Project.open(folder)
+    with open_instance(folder) as instance:
+        outcomes = run_all(project, build_definitions(folder), instance, **options)
+        return {outcome.asset: outcome for outcome in outcomes}

@@ -1,0 +1,355 @@
+"""Making everything: once, completely, on record, and nothing twice."""
+
+from __future__ import annotations
+
+from collections import Counter
+
+import dagster as dg
+import numpy as np
+import openpyxl
+import pytest
+from dagster._core.definitions.data_version import CODE_VERSION_TAG, DATA_VERSION_TAG
+
+from tests.conftest import MEDIAL_WALL, N_VERTICES, planted_networks, run, simulate_run
+from trend_dagster.definitions import build_definitions
+from trend_dagster.orchestration.lineage import ancestry, states
+from trend_dagster.orchestration.partitions import to_key
+from trend_dagster.orchestration.resources import Project
+from trend_dagster.orchestration.running import open_instance
+from trend_dagster.orchestration.stored_asset import STORED_ASSETS
+
+
+def statuses(folder):
+    project = Project.open(folder)
+    return {name: {s.status for s in states(project, a)} for name, a in STORED_ASSETS.items()}
+
+
+def reasons(folder, asset):
+    found = states(Project.open(folder), STORED_ASSETS[asset])
+    return sorted({reason for state in found for reason in state.reasons})
+
+
+def test_everything_is_made_without_errors(finished_once):
+    assert [o.errors for o in finished_once.outcomes.values() if o.errors] == []
+    made = {name: outcome.made for name, outcome in finished_once.outcomes.items()}
+    assert made == {
+        "bold": 6,
+        "trained_model": 1,
+        "embeddings": 6,
+        "average_correlation": 1,
+        "geodesic_labels": 2,
+        "thresholded_matrix": 2,
+        "nmf_sweep": 4,
+        "sweep_summary": 1,
+        "selected_parcellations": 1,
+        "control_correlation": 1,
+        "control_sweep": 4,
+        "control_comparison": 1,
+    }
+    assert all(not outcome.errors for outcome in finished_once.outcomes.values())
+    assert all(status == {"current"} for status in statuses(finished_once.folder).values())
+
+
+def test_every_partition_is_on_record_once_with_its_versions(finished_once):
+    project = Project.open(finished_once.folder)
+    with open_instance(project.folder) as instance:
+        for name, asset in STORED_ASSETS.items():
+            records = instance.fetch_materializations(dg.AssetKey(name), limit=100).records
+            counted = Counter(record.partition_key for record in records)
+            expected = [to_key(partition) for partition in asset.partitions(project)]
+            assert counted == Counter(expected), name
+            for record in records:
+                tags = record.asset_materialization.tags
+                (partition,) = (
+                    p for p in asset.partitions(project) if to_key(p) == record.partition_key
+                )
+                assert tags[DATA_VERSION_TAG] == project.store.latest(name, partition).digest
+                assert tags[CODE_VERSION_TAG] == asset.code_version
+                for upstream in asset.upstream:
+                    assert tags[f"dagster/input_data_version/{upstream}"]
+                    assert tags[f"dagster/input_event_pointer/{upstream}"].isdigit()
+
+
+def test_dagster_itself_finds_nothing_stale(finished_once):
+    from dagster._core.definitions.data_version import CachingStaleStatusResolver, StaleStatus
+
+    project = Project.open(finished_once.folder)
+    graph = build_definitions(project.folder).resolve_asset_graph()
+    with open_instance(project.folder) as instance:
+        from dagster._core.loader import LoadingContextForTest
+
+        resolver = CachingStaleStatusResolver(
+            instance, graph, loading_context=LoadingContextForTest(instance)
+        )
+        for name, asset in STORED_ASSETS.items():
+            for partition in asset.partitions(project):
+                status = resolver.get_status(dg.AssetKey(name), to_key(partition))
+                assert status == StaleStatus.FRESH, (name, partition)
+
+
+def test_a_second_run_makes_nothing_and_records_nothing(finished):
+    with open_instance(finished) as instance:
+        before = instance.get_runs_count()
+    outcomes = run(finished)
+    assert all(o.made == 0 and o.kept > 0 and not o.errors for o in outcomes.values())
+    with open_instance(finished) as instance:
+        assert instance.get_runs_count() == before
+
+
+def test_all_checks_pass(finished_once):
+    definitions = build_definitions(finished_once.folder)
+    keys = [k for d in definitions.asset_checks or [] for k in d.check_keys]
+    assert len(keys) > 20
+    with open_instance(finished_once.folder) as instance:
+        records = instance.event_log_storage.get_latest_asset_check_execution_by_key(keys)
+        failed = {
+            key.to_user_string(): record.event.dagster_event.event_specific_data.description
+            for key, record in records.items()
+            if not record.event.dagster_event.event_specific_data.passed
+        }
+        assert len(records) == len(keys)
+        # Whether so small a sweep collapses is not for this test to say.
+        assert {name for name in failed if not name.endswith(":alive")} == set(), failed
+
+
+def test_the_mask_is_obeyed_everywhere(finished_once):
+    store = Project.open(finished_once.folder).store
+    wall = np.zeros(N_VERTICES, dtype=bool)
+    wall[MEDIAL_WALL] = True
+    run_1 = {"bold_run": "sub-01_run-1"}
+    assert np.array_equal(store.latest("bold", run_1).read("vertex_mask"), ~wall)
+    assert not store.latest("embeddings", run_1).read("features")[wall].any()
+    correlation = store.latest("average_correlation").read("correlation")
+    assert not correlation[wall].any()
+    assert not correlation[:, wall].any()
+    assert np.allclose(correlation.diagonal()[~wall], 1, atol=1e-5)
+    kept = store.latest("thresholded_matrix", {"label_file": "two"}).read("permutation")
+    assert sorted(kept) == np.flatnonzero(~wall).tolist()
+    cell = store.latest("nmf_sweep", {"label_file": "two", "n_components": "4"})
+    assert not cell.read("W")[:, wall].any()
+    for version in (cell, store.latest("selected_parcellations")):
+        labels = version.read("labels")
+        assert (labels[..., wall] == -1).all()
+        assert (labels[..., ~wall] >= 0).all()
+
+
+def test_average_correlation_equals_the_mean_of_numpy_corrcoef(finished_once):
+    project = Project.open(finished_once.folder)
+    kept = planted_networks() >= 0
+    runs = [project.store.latest("embeddings", {"bold_run": k}) for k in project.keys("bold_run")]
+    expected = np.mean([np.corrcoef(r.read("features")[kept].astype(float)) for r in runs], axis=0)
+    found = project.store.latest("average_correlation").read("correlation")[np.ix_(kept, kept)]
+    np.testing.assert_allclose(found, expected, atol=1e-5)
+
+
+def test_a_parcellation_can_be_followed_to_its_files(finished_once):
+    project = Project.open(finished_once.folder)
+    lines = [line for _, line in ancestry(project, project.store.latest("selected_parcellations"))]
+    text = "\n".join(lines)
+    for name in ("trained_model", "average_correlation", "file labels", "file bold", "sub-03_run-2"):
+        assert name in text
+    assert "since replaced" not in text
+
+
+def test_a_changed_bold_file_puts_what_follows_out_of_date_but_keeps_the_model(finished):
+    np.save(finished / "bold" / "sub-02_run-1.npy", simulate_run(99))
+    assert reasons(finished, "bold") == ["input file bold has changed"]
+    outcomes = run(finished)
+    assert outcomes["bold"].made == 1
+    assert outcomes["trained_model"].made == 0
+    assert "bold[bold_run=sub-02_run-1] has changed" in outcomes["trained_model"].notes[0]
+    assert outcomes["embeddings"].made == 1
+    assert outcomes["average_correlation"].made == 1
+    assert outcomes["geodesic_labels"].made == 0
+    assert outcomes["nmf_sweep"].made == 4
+    assert run(finished, retrain=True)["trained_model"].made == 1
+
+
+def test_the_check_says_what_is_out_of_date_and_why(finished):
+    np.save(finished / "bold" / "sub-02_run-1.npy", simulate_run(99))
+    definitions = build_definitions(finished)
+    key = dg.AssetCheckKey(dg.AssetKey("bold"), "up_to_date")
+    with open_instance(finished) as instance:
+        result = definitions.resolve_implicit_global_asset_job_def().execute_in_process(
+            instance=instance,
+            asset_selection=[],
+            op_selection=None,
+            raise_on_error=False,
+        ) if False else dg.materialize(
+            [*(definitions.asset_checks or [])],
+            selection=dg.AssetSelection.checks(key),
+            instance=instance,
+            resources=definitions.resources,
+        )
+    (evaluation,) = result.get_asset_check_evaluations()
+    assert not evaluation.passed
+    assert "bold[bold_run=sub-02_run-1] is out of date: input file bold has changed" in (
+        evaluation.description or ""
+    )
+
+
+def test_a_changed_setting_remakes_only_what_reads_it(finished):
+    settings = (finished / "trend.yaml").read_text()
+    (finished / "trend.yaml").write_text(settings + "thresholding: {negatives: abs}\n")
+    assert reasons(finished, "thresholded_matrix") == [
+        "setting thresholding.negatives is abs, was clip"
+    ]
+    outcomes = run(finished)
+    made = {name for name, outcome in outcomes.items() if outcome.made}
+    assert made >= {"thresholded_matrix", "nmf_sweep", "sweep_summary", "control_sweep"}
+    assert made.isdisjoint({"bold", "trained_model", "embeddings", "average_correlation"})
+
+
+def test_a_new_n_components_adds_cells_and_keeps_the_others(finished):
+    settings = (finished / "trend.yaml").read_text().replace("[4, 6]", "[4, 5, 6]")
+    (finished / "trend.yaml").write_text(settings)
+    outcomes = run(finished)
+    assert (outcomes["nmf_sweep"].made, outcomes["nmf_sweep"].kept) == (2, 4)
+
+
+def test_a_removed_bold_file_is_left_out_and_its_stores_stay(finished):
+    (finished / "bold" / "sub-03_run-2.npy").unlink()
+    outcomes = run(finished)
+    assert outcomes["average_correlation"].made == 1
+    project = Project.open(finished)
+    assert "sub-03_run-2" not in project.store.latest("average_correlation").facts["runs"]
+    assert project.store.latest("bold", {"bold_run": "sub-03_run-2"}) is not None
+
+
+def test_a_deleted_workbook_is_made_again(finished):
+    (finished / "outputs" / "Complete_Clustering.xlsx").unlink()
+    assert "file Complete_Clustering.xlsx is gone or changed" in reasons(finished, "sweep_summary")
+    assert run(finished)["sweep_summary"].made == 1
+    assert (finished / "outputs" / "Complete_Clustering.xlsx").exists()
+
+
+def test_an_excluded_run_says_so_and_the_rest_goes_on(project_folder):
+    bold = simulate_run(1)
+    bold[3, 5] = np.nan
+    bold[4, 5] = np.inf
+    np.save(project_folder / "bold" / "sub-01_run-1.npy", bold)
+    np.save(project_folder / "bold" / "sub-01_run-2.npy", np.ones_like(bold))
+    outcomes = run(project_folder)
+    assert outcomes["bold"].excluded == (
+        "bold[bold_run=sub-01_run-1]: sub-01_run-1.npy: 1 NaN and 1 infinite values in 2 of 90 "
+        "vertices",
+        "bold[bold_run=sub-01_run-2]: sub-01_run-2.npy: all vertices are constant over time",
+    )
+    assert len(outcomes["embeddings"].excluded) == 2
+    store = Project.open(project_folder).store
+    runs = store.latest("average_correlation").facts["runs"]
+    assert runs == ["sub-02_run-1", "sub-02_run-2", "sub-03_run-1", "sub-03_run-2"]
+    assert store.latest("embeddings", {"bold_run": "sub-01_run-1"}).excluded is not None
+    assert all(not outcome.errors for outcome in outcomes.values())
+
+
+def test_a_bad_label_file_stops_only_itself(project_folder):
+    np.save(project_folder / "geodesic_labels" / "wrong.npy", np.zeros(N_VERTICES + 3, dtype=int))
+    outcomes = run(project_folder)
+    assert outcomes["nmf_sweep"].made == 4
+    assert outcomes["nmf_sweep"].blocked == 2
+    assert "wrong.npy: expected 90 labels" in outcomes["thresholded_matrix"].errors[0]
+    book = openpyxl.load_workbook(project_folder / "outputs" / "Complete_Clustering.xlsx")
+    rows = list(book["Sheet1"].iter_rows(min_row=2, values_only=True))
+    names = [row[0] for row in rows]
+    assert names == sorted(names)
+    assert names.count("wrong.npy") == 4  # 2 n_components x 2 n_clusters, without figures
+    status = {row[6] for row in book["Details"].iter_rows(min_row=2, values_only=True)}
+    assert any("wrong" in text and "90 labels" in text for text in status)
+
+
+def test_one_run_over_a_range_of_cells_records_each(finished):
+    """What a backfill from the UI does: one run, a rectangle of cells."""
+    definitions = build_definitions(finished)
+    with open_instance(finished) as instance:
+        result = definitions.resolve_implicit_global_asset_job_def().execute_in_process(
+            instance=instance,
+            asset_selection=[dg.AssetKey("nmf_sweep")],
+            tags={
+                "dagster/asset_partition_range_start": "six|4",
+                "dagster/asset_partition_range_end": "two|6",
+            },
+            run_config={"ops": {"nmf_sweep": {"config": {"force": True}}}},
+        )
+        events = result.asset_materializations_for_node("nmf_sweep")
+        recorded = instance.fetch_materializations(dg.AssetKey("nmf_sweep"), limit=100).records
+    assert Counter(e.partition for e in events) == Counter(["six|4", "six|6", "two|4", "two|6"])
+    assert len(recorded) == 8
+    versions = Counter(r.asset_materialization.tags[DATA_VERSION_TAG] for r in recorded)
+    assert set(versions.values()) == {2}  # made again: the same content
+
+
+def test_a_value_is_loaded_lazily_through_the_io_manager(finished):
+    definitions = build_definitions(finished)
+    with open_instance(finished) as instance:
+        correlation = definitions.load_asset_value("average_correlation", instance=instance)
+        cell = definitions.load_asset_value(
+            "nmf_sweep",
+            partition_key=dg.MultiPartitionKey({"label_file": "two", "n_components": "4"}),
+            instance=instance,
+        )
+    assert correlation.array("correlation").shape == (N_VERTICES, N_VERTICES)
+    assert cell.partition == {"label_file": "two", "n_components": "4"}
+
+
+@pytest.mark.parametrize(
+    ("change", "asset", "message"),
+    [
+        (lambda b: np.save(b / "sub-01_run-1.npy", simulate_run(1)[:80]), "trained_model",
+         "sub-01_run-1: expected 90 vertices, as most runs have, found 80"),
+        (lambda b: np.save(b / "sub-01_run-1.npy", simulate_run(1, 30)), "trained_model",
+         "sub-01_run-1: expected 40 timepoints, as most runs have, found 30"),
+        (lambda b: (b / "sub-01_run-1.npy").write_bytes(b"no array"), "bold",
+         "sub-01_run-1.npy: expected a complete .npy file"),
+    ],
+)  # fmt: skip
+def test_a_bad_run_is_named_and_the_others_are_kept(project_folder, change, asset, message):
+    change(project_folder / "bold")
+    outcomes = run(project_folder, select=["bold", asset])
+    assert any(message in error for error in outcomes[asset].errors), outcomes[asset].errors
+    assert outcomes["bold"].made >= 5
+
+
+def test_runs_of_different_length_are_cropped_if_the_settings_say_so(project_folder):
+    np.save(project_folder / "bold" / "sub-01_run-1.npy", simulate_run(1, 30))
+    settings = (project_folder / "trend.yaml").read_text()
+    (project_folder / "trend.yaml").write_text(settings + "cohort: {lengths: crop}\n")
+    outcomes = run(project_folder)
+    assert all(not outcome.errors for outcome in outcomes.values())
+    assert Project.open(project_folder).store.latest("trained_model").facts["n_timepoints"] == 30
+
+
+@pytest.mark.parametrize("n_usable", [0, 1])
+def test_fewer_than_two_usable_runs_are_refused(project_folder, n_usable):
+    for path in sorted((project_folder / "bold").iterdir())[n_usable:]:
+        np.save(path, np.ones((N_VERTICES, 40), dtype=np.float32))
+    outcomes = run(project_folder, select=["bold", "trained_model"])
+    assert outcomes["bold"].made == 6
+    (error,) = outcomes["trained_model"].errors
+    assert f"at least two usable runs, one to train on and one to validate, found {n_usable}" in error
+    assert "all vertices are constant over time" in error
+
+
+@pytest.mark.parametrize("folder", ["bold", "geodesic_labels"])
+def test_an_empty_folder_is_named(project_folder, folder):
+    for path in (project_folder / folder).iterdir():
+        path.unlink()
+    (outcome,) = (o for o in run(project_folder).values() if o.errors)
+    assert f"{project_folder / folder}: expected at least one .npy file" in outcome.errors[0]
+
+
+def test_an_unwritable_store_is_named_and_nothing_is_lost(finished, monkeypatch):
+    np.save(finished / "bold" / "sub-02_run-1.npy", simulate_run(99))
+    before = Project.open(finished).store.latest("bold", {"bold_run": "sub-02_run-1"}).digest
+
+    def full(*arguments, **keywords):
+        raise OSError(28, "No space left on device")
+
+    monkeypatch.setattr("trend_dagster.storage.stores._sync_tree", full)
+    outcomes = run(finished, select=["bold"])
+    assert "No space left on device" in outcomes["bold"].errors[0]
+    monkeypatch.undo()
+    assert (
+        Project.open(finished).store.latest("bold", {"bold_run": "sub-02_run-1"}).digest == before
+    )
+    assert run(finished, select=["bold"])["bold"].made == 1
