@@ -86,7 +86,7 @@ def simulate(
     ]
     common = rng.standard_normal(n_timepoints)
     noise = rng.standard_normal((n_vertices, n_timepoints))
-    bold = strength * signal + 0.4 * local + 0.8 * common + noise
+    bold = strength * signal + 0.4 * local + 0.4 * common + noise
     rows, _ = standardize(bold.astype(np.float32), np.ones(n_vertices, dtype=bool))
     return Correlation(rows), patches(points, side, n_labels, rng)
 

@@ -286,9 +286,8 @@ def _distance_sums(rows: FloatArray, labelings: Sequence[IntArray]) -> list[Floa
         for b in range(a, len(rows), _TILE):
             squared = left[a : a + _TILE] @ right[b : b + _TILE].T
             add_distances(squared, group[order], a, b, sums)
-    by_point = np.empty_like(sums)
-    by_point[order] = sums
-    return [by_point @ np.eye(labels.max() + 1)[labels] for labels in groups]
+    back = np.argsort(order)
+    return [(sums @ np.eye(labels.max() + 1)[labels])[back] for labels in groups]
 
 
 def _silhouette(sums: FloatArray, labels: IntArray) -> float:
