@@ -1,4 +1,4 @@
-"""Euclidean distances between points, compiled."""
+"""Sums of distances between points and groups of points, compiled."""
 
 from __future__ import annotations
 
@@ -8,36 +8,45 @@ import numba
 import numpy as np
 from numpy.typing import NDArray
 
-_CHUNK = 64
-
 
 @numba.njit(nogil=True, cache=True, fastmath={"contract", "reassoc", "nsz"})
-def distances(columns: NDArray[Any], a: int, b: int, out: NDArray[Any]) -> None:
-    """Write the distances between points ``a, a + 1, ...`` and ``b, b + 1, ...`` into a tile.
-
-    Differences are squared and summed one by one: the shorter way over inner products would
-    lose the small distances between similar points in float32.
+def add_distances(
+    squared: NDArray[Any], group: NDArray[Any], a: int, b: int, sums: NDArray[Any]
+) -> None:
+    """Add the distances of one tile to the sums of its rows, and of its columns if off-diagonal.
 
     Parameters
     ----------
-    columns : ndarray of shape (n_features, n)
-        Points, one per column.
+    squared : ndarray of shape (height, width)
+        Squared distances between points ``a, a + 1, ...`` and points ``b, b + 1, ...``; rounding
+        may have made some negative.
+    group : ndarray of shape (n,)
+        Group of each point, ascending, so that a group is a range of points.
     a, b : int
-        First point of the rows and of the columns of the tile.
-    out : ndarray of shape (height, width)
-        Receives the distances.
+        First points of the tile, a <= b.
+    sums : ndarray of shape (n, n_groups)
+        Receives the sum of distances from each point to each group.
     """
-    zero = columns.dtype.type(0)
-    total = np.empty(_CHUNK, columns.dtype)
-    for i in range(out.shape[0]):
-        for low in range(0, out.shape[1], _CHUNK):
-            width = min(_CHUNK, out.shape[1] - low)
+    height, width = squared.shape
+    zero = np.float32(0)
+    of_columns = np.zeros(width, np.float32)
+    for i in range(height):
+        low = 0
+        while low < width:
+            g = group[b + low]
+            high = low
+            total = zero
+            while high < width and group[b + high] == g:
+                high += 1
+            for j in range(low, high):
+                distance = np.sqrt(max(np.float32(squared[i, j]), zero))
+                total += distance
+                of_columns[j] += distance
+            sums[a + i, g] += total
+            low = high
+        last = i == height - 1 or group[a + i + 1] != group[a + i]
+        if last and b > a:
             for j in range(width):
-                total[j] = zero
-            for r in range(columns.shape[0]):
-                x = columns[r, a + i]
-                for j in range(width):
-                    difference = columns[r, b + low + j] - x
-                    total[j] += difference * difference
-            for j in range(width):
-                out[i, low + j] = np.sqrt(total[j])
+                sums[b + j, group[a + i]] += of_columns[j]
+        if last:
+            of_columns[:] = zero

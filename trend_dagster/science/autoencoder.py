@@ -389,6 +389,12 @@ def initial_model(
     return model.eval()
 
 
+def _blank_model(config: AutoencoderConfig, n_timepoints: int) -> TransformerAutoencoder:
+    """Make a model whose weights are about to be read, without touching the global generator."""
+    with torch.random.fork_rng(devices=[]):
+        return TransformerAutoencoder(config, n_timepoints)
+
+
 def _initialise(module: nn.Module) -> None:
     # `apply` visits children first, so the confidence networks end with their own gain.
     linears: list[nn.Module] = [module]
@@ -613,7 +619,7 @@ def model_from_arrays(
     InputError
         If a weight is missing, unknown, or has another shape.
     """
-    model = TransformerAutoencoder(config, n_timepoints)
+    model = _blank_model(config, n_timepoints)
     own = dict(model.named_parameters())
     wrong = sorted(own.keys() ^ arrays.keys()) or sorted(
         name for name, p in own.items() if tuple(p.shape) != np.shape(arrays[name])
@@ -683,7 +689,7 @@ def load_weights(path: Path) -> tuple[TransformerAutoencoder, dict[str, Any]]:
     try:
         card = json.loads(path.with_suffix(".json").read_text(encoding="utf-8"))
         config = AutoencoderConfig(**card["settings"])
-        model = TransformerAutoencoder(config, card["n_timepoints"])
+        model = _blank_model(config, card["n_timepoints"])
         load_model(model, str(path))
     except (OSError, KeyError, TypeError, ValueError, RuntimeError, SafetensorError) as error:
         raise InputError(
@@ -762,7 +768,7 @@ def load_tutorial_checkpoint(
     content = _read_pickle(path)
     state, data_parallel = _model_state(content, path)
     config = _infer_config(state, n_heads, confidence, path)
-    model = TransformerAutoencoder(config, state["embedding.weight"].shape[1])
+    model = _blank_model(config, state["embedding.weight"].shape[1])
     _load_published(model, state, path)
     if n_timepoints not in (None, model.n_timepoints):
         raise _checkpoint_error(

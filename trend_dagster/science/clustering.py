@@ -13,12 +13,11 @@ from numpy.typing import NDArray
 from pydantic import BaseModel, Field
 from sklearn.cluster import KMeans
 from sklearn.exceptions import ConvergenceWarning
-from sklearn.metrics import davies_bouldin_score
 
-from trend_dagster.science._distances import distances
+from trend_dagster.science._distances import add_distances
 from trend_dagster.science.block_matrix import BlockMatrix, FloatArray, IntArray
 
-_TILE = 512
+_TILE = 256
 _STRIPE_ROWS = 1024
 
 
@@ -126,13 +125,13 @@ def cluster(
         kept=kept,
         n_vertices=matrix.n_vertices,
         distinct=count_distinct_rows(rows),
-        distances=_distance_sums(rows, one_hot),
+        distances=_distance_sums(rows, [fit.labels for fit in fits]),
         thresholded=_thresholded_connectivity(matrix, one_hot),
         full=None if full_correlation is None else _full_sums(full_correlation, kept, one_hot),
     )
     return tuple(
-        _describe(shared, n, fit, span)
-        for n, fit, span in zip(n_clusters, fits, spans, strict=True)
+        _describe(shared, n, fit, span, distances)
+        for n, fit, span, distances in zip(n_clusters, fits, spans, shared.distances, strict=True)
     )
 
 
@@ -152,12 +151,14 @@ class _Shared:
     kept: IntArray
     n_vertices: int
     distinct: int
-    distances: FloatArray
+    distances: list[FloatArray]
     thresholded: tuple[FloatArray, FloatArray]
     full: tuple[FloatArray, FloatArray] | None
 
 
-def _describe(shared: _Shared, n_clusters: int, fit: _Fit, span: slice) -> Clustering:
+def _describe(
+    shared: _Shared, n_clusters: int, fit: _Fit, span: slice, distances: FloatArray
+) -> Clustering:
     labels = np.full(shared.n_vertices, -1, dtype=np.int32)
     labels[shared.kept] = fit.labels
     sizes = np.bincount(fit.labels, minlength=n_clusters)
@@ -174,18 +175,42 @@ def _describe(shared: _Shared, n_clusters: int, fit: _Fit, span: slice) -> Clust
         int(np.count_nonzero(sizes)),
         shared.distinct,
         fit.inertia,
-        _silhouette(shared.distances[:, span], fit.labels),
-        _davies_bouldin(shared.rows, fit.labels),
+        _silhouette(distances, fit.labels),
+        davies_bouldin(shared.rows, fit.labels),
         *on_blocks,
         *on_all,
         sizes,
     )
 
 
-def _davies_bouldin(rows: FloatArray, labels: IntArray) -> float:
-    if not 2 <= len(np.unique(labels)) <= len(labels) - 1:
+def davies_bouldin(rows: FloatArray, labels: IntArray) -> float:
+    """Return the Davies-Bouldin index of a labelling.
+
+    Parameters
+    ----------
+    rows : ndarray of shape (n, n_features)
+        Points.
+    labels : ndarray of int64 of shape (n,)
+        Cluster of each point.
+
+    Returns
+    -------
+    float
+        Equal to `sklearn.metrics.davies_bouldin_score`, which takes a loop over clusters; NaN
+        where it is not defined.
+    """
+    present, labels = np.unique(labels, return_inverse=True)
+    if not 2 <= len(present) <= len(labels) - 1:
         return float("nan")
-    return float(davies_bouldin_score(rows, labels))
+    one_hot = np.eye(len(present))[labels]
+    sizes = one_hot.sum(axis=0)
+    centres = one_hot.T @ rows / sizes[:, None]
+    spread = one_hot.T @ np.linalg.norm(rows - centres[labels], axis=1) / sizes
+    apart = np.linalg.norm(centres[:, None] - centres[None], axis=2)
+    if np.allclose(spread, 0) or np.allclose(apart, 0):
+        return 0.0
+    apart[apart == 0] = np.inf
+    return float(((spread[:, None] + spread) / apart).max(axis=1).mean())
 
 
 def scale_rows(W: FloatArray) -> FloatArray:
@@ -214,6 +239,13 @@ def _kmeans(rows: FloatArray, n_clusters: int, random_state: int) -> _Fit:
     return _Fit(model.labels_.astype(np.int64), float(model.inertia_))
 
 
+def _one_hots(labelings: Sequence[IntArray]) -> tuple[FloatArray, list[slice]]:
+    """Stand the one-hot matrices of all labelings side by side."""
+    parts = [np.eye(labels.max() + 1, dtype=np.float32)[labels] for labels in labelings]
+    ends = np.cumsum([0, *(part.shape[1] for part in parts)]).tolist()
+    return np.hstack(parts), [slice(a, b) for a, b in pairwise(ends)]
+
+
 # --- Silhouette ------------------------------------------------------------------------------
 
 
@@ -235,39 +267,27 @@ def silhouette_scores(rows: FloatArray, labelings: Sequence[IntArray]) -> list[f
     list of float
         Equal to `sklearn.metrics.silhouette_score`; NaN where that is not defined.
     """
-    one_hot, spans = _one_hots(labelings)
-    sums = _distance_sums(rows, one_hot)
-    return [
-        _silhouette(sums[:, span], labels) for span, labels in zip(spans, labelings, strict=True)
-    ]
+    sums = _distance_sums(rows, labelings)
+    return [_silhouette(s, labels) for s, labels in zip(sums, labelings, strict=True)]
 
 
-def _one_hots(labelings: Sequence[IntArray]) -> tuple[FloatArray, list[slice]]:
-    """Stand the one-hot matrices of all labelings side by side."""
-    widths = [int(labels.max(initial=-1)) + 1 for labels in labelings]
-    ends = np.cumsum([0, *widths]).tolist()
-    spans = [slice(a, b) for a, b in pairwise(ends)]
-    one_hot = np.zeros((len(labelings[0]) if labelings else 0, ends[-1]), dtype=np.float32)
-    for span, labels in zip(spans, labelings, strict=True):
-        one_hot[np.arange(len(labels)), span.start + labels] = 1
-    return one_hot, spans
-
-
-def _distance_sums(rows: FloatArray, one_hot: FloatArray) -> FloatArray:
-    """Sum each point's distances to the points of each cluster, in float64."""
-    n = len(rows)
-    columns = np.ascontiguousarray(rows.T)
-    sums = np.zeros(one_hot.shape)
-    buffer = np.empty((_TILE, _TILE), dtype=rows.dtype)
-    for a in range(0, n, _TILE):
-        for b in range(a, n, _TILE):
-            height, width = min(_TILE, n - a), min(_TILE, n - b)
-            tile = buffer[:height, :width]
-            distances(columns, a, b, tile)
-            sums[a : a + height] += tile @ one_hot[b : b + width]
-            if b > a:
-                sums[b : b + width] += tile.T @ one_hot[a : a + height]
-    return sums
+def _distance_sums(rows: FloatArray, labelings: Sequence[IntArray]) -> list[FloatArray]:
+    """Sum each point's distances to the points of each cluster, for every labeling."""
+    groups, group = np.unique(np.stack(labelings), axis=1, return_inverse=True)
+    order = np.argsort(group, kind="stable")
+    points = rows[order].astype(np.float64)
+    # Inner products of these are squared distances; in float64 the difference of large numbers
+    # leaves small distances exact to float32.
+    squares = np.einsum("ij,ij->i", points, points)[:, None]
+    left = np.hstack([points, squares, np.ones_like(squares)])
+    right = np.hstack([-2 * points, np.ones_like(squares), squares])
+    sums = np.zeros((len(rows), groups.shape[1]))
+    for a in range(0, len(rows), _TILE):
+        for b in range(a, len(rows), _TILE):
+            squared = left[a : a + _TILE] @ right[b : b + _TILE].T
+            add_distances(squared, group[order], a, b, sums)
+    back = np.argsort(order)
+    return [(sums @ np.eye(labels.max() + 1)[labels])[back] for labels in groups]
 
 
 def _silhouette(sums: FloatArray, labels: IntArray) -> float:

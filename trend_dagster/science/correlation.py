@@ -28,6 +28,8 @@ Run = tuple[NDArray[Any], BoolArray]
 Tile = tuple[int, int]
 
 _GIB = 2**30
+_CACHE_ROWS = 128
+_STRIPE = 64
 # arctanh is infinite at 1; float32 knows no larger correlation below 1 than this.
 _FISHER_LIMIT = 1 - 2**-24
 
@@ -194,14 +196,25 @@ def standardize(features: NDArray[Any], mask: BoolArray) -> tuple[FloatArray, Bo
         Rows in float32, zero without signal; and the mask less vertices whose features are
         constant, which correlate with nothing.
     """
-    rows = np.where(mask[:, None], features, 0).astype(np.float32, copy=False)
-    rows -= rows.mean(axis=1, dtype=np.float64, keepdims=True).astype(np.float32)
-    # A constant row leaves rounding errors of its mean, not exact zeros.
-    noise = np.finfo(np.float32).eps * np.abs(np.where(mask[:, None], features, 0)).max(axis=1)
-    length = np.sqrt(np.einsum("ij,ij->i", rows, rows, dtype=np.float64))
-    alive = length > noise * np.sqrt(rows.shape[1])
-    rows *= np.divide(1, length, out=np.zeros_like(length), where=alive)[:, None].astype(np.float32)
+    rows = np.empty(features.shape, dtype=np.float32)
+    alive = np.zeros(len(rows), dtype=bool)
+    # A few rows at a time, so that all steps meet them in the cache.
+    for start in range(0, len(rows), _CACHE_ROWS):
+        part = slice(start, start + _CACHE_ROWS)
+        rows[part] = np.where(mask[part, None], features[part], 0)
+        alive[part] = _standardize_rows(rows[part])
     return rows, mask & alive
+
+
+def _standardize_rows(rows: FloatArray) -> BoolArray:
+    """Standardise in place; return which rows vary."""
+    largest = np.maximum(rows.max(axis=1), -rows.min(axis=1))
+    rows -= rows.mean(axis=1, dtype=np.float64, keepdims=True).astype(np.float32)
+    length = np.sqrt(np.einsum("ij,ij->i", rows, rows))
+    # A constant row leaves the rounding errors of its mean, not exact zeros.
+    alive: BoolArray = length > np.finfo(np.float32).eps * np.sqrt(rows.shape[1]) * largest
+    rows *= np.divide(1, length, out=np.zeros_like(length), where=alive)[:, None]
+    return alive
 
 
 # --- The pass over tiles ---------------------------------------------------------------------
@@ -260,17 +273,18 @@ class _Job:
             stacks += [members[i : i + most] for i in range(0, len(members), most)]
         return stacks
 
-    def load(self, members: Sequence[int]) -> _Stack:
-        parts = []
-        for r in members:
-            features, mask = _read(self.runs[r])
-            self._check(r, features, mask)
-            rows, self.masks[r] = standardize(features, mask)
-            parts.append(rows)
+    def load(self, members: Sequence[int], pool: ThreadPoolExecutor) -> _Stack:
+        parts = list(pool.map(self._standardized, members))
         if self.config.average == "arithmetic":
             # Side by side, the runs' products add up within one matrix product.
             parts = [np.concatenate(parts, axis=1)] if len(parts) > 1 else parts
         return _Stack(self.groups[members[0]] if self.groups is not None else None, parts)
+
+    def _standardized(self, run: int) -> FloatArray:
+        features, mask = _read(self.runs[run])
+        self._check(run, features, mask)
+        rows, self.masks[run] = standardize(features, mask)
+        return rows
 
     def run(
         self,
@@ -281,10 +295,10 @@ class _Job:
         n_threads: int,
     ) -> None:
         stacks = self.stacks()
-        held = self._held(stacks)
+        held = self._held(stacks, pool)
         for batch in self._batches(tiles, n_threads):
             sums = [_Sums(tile) for tile in batch]
-            for stack in [] if held else map(self.load, stacks):
+            for stack in [] if held else (self.load(members, pool) for members in stacks):
                 self._each(pool, partial(self._add, stacks=[stack]), sums)
             self._each(pool, partial(self._finish, stacks=held, out=out, on_tile=on_tile), sums)
 
@@ -302,10 +316,10 @@ class _Job:
 
         list(pool.map(unless_failed, sums))
 
-    def _held(self, stacks: Sequence[Sequence[int]]) -> list[_Stack]:
+    def _held(self, stacks: Sequence[Sequence[int]], pool: ThreadPoolExecutor) -> list[_Stack]:
         """Keep all features in memory where they fit."""
         fits = self.run_bytes * len(self.runs) <= self.config.memory_budget_gib * _GIB / 2
-        return [self.load(members) for members in stacks] if fits else []
+        return [self.load(members, pool) for members in stacks] if fits else []
 
     def _batches(self, tiles: Sequence[Tile], n_threads: int) -> Iterable[Sequence[Tile]]:
         """Divide tiles into batches whose sums fit the other half of the budget."""
@@ -357,11 +371,17 @@ class _Job:
     def _write(self, target: Any, tile: Tile, values: FloatArray) -> None:
         rows, columns = self._slices(tile)
         if isinstance(target, np.ndarray):
-            _assign(target, rows, columns, values)
+            target[rows, columns] = values
+            # Transposed in narrow stripes, whose lines stay in the cache until they are full.
+            for start in range(0, len(values) if rows != columns else 0, _STRIPE):
+                part = values[start : start + _STRIPE]
+                target[columns, rows.start + start : rows.start + start + len(part)] = part.T
             return
         # A chunk of a store may lie under two tiles: only one thread at a time.
         with self.lock:
-            _assign(target, rows, columns, values)
+            target[rows, columns] = values
+            if rows != columns:
+                target[columns, rows] = values.T
 
     def _slices(self, tile: Tile) -> tuple[slice, slice]:
         a, b = tile
@@ -388,12 +408,6 @@ class _Job:
 def _read(run: Run | Callable[[], Run]) -> Run:
     features, mask = run() if callable(run) else run
     return np.asarray(features), np.asarray(mask, dtype=bool)
-
-
-def _assign(target: Any, rows: slice, columns: slice, values: FloatArray) -> None:
-    target[rows, columns] = values
-    if rows != columns:
-        target[columns, rows] = values.T
 
 
 def _counts(masks: BoolArray, rows: slice, columns: slice) -> FloatArray | float:

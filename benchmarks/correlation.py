@@ -1,0 +1,175 @@
+"""The average correlation against np.corrcoef, and against the machine's own matrix product.
+
+``python -m benchmarks.correlation`` prints a table and, as its last line, one JSON object.
+
+``fraction_of_gemm_peak`` counts each pair of vertices once: V (V + 1) / 2 pairs times the
+features of all runs, two operations each, over wall time, against the fastest float32 product of
+large square matrices seen in the same process before and after. Reading, standardising, writing
+both triangles and the diagonal are in the wall time. ``speedup`` is against a loop of np.corrcoef
+in float64, at a size where that loop fits into memory.
+"""
+
+from __future__ import annotations
+
+import argparse
+import tempfile
+import time
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass
+from functools import partial
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+from rich.console import Console
+from rich.table import Table
+from threadpoolctl import threadpool_limits
+
+from benchmarks.measure import in_process, report
+from trend_dagster.science.block_matrix import BoolArray
+from trend_dagster.science.correlation import CorrelationConfig, Run, average_correlation
+
+RESULTS = Path(__file__).parent / "results"
+_GEMM_SIZE = 4096
+
+
+@dataclass(frozen=True)
+class Case:
+    """One cohort."""
+
+    n_vertices: int
+    n_runs: int
+    n_features: int
+    budget_gib: float
+    n_threads: int
+
+    def save(self, folder: Path) -> None:
+        """Write the features of all runs."""
+        for seed in range(self.n_runs):
+            np.save(folder / f"{seed}.npy", self.run(seed)[0])
+
+    def runs(self, folder: Path) -> list[Callable[[], Run]]:
+        """Return functions that read the features of each run."""
+        mask = np.ones(self.n_vertices, dtype=bool)
+        paths = [folder / f"{seed}.npy" for seed in range(self.n_runs)]
+        return [partial(_read, path, mask) for path in paths]
+
+    def run(self, seed: int) -> Run:
+        """Make one run."""
+        rng = np.random.default_rng(seed)
+        features = rng.standard_normal((self.n_vertices, self.n_features), dtype=np.float32)
+        return features, np.ones(self.n_vertices, dtype=bool)
+
+    @property
+    def operations(self) -> float:
+        """Floating point operations with each pair of vertices counted once."""
+        pairs = self.n_vertices * (self.n_vertices + 1) / 2
+        return pairs * self.n_runs * self.n_features * 2
+
+
+def gemm_peak(repeats: int = 5) -> float:
+    """Return the operations per second of the fastest of some large float32 products."""
+    rng = np.random.default_rng(0)
+    a = rng.random((_GEMM_SIZE, _GEMM_SIZE // 2), dtype=np.float32)
+    out = np.empty((_GEMM_SIZE, _GEMM_SIZE), dtype=np.float32)
+    b = np.ascontiguousarray(a.T)
+    seconds = []
+    for _ in range(repeats):
+        began = time.perf_counter()
+        np.matmul(a, b, out=out)
+        seconds.append(time.perf_counter() - began)
+    return 2 * _GEMM_SIZE**2 * (_GEMM_SIZE // 2) / min(seconds)
+
+
+def _read(path: Path, mask: BoolArray) -> Run:
+    return np.load(path), mask
+
+
+def prepare(case: Case, folder: Path) -> tuple[Case, Path]:
+    """Warm the matrix product up."""
+    gemm_peak(1)
+    return case, folder
+
+
+def tiled(prepared: tuple[Case, Path]) -> None:
+    """Average all runs."""
+    case, folder = prepared
+    config = CorrelationConfig(memory_budget_gib=case.budget_gib)
+    average_correlation(case.runs(folder), config, n_threads=case.n_threads)
+
+
+def against_peak(case: Case, repeats: int = 3) -> dict[str, Any]:
+    """Measure peak and average in turn; return the figures of the best of each."""
+    peaks, runs = [], []
+    with threadpool_limits(case.n_threads):
+        peaks.append(gemm_peak())
+    with tempfile.TemporaryDirectory() as name:
+        folder = Path(name)
+        case.save(folder)
+        for _ in range(repeats):
+            runs.append(in_process(prepare, tiled, case, folder, n_threads=case.n_threads))
+            with threadpool_limits(case.n_threads):
+                peaks.append(gemm_peak())
+    seconds = min(run.seconds for run in runs)
+    return {
+        "n_vertices": case.n_vertices,
+        "n_runs": case.n_runs,
+        "n_features": case.n_features,
+        "seconds": seconds,
+        "gemm_peak_gflops": max(peaks) / 1e9,
+        "fraction_of_gemm_peak": case.operations / seconds / max(peaks),
+        "peak_rss_gib": max(run.peak_mib for run in runs) / 1024,
+    }
+
+
+def against_corrcoef(case: Case) -> dict[str, Any]:
+    """Time both ways on a smaller cohort, in turn; return speedup and largest difference."""
+    runs = [case.run(seed) for seed in range(case.n_runs)]
+    ours, theirs = [], []
+    with threadpool_limits(case.n_threads):
+        for _ in range(3):
+            began = time.perf_counter()
+            fast = average_correlation(runs, n_threads=case.n_threads)
+            ours.append(time.perf_counter() - began)
+            began = time.perf_counter()
+            plain = loop(runs)
+            theirs.append(time.perf_counter() - began)
+    return {
+        "reference_vertices": case.n_vertices,
+        "reference_seconds": min(theirs),
+        "speedup": min(theirs) / min(ours),
+        "largest_difference": float(np.abs(fast - plain).max()),
+    }
+
+
+def loop(runs: Sequence[Run]) -> Any:
+    """Average np.corrcoef over runs in float64."""
+    total = np.zeros((len(runs[0][0]),) * 2)
+    for features, _ in runs:
+        total += np.corrcoef(features.astype(np.float64))
+    return total / len(runs)
+
+
+def main() -> None:
+    """Read the command line and run."""
+    parser = argparse.ArgumentParser(description=__doc__)
+    parser.add_argument("--vertices", type=int, default=20484)
+    parser.add_argument("--reference-vertices", type=int, default=5124)
+    parser.add_argument("--runs", type=int, default=4)
+    parser.add_argument("--features", type=int, default=512)
+    parser.add_argument("--budget", type=float, default=2.0, help="GiB")
+    parser.add_argument("--threads", type=int, default=2)
+    parser.add_argument("--keep", action="store_true", help="write figures to benchmarks/results")
+    args = parser.parse_args()
+    sizes = args.runs, args.features, args.budget, args.threads
+    figures = against_peak(Case(args.vertices, *sizes))
+    figures |= against_corrcoef(Case(args.reference_vertices, *sizes))
+    table = Table("figure", "value")
+    for key, value in figures.items():
+        table.add_row(key, f"{value:.5g}" if isinstance(value, float) else str(value))
+    Console(width=100).print(table)
+    report(figures, RESULTS / "correlation.json" if args.keep else None)
+
+
+if __name__ == "__main__":
+    main()

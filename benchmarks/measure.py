@@ -1,0 +1,95 @@
+"""Wall time and peak memory of a function, each in a process of its own."""
+
+from __future__ import annotations
+
+import json
+import multiprocessing
+import os
+import platform
+import time
+from collections.abc import Callable, Sequence
+from concurrent.futures import ProcessPoolExecutor
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+from threadpoolctl import threadpool_info, threadpool_limits
+
+_MIB = 2**20
+_STATUS = Path("/proc/self/status")
+
+
+@dataclass(frozen=True)
+class Measured:
+    """What a function returned, and what it cost.
+
+    Parameters
+    ----------
+    value : object
+        What it returned.
+    seconds : float
+        Wall time.
+    increment_mib : float
+        Peak resident memory over what stood when it began: imports, compiled code and input.
+    peak_mib : float
+        Peak resident memory of the whole process.
+    """
+
+    value: Any
+    seconds: float
+    increment_mib: float
+    peak_mib: float
+
+
+def in_process(
+    prepare: Callable[..., Any], function: Callable[[Any], Any], *args: Any, n_threads: int
+) -> Measured:
+    """Call ``function(prepare(*args))`` in a fresh process and measure the function alone."""
+    with ProcessPoolExecutor(1, mp_context=multiprocessing.get_context("spawn")) as pool:
+        return pool.submit(_measure, prepare, function, args, n_threads).result()
+
+
+def _measure(
+    prepare: Callable[..., Any], function: Callable[[Any], Any], args: Sequence[Any], n: int
+) -> Measured:
+    with threadpool_limits(n):
+        prepared = prepare(*args)
+        # Linux forgets the peak so far, so that of the function alone can be read.
+        Path("/proc/self/clear_refs").write_text("5")
+        before = _status_kib("VmRSS")
+        began = time.perf_counter()
+        value = function(prepared)
+        seconds = time.perf_counter() - began
+    peak = _status_kib("VmHWM")
+    return Measured(value, seconds, (peak - before) * 1024 / _MIB, peak * 1024 / _MIB)
+
+
+def _status_kib(key: str) -> int:
+    line = next(line for line in _STATUS.read_text().splitlines() if line.startswith(key))
+    return int(line.split()[1])
+
+
+def machine() -> dict[str, Any]:
+    """Describe the machine, to stand beside figures in a file."""
+    model = next(
+        (
+            line.split(":", 1)[1].strip()
+            for line in Path("/proc/cpuinfo").read_text().splitlines()
+            if line.startswith("model name")
+        ),
+        platform.processor(),
+    )
+    blas = [
+        f"{i['internal_api']} {i.get('architecture', '')}"
+        for i in threadpool_info()
+        if i["user_api"] == "blas"
+    ]
+    return {"cpu": model, "cores": len(os.sched_getaffinity(0)), "blas": sorted(set(blas))}
+
+
+def report(figures: dict[str, Any], keep: Path | None) -> None:
+    """Print figures as the last line, and keep them with the machine's description."""
+    if keep is not None:
+        keep.parent.mkdir(parents=True, exist_ok=True)
+        keep.write_text(json.dumps({**figures, "machine": machine()}, indent=2) + "\n")
+    print(json.dumps(figures))
