@@ -170,12 +170,7 @@ def test_the_check_says_what_is_out_of_date_and_why(finished):
     definitions = build_definitions(finished)
     key = dg.AssetCheckKey(dg.AssetKey("bold"), "up_to_date")
     with open_instance(finished) as instance:
-        result = definitions.resolve_implicit_global_asset_job_def().execute_in_process(
-            instance=instance,
-            asset_selection=[],
-            op_selection=None,
-            raise_on_error=False,
-        ) if False else dg.materialize(
+        result = dg.materialize(
             [*(definitions.asset_checks or [])],
             selection=dg.AssetSelection.checks(key),
             instance=instance,

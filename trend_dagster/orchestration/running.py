@@ -261,6 +261,9 @@ def _launch(
     failures = [event.step_failure_data for event in result.get_step_failure_events()]
     if any(f.error and f.error.cls_name == "DagsterExecutionInterruptedError" for f in failures):
         raise KeyboardInterrupt
+    if not failures:  # it failed before its first step
+        run_failures = [e.job_failure_data.error for e in result.all_events if e.is_job_failure]
+        return tuple(error.to_string() for error in run_failures if error) or ("failed",)
     return tuple(_message(failure) for failure in failures)
 
 

@@ -252,7 +252,7 @@ class StoredAsset:
                 context.resources.project.open(),
                 partitions,
                 force=bool(context.op_execution_context.op_config["force"]),
-                run_id=context.run_id,
+                run_id=context.run.run_id,
                 log=context.log.info,
             )
             return dg.MaterializeResult(value=produced, metadata=RECORDED_ONE_BY_ONE)

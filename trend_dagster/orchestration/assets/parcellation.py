@@ -9,17 +9,17 @@ import numpy as np
 import pandas as pd
 from numpy.typing import NDArray
 
-from trend_dagster.errors import CohortError
+from trend_dagster.errors import CohortError, TrendError
 from trend_dagster.figures.matrices import sizes_figure, sweep_figure
 from trend_dagster.figures.png import small_png, to_png
 from trend_dagster.orchestration.io_managers import Result
 from trend_dagster.orchestration.pictures import draw_parcellation
 from trend_dagster.orchestration.resources import LABEL_FILE, N_COMPONENTS, Project
-from trend_dagster.orchestration.stored_asset import Cell, stored_asset
+from trend_dagster.orchestration.stored_asset import STORED_ASSETS, Cell, stored_asset
 from trend_dagster.science.block_matrix import BlockMatrix
 from trend_dagster.science.selection import RULE, rank_cells
 from trend_dagster.science.sweep import SweepCell, sweep
-from trend_dagster.storage.stores import Version, describe
+from trend_dagster.storage.stores import Partition, Version, describe
 from trend_dagster.storage.workbook import label_vector_name, npy_bytes, workbook_bytes
 
 METRICS = (
@@ -169,7 +169,7 @@ def sweep_table(project: Project, cells: Sequence[Version], n_labels: dict[str, 
             if (label_file, str(k)) in done:
                 continue
             partition = {LABEL_FILE: label_file, N_COMPONENTS: str(k)}
-            reason = project.store.failure("nmf_sweep", partition)
+            reason = _why_missing(project, partition)
             rows += [
                 {
                     "label_file": label_file,
@@ -177,7 +177,7 @@ def sweep_table(project: Project, cells: Sequence[Version], n_labels: dict[str, 
                     "alpha_W": alpha_W,
                     "l1_ratio": l1_ratio,
                     "n_clusters": n_clusters,
-                    "status": reason or f"{describe('nmf_sweep', partition)} is not computed",
+                    "status": reason,
                 }
                 for alpha_W in grid.alpha_W
                 for l1_ratio in grid.l1_ratio
@@ -203,10 +203,11 @@ def sweep_summary(
     else is known of each cell. A cell that failed has its row, with the reason.
     """
     if not nmf_sweep:
+        first = STORED_ASSETS["nmf_sweep"].partitions(cell.project)[0]
         raise CohortError(
             "sweep_summary",
             expected="at least one cell of nmf_sweep",
-            found="none" + _first_failure(cell.project),
+            found=f"none ({_why_missing(cell.project, first)})",
             remedy="Materialize nmf_sweep first.",
         )
     n_labels = {m.partition[LABEL_FILE]: m.facts["n_labels"] for m in thresholded_matrix}
@@ -231,13 +232,15 @@ def sweep_summary(
     )
 
 
-def _first_failure(project: Project) -> str:
-    for label_file in project.keys(LABEL_FILE):
-        for k in project.keys(N_COMPONENTS):
-            partition = {LABEL_FILE: label_file, N_COMPONENTS: k}
-            if reason := project.store.failure("nmf_sweep", partition):
-                return f" ({reason})"
-    return ""
+def _why_missing(project: Project, partition: Partition) -> str:
+    """Say why a cell of the sweep does not exist: it failed, or what it is made from did."""
+    if reason := project.store.failure("nmf_sweep", partition):
+        return reason
+    try:
+        STORED_ASSETS["nmf_sweep"].inputs(project, partition)
+    except TrendError as error:
+        return str(error)
+    return f"{describe('nmf_sweep', partition)} is not computed"
 
 
 def label_vectors(cells: Sequence[Version]) -> dict[str, bytes]:
