@@ -41,6 +41,8 @@ class Surface:
         True where there is no cortex.
     inflated : ndarray of shape (n_vertices, 3), float32, optional
         Coordinates to draw on, each hemisphere about its own origin.
+    sphere : ndarray of shape (n_vertices, 3), float32, optional
+        Coordinates on a sphere, each hemisphere about its own origin; for turning maps.
     sulcal_depth : ndarray of shape (n_vertices,), float32, optional
         Grey background of drawings; positive in sulci.
     """
@@ -50,6 +52,7 @@ class Surface:
     hemisphere: NDArray[np.int8]
     medial_wall: BoolArray | None = None
     inflated: NDArray[np.float32] | None = None
+    sphere: NDArray[np.float32] | None = None
     sulcal_depth: NDArray[np.float32] | None = None
 
     @property

@@ -374,7 +374,19 @@ def simulate_cohort(
     runs : iterator of (str, ndarray of shape (n_vertices, n_timepoints))
         Name, such as ``sub-01_ses-1_run-1``, and BOLD; made one at a time. A run does not depend
         on how many others there are.
+
+    Raises
+    ------
+    SettingsError
+        If the surface is not the one the settings name, or too coarse for so many networks.
     """
+    if surface.n_vertices != 2 * config.n_vertices_per_hemisphere:
+        raise SettingsError(
+            "n_vertices_per_hemisphere",
+            expected=f"{surface.n_vertices // 2}, as the surface has",
+            found=str(config.n_vertices_per_hemisphere),
+            remedy="Set it to the surface's number, or load the surface that it names.",
+        )
     cortex = _prepare(surface, config)
     return plant_networks(surface, config, cortex.plan), _runs(cortex, config)
 
