@@ -90,7 +90,7 @@ def test_colours_are_distinct_and_fit_the_screen(n: int) -> None:
         [table[:, 0], table[:, 1] * np.cos(table[:, 2]), table[:, 1] * np.sin(table[:, 2])]
     )
     gaps = np.linalg.norm(place[:, None] - place, axis=2) + np.eye(n)
-    assert gaps.min() > (0.1 if n <= 19 else 0.05)  # 0.02 is just visible
+    assert gaps.min() > (0.08 if n <= 19 else 0.05)  # 0.02 is just visible
     np.testing.assert_array_equal(distinct_colours(n), table)
 
 
