@@ -57,7 +57,7 @@ def hue_of(rgb: np.ndarray) -> np.ndarray:
 
 
 def test_every_network_is_seen_in_its_colour(surface: Surface, planted: np.ndarray) -> None:
-    picture = pixels(to_png(parcellation_figure(surface, planted, "Planted")))
+    picture = pixels(to_png(parcellation_figure(surface, planted, "Planted", 1.0)))
     hues = hue_of(picture)
     for name, colour in label_colours(surface, planted).items():
         near = np.abs((hues - hue_of(colour) + 3) % 6 - 3) < 0.15
@@ -66,14 +66,14 @@ def test_every_network_is_seen_in_its_colour(surface: Surface, planted: np.ndarr
 
 def test_vertices_without_signal_are_grey(surface: Surface) -> None:
     nothing = np.full(surface.n_vertices, -1)
-    picture = pixels(to_png(parcellation_figure(surface, nothing)))
+    picture = pixels(to_png(parcellation_figure(surface, nothing, pixels_per_mm=1.0)))
     assert (picture.max(axis=2) - picture.min(axis=2)).max() < 0.1
     assert 0.3 < (picture.mean(axis=2) < 0.95).mean() < 0.9
 
 
 def test_a_label_of_one_hemisphere_is_drawn_on_its_side(surface: Surface) -> None:
     labels = np.where(surface.hemisphere == 0, 3, -1)
-    picture = pixels(to_png(parcellation_figure(surface, labels)))
+    picture = pixels(to_png(parcellation_figure(surface, labels, pixels_per_mm=1.0)))
     coloured = (picture.max(axis=2) - picture.min(axis=2)) > 0.2
     middle = picture.shape[1] // 2
     assert coloured[:, :middle].mean() > 0.3
@@ -125,7 +125,7 @@ def test_comparison_gives_matched_networks_one_colour(
     surface: Surface, planted: np.ndarray
 ) -> None:
     renamed = np.where(planted >= 0, (planted + 5) % 14, -1)
-    figure = comparison_figure(surface, planted, renamed, ("Planted", "Found"))
+    figure = comparison_figure(surface, planted, renamed, ("Planted", "Found"), 1.0)
     left, right = figure.subfigs
     for one, other in zip(left.axes, right.axes, strict=True):
         np.testing.assert_array_equal(one.images[0].get_array(), other.images[0].get_array())
@@ -133,12 +133,15 @@ def test_comparison_gives_matched_networks_one_colour(
 
 def test_comparison_draws_networks_without_a_match(surface: Surface, planted: np.ndarray) -> None:
     finer = np.where(planted >= 0, geodesic_labels(surface, 12), -1)
-    assert isinstance(comparison_figure(surface, planted, finer, ("a", "b")), Figure)
+    assert isinstance(comparison_figure(surface, planted, finer, ("a", "b"), 1.0), Figure)
 
 
 def test_a_surface_without_extras_can_be_drawn(surface: Surface) -> None:
     bare = Surface(surface.coordinates, surface.triangles, surface.hemisphere)
-    assert len(small_png(parcellation_figure(bare, geodesic_labels(bare, 4)))) > 1000
+    assert (
+        len(small_png(parcellation_figure(bare, geodesic_labels(bare, 4), pixels_per_mm=1.0)))
+        > 1000
+    )
 
 
 def test_correlation_matrix_is_sorted_by_network() -> None:

@@ -93,6 +93,49 @@ def sphere_triangles(sphere: FloatArray) -> NDArray[np.int32]:
     return triangles.astype(np.int32)
 
 
+def check_surface(surface: Surface) -> None:
+    """Refuse a mesh on which distances or areas would be wrong.
+
+    Parameters
+    ----------
+    surface : Surface
+        Any mesh; holes are allowed, since a surface may be cut at the medial wall.
+
+    Raises
+    ------
+    InputError
+        If triangles name vertices that are not there, join the hemispheres or have no area; if
+        vertices belong to no triangle; or if an edge belongs to more than two triangles.
+    """
+    triangles, n = surface.triangles, surface.n_vertices
+    if triangles.size == 0 or triangles.min() < 0 or triangles.max() >= n:
+        raise _bad_surface(f"triangles between vertices 0 to {n - 1}", _range_of(triangles))
+    sides = surface.hemisphere[triangles]
+    corners = surface.coordinates[triangles].astype(np.float64)
+    area = np.linalg.norm(
+        np.cross(corners[:, 1] - corners[:, 0], corners[:, 2] - corners[:, 0]), axis=1
+    )
+    edges = np.sort(triangles[:, [0, 1, 1, 2, 2, 0]].reshape(-1, 2), axis=1)
+    _, uses = np.unique(edges, axis=0, return_counts=True)
+    for wrong, expected, what in (
+        (sides != sides[:, :1], "each triangle in one hemisphere", "corners in the other"),
+        (area <= 0, "triangles with an area", "triangles without"),
+        (np.bincount(triangles.ravel(), minlength=n) == 0, "no loose vertices", "loose vertices"),
+        (uses > 2, "one or two triangles at each edge", "edges with more"),
+    ):
+        if wrong.any():
+            raise _bad_surface(expected, f"{int(wrong.sum())} {what}")
+
+
+def _range_of(triangles: NDArray[np.int32]) -> str:
+    return f"{triangles.min()} to {triangles.max()}" if triangles.size else "no triangles"
+
+
+def _bad_surface(expected: str, found: str) -> InputError:
+    remedy = "Check that this is the surface of the data, and repair or regenerate it."
+    return InputError("surface", expected=expected, found=found, remedy=remedy)
+
+
 def vertex_areas(surface: Surface) -> NDArray[np.float64]:
     """Area that belongs to each vertex: a third of every triangle it is a corner of.
 
