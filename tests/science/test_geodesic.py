@@ -148,6 +148,29 @@ def test_labels_are_connected_equal_and_apart(fsaverage3: Surface, n: int, walle
         assert np.abs(side - side.mean()).max() < slack
 
 
+@settings(max_examples=15, deadline=None)
+@given(seed=st.integers(0, 10_000), holes=st.floats(0.0, 0.6))
+def test_labels_of_a_speckled_mask_cover_everything(
+    fsaverage3: Surface, seed: int, holes: float
+) -> None:
+    mask = np.random.default_rng(seed).random(fsaverage3.n_vertices) >= holes
+    labels = geodesic_labels(fsaverage3, 4, mask)
+    np.testing.assert_array_equal(np.unique(labels), np.arange(8))
+    np.testing.assert_array_equal(labels >= 4, fsaverage3.hemisphere == 1)
+    graph = edge_graph(fsaverage3)
+    for name in range(8):
+        own = np.flatnonzero(labels == name)
+        assert csgraph.connected_components(graph[own][:, own])[0] == 1
+
+
+def test_pieces_of_mesh_out_of_reach_get_the_nearest_label(fsaverage3: Surface) -> None:
+    island = np.isin(fsaverage3.triangles, [0]).any(axis=1)
+    cut = replace(fsaverage3, triangles=fsaverage3.triangles[~island])
+    labels = geodesic_labels(cut, 5)
+    nearest = np.linalg.norm(cut.coordinates[1:642] - cut.coordinates[0], axis=1).argmin() + 1
+    assert labels[0] == labels[nearest]
+
+
 def test_labels_do_not_change_between_calls(fsaverage3: Surface) -> None:
     first, second = geodesic_labels(fsaverage3, 9), geodesic_labels(fsaverage3, 9)
     np.testing.assert_array_equal(first, second)

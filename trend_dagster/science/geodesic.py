@@ -13,7 +13,7 @@ import numpy as np
 import scipy.sparse as sp
 from numpy.typing import NDArray
 from scipy.sparse import csgraph
-from scipy.spatial import ConvexHull
+from scipy.spatial import ConvexHull, KDTree
 
 from trend_dagster.errors import InputError, SettingsError
 
@@ -392,4 +392,11 @@ def _fill_from_nearest(surface: Surface, labels: NDArray[np.int32]) -> NDArray[n
     _, _, source = csgraph.dijkstra(
         edge_graph(surface), directed=False, indices=known, min_only=True, return_predecessors=True
     )
-    return np.asarray(labels[source])
+    filled = np.where(source >= 0, labels[np.maximum(source, 0)], -1)
+    for side in (0, 1):  # pieces of the mesh that no way leads to
+        lost = np.flatnonzero((filled < 0) & (surface.hemisphere == side))
+        own = known[surface.hemisphere[known] == side]
+        if len(lost):
+            _, nearest = KDTree(surface.coordinates[own]).query(surface.coordinates[lost])
+            filled[lost] = labels[own[nearest]]
+    return filled.astype(np.int32)
