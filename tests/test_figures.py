@@ -2,10 +2,12 @@
 
 import io
 from itertools import pairwise
+from pathlib import Path
 
 import numpy as np
 import pandas as pd
 import pytest
+import zarr
 from matplotlib import pyplot
 from matplotlib.figure import Figure
 from PIL import Image
@@ -161,6 +163,21 @@ def test_large_correlation_matrices_are_averaged() -> None:
     matrix = np.arange(400.0).reshape(20, 20)
     image = correlation_figure(matrix, max_pixels=10).axes[0].images[0].get_array()
     np.testing.assert_allclose(image, matrix.reshape(10, 2, 10, 2).mean(axis=(1, 3)))
+
+
+def test_a_correlation_matrix_on_disk_is_drawn_alike(tmp_path: Path) -> None:
+    rng = np.random.default_rng(2)
+    matrix, labels = rng.normal(size=(1300, 1300)), rng.integers(-1, 4, 1300)
+    stored = zarr.create_array(tmp_path / "c", data=matrix, chunks=(500, 500))
+    first, second = (
+        correlation_figure(m, labels, max_pixels=50).axes[0].images[0].get_array()
+        for m in (matrix, stored)
+    )
+    np.testing.assert_allclose(first, second)
+    order = np.flatnonzero(labels >= 0)
+    order = order[labels[order].argsort(kind="stable")]
+    corner = order[: len(np.array_split(order, 50)[0])]
+    assert first[0, 0] == pytest.approx(matrix[np.ix_(corner, corner)].mean())
 
 
 def sweep_table(n_components: tuple[int, ...] = (10, 12, 14)) -> pd.DataFrame:

@@ -1,10 +1,12 @@
 """Measures against known answers and against plain definitions."""
 
 from itertools import permutations
+from pathlib import Path
 
 import numpy as np
 import pytest
 import scipy.sparse as sp
+import zarr
 from sklearn.metrics import silhouette_score
 
 from trend_dagster.errors import InputError
@@ -212,3 +214,16 @@ def test_excess_over_a_null() -> None:
     assert np.isnan(alone.z)
     with pytest.raises(InputError, match="null distribution"):
         against_null(0.5, np.array([]))
+
+
+def test_a_matrix_on_disk_gives_the_same(tmp_path: Path) -> None:
+    correlation = random_correlation(1500, 7)  # more than one stripe
+    labels = np.random.default_rng(7).integers(-1, 6, 1500)
+    stored = zarr.create_array(tmp_path / "c", data=correlation, chunks=(400, 400))
+    for measure in (functional_homogeneity, functional_silhouette):
+        assert measure(stored, labels) == pytest.approx(measure(correlation, labels))
+    inside = np.flatnonzero(labels >= 0)
+    distance = 1 - correlation[np.ix_(inside, inside)]
+    np.fill_diagonal(distance, 0)
+    expected = silhouette_score(distance, labels[inside], metric="precomputed")
+    assert functional_silhouette(stored, labels) == pytest.approx(expected)

@@ -176,22 +176,22 @@ def _piece_sizes(graph: sp.csr_array, inside: NDArray[np.bool_]) -> NDArray[np.i
 
 
 def _correlation_to_networks(
-    correlation: FloatArray, labels: Labels, band: int = 2048
+    correlation: FloatArray, labels: Labels, stripe: int = 1024
 ) -> tuple[NDArray[np.intp], NDArray[np.intp], FloatArray]:
     """Sum of each vertex' correlations with each network, itself left out.
 
-    Reads the matrix by bands of rows, so it may lie on disk.
+    Reads the matrix in stripes of rows, in the order of storage, as it may lie on disk.
     """
-    inside = np.flatnonzero(np.asarray(labels) >= 0)
-    names, index = np.unique(np.asarray(labels)[inside], return_inverse=True)
+    labels = np.asarray(labels)
+    inside = np.flatnonzero(labels >= 0)
+    names, index = np.unique(labels[inside], return_inverse=True)
     member = sp.csr_array((np.ones(len(inside)), (inside, index)), shape=(len(labels), len(names)))
-    sums = np.empty((len(inside), len(names)))
-    for start in range(0, len(inside), band):
-        rows = inside[start : start + band]
-        values = np.asarray(correlation[rows], dtype=np.float64)
-        values[np.arange(len(rows)), rows] = 0
-        sums[start : start + band] = values @ member
-    return index, np.bincount(index), sums
+    sums = np.empty((len(labels), len(names)))
+    for start in range(0, len(labels), stripe):
+        values = np.array(correlation[start : start + stripe], dtype=np.float64)
+        np.fill_diagonal(values[:, start:], 0)
+        sums[start : start + stripe] = values @ member
+    return index, np.bincount(index), sums[inside]
 
 
 def network_correlations(correlation: FloatArray, labels: Labels) -> NDArray[np.float64]:
