@@ -205,6 +205,16 @@ def test_sweep_leaves_missing_cells_white(lost: slice) -> None:
     assert len(to_png(sweep_figure(table))) > 1000
 
 
+def test_sweep_of_one_cell_and_of_none_can_be_drawn() -> None:
+    table = sweep_table((10,))
+    one = sweep_figure(table[:1])
+    assert one.axes[0].texts[0].get_text() == "0.11"
+    assert len(to_png(one)) > 1000
+    none = sweep_figure(table[:0])
+    assert none.texts[0].get_text() == "No finished cell yet"
+    assert len(to_png(none)) > 100
+
+
 def test_sizes_are_counts() -> None:
     figure = sizes_figure(np.array([-1, 0, 0, 0, 4, 4]))
     assert [bar.get_height() for bar in figure.axes[0].patches] == [3, 2]

@@ -107,6 +107,10 @@ def sweep_figure(table: pd.DataFrame, metric: str = "Average_SI", title: str = "
         One colour scale for all panels; a cell without a value is left white.
     """
     panels = list(table.groupby("n_clusters", sort=True))
+    if not panels:
+        figure = Figure(figsize=(4.0, 1.0))
+        figure.text(0.5, 0.5, "No finished cell yet", ha="center", va="center", color=GREY)
+        return figure
     n_files = table["label_file"].nunique()
     columns = table["n_components"].nunique()
     width = 1.9 + len(panels) * max(2.2, 0.42 * columns)
