@@ -2,10 +2,12 @@
 
 import io
 from itertools import pairwise
+from pathlib import Path
 
 import numpy as np
 import pandas as pd
 import pytest
+import zarr
 from matplotlib import pyplot
 from matplotlib.figure import Figure
 from PIL import Image
@@ -57,7 +59,7 @@ def hue_of(rgb: np.ndarray) -> np.ndarray:
 
 
 def test_every_network_is_seen_in_its_colour(surface: Surface, planted: np.ndarray) -> None:
-    picture = pixels(to_png(parcellation_figure(surface, planted, "Planted")))
+    picture = pixels(to_png(parcellation_figure(surface, planted, "Planted", 1.0)))
     hues = hue_of(picture)
     for name, colour in label_colours(surface, planted).items():
         near = np.abs((hues - hue_of(colour) + 3) % 6 - 3) < 0.15
@@ -66,14 +68,14 @@ def test_every_network_is_seen_in_its_colour(surface: Surface, planted: np.ndarr
 
 def test_vertices_without_signal_are_grey(surface: Surface) -> None:
     nothing = np.full(surface.n_vertices, -1)
-    picture = pixels(to_png(parcellation_figure(surface, nothing)))
+    picture = pixels(to_png(parcellation_figure(surface, nothing, pixels_per_mm=1.0)))
     assert (picture.max(axis=2) - picture.min(axis=2)).max() < 0.1
     assert 0.3 < (picture.mean(axis=2) < 0.95).mean() < 0.9
 
 
 def test_a_label_of_one_hemisphere_is_drawn_on_its_side(surface: Surface) -> None:
     labels = np.where(surface.hemisphere == 0, 3, -1)
-    picture = pixels(to_png(parcellation_figure(surface, labels)))
+    picture = pixels(to_png(parcellation_figure(surface, labels, pixels_per_mm=1.0)))
     coloured = (picture.max(axis=2) - picture.min(axis=2)) > 0.2
     middle = picture.shape[1] // 2
     assert coloured[:, :middle].mean() > 0.3
@@ -90,7 +92,7 @@ def test_colours_are_distinct_and_fit_the_screen(n: int) -> None:
         [table[:, 0], table[:, 1] * np.cos(table[:, 2]), table[:, 1] * np.sin(table[:, 2])]
     )
     gaps = np.linalg.norm(place[:, None] - place, axis=2) + np.eye(n)
-    assert gaps.min() > (0.1 if n <= 19 else 0.05)  # 0.02 is just visible
+    assert gaps.min() > (0.08 if n <= 19 else 0.05)  # 0.02 is just visible
     np.testing.assert_array_equal(distinct_colours(n), table)
 
 
@@ -125,7 +127,7 @@ def test_comparison_gives_matched_networks_one_colour(
     surface: Surface, planted: np.ndarray
 ) -> None:
     renamed = np.where(planted >= 0, (planted + 5) % 14, -1)
-    figure = comparison_figure(surface, planted, renamed, ("Planted", "Found"))
+    figure = comparison_figure(surface, planted, renamed, ("Planted", "Found"), 1.0)
     left, right = figure.subfigs
     for one, other in zip(left.axes, right.axes, strict=True):
         np.testing.assert_array_equal(one.images[0].get_array(), other.images[0].get_array())
@@ -133,12 +135,15 @@ def test_comparison_gives_matched_networks_one_colour(
 
 def test_comparison_draws_networks_without_a_match(surface: Surface, planted: np.ndarray) -> None:
     finer = np.where(planted >= 0, geodesic_labels(surface, 12), -1)
-    assert isinstance(comparison_figure(surface, planted, finer, ("a", "b")), Figure)
+    assert isinstance(comparison_figure(surface, planted, finer, ("a", "b"), 1.0), Figure)
 
 
 def test_a_surface_without_extras_can_be_drawn(surface: Surface) -> None:
     bare = Surface(surface.coordinates, surface.triangles, surface.hemisphere)
-    assert len(small_png(parcellation_figure(bare, geodesic_labels(bare, 4)))) > 1000
+    assert (
+        len(small_png(parcellation_figure(bare, geodesic_labels(bare, 4), pixels_per_mm=1.0)))
+        > 1000
+    )
 
 
 def test_correlation_matrix_is_sorted_by_network() -> None:
@@ -158,6 +163,21 @@ def test_large_correlation_matrices_are_averaged() -> None:
     matrix = np.arange(400.0).reshape(20, 20)
     image = correlation_figure(matrix, max_pixels=10).axes[0].images[0].get_array()
     np.testing.assert_allclose(image, matrix.reshape(10, 2, 10, 2).mean(axis=(1, 3)))
+
+
+def test_a_correlation_matrix_on_disk_is_drawn_alike(tmp_path: Path) -> None:
+    rng = np.random.default_rng(2)
+    matrix, labels = rng.normal(size=(1300, 1300)), rng.integers(-1, 4, 1300)
+    stored = zarr.create_array(tmp_path / "c", data=matrix, chunks=(500, 500))
+    first, second = (
+        correlation_figure(m, labels, max_pixels=50).axes[0].images[0].get_array()
+        for m in (matrix, stored)
+    )
+    np.testing.assert_allclose(first, second)
+    order = np.flatnonzero(labels >= 0)
+    order = order[labels[order].argsort(kind="stable")]
+    corner = order[: len(np.array_split(order, 50)[0])]
+    assert first[0, 0] == pytest.approx(matrix[np.ix_(corner, corner)].mean())
 
 
 def sweep_table(n_components: tuple[int, ...] = (10, 12, 14)) -> pd.DataFrame:
@@ -183,6 +203,16 @@ def test_sweep_leaves_missing_cells_white(lost: slice) -> None:
     table = sweep_table()
     table.loc[table.index[lost], "Average_SI"] = np.nan
     assert len(to_png(sweep_figure(table))) > 1000
+
+
+def test_sweep_of_one_cell_and_of_none_can_be_drawn() -> None:
+    table = sweep_table((10,))
+    one = sweep_figure(table[:1])
+    assert one.axes[0].texts[0].get_text() == "0.11"
+    assert len(to_png(one)) > 1000
+    none = sweep_figure(table[:0])
+    assert none.texts[0].get_text() == "No finished cell yet"
+    assert len(to_png(none)) > 100
 
 
 def test_sizes_are_counts() -> None:

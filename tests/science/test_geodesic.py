@@ -2,6 +2,8 @@
 
 import shutil
 import subprocess
+from collections.abc import Callable
+from dataclasses import replace
 from pathlib import Path
 
 import nibabel as nib
@@ -11,9 +13,10 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from scipy.sparse import csgraph
 
-from trend_dagster.errors import SettingsError
+from trend_dagster.errors import InputError, SettingsError
 from trend_dagster.science.geodesic import (
     Surface,
+    check_surface,
     edge_graph,
     gaussian_weights,
     geodesic_distances,
@@ -145,6 +148,29 @@ def test_labels_are_connected_equal_and_apart(fsaverage3: Surface, n: int, walle
         assert np.abs(side - side.mean()).max() < slack
 
 
+@settings(max_examples=15, deadline=None)
+@given(seed=st.integers(0, 10_000), holes=st.floats(0.0, 0.6))
+def test_labels_of_a_speckled_mask_cover_everything(
+    fsaverage3: Surface, seed: int, holes: float
+) -> None:
+    mask = np.random.default_rng(seed).random(fsaverage3.n_vertices) >= holes
+    labels = geodesic_labels(fsaverage3, 4, mask)
+    np.testing.assert_array_equal(np.unique(labels), np.arange(8))
+    np.testing.assert_array_equal(labels >= 4, fsaverage3.hemisphere == 1)
+    graph = edge_graph(fsaverage3)
+    for name in range(8):
+        own = np.flatnonzero(labels == name)
+        assert csgraph.connected_components(graph[own][:, own])[0] == 1
+
+
+def test_pieces_of_mesh_out_of_reach_get_the_nearest_label(fsaverage3: Surface) -> None:
+    island = np.isin(fsaverage3.triangles, [0]).any(axis=1)
+    cut = replace(fsaverage3, triangles=fsaverage3.triangles[~island])
+    labels = geodesic_labels(cut, 5)
+    nearest = np.linalg.norm(cut.coordinates[1:642] - cut.coordinates[0], axis=1).argmin() + 1
+    assert labels[0] == labels[nearest]
+
+
 def test_labels_do_not_change_between_calls(fsaverage3: Surface) -> None:
     first, second = geodesic_labels(fsaverage3, 9), geodesic_labels(fsaverage3, 9)
     np.testing.assert_array_equal(first, second)
@@ -180,3 +206,39 @@ def test_fsaverage_is_two_closed_hemispheres(n: int) -> None:
 def test_unknown_resolution_is_refused() -> None:
     with pytest.raises(SettingsError, match="642"):
         load_fsaverage(1000)
+
+
+def test_good_surfaces_pass(fsaverage3: Surface) -> None:
+    check_surface(fsaverage3)
+    check_surface(sphere(100, 50.0, 3))
+    check_surface(replace(fsaverage3, triangles=np.delete(fsaverage3.triangles, 100, axis=0)))
+
+
+@pytest.mark.parametrize(
+    ("spoil", "message"),
+    [
+        (lambda t: t[:0], "no triangles"),
+        (lambda t: np.where(t == 7, 5000, t), "0 to 5000"),
+        (lambda t: np.concatenate([t, [[0, 1, 700]]]), "1 corners in the other"),
+        (lambda t: np.concatenate([t, [[3, 3, 4]]]), "1 triangles without"),
+        (lambda t: t[(t != 11).all(axis=1)], "1 loose vertices"),
+        (lambda t: np.concatenate([t, t[:1, [0, 2, 1]]]), "3 edges with more"),
+    ],
+)
+def test_bad_surfaces_are_refused_with_what_is_wrong(
+    fsaverage3: Surface, spoil: Callable[[np.ndarray], np.ndarray], message: str
+) -> None:
+    bad = replace(fsaverage3, triangles=spoil(fsaverage3.triangles).astype(np.int32))
+    with pytest.raises(InputError, match=message):
+        check_surface(bad)
+
+
+def test_distances_around_a_hole_are_longer(fsaverage3: Surface) -> None:
+    assert fsaverage3.medial_wall is not None
+    walled = fsaverage3.medial_wall[fsaverage3.triangles].any(axis=1)
+    cut = replace(fsaverage3, triangles=fsaverage3.triangles[~walled])
+    source = int(np.flatnonzero(~fsaverage3.medial_wall)[0])
+    whole, around = (geodesic_distances(s, np.array([source]))[0] for s in (fsaverage3, cut))
+    reached = np.isfinite(around)
+    assert (around[reached] >= whole[reached] - 1e-3).all()
+    assert (around[reached] > whole[reached] + 1.0).any()

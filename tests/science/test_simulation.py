@@ -12,6 +12,7 @@ from trend_dagster.science.geodesic import Surface, edge_graph, geodesic_distanc
 from trend_dagster.science.simulation import (
     SimulationConfig,
     haemodynamic_response,
+    network_covariance,
     network_signals,
     plan_networks,
     plant_networks,
@@ -130,9 +131,9 @@ def test_correlation_within_networks_grows_with_snr_and_vanishes_at_zero(surface
     assert abs(nothing) < 0.005
     assert weak > nothing + 0.02
     assert strong > weak + 0.1
-    # Signal 1, noise 1, no loss of signal: half of the variance is shared, less the 0.15 that
-    # different networks share.
-    assert excess(snr=1.0, signal_loss=0) == pytest.approx(0.5 * (1 - 0.15), abs=0.06)
+    # Signal 1, noise 1, no loss of signal, unrelated networks: half of the variance is shared.
+    known = excess(snr=1.0, signal_loss=0, network_correlation=0)
+    assert known == pytest.approx(0.5, abs=0.04)
 
 
 def test_noise_is_smooth_along_the_cortex_and_in_time(surface: Surface) -> None:
@@ -154,14 +155,24 @@ def test_noise_is_smooth_along_the_cortex_and_in_time(surface: Surface) -> None:
     assert abs(correlation[far].mean()) < 0.02
 
 
-def test_network_signals_correlate_as_asked() -> None:
-    config = SimulationConfig(
-        n_networks=3, n_timepoints=20_000, homotopic_correlation=0.6, network_correlation=0.2
-    )
-    found = correlation_of(network_signals(config, np.random.default_rng(0)))
-    within = np.full((3, 3), 0.2) + 0.8 * np.eye(3)
-    np.testing.assert_allclose(found, np.block([[within, 0.6 * within]] * 2)[:, :6] * 0 + np.kron(
-        [[1, 0.6], [0.6, 1]], within), atol=0.06)  # fmt: skip
+def test_networks_are_akin_or_opposed_and_partners_homotopic() -> None:
+    config = SimulationConfig(homotopic_correlation=0.6, network_correlation=0.4)
+    covariance = network_covariance(config)
+    assert np.linalg.eigvalsh(covariance).min() > 0
+    within = covariance[:7, :7]
+    np.testing.assert_allclose(np.diag(covariance), 1)
+    np.testing.assert_allclose(covariance[:7, 7:], 0.6 * within)
+    apart = within[~np.eye(7, dtype=bool)]
+    assert -0.4 <= apart.min() < -0.1
+    assert 0.1 < apart.max() <= 0.4
+    unrelated = network_covariance(config.model_copy(update={"network_correlation": 0}))
+    np.testing.assert_allclose(unrelated, np.kron([[1, 0.6], [0.6, 1]], np.eye(7)))
+
+
+def test_network_signals_have_their_covariance() -> None:
+    config = SimulationConfig(n_networks=3, n_timepoints=20_000)
+    signals = network_signals(config, np.random.default_rng(0))
+    np.testing.assert_allclose(np.cov(signals), network_covariance(config), atol=0.06)
 
 
 def test_haemodynamic_response_peaks_after_five_seconds() -> None:
@@ -174,3 +185,8 @@ def test_haemodynamic_response_peaks_after_five_seconds() -> None:
 def test_more_networks_than_the_mesh_holds_are_refused(surface: Surface) -> None:
     with pytest.raises(SettingsError, match="n_networks"):
         simulate_cohort(surface, SimulationConfig(n_networks=150))
+
+
+def test_settings_of_another_surface_are_refused(surface: Surface) -> None:
+    with pytest.raises(SettingsError, match="n_vertices_per_hemisphere"):
+        simulate_cohort(surface, SimulationConfig(n_vertices_per_hemisphere=2562))

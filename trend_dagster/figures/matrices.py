@@ -6,6 +6,7 @@ from collections.abc import Mapping, Sequence
 
 import numpy as np
 import pandas as pd
+import scipy.sparse as sp
 from matplotlib.axes import Axes
 from matplotlib.figure import Figure
 from matplotlib.ticker import MaxNLocator
@@ -27,7 +28,8 @@ def correlation_figure(
     Parameters
     ----------
     correlation : ndarray of shape (n_vertices, n_vertices)
-        Average Pearson correlation; larger matrices are averaged down to what can be seen.
+        Average Pearson correlation, in memory or an array on disk; larger matrices are averaged
+        down to what can be seen.
     labels : ndarray of shape (n_vertices,), optional
         Network or label of each vertex; -1 is left out. Without it, the order stays.
     title : str
@@ -40,7 +42,8 @@ def correlation_figure(
     Figure
         Colours centred on zero, and cut at the 99th percentile of the absolute values.
     """
-    labels = np.zeros(len(correlation), dtype=int) if labels is None else np.asarray(labels)
+    n_vertices = correlation.shape[0]
+    labels = np.zeros(n_vertices, dtype=int) if labels is None else np.asarray(labels)
     order = np.flatnonzero(labels >= 0)
     order = order[labels[order].argsort(kind="stable")]
     blocks = np.array_split(order, min(max_pixels, len(order)))
@@ -55,12 +58,20 @@ def correlation_figure(
     return figure
 
 
-def _averaged(matrix: NDArray[np.floating], blocks: list[NDArray[np.intp]]) -> NDArray[np.floating]:
-    # One band of rows at a time: the matrix may be an array on disk, larger than memory.
-    starts = np.cumsum([0, *map(len, blocks)])[:-1]
-    order, width = np.concatenate(blocks), np.array([len(b) for b in blocks])
-    bands = [np.asarray(matrix[np.sort(rows)]).mean(axis=0)[order] for rows in blocks]
-    return np.asarray([np.add.reduceat(band, starts) / width for band in bands])
+def _averaged(
+    matrix: NDArray[np.floating], blocks: list[NDArray[np.intp]], stripe: int = 1024
+) -> NDArray[np.floating]:
+    """Mean of the matrix over each pair of blocks of vertices."""
+    of_block = np.repeat(np.arange(len(blocks)), [len(b) for b in blocks])
+    share = np.concatenate([np.full(len(b), 1 / len(b)) for b in blocks])
+    place = of_block, np.concatenate(blocks)
+    average = sp.csr_array((share, place), shape=(len(blocks), matrix.shape[0]))
+    total = np.zeros((len(blocks), len(blocks)))
+    # In the order of storage, a stripe at a time: the matrix may lie on disk, in chunks.
+    for start in range(0, matrix.shape[0], stripe):
+        rows = np.asarray(matrix[start : start + stripe], dtype=np.float64)
+        total += average[:, start : start + stripe] @ (rows @ average.T)
+    return total
 
 
 def _mark_networks(axes: Axes, sorted_labels: NDArray[np.integer], scale: float) -> None:
@@ -96,6 +107,10 @@ def sweep_figure(table: pd.DataFrame, metric: str = "Average_SI", title: str = "
         One colour scale for all panels; a cell without a value is left white.
     """
     panels = list(table.groupby("n_clusters", sort=True))
+    if not panels:
+        figure = Figure(figsize=(4.0, 1.0))
+        figure.text(0.5, 0.5, "No finished cell yet", ha="center", va="center", color=GREY)
+        return figure
     n_files = table["label_file"].nunique()
     columns = table["n_components"].nunique()
     width = 1.9 + len(panels) * max(2.2, 0.42 * columns)

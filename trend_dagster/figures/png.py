@@ -23,7 +23,9 @@ def to_png(figure: Figure, dpi: int = 150) -> bytes:
     bytes
         A PNG file.
     """
-    return _encode(_render(figure, dpi))
+    target = io.BytesIO()
+    figure.savefig(target, format="png", dpi=dpi, facecolor="white")
+    return target.getvalue()
 
 
 def small_png(figure: Figure, max_bytes: int = 40_000) -> bytes:
@@ -42,25 +44,16 @@ def small_png(figure: Figure, max_bytes: int = 40_000) -> bytes:
         A PNG file with a palette of 255 colours.
     """
     dpi = 110
-    picture = _encode(_palette(_render(figure, dpi)))
+    picture = _with_palette(to_png(figure, dpi))
     while len(picture) > max_bytes and dpi > 20:
         dpi = int(dpi * 0.85)
-        picture = _encode(_palette(_render(figure, dpi)))
+        picture = _with_palette(to_png(figure, dpi))
     return picture
 
 
-def _render(figure: Figure, dpi: int) -> Image.Image:
+def _with_palette(png: bytes) -> bytes:
     target = io.BytesIO()
-    figure.savefig(target, format="png", dpi=dpi, facecolor="white")
-    with Image.open(target) as picture:
-        return picture.convert("RGB")
-
-
-def _palette(picture: Image.Image) -> Image.Image:
-    return picture.quantize(255, dither=Image.Dither.NONE)
-
-
-def _encode(picture: Image.Image) -> bytes:
-    target = io.BytesIO()
-    picture.save(target, "PNG", optimize=True)
+    with Image.open(io.BytesIO(png)) as picture:
+        few = picture.convert("RGB").quantize(255, dither=Image.Dither.NONE)
+    few.save(target, "PNG", optimize=True)
     return target.getvalue()

@@ -79,15 +79,16 @@ def distinct_colours(n: int) -> FloatArray:
     rgb = oklch_to_rgb(lightness, chroma, hue)
     shown = ((rgb >= 0) & (rgb <= 1)).all(axis=1)
     candidates = np.column_stack([lightness, chroma, hue])[shown]
+    # Shading changes lightness, so a difference of hue counts for more.
     place = np.column_stack(
         [
-            candidates[:, 0],
+            0.6 * candidates[:, 0],
             candidates[:, 1] * np.cos(candidates[:, 2]),
             candidates[:, 1] * np.sin(candidates[:, 2]),
         ]
     )
     # The grey of vertices without signal is the first colour: the others keep away from it.
-    nearest = np.linalg.norm(place - [0.8, 0, 0], axis=1)
+    nearest = np.linalg.norm(place - [0.6 * 0.8, 0, 0], axis=1)
     chosen = list[int]()
     for _ in range(n):
         chosen.append(int(nearest.argmax()))
@@ -171,7 +172,9 @@ def _hemisphere(
     smooth = _average(triangles, len(values))
     membership = smooth @ (smooth @ values[:, 4:])  # borders without the mesh's zigzag
     points, groove = values[:, :3], values[:, 3]
-    return _Hemisphere(points, triangles, _normals(points, triangles), groove, membership)
+    # Half the memory to move for every pixel, and pixels ask for no more digits.
+    single = [a.astype(np.float32) for a in (_normals(points, triangles), groove, membership)]
+    return _Hemisphere(points.astype(np.float32), triangles, *single)
 
 
 def _refine(triangles: NDArray[np.intp], n: int) -> tuple[NDArray[np.intp], sp.csr_array]:
@@ -219,19 +222,20 @@ def _view(
         sRGB and opacity in 0..1, top row first.
     """
     towards = 1.0 if from_right else -1.0
-    flat = hemisphere.points[:, 1:] * [towards, -1.0]
+    flat = hemisphere.points[:, 1:] * np.array([towards, -1.0], dtype=np.float32)
     flat = (flat - flat.min(axis=0)) * (2 * pixels_per_mm) + 4
     width, height = (2 * np.ceil(flat.max(axis=0) / 2) + 4).astype(int)
     depth = hemisphere.points[hemisphere.triangles, 0].sum(axis=1) * towards
     triangle = _triangle_of_pixel(flat[hemisphere.triangles], depth.argsort(), width, height)
     row, column = np.nonzero(triangle >= 0)
     corners = hemisphere.triangles[triangle[row, column]]
-    weights = _barycentric(np.column_stack([column, row]) + 0.5, flat[corners])
+    centres = np.column_stack([column, row]).astype(np.float32) + np.float32(0.5)
+    weights = _barycentric(centres, flat[corners])
     index = np.full(triangle.shape, -1)
     index[row, column] = _label_of_pixel(hemisphere.membership, corners, weights)
     normal = np.einsum("ij,ijk->ik", weights, hemisphere.normals[corners])
     groove = np.einsum("ij,ij->i", weights, hemisphere.groove[corners])
-    image = np.zeros((height, width, 4))
+    image = np.zeros((height, width, 4), dtype=np.float32)
     image[row, column, :3] = palette[index[row, column]] * _light(normal, groove, towards)[:, None]
     image[row, column, 3] = 1
     image[_borders(index), :3] = BORDER
@@ -275,7 +279,7 @@ def _label_of_pixel(
 
 def _light(normal: FloatArray, groove: FloatArray, towards: float) -> FloatArray:
     # A lamp above the viewer's shoulder; sulci a little darker than gyri.
-    lamp = np.array([0.85 * towards, 0.0, 0.53])
+    lamp = np.array([0.85 * towards, 0.0, 0.53], dtype=np.float32)
     bright = 0.66 + 0.36 * np.clip(normal @ lamp, 0, 1)
     return np.asarray(np.minimum(bright, 1.0) * (1 - 0.10 * (np.tanh(groove) + 1) / 2))
 
@@ -323,7 +327,7 @@ def draw_parcellation(
     """
     colours = label_colours(surface, labels) if colours is None else colours
     names = np.array([-1, *colours])
-    palette = np.array([NO_SIGNAL, *colours.values()])
+    palette = np.array([NO_SIGNAL, *colours.values()], dtype=np.float32)
     for side in (0, 1):
         hemisphere = _hemisphere(surface, labels, names, side)
         for row, from_right in enumerate((side == 1, side == 0)):
@@ -332,7 +336,9 @@ def draw_parcellation(
             axes[row, side].set_axis_off()
 
 
-def parcellation_figure(surface: Surface, labels: NDArray[np.integer], title: str = "") -> Figure:
+def parcellation_figure(
+    surface: Surface, labels: NDArray[np.integer], title: str = "", pixels_per_mm: float = 2.2
+) -> Figure:
     """Four views of a parcellation.
 
     Parameters
@@ -343,6 +349,8 @@ def parcellation_figure(surface: Surface, labels: NDArray[np.integer], title: st
         Label vector; -1 without signal, drawn grey.
     title : str
         Written above.
+    pixels_per_mm : float
+        Resolution; time grows with its square. 1.2 is enough for a thumbnail.
 
     Returns
     -------
@@ -350,7 +358,8 @@ def parcellation_figure(surface: Surface, labels: NDArray[np.integer], title: st
         Left hemisphere on the left; lateral views above medial ones.
     """
     figure = Figure(figsize=(6.4, 4.7 if title else 4.3), layout="compressed")
-    draw_parcellation(figure.subplots(2, 2), surface, labels)
+    axes = figure.subplots(2, 2)
+    draw_parcellation(axes, surface, labels, pixels_per_mm=pixels_per_mm)
     figure.suptitle(title, fontsize=13)
     return figure
 
@@ -360,6 +369,7 @@ def comparison_figure(
     reference: NDArray[np.integer],
     other: NDArray[np.integer],
     titles: tuple[str, str],
+    pixels_per_mm: float = 2.2,
 ) -> Figure:
     """Two parcellations beside each other, matched networks in one colour.
 
@@ -372,6 +382,8 @@ def comparison_figure(
         the first by `match_labels`.
     titles : tuple of two str
         Written above each.
+    pixels_per_mm : float
+        Resolution; time grows with its square.
 
     Returns
     -------
@@ -386,6 +398,6 @@ def comparison_figure(
     figure = Figure(figsize=(12.4, 4.7), layout="constrained")
     parts: Any = figure.subfigures(1, 2, wspace=0.04)
     for part, labels, title in zip(parts, (reference, matched), titles, strict=True):
-        draw_parcellation(part.subplots(2, 2), surface, labels, colours)
+        draw_parcellation(part.subplots(2, 2), surface, labels, colours, pixels_per_mm)
         part.suptitle(title, fontsize=14)
     return figure

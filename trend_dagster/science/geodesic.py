@@ -13,7 +13,7 @@ import numpy as np
 import scipy.sparse as sp
 from numpy.typing import NDArray
 from scipy.sparse import csgraph
-from scipy.spatial import ConvexHull
+from scipy.spatial import ConvexHull, KDTree
 
 from trend_dagster.errors import InputError, SettingsError
 
@@ -41,6 +41,8 @@ class Surface:
         True where there is no cortex.
     inflated : ndarray of shape (n_vertices, 3), float32, optional
         Coordinates to draw on, each hemisphere about its own origin.
+    sphere : ndarray of shape (n_vertices, 3), float32, optional
+        Coordinates on a sphere, each hemisphere about its own origin; for turning maps.
     sulcal_depth : ndarray of shape (n_vertices,), float32, optional
         Grey background of drawings; positive in sulci.
     """
@@ -50,6 +52,7 @@ class Surface:
     hemisphere: NDArray[np.int8]
     medial_wall: BoolArray | None = None
     inflated: NDArray[np.float32] | None = None
+    sphere: NDArray[np.float32] | None = None
     sulcal_depth: NDArray[np.float32] | None = None
 
     @property
@@ -88,6 +91,49 @@ def sphere_triangles(sphere: FloatArray) -> NDArray[np.int32]:
     inward = np.einsum("ij,ij->i", np.cross(b - a, c - a), a) < 0
     triangles[inward] = triangles[inward][:, [0, 2, 1]]
     return triangles.astype(np.int32)
+
+
+def check_surface(surface: Surface) -> None:
+    """Refuse a mesh on which distances or areas would be wrong.
+
+    Parameters
+    ----------
+    surface : Surface
+        Any mesh; holes are allowed, since a surface may be cut at the medial wall.
+
+    Raises
+    ------
+    InputError
+        If triangles name vertices that are not there, join the hemispheres or have no area; if
+        vertices belong to no triangle; or if an edge belongs to more than two triangles.
+    """
+    triangles, n = surface.triangles, surface.n_vertices
+    if triangles.size == 0 or triangles.min() < 0 or triangles.max() >= n:
+        raise _bad_surface(f"triangles between vertices 0 to {n - 1}", _range_of(triangles))
+    sides = surface.hemisphere[triangles]
+    corners = surface.coordinates[triangles].astype(np.float64)
+    area = np.linalg.norm(
+        np.cross(corners[:, 1] - corners[:, 0], corners[:, 2] - corners[:, 0]), axis=1
+    )
+    edges = np.sort(triangles[:, [0, 1, 1, 2, 2, 0]].reshape(-1, 2), axis=1)
+    _, uses = np.unique(edges, axis=0, return_counts=True)
+    for wrong, expected, what in (
+        (sides != sides[:, :1], "each triangle in one hemisphere", "corners in the other"),
+        (area <= 0, "triangles with an area", "triangles without"),
+        (np.bincount(triangles.ravel(), minlength=n) == 0, "no loose vertices", "loose vertices"),
+        (uses > 2, "one or two triangles at each edge", "edges with more"),
+    ):
+        if wrong.any():
+            raise _bad_surface(expected, f"{int(wrong.sum())} {what}")
+
+
+def _range_of(triangles: NDArray[np.int32]) -> str:
+    return f"{triangles.min()} to {triangles.max()}" if triangles.size else "no triangles"
+
+
+def _bad_surface(expected: str, found: str) -> InputError:
+    remedy = "Check that this is the surface of the data, and repair or regenerate it."
+    return InputError("surface", expected=expected, found=found, remedy=remedy)
 
 
 def vertex_areas(surface: Surface) -> NDArray[np.float64]:
@@ -346,4 +392,11 @@ def _fill_from_nearest(surface: Surface, labels: NDArray[np.int32]) -> NDArray[n
     _, _, source = csgraph.dijkstra(
         edge_graph(surface), directed=False, indices=known, min_only=True, return_predecessors=True
     )
-    return np.asarray(labels[source])
+    filled = np.where(source >= 0, labels[np.maximum(source, 0)], -1)
+    for side in (0, 1):  # pieces of the mesh that no way leads to
+        lost = np.flatnonzero((filled < 0) & (surface.hemisphere == side))
+        own = known[surface.hemisphere[known] == side]
+        if len(lost):
+            _, nearest = KDTree(surface.coordinates[own]).query(surface.coordinates[lost])
+            filled[lost] = labels[own[nearest]]
+    return filled.astype(np.int32)

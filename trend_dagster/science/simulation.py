@@ -72,13 +72,17 @@ class SimulationConfig(BaseModel, frozen=True, extra="forbid"):
         0.5, ge=0, le=1, description="Correlation of a network with its partner across hemispheres."
     )
     network_correlation: float = Field(
-        0.15, ge=0, lt=1, description="Correlation between different networks of a hemisphere."
+        0.3,
+        ge=0,
+        lt=1,
+        description="Correlation between different networks of a hemisphere at most: some pairs "
+        "are akin, some oppose each other, most are in between.",
     )
     noise_autocorrelation: float = Field(
         0.4, ge=0, lt=1, description="Correlation of the noise from one volume to the next."
     )
     motion: float = Field(
-        0.3,
+        0.2,
         ge=0,
         description="Size of a head-motion-like signal common to all vertices, against noise.",
     )
@@ -272,25 +276,39 @@ def haemodynamic_response(repetition_time: float) -> FloatArray:
     return np.asarray(response / np.linalg.norm(response))
 
 
+def network_covariance(config: SimulationConfig) -> FloatArray:
+    """How networks correlate, the same in every run of a cohort.
+
+    Every network has a direction in a space of three dimensions, and two networks correlate as
+    their directions do: some are akin, some oppose each other.
+
+    Returns
+    -------
+    ndarray of shape (2 * n_networks, 2 * n_networks)
+        Ones on the diagonal; partners across hemispheres correlate as `homotopic_correlation`.
+    """
+    directions = _generator(config, "kinship").normal(size=(config.n_networks, 3))
+    directions /= np.linalg.norm(directions, axis=1, keepdims=True)
+    kinship, own = config.network_correlation, np.eye(config.n_networks)
+    within = kinship * directions @ directions.T + (1 - kinship) * own
+    across = config.homotopic_correlation
+    return np.kron(np.array([[1, across], [across, 1]]), within)
+
+
 def network_signals(config: SimulationConfig, rng: np.random.Generator) -> FloatArray:
     """Time series of all networks in one run.
 
     Returns
     -------
     ndarray of shape (2 * n_networks, n_timepoints)
-        Unit variance; partners across hemispheres, and networks among each other, correlate as
-        the settings say.
+        Of unit variance, with the correlation of `network_covariance`.
     """
-    n, response = config.n_networks, haemodynamic_response(config.repetition_time)
-    within = np.full((n, n), config.network_correlation)
-    np.fill_diagonal(within, 1.0)
-    sides = np.array([[1.0, config.homotopic_correlation], [config.homotopic_correlation, 1.0]])
-    eigenvalues, vectors = np.linalg.eigh(np.kron(sides, within))
+    eigenvalues, vectors = np.linalg.eigh(network_covariance(config))
     mixing = vectors * np.sqrt(np.clip(eigenvalues, 0, None))
-    burn_in = len(response)
-    activity = mixing @ rng.normal(size=(2 * n, config.n_timepoints + burn_in))
-    bold = signal.lfilter(response, 1.0, activity, axis=1)[:, burn_in:]
-    return np.asarray(bold)
+    response = haemodynamic_response(config.repetition_time)
+    n_volumes = config.n_timepoints + len(response)
+    activity = mixing @ rng.normal(size=(len(mixing), n_volumes))
+    return np.asarray(signal.lfilter(response, 1.0, activity, axis=1)[:, len(response) :])
 
 
 @dataclass(frozen=True)
@@ -374,7 +392,19 @@ def simulate_cohort(
     runs : iterator of (str, ndarray of shape (n_vertices, n_timepoints))
         Name, such as ``sub-01_ses-1_run-1``, and BOLD; made one at a time. A run does not depend
         on how many others there are.
+
+    Raises
+    ------
+    SettingsError
+        If the surface is not the one the settings name, or too coarse for so many networks.
     """
+    if surface.n_vertices != 2 * config.n_vertices_per_hemisphere:
+        raise SettingsError(
+            "n_vertices_per_hemisphere",
+            expected=f"{surface.n_vertices // 2}, as the surface has",
+            found=str(config.n_vertices_per_hemisphere),
+            remedy="Set it to the surface's number, or load the surface that it names.",
+        )
     cortex = _prepare(surface, config)
     return plant_networks(surface, config, cortex.plan), _runs(cortex, config)
 

@@ -53,7 +53,7 @@ def load_fsaverage(n_vertices_per_hemisphere: int = 642) -> Surface:
     sulcal = _both(load_fsaverage_data("fsaverage5", data_type="sulcal").data.parts)
     fine = _surface(meshes, sulcal)
     fine = replace(fine, medial_wall=_closed(fine, thickness <= 1.2))
-    return _first_vertices(fine, _coordinates(meshes["sphere"]), n_vertices_per_hemisphere)
+    return _first_vertices(fine, n_vertices_per_hemisphere)
 
 
 def _surface(meshes: dict[str, Any], sulcal_depth: NDArray[np.float32]) -> Surface:
@@ -65,6 +65,7 @@ def _surface(meshes: dict[str, Any], sulcal_depth: NDArray[np.float32]) -> Surfa
         triangles=np.concatenate([faces[0], faces[1] + N_FSAVERAGE5]).astype(np.int32),
         hemisphere=np.repeat(np.array([0, 1], dtype=np.int8), N_FSAVERAGE5),
         inflated=_coordinates(meshes["inflated"]),
+        sphere=_coordinates(meshes["sphere"]),
         sulcal_depth=sulcal_depth,
     )
 
@@ -87,23 +88,12 @@ def _closed(surface: Surface, mask: NDArray[np.bool_]) -> NDArray[np.bool_]:
     return np.isin(np.arange(len(mask)), np.concatenate(pieces))
 
 
-def _first_vertices(fine: Surface, sphere: NDArray[np.float32], n: int) -> Surface:
+def _first_vertices(fine: Surface, n: int) -> Surface:
     """Keep the first n vertices of each hemisphere, which are a coarser fsaverage."""
     if n == N_FSAVERAGE5:
         return fine
-    left = np.arange(n)
-    right = N_FSAVERAGE5 + left
-    both = np.concatenate([left, right])
-    assert fine.medial_wall is not None
-    assert fine.inflated is not None
-    assert fine.sulcal_depth is not None
-    return Surface(
-        coordinates=fine.coordinates[both],
-        triangles=np.concatenate(
-            [sphere_triangles(sphere[left]), sphere_triangles(sphere[right]) + np.int32(n)]
-        ),
-        hemisphere=fine.hemisphere[both],
-        medial_wall=fine.medial_wall[both],
-        inflated=fine.inflated[both],
-        sulcal_depth=fine.sulcal_depth[both],
-    )
+    keep = np.concatenate([np.arange(n), N_FSAVERAGE5 + np.arange(n)])
+    vertex_wise = {name: value[keep] for name, value in vars(fine).items() if name != "triangles"}
+    left, right = np.split(vertex_wise["sphere"], 2)
+    triangles = np.concatenate([sphere_triangles(left), sphere_triangles(right) + np.int32(n)])
+    return Surface(triangles=triangles, **vertex_wise)
