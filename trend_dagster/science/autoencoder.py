@@ -238,7 +238,8 @@ class _Layer(nn.Module):
         return normalised
 
     def _feed_forward(self, x: Tensor) -> Tensor:
-        output: Tensor = self.linear2(self.dropout(relu(self.linear1(x))))
+        # In place: the backward pass needs the result only, and it is the largest array there is.
+        output: Tensor = self.linear2(self.dropout(relu(self.linear1(x), inplace=True)))
         return output
 
 
