@@ -127,7 +127,7 @@ class ConfidenceModule(nn.Module):
     def __init__(self, d_model: int, hidden: int) -> None:
         super().__init__()
         self.mlp = nn.Sequential(
-            nn.Linear(d_model, hidden), nn.ReLU(), nn.Linear(hidden, 1), nn.Sigmoid()
+            nn.Linear(d_model, hidden), nn.ReLU(inplace=True), nn.Linear(hidden, 1), nn.Sigmoid()
         )
 
     def forward(self, x: Tensor) -> Tensor:
