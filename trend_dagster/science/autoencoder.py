@@ -127,7 +127,7 @@ class ConfidenceModule(nn.Module):
     def __init__(self, d_model: int, hidden: int) -> None:
         super().__init__()
         self.mlp = nn.Sequential(
-            nn.Linear(d_model, hidden), nn.ReLU(), nn.Linear(hidden, 1), nn.Sigmoid()
+            nn.Linear(d_model, hidden), nn.ReLU(inplace=True), nn.Linear(hidden, 1), nn.Sigmoid()
         )
 
     def forward(self, x: Tensor) -> Tensor:
@@ -238,7 +238,8 @@ class _Layer(nn.Module):
         return normalised
 
     def _feed_forward(self, x: Tensor) -> Tensor:
-        output: Tensor = self.linear2(self.dropout(relu(self.linear1(x))))
+        # In place: the backward pass needs the result only, and it is the largest array there is.
+        output: Tensor = self.linear2(self.dropout(relu(self.linear1(x), inplace=True)))
         return output
 
 

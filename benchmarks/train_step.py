@@ -1,0 +1,278 @@
+"""One training step against the tutorial's formulation: ``python -m benchmarks.train_step``.
+
+Both sides take the same weights, run and loss, with no dropout; float32 for the tutorial's
+explicit scores and mask, float32 and bfloat16 for ours. Each timing and each peak of memory has a
+process of its own, sides take turns, and the fastest of the repeats counts. Memory is what a step
+adds to the program with its model. The last line of the output is one JSON object.
+
+On a CUDA device ``--device cuda --n-vertices 5124`` measures the card, its largest number of
+vertices, and projects the tutorial's training onto it.
+"""
+
+from __future__ import annotations
+
+import argparse
+import json
+import multiprocessing
+import platform
+import resource
+import sys
+import threading
+import time
+from collections.abc import Callable
+from datetime import UTC, datetime
+from pathlib import Path
+from typing import Any, Literal
+
+import psutil
+import torch
+from torch import Tensor, nn
+
+from benchmarks.tutorial_model import TutorialModel
+from trend_dagster.science.autoencoder import AutoencoderConfig, initial_model
+from trend_dagster.science.training import combined_loss
+
+N_TIMEPOINTS = 1600
+TUTORIAL_EPOCHS, TUTORIAL_RUNS, TUTORIAL_HOURS = 1500, 300, 72
+H200_BF16_FLOPS = 989e12
+RESULTS = Path(__file__).parent / "results"
+
+
+def make_model(side: str) -> nn.Module:
+    """Build a side with equal weights.
+
+    ``explicit`` is the tutorial's formulation without dropout, ``published`` the same with its
+    dropout of 0.1; ``tutorial`` and ``key`` are our modes without dropout.
+    """
+    confidence: Literal["key", "tutorial"] = "key" if side == "key" else "tutorial"
+    rate = 0.1 if side == "published" else 0.0
+    config = AutoencoderConfig(dropout=rate, attention_dropout=rate, confidence=confidence)
+    model = initial_model(config, N_TIMEPOINTS, seed=108)
+    if side not in {"explicit", "published"}:
+        return model.train()
+    explicit = TutorialModel(config, N_TIMEPOINTS)
+    explicit.load_state_dict(model.state_dict())
+    return explicit.train()
+
+
+def make_run(n_vertices: int, device: str) -> Tensor:
+    """Make one run of noise (1, V, T), the same in every process."""
+    generator = torch.Generator().manual_seed(1)
+    return torch.randn(1, n_vertices, N_TIMEPOINTS, generator=generator).to(device)
+
+
+def step_of(model: nn.Module, x: Tensor, precision: str) -> Callable[[], float]:
+    """Return a function that takes one training step and returns its loss."""
+    optimizer = torch.optim.Adam([p for p in model.parameters() if p.requires_grad], lr=1e-5)
+
+    def step() -> float:
+        optimizer.zero_grad()
+        with torch.autocast(x.device.type, torch.bfloat16, enabled=precision == "bf16"):
+            output = model(x)
+        loss = combined_loss(output, x)
+        torch.autograd.backward(loss)
+        torch.nn.utils.clip_grad_norm_(model.parameters(), 1.0)
+        optimizer.step()
+        return loss.item()
+
+    return step
+
+
+class PeakMemory:
+    """Largest resident memory while a block runs, sampled every 2 ms."""
+
+    def __enter__(self) -> PeakMemory:
+        """Start to watch."""
+        self.process, self.done = psutil.Process(), threading.Event()
+        self.peak = self.before = self.process.memory_info().rss
+        self.watcher = threading.Thread(target=self._watch)
+        self.watcher.start()
+        return self
+
+    def _watch(self) -> None:
+        while not self.done.wait(0.002):
+            self.peak = max(self.peak, self.process.memory_info().rss)
+
+    def __exit__(self, *_: object) -> None:
+        """Stop, and ask the system for its own peak, which no sample can miss."""
+        self.done.set()
+        self.watcher.join()
+        own_peak = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss * 1024
+        self.peak = max(self.peak, own_peak)
+
+    @property
+    def increment(self) -> int:
+        """Bytes that the block added at its worst."""
+        return self.peak - self.before
+
+
+def load_kernels(precision: str, device: str) -> None:
+    """Take a step of a tiny model, so that lazily loaded libraries count as imports."""
+    config = AutoencoderConfig(d_model=8, n_heads=1, n_encoder_layers=1, n_decoder_layers=1)
+    tiny = initial_model(config, N_TIMEPOINTS, 0).to(device).train()
+    step_of(tiny, make_run(8, device), precision)()
+
+
+def measure(
+    side: str, precision: str, n_vertices: int, device: str, repeats: int
+) -> dict[str, Any]:
+    """Seconds of the fastest step, and the memory that steps add."""
+    model, x = make_model(side).to(device), make_run(n_vertices, device)
+    load_kernels(precision, device)
+    step = step_of(model, x, precision)
+    on_gpu = device == "cuda"
+    if on_gpu:
+        before = torch.cuda.memory_allocated()
+        step()
+        increment = torch.cuda.max_memory_allocated() - before
+    else:
+        with PeakMemory() as memory:
+            step()
+        increment = memory.increment
+    seconds = []
+    for _ in range(repeats):
+        start = time.perf_counter()
+        step()  # reads the loss, hence waits for the device
+        seconds.append(time.perf_counter() - start)
+    return {"seconds": min(seconds), "bytes": increment}
+
+
+def apart(*arguments: Any) -> dict[str, Any]:
+    """Measure in a fresh process, so that memory of one side is not the other's."""
+    with multiprocessing.get_context("spawn").Pool(1) as pool:
+        return pool.apply(measure, arguments)
+
+
+def differences(n_vertices: int, device: str) -> dict[str, float]:
+    """Largest relative differences of loss and gradient in float32, tutorial's mode."""
+    x = make_run(n_vertices, device)
+    losses, gradients = [], []
+    for side in ("explicit", "tutorial"):
+        model = make_model(side).to(device)
+        loss = combined_loss(model(x), x)
+        torch.autograd.backward(loss)
+        losses.append(loss.item())
+        gradients.append({n: p.grad for n, p in model.named_parameters() if p.grad is not None})
+    theirs, ours = gradients
+    worst = max(float((ours[n] - theirs[n]).norm() / theirs[n].norm()) for n in ours)
+    relative_loss = abs(losses[0] - losses[1]) / abs(losses[0])
+    return {
+        "max_relative_loss_difference": relative_loss,
+        "max_relative_gradient_difference": worst,
+    }
+
+
+def flops_per_step(n_vertices: int) -> float:
+    """Multiplications and additions of the products of one step, backward counted as two."""
+    config = AutoencoderConfig()
+    d, ff, n_attentions = config.d_model, config.dim_feedforward, 18
+    per_vertex = n_attentions * 4 * d * d + 12 * 2 * d * ff + 2 * N_TIMEPOINTS * d
+    attention = n_attentions * 2 * n_vertices**2 * d
+    return 3 * 2 * (n_vertices * per_vertex + attention)
+
+
+def largest_cohort_on_card() -> int:
+    """Return the largest multiple of 4096 vertices whose mixed step fits the card."""
+    fits, n = 0, 4096
+    while n <= 2**20:
+        try:
+            step_of(make_model("key").cuda(), make_run(n, "cuda"), "bf16")()
+        except torch.OutOfMemoryError:
+            break
+        fits, n = n, n * 2
+        torch.cuda.empty_cache()
+    return fits
+
+
+SIDES = (
+    ("published", "32"),
+    ("explicit", "32"),
+    ("tutorial", "32"),
+    ("tutorial", "bf16"),
+    ("key", "32"),
+    ("key", "bf16"),
+)
+
+
+def compare(n_vertices: int, device: str, repeats: int, rounds: int) -> dict[str, dict[str, Any]]:
+    """Measure every side in turn, ``rounds`` times, and keep each side's best."""
+    best: dict[str, dict[str, Any]] = {}
+    for _ in range(rounds):
+        for side, precision in SIDES:
+            found = apart(side, precision, n_vertices, device, repeats)
+            old = best.get(f"{side} {precision}", found)
+            best[f"{side} {precision}"] = {k: min(old[k], found[k]) for k in found}
+    return best
+
+
+def summarise(best: dict[str, dict[str, Any]], mode: str) -> dict[str, float]:
+    """Ratios of the explicit formulation to one of our modes."""
+    explicit, full, mixed = best["explicit 32"], best[f"{mode} 32"], best[f"{mode} bf16"]
+    return {
+        "speedup_fp32": explicit["seconds"] / full["seconds"],
+        "speedup_mixed": explicit["seconds"] / mixed["seconds"],
+        "memory_ratio_fp32": full["bytes"] / explicit["bytes"],
+        "memory_ratio_mixed": mixed["bytes"] / explicit["bytes"],
+    }
+
+
+def main() -> None:
+    """Measure, print tables, keep the result with machine and date."""
+    parser = argparse.ArgumentParser(description=__doc__.split("\n", maxsplit=1)[0])
+    parser.add_argument("--device", choices=["cpu", "cuda"], default="cpu")
+    parser.add_argument("--n-vertices", type=int, default=1284)
+    parser.add_argument("--repeats", type=int, default=2)
+    parser.add_argument("--rounds", type=int, default=3)
+    parser.add_argument("--growth", type=int, nargs="*", default=[642, 1284, 2568, 5124])
+    options = parser.parse_args()
+    best = compare(options.n_vertices, options.device, options.repeats, options.rounds)
+    print(f"V={options.n_vertices}, T={N_TIMEPOINTS}, d=512, 6+6 layers, {options.device}")
+    for name, found in best.items():
+        print(f"  {name:14s} {found['seconds']:9.3f} s  {found['bytes'] / 1e9:8.3f} GB added")
+    print("Growth with the number of vertices (mode key, float32)")
+    growth = {}
+    for n in options.growth:
+        growth[n] = apart("key", "32", n, options.device, 1)
+        print(f"  V={n:6d} {growth[n]['seconds']:9.3f} s  {growth[n]['bytes'] / 1e9:8.3f} GB added")
+    # The published weights' mode does the tutorial's arithmetic: the fair side of the ratio.
+    result: dict[str, Any] = {
+        **summarise(best, "tutorial"),
+        **{f"key_{k}": v for k, v in summarise(best, "key").items()},
+        "speedup_fp32_over_published_dropout": best["published 32"]["seconds"]
+        / best["tutorial 32"]["seconds"],
+        **differences(options.n_vertices, options.device),
+        "growth": growth,
+        "seconds_and_bytes": best,
+        "machine": {
+            "device": options.device,
+            "processor": platform.processor() or platform.machine(),
+            "threads": torch.get_num_threads(),
+            "load_average": psutil.getloadavg()[0],
+            "torch": torch.__version__,
+        },
+        "date": datetime.now(UTC).isoformat(timespec="seconds"),
+    }
+    if options.device == "cuda":
+        result |= card_figures(options.n_vertices, best["key bf16"]["seconds"])
+    RESULTS.mkdir(exist_ok=True)
+    text = json.dumps(result)
+    (RESULTS / f"train_step_{options.device}.json").write_text(text + "\n", encoding="utf-8")
+    sys.stdout.write(text + "\n")
+
+
+def card_figures(n_vertices: int, seconds: float) -> dict[str, Any]:
+    """Utilisation, largest cohort, and the tutorial's training projected onto one card."""
+    n_train = round(0.75 * TUTORIAL_RUNS)
+    # Validation is a forward pass: a third of a step.
+    steps = TUTORIAL_EPOCHS * (n_train + (TUTORIAL_RUNS - n_train) / 3)
+    return {
+        "card": torch.cuda.get_device_name(),
+        "model_flop_utilisation": flops_per_step(n_vertices) / seconds / H200_BF16_FLOPS,
+        "largest_n_vertices_bf16": largest_cohort_on_card(),
+        "projected_hours_one_card": steps * seconds / 3600,
+        "tutorial_hours_four_a100": TUTORIAL_HOURS,
+    }
+
+
+if __name__ == "__main__":
+    main()
