@@ -674,7 +674,8 @@ def factorize_many(
     _check_smoothness(config)
     smooth = Graph.of(graph, matrix, config.smoothness) if config.smoothness > 0 else None
     if config.solver == "sklearn":
-        yield from _many_sklearn(matrix, problems, config, starts)
+        with threadpool_limits(n_threads):
+            yield from _many_sklearn(matrix, problems, config, starts)
         return
     with threadpool_limits(1):
         own = ThreadPoolExecutor(n_threads) if pool is None and n_threads > 1 else None
