@@ -57,13 +57,13 @@ def patches(
     for number in (0, 1):
         inside = np.flatnonzero(side == number)
         n = max(n_patches // 2, 1)
-        # Farthest-point centres: patches of like, but not equal, size.
-        centres = [int(rng.integers(len(inside)))]
-        nearest = np.full(len(inside), -np.inf)
-        for _ in range(n - 1):
-            nearest = np.maximum(nearest, points[inside] @ points[inside[centres[-1]]])
-            centres.append(int(nearest.argmin()))
-        labels[inside] = number * n + (points[inside] @ points[inside[centres]].T).argmax(axis=1)
+        centres = points[rng.choice(inside, n, replace=False)]
+        # Lloyd's algorithm on the sphere: patches of like, but not equal, size.
+        for _ in range(10):
+            nearest = (points[inside] @ centres.T).argmax(axis=1)
+            sums = np.eye(n)[nearest].T @ points[inside]
+            centres = sums / np.maximum(np.linalg.norm(sums, axis=1, keepdims=True), 1e-9)
+        labels[inside] = number * n + (points[inside] @ centres.T).argmax(axis=1)
     return labels
 
 
@@ -86,7 +86,7 @@ def simulate(
     ]
     common = rng.standard_normal(n_timepoints)
     noise = rng.standard_normal((n_vertices, n_timepoints))
-    bold = strength * signal + 0.4 * local + 0.4 * common + noise
+    bold = strength * signal + 0.4 * local + 0.5 * common + noise
     rows, _ = standardize(bold.astype(np.float32), np.ones(n_vertices, dtype=bool))
     return Correlation(rows), patches(points, side, n_labels, rng)
 

@@ -29,6 +29,8 @@ class Measured:
         What it returned.
     seconds : float
         Wall time.
+    cpu_seconds : float
+        Processor time over all threads, which other work on the machine does not lengthen.
     increment_mib : float
         Peak resident memory over what stood when it began: imports, compiled code and input.
     peak_mib : float
@@ -37,6 +39,7 @@ class Measured:
 
     value: Any
     seconds: float
+    cpu_seconds: float
     increment_mib: float
     peak_mib: float
 
@@ -57,11 +60,12 @@ def _measure(
         # Linux forgets the peak so far, so that of the function alone can be read.
         Path("/proc/self/clear_refs").write_text("5")
         before = _status_kib("VmRSS")
-        began = time.perf_counter()
+        began, cpu_began = time.perf_counter(), time.process_time()
         value = function(prepared)
         seconds = time.perf_counter() - began
+        cpu_seconds = time.process_time() - cpu_began
     peak = _status_kib("VmHWM")
-    return Measured(value, seconds, (peak - before) * 1024 / _MIB, peak * 1024 / _MIB)
+    return Measured(value, seconds, cpu_seconds, (peak - before) * 1024 / _MIB, peak * 1024 / _MIB)
 
 
 def _status_kib(key: str) -> int:

@@ -304,7 +304,7 @@ def zero_rows(shares: dict[int, float], n_labels: int) -> dict[str, float]:
     enough = [share for k, share in shares.items() if k >= n_labels]
     fewer = [share for k, share in shares.items() if k < n_labels]
     return {
-        "zero_rows_max": max(enough, default=float("nan")),
+        "zero_rows_max": max(enough or fewer),
         "zero_rows_max_fewer_components": max(fewer, default=0.0),
     }
 

@@ -4,10 +4,12 @@ from __future__ import annotations
 
 import numpy as np
 import pytest
+import zarr
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from trend_dagster.errors import FactorizationError
+from trend_dagster.science import block_matrix
 from trend_dagster.science.block_matrix import (
     BlockMatrix,
     ThresholdConfig,
@@ -99,15 +101,26 @@ class Sliced:
         return part
 
 
-def test_lazy_arrays_are_read_in_stripes_and_once():
+def test_lazy_arrays_are_read_in_stripes_and_once(monkeypatch):
     C = correlation(23, 5)
     labels = np.repeat([0, 1], [11, 12])
     lazy = Sliced(C)
+    monkeypatch.setattr(block_matrix, "_STRIPE_ROWS", 5)
     np.testing.assert_array_equal(
         threshold_by_label(lazy, labels).to_dense(), threshold_by_label(C, labels).to_dense()
     )
     assert max(lazy.read) <= 4 * 23
     assert sum(lazy.read) < C.size
+
+
+def test_a_zarr_array_gives_what_numpy_gives():
+    C = correlation(30, 6)
+    labels = np.arange(30) % 4
+    stored = zarr.create_array(store={}, shape=C.shape, chunks=(8, 8), dtype="f8")
+    stored[:] = C
+    np.testing.assert_array_equal(
+        threshold_by_label(stored, labels).to_dense(), threshold_by_label(C, labels).to_dense()
+    )
 
 
 def test_smooth_encoding_equals_its_formula():

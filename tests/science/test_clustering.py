@@ -15,6 +15,7 @@ from trend_dagster.science.clustering import (
     ClusteringConfig,
     cluster,
     count_distinct_rows,
+    davies_bouldin,
     scale_rows,
     silhouette_scores,
 )
@@ -96,6 +97,19 @@ def test_shared_silhouettes_agree_with_scikit_learn(n, c, dtype, seed):
             assert score == pytest.approx(silhouette_score(rows, labels), abs=1e-5)
         else:
             assert np.isnan(score)
+
+
+@given(n=st.integers(3, 40), c=st.integers(1, 9), seed=st.integers(0, 1000))
+@settings(max_examples=40, deadline=None)
+def test_davies_bouldin_agrees_with_scikit_learn(n, c, seed):
+    rng = np.random.default_rng(seed)
+    rows = rng.integers(0, 3, (n, 2)).astype(np.float32)
+    labels = rng.integers(0, c, n)
+    if 2 <= len(np.unique(labels)) <= n - 1:
+        expected = davies_bouldin_score(rows, labels)
+        assert davies_bouldin(rows, labels) == pytest.approx(expected, rel=1e-5)
+    else:
+        assert np.isnan(davies_bouldin(rows, labels))
 
 
 def test_silhouette_over_many_tiles():

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import numpy as np
 import pytest
+import zarr
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
@@ -61,6 +62,14 @@ def test_average_equals_corrcoef(n, n_runs, tile, budget, average, seed):
     assert C.dtype == np.float32
     np.testing.assert_allclose(C, plain_average(runs, average == "fisher"), atol=5e-5)
     np.testing.assert_array_equal(C, C.T)
+
+
+def test_a_zarr_array_takes_the_tiles():
+    runs = cohort(30, 3, 9)
+    config = CorrelationConfig(tile=7)
+    stored = zarr.create_array(store={}, shape=(30, 30), chunks=(8, 8), dtype="f4")
+    average_correlation(runs, config, out=stored, n_threads=2)
+    np.testing.assert_array_equal(stored[:], average_correlation(runs, config))
 
 
 def test_vertices_without_signal_in_any_run_are_zero():

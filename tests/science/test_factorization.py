@@ -6,6 +6,7 @@ import numpy as np
 import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
+from scipy import sparse
 from sklearn.decomposition import NMF
 
 from trend_dagster.errors import FactorizationError
@@ -328,3 +329,67 @@ def test_too_many_components_and_wrong_starts_are_refused():
         factorize(matrix, 11, 1e-3, 0.4)
     with pytest.raises(FactorizationError, match="W0 and H0"):
         factorize(matrix, 2, 1e-3, 0.4, W0=np.ones((10, 3)), H0=np.ones((2, 10)))
+
+
+# --- Smooth loadings
+
+
+def ring(n: int) -> sparse.csr_array:
+    """Join each vertex to its two neighbours on a ring, rows summing to 1."""
+    one = sparse.csr_array(
+        (np.full(n, 0.5), (np.arange(n), np.roll(np.arange(n), 1))), shape=(n, n)
+    )
+    return one + one.T
+
+
+def roughness(W: np.ndarray) -> float:
+    """Share of the loadings' variation that lies between neighbours."""
+    return float(((W - np.roll(W, 1, axis=0)) ** 2).sum() / (W**2).sum())
+
+
+def test_the_smooth_objective_never_rises():
+    matrix = block_matrix(60, 3, 21).astype(np.float64)
+    values = []
+    for max_iter in range(1, 20):
+        config = FactorizationConfig(smoothness=3.0, max_iter=max_iter)
+        f = factorize(matrix, 4, 1e-4, 0.4, config, graph=ring(60))
+        l1, l2 = penalties(matrix, 1e-4, 0.4)
+        W, H = f.W, f.H
+        plain = 0.5 * np.linalg.norm(matrix.to_dense() - W @ H) ** 2
+        plain += l1 * (W.sum() + H.sum()) + 0.5 * l2 * ((W**2).sum() + (H**2).sum())
+        plain += 3.0 / 2 * 0.5 * ((W - np.roll(W, 1, axis=0)) ** 2).sum()
+        assert f.objective == pytest.approx(plain, rel=1e-10)
+        np.testing.assert_allclose(np.linalg.norm(H, axis=1), 1)
+        values.append(f.objective)
+    assert np.all(np.diff(values) <= 1e-10 * values[0])
+    assert values[-1] < values[0]
+
+
+def test_more_smoothness_gives_smoother_loadings():
+    matrix = threshold_by_label(networks(60, 4, 22), np.zeros(60))
+    rough = [
+        roughness(factorize(matrix, 4, 0.0, 0.4, FactorizationConfig(smoothness=s), graph=g).W)
+        for s, g in ((0.0, None), (1.0, ring(60)), (30.0, ring(60)))
+    ]
+    assert rough == sorted(rough, reverse=True)
+    assert rough[2] < 0.2 * rough[0]
+
+
+def test_a_graph_reaches_over_labels_and_skips_vertices_without_signal():
+    rng = np.random.default_rng(0)
+    mask = rng.random(40) > 0.2
+    matrix = threshold_by_label(networks(40, 3, 23), rng.integers(0, 4, 40), mask)
+    found = factorize(matrix, 3, 1e-4, 0.4, FactorizationConfig(smoothness=5.0), graph=ring(40))
+    assert found.converged
+    np.testing.assert_array_equal(found.W[~mask], 0)
+
+
+def test_smoothness_needs_a_graph_and_the_block_solver():
+    matrix = block_matrix(20, 2, 0)
+    with pytest.raises(FactorizationError, match="a graph over 20 vertices"):
+        factorize(matrix, 2, 1e-4, 0.4, FactorizationConfig(smoothness=1.0))
+    with pytest.raises(FactorizationError, match="solver='block'"):
+        factorize(
+            matrix, 2, 1e-4, 0.4,
+            FactorizationConfig(smoothness=1.0, solver="sklearn"), graph=ring(20),
+        )  # fmt: skip

@@ -306,7 +306,7 @@ def _read_blocks(correlation: Any, members: Sequence[IntArray]) -> list[FloatArr
     blocks: list[FloatArray] = [np.empty((len(m), len(m)), dtype=np.float32) for m in members]
     n_vertices = correlation.shape[0]
     chunks = getattr(correlation, "chunks", None)
-    height = chunks[0] if chunks else _STRIPE_ROWS
+    height = chunks[0] * max(_STRIPE_ROWS // chunks[0], 1) if chunks else _STRIPE_ROWS
     for start in range(0, n_vertices, height):
         stop = min(start + height, n_vertices)
         spans = [np.searchsorted(m, [start, stop]) for m in members]

@@ -100,6 +100,7 @@ def sweep(
     clustering: ClusteringConfig | None = None,
     *,
     full_correlation: Any = None,
+    graph: Any = None,
     n_threads: int | None = None,
 ) -> Iterator[SweepCell]:
     """Solve the whole grid for one spatial encoding, yielding cells as they finish.
@@ -116,6 +117,8 @@ def sweep(
         Seed and row scaling.
     full_correlation : array of shape (n_vertices, n_vertices), optional
         The correlation before thresholding, for connectivity that does not see the labels.
+    graph : sparse array of shape (n_vertices, n_vertices), optional
+        Weights of neighbouring vertices, for `FactorizationConfig.smoothness` > 0.
     n_threads : int, optional
         Threads in use; all cores of this process by default.
 
@@ -135,7 +138,7 @@ def sweep(
     with threadpool_limits(1), _pool(n_threads) as pool:
         waiting: list[tuple[Factorization, Future[tuple[Clustering, ...]]]] = []
         for _, found in factorize_many(
-            matrix, grid.problems(), factorization, n_threads=n_threads, pool=pool
+            matrix, grid.problems(), factorization, graph=graph, n_threads=n_threads, pool=pool
         ):
             future = pool.submit(
                 cluster,
