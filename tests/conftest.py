@@ -9,12 +9,17 @@ from pathlib import Path
 import numpy as np
 import pytest
 
+from trend_dagster.definitions import build_definitions
+from trend_dagster.orchestration.resources import Project
+from trend_dagster.orchestration.running import open_instance, run_all
+
 N_VERTICES, N_TIMEPOINTS, N_NETWORKS = 90, 40, 4
 MEDIAL_WALL = np.arange(0, N_VERTICES, 15)  # 6 vertices without signal
 
 SETTINGS = """\
 profile: demo
-autoencoder: {d_model: 16, n_heads: 2, n_encoder_layers: 1, n_decoder_layers: 1, dim_feedforward: 16}
+autoencoder:
+  {d_model: 16, n_heads: 2, n_encoder_layers: 1, n_decoder_layers: 1, dim_feedforward: 16}
 training: {n_epochs: 2, learning_rate: 1.0e-3}
 sweep: {n_components: [4, 6], alpha_W: [1.0e-4], n_clusters: [3, 4]}
 inputs: {truth: planted_networks.npy}
@@ -89,10 +94,6 @@ def project_folder(tmp_path: Path) -> Path:
 
 def run(folder: Path, **options) -> dict:
     """Make what is missing or out of date; the outcome of each asset by name."""
-    from trend_dagster.definitions import build_definitions
-    from trend_dagster.orchestration.resources import Project
-    from trend_dagster.orchestration.running import open_instance, run_all
-
     project = Project.open(folder)
     with open_instance(folder) as instance:
         outcomes = run_all(project, build_definitions(folder), instance, **options)

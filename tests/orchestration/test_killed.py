@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import os
 import signal
 import subprocess
 import sys
@@ -76,7 +75,7 @@ dg.OutputContext.log_event = dying
 
 def run_and_be_killed(folder, patch):
     script = KILLED.format(patch=patch, folder=str(folder))
-    done = subprocess.run([sys.executable, "-c", script], cwd=os.getcwd(), check=False)
+    done = subprocess.run([sys.executable, "-c", script], check=False)
     assert done.returncode == -signal.SIGKILL
 
 

@@ -146,7 +146,13 @@ def test_a_parcellation_can_be_followed_to_its_files(finished_once):
     project = Project.open(finished_once.folder)
     lines = [line for _, line in ancestry(project, project.store.latest("selected_parcellations"))]
     text = "\n".join(lines)
-    for name in ("trained_model", "average_correlation", "file labels", "file bold", "sub-03_run-2"):
+    for name in (
+        "trained_model",
+        "average_correlation",
+        "file labels",
+        "file bold",
+        "sub-03_run-2",
+    ):
         assert name in text
     assert "since replaced" not in text
 
@@ -321,7 +327,9 @@ def test_fewer_than_two_usable_runs_are_refused(project_folder, n_usable):
     outcomes = run(project_folder, select=["bold", "trained_model"])
     assert outcomes["bold"].made == 6
     (error,) = outcomes["trained_model"].errors
-    assert f"at least two usable runs, one to train on and one to validate, found {n_usable}" in error
+    assert (
+        f"at least two usable runs, one to train on and one to validate, found {n_usable}" in error
+    )
     assert "all vertices are constant over time" in error
 
 

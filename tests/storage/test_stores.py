@@ -64,9 +64,14 @@ def test_equal_content_has_an_equal_digest_and_other_content_another(tmp_path):
 
 def test_nothing_is_visible_of_a_draft_that_is_not_published(tmp_path):
     store = Store(tmp_path)
-    with pytest.raises(RuntimeError, match="in the middle"), store.draft("bold", RUN) as draft:
-        draft.write("bold", np.ones((5, 5), dtype=np.float32))
-        raise RuntimeError("in the middle")
+
+    def fail_in_the_middle():
+        with store.draft("bold", RUN) as draft:
+            draft.write("bold", np.ones((5, 5), dtype=np.float32))
+            raise RuntimeError("in the middle")
+
+    with pytest.raises(RuntimeError, match="in the middle"):
+        fail_in_the_middle()
     assert store.latest("bold", RUN) is None
     assert list((tmp_path / "bold" / "bold_run=sub-01").iterdir()) == []
 

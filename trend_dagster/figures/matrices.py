@@ -178,9 +178,9 @@ def sizes_figure(
 
 
 def training_figure(
-    train_loss: Sequence[float],
-    validation_loss: Sequence[float],
-    learning_rate: Sequence[float] | None = None,
+    train_loss: Sequence[float] | NDArray[np.floating],
+    validation_loss: Sequence[float] | NDArray[np.floating],
+    learning_rate: Sequence[float] | NDArray[np.floating] | None = None,
     title: str = "Training",
 ) -> Figure:
     """Losses and learning rate over epochs.

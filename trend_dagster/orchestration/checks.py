@@ -10,8 +10,8 @@ from collections.abc import Callable, Iterator
 from typing import Any
 
 import dagster as dg
-from dagster import AssetCheckExecutionContext
 import numpy as np
+from dagster import AssetCheckExecutionContext
 
 from trend_dagster.orchestration.lineage import states
 from trend_dagster.orchestration.resources import Project

@@ -71,8 +71,8 @@ def state_of(project: Project, asset: StoredAsset, partition: Partition) -> Stat
         return State(asset.name, partition, "blocked", (str(error),), version)
     if version is None:
         failure = project.store.failure(asset.name, partition)
-        reasons = (failure,) if failure else ()
-        return State(asset.name, partition, "missing", reasons, None)
+        why = (failure,) if failure else ()
+        return State(asset.name, partition, "missing", why, None)
     reasons = (
         *differences(version.recipe, recipe),
         *(f"file {name} is gone or changed" for name in missing_files(project, version)),

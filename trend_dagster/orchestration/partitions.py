@@ -70,7 +70,7 @@ def to_partition(dims: tuple[str, ...], key: str | None) -> Partition:
         return {dim: key.keys_by_dimension[dim] for dim in dims}
     if len(dims) > 1:
         # Keys that come as plain text list the dimensions by name, in alphabetical order.
-        return {dim: k for dim, k in zip(sorted(dims), key.split("|"), strict=True)}
+        return dict(zip(sorted(dims), key.split("|"), strict=True))
     return {dims[0]: key}
 
 

@@ -12,6 +12,7 @@ from collections.abc import Mapping
 from dataclasses import dataclass
 from functools import cached_property
 from pathlib import Path
+from typing import Any
 
 import dagster as dg
 from pydantic import Field
@@ -120,7 +121,7 @@ class Project:
         return files[key]
 
 
-class ProjectResource(dg.ConfigurableResource):
+class ProjectResource(dg.ConfigurableResource[Any]):
     """The project that a run works in."""
 
     folder: str = Field(description="Folder of the project: settings, inputs, store, outputs.")

@@ -205,7 +205,7 @@ def load_settings(project: Path, profile: str | None = None) -> Settings:
             remedy="Name one of these, or leave `profile` out.",
         )
     base = resource_folder("profiles") / f"{name}.yaml"
-    merged = {**_merge(_read_yaml(base), own), "profile": name}
+    merged = _merge(_read_yaml(base), own) | {"profile": name}
     try:
         return Settings.model_validate(merged)
     except ValidationError as error:
@@ -238,8 +238,10 @@ def _merge(base: Mapping[str, Any], own: Mapping[str, Any]) -> dict[str, Any]:
     merged = dict(base)
     for name, value in own.items():
         below = merged.get(name)
-        both = isinstance(value, Mapping) and isinstance(below, Mapping)
-        merged[name] = {**below, **value} if both else value
+        if isinstance(value, Mapping) and isinstance(below, Mapping):
+            merged[name] = {**below, **value}
+        else:
+            merged[name] = value
     return merged
 
 

@@ -124,7 +124,7 @@ def _write(sheet: Worksheet, row: int, column: int, value: object) -> None:
     if value is None or (isinstance(value, float) and np.isnan(value)):
         return
     cell = sheet.cell(row, column)
-    cell.value = value.item() if isinstance(value, np.generic) else value  # type: ignore[assignment]
+    cell.value = value.item() if isinstance(value, np.generic) else value
     if isinstance(value, str):
         # A name that begins with '=' must stay a name: it comes from a file.
         cell.data_type = "s"

@@ -5,7 +5,7 @@ computation longer than that (``science``) and the handling of partitions, versi
 (``stored_asset``, ``io_managers``).
 """
 
-from trend_dagster.orchestration.assets import (  # the order is the order of computation
+from trend_dagster.orchestration.assets import (  # noqa: I001 - the order of computation
     bold,
     features,
     connectivity,

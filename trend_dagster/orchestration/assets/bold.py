@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from pathlib import Path
+
 from trend_dagster.figures.png import small_png
 from trend_dagster.figures.timeseries import carpet_figure
 from trend_dagster.orchestration.io_managers import Result
@@ -12,7 +14,7 @@ from trend_dagster.storage.images import read_bold, subject_of
 from trend_dagster.storage.stores import Partition
 
 
-def _file(project: Project, partition: Partition) -> dict[str, object]:
+def _file(project: Project, partition: Partition) -> dict[str, Path]:
     key = partition[BOLD_RUN]
     return {"bold": project.input_file(BOLD_RUN, key)}
 

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Sequence
+from pathlib import Path
 
 import numpy as np
 from numpy.typing import NDArray
@@ -39,7 +40,7 @@ def average_correlation(cell: Cell, embeddings: Sequence[Version]) -> Result:
     masks = [run.read("vertex_mask") for run in embeddings]
     check_same_vertices({name: len(mask) for name, mask in zip(names, masks, strict=True)})
     run_masks = np.stack(masks)
-    mask = run_masks.any(axis=0)
+    mask = np.asarray(run_masks.any(axis=0))
     config = cell.settings.correlation
     n_tiles = -(-len(mask) // config.tile)
     matrix = ResumableMatrix(cell.scratch, (len(mask), len(mask)), config.tile)
@@ -73,7 +74,7 @@ def _reader(run: Version) -> Callable[[], tuple[NDArray[np.float32], NDArray[np.
     return lambda: (run.read("features"), run.read("vertex_mask"))
 
 
-def _file(project: Project, partition: Partition) -> dict[str, object]:
+def _file(project: Project, partition: Partition) -> dict[str, Path]:
     return {"labels": project.input_file(LABEL_FILE, partition[LABEL_FILE])}
 
 

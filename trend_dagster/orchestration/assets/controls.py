@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Iterator, Sequence
+from pathlib import Path
 from typing import Any
 
 import numpy as np
@@ -55,7 +56,7 @@ def control_correlation(cell: Cell, bold: Sequence[Version]) -> Result:
         readers = _readers(cell, bold, control, n_timepoints)
         out[i] = average_correlation(readers, config=settings.correlation)
     return Result(
-        arrays={"vertex_mask": masks.any(axis=0)},
+        arrays={"vertex_mask": np.asarray(masks.any(axis=0))},
         facts={"controls": list(settings.controls.features), "n_vertices": masks.shape[1]},
     )
 
@@ -126,7 +127,7 @@ def control_sweep(
         )
 
 
-def _truth_file(project: Project, partition: Partition) -> dict[str, object]:
+def _truth_file(project: Project, partition: Partition) -> dict[str, Path]:
     name = project.settings.inputs.truth
     return {} if name is None else {"truth": project.folder / name}
 
@@ -170,7 +171,7 @@ def control_comparison(
     shown = table.drop(columns=["cluster_sizes", "version", "digest", "seconds"])
     numbers = shown.select_dtypes("number")
     return Result(
-        arrays={name: numbers[name].to_numpy(np.float64) for name in numbers},
+        arrays={str(name): numbers[name].to_numpy(np.float64) for name in numbers},
         facts={
             "label_files": table["label_file"].tolist(),
             "chosen": table["chosen"].tolist(),
