@@ -75,7 +75,7 @@ dg.OutputContext.log_event = dying
 
 def run_and_be_killed(folder, patch):
     script = KILLED.format(patch=patch, folder=str(folder))
-    done = subprocess.run([sys.executable, "-c", script], check=False)
+    done = subprocess.run([sys.executable, "-c", script], check=False, timeout=200)
     assert done.returncode == -signal.SIGKILL
 
 

@@ -106,6 +106,8 @@ def _end_dead_runs(instance: dg.DagsterInstance) -> None:
     for run in instance.get_runs(unfinished):
         if not psutil.pid_exists(int(run.tags[PROCESS_TAG])):
             instance.report_run_failed(run, "The process of this run was ended from outside.")
+            # It took its places in the concurrency pools with it; the next run would wait for them.
+            instance.event_log_storage.free_concurrency_slots_for_run(run.run_id)
 
 
 def run_all(
