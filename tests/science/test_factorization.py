@@ -329,6 +329,9 @@ def test_too_many_components_and_wrong_starts_are_refused():
         factorize(matrix, 11, 1e-3, 0.4)
     with pytest.raises(FactorizationError, match="W0 and H0"):
         factorize(matrix, 2, 1e-3, 0.4, W0=np.ones((10, 3)), H0=np.ones((2, 10)))
+    negative = BlockMatrix(tuple(-b for b in matrix.blocks), matrix.permutation, 10)
+    with pytest.raises(FactorizationError, match="not negative"):
+        factorize(negative, 2, 1e-3, 0.4)
 
 
 # --- Smooth loadings

@@ -610,7 +610,7 @@ def factorize(
     Raises
     ------
     FactorizationError
-        If there are more components than vertices with signal, or W0 and H0 do not fit.
+        As for `factorize_many`.
     """
     start = None if W0 is None or H0 is None else [(W0, H0)]
     problems = [Problem(n_components, alpha_W, l1_ratio)]
@@ -666,8 +666,8 @@ def factorize_many(
     Raises
     ------
     FactorizationError
-        If there are more components than vertices with signal, a start does not fit, or
-        smoothness is asked for without a graph or of solver='sklearn'.
+        If there are more components than vertices with signal, the matrix has negative entries,
+        a start does not fit, or smoothness is asked for without a graph or of solver='sklearn'.
     """
     config = config or FactorizationConfig()
     _check_problems(matrix, problems, starts)
@@ -787,6 +787,14 @@ def _check_problems(
             expected=f"between 1 and the {matrix.n_kept} vertices with signal",
             found=f"{k_max}",
             remedy="Ask for fewer components, or check the mask of vertices with signal.",
+        )
+    lowest = min(float(block.min()) for block in matrix.blocks)
+    if not lowest >= 0:
+        raise FactorizationError(
+            "block matrix",
+            expected="numbers that are not negative",
+            found=f"{lowest:.3g}",
+            remedy="Make it with threshold_by_label, which applies ThresholdConfig.negatives.",
         )
     n = matrix.n_vertices
     for problem, (W0, H0) in zip(problems, starts or [], strict=False):
