@@ -246,6 +246,16 @@ def test_large_blocks_take_lanczos_to_the_same_pairs():
     np.testing.assert_allclose(np.abs(pairs.values), expected, rtol=1e-8)
 
 
+@pytest.mark.parametrize("block", [np.zeros((120, 120)), np.eye(120), np.ones((120, 120))])
+def test_large_blocks_without_a_spectrum_to_iterate_on(block):
+    matrix = threshold_by_label(block, np.zeros(120)).astype(np.float64)
+    pairs = leading_eigenpairs(matrix, 4)
+    expected = np.sort(np.abs(np.linalg.eigvalsh(block)))[::-1][:4]
+    np.testing.assert_allclose(np.abs(pairs.values), expected, atol=1e-8)
+    for value, vector in zip(pairs.values, pairs.vectors, strict=True):
+        np.testing.assert_allclose(block @ vector, value * vector, atol=1e-6)
+
+
 def test_nndsvda_beginning_is_shared():
     matrix = block_matrix(50, 3, 16)
     pairs = leading_eigenpairs(matrix, 8)

@@ -24,7 +24,7 @@ import numpy as np
 from numpy.typing import NDArray
 from pydantic import BaseModel, Field
 from scipy.linalg import eigh
-from scipy.sparse.linalg import LinearOperator, eigsh
+from scipy.sparse.linalg import ArpackError, LinearOperator, eigsh
 from sklearn.decomposition import non_negative_factorization
 from sklearn.exceptions import ConvergenceWarning
 from threadpoolctl import threadpool_limits
@@ -252,15 +252,24 @@ def leading_eigenpairs(
 
 
 def _block_eigenpairs(block: FloatArray, n_pairs: int) -> tuple[FloatArray, FloatArray]:
-    n = len(block)
-    if n <= max(_LANCZOS_FROM * n_pairs, 2):
+    if len(block) <= max(_LANCZOS_FROM * n_pairs, 2):
         values, vectors = eigh(block, check_finite=False)
     else:
-        operator = LinearOperator(block.shape, matvec=lambda v: block @ v, dtype=block.dtype)
-        # A fixed start makes the result reproducible; ones are close to the leading vector.
-        values, vectors = eigsh(operator, k=n_pairs, which="LM", v0=np.ones(n, block.dtype))
+        values, vectors = _lanczos(block, n_pairs)
     order = np.argsort(-np.abs(values), kind="stable")[:n_pairs]
     return values[order], vectors[:, order]
+
+
+def _lanczos(block: FloatArray, n_pairs: int) -> tuple[FloatArray, FloatArray]:
+    # A fixed start makes the result reproducible.
+    start = np.random.default_rng(0).random(len(block)).astype(block.dtype)
+    operator = LinearOperator(block.shape, matvec=lambda v: block @ v, dtype=block.dtype)
+    try:
+        values, vectors = eigsh(operator, k=n_pairs, which="LM", v0=start)
+    except ArpackError:
+        # A label of zeros, or more equal eigenvalues than the iteration can tell apart.
+        values, vectors = eigh(block, check_finite=False)
+    return values, vectors
 
 
 def _settle_ties(
