@@ -246,6 +246,16 @@ def test_large_blocks_take_lanczos_to_the_same_pairs():
     np.testing.assert_allclose(np.abs(pairs.values), expected, rtol=1e-8)
 
 
+@pytest.mark.parametrize("block", [np.zeros((120, 120)), np.eye(120), np.ones((120, 120))])
+def test_large_blocks_without_a_spectrum_to_iterate_on(block):
+    matrix = threshold_by_label(block, np.zeros(120)).astype(np.float64)
+    pairs = leading_eigenpairs(matrix, 4)
+    expected = np.sort(np.abs(np.linalg.eigvalsh(block)))[::-1][:4]
+    np.testing.assert_allclose(np.abs(pairs.values), expected, atol=1e-8)
+    for value, vector in zip(pairs.values, pairs.vectors, strict=True):
+        np.testing.assert_allclose(block @ vector, value * vector, atol=1e-6)
+
+
 def test_nndsvda_beginning_is_shared():
     matrix = block_matrix(50, 3, 16)
     pairs = leading_eigenpairs(matrix, 8)
@@ -329,6 +339,9 @@ def test_too_many_components_and_wrong_starts_are_refused():
         factorize(matrix, 11, 1e-3, 0.4)
     with pytest.raises(FactorizationError, match="W0 and H0"):
         factorize(matrix, 2, 1e-3, 0.4, W0=np.ones((10, 3)), H0=np.ones((2, 10)))
+    negative = BlockMatrix(tuple(-b for b in matrix.blocks), matrix.permutation, 10)
+    with pytest.raises(FactorizationError, match="not negative"):
+        factorize(negative, 2, 1e-3, 0.4)
 
 
 # --- Smooth loadings

@@ -24,7 +24,7 @@ import numpy as np
 from numpy.typing import NDArray
 from pydantic import BaseModel, Field
 from scipy.linalg import eigh
-from scipy.sparse.linalg import LinearOperator, eigsh
+from scipy.sparse.linalg import ArpackError, LinearOperator, eigsh
 from sklearn.decomposition import non_negative_factorization
 from sklearn.exceptions import ConvergenceWarning
 from threadpoolctl import threadpool_limits
@@ -252,15 +252,24 @@ def leading_eigenpairs(
 
 
 def _block_eigenpairs(block: FloatArray, n_pairs: int) -> tuple[FloatArray, FloatArray]:
-    n = len(block)
-    if n <= max(_LANCZOS_FROM * n_pairs, 2):
+    if len(block) <= max(_LANCZOS_FROM * n_pairs, 2):
         values, vectors = eigh(block, check_finite=False)
     else:
-        operator = LinearOperator(block.shape, matvec=lambda v: block @ v, dtype=block.dtype)
-        # A fixed start makes the result reproducible; ones are close to the leading vector.
-        values, vectors = eigsh(operator, k=n_pairs, which="LM", v0=np.ones(n, block.dtype))
+        values, vectors = _lanczos(block, n_pairs)
     order = np.argsort(-np.abs(values), kind="stable")[:n_pairs]
     return values[order], vectors[:, order]
+
+
+def _lanczos(block: FloatArray, n_pairs: int) -> tuple[FloatArray, FloatArray]:
+    # A fixed start makes the result reproducible.
+    start = np.random.default_rng(0).random(len(block)).astype(block.dtype)
+    operator = LinearOperator(block.shape, matvec=lambda v: block @ v, dtype=block.dtype)
+    try:
+        values, vectors = eigsh(operator, k=n_pairs, which="LM", v0=start)
+    except ArpackError:
+        # A label of zeros, or more equal eigenvalues than the iteration can tell apart.
+        values, vectors = eigh(block, check_finite=False)
+    return values, vectors
 
 
 def _settle_ties(
@@ -610,7 +619,7 @@ def factorize(
     Raises
     ------
     FactorizationError
-        If there are more components than vertices with signal, or W0 and H0 do not fit.
+        As for `factorize_many`.
     """
     start = None if W0 is None or H0 is None else [(W0, H0)]
     problems = [Problem(n_components, alpha_W, l1_ratio)]
@@ -666,8 +675,8 @@ def factorize_many(
     Raises
     ------
     FactorizationError
-        If there are more components than vertices with signal, a start does not fit, or
-        smoothness is asked for without a graph or of solver='sklearn'.
+        If there are more components than vertices with signal, the matrix has negative entries,
+        a start does not fit, or smoothness is asked for without a graph or of solver='sklearn'.
     """
     config = config or FactorizationConfig()
     _check_problems(matrix, problems, starts)
@@ -787,6 +796,14 @@ def _check_problems(
             expected=f"between 1 and the {matrix.n_kept} vertices with signal",
             found=f"{k_max}",
             remedy="Ask for fewer components, or check the mask of vertices with signal.",
+        )
+    lowest = min(float(block.min()) for block in matrix.blocks)
+    if not lowest >= 0:
+        raise FactorizationError(
+            "block matrix",
+            expected="numbers that are not negative",
+            found=f"{lowest:.3g}",
+            remedy="Make it with threshold_by_label, which applies ThresholdConfig.negatives.",
         )
     n = matrix.n_vertices
     for problem, (W0, H0) in zip(problems, starts or [], strict=False):
