@@ -18,15 +18,14 @@ import yaml
 from pydantic import BaseModel, Field, JsonValue, ValidationError
 
 from trend_dagster.errors import SettingsError
-from trend_dagster.science.autoencoder import AutoencoderConfig
 from trend_dagster.science.block_matrix import ThresholdConfig
 from trend_dagster.science.bold import BoldConfig, CohortConfig
 from trend_dagster.science.clustering import ClusteringConfig
 from trend_dagster.science.correlation import CorrelationConfig
 from trend_dagster.science.factorization import FactorizationConfig
+from trend_dagster.science.model_settings import AutoencoderConfig, TrainingConfig
 from trend_dagster.science.selection import SelectionConfig
 from trend_dagster.science.sweep import SweepGrid
-from trend_dagster.science.training import TrainingConfig
 
 SETTINGS_FILE = "trend.yaml"
 DEFAULT_PROFILE = "default"

@@ -20,94 +20,16 @@ from typing import Any, Literal, NamedTuple
 import numpy as np
 import torch
 from numpy.typing import NDArray
-from pydantic import BaseModel, Field, model_validator
 from torch import Tensor, nn
 from torch.nn.functional import logsigmoid, pad, relu, scaled_dot_product_attention
 
 from trend_dagster.errors import InputError, SettingsError
+from trend_dagster.science.model_settings import AutoencoderConfig as AutoencoderConfig
 
 FeatureSource = Literal["input_projection", "encoder", "bold"]
 
 _KERNEL_MULTIPLE = 8
 """Fused attention on CUDA takes head widths that are multiples of this."""
-
-
-class AutoencoderConfig(BaseModel, frozen=True, extra="forbid"):
-    """Shape of the autoencoder; where nothing is said, the default is the tutorial's value."""
-
-    d_model: int = Field(
-        default=512, ge=1, description="Width of a vertex's embedding; a multiple of n_heads."
-    )
-    n_heads: int = Field(
-        default=8, ge=1, description="Attention heads that d_model is divided among."
-    )
-    n_encoder_layers: int = Field(
-        default=6, ge=1, description="Times the encoder layer is applied."
-    )
-    n_decoder_layers: int = Field(
-        default=6, ge=1, description="Times the decoder layer is applied."
-    )
-    dim_feedforward: int = Field(
-        default=1600, ge=1, description="Hidden width of the network applied to each vertex alone."
-    )
-    dropout: float = Field(
-        default=0.1, ge=0, lt=1, description="Share of activations set to zero in a training step."
-    )
-    attention_dropout: float = Field(
-        default=0.0,
-        ge=0,
-        lt=1,
-        description=(
-            "Share of attention weights set to zero in a training step. The tutorial uses 0.1; on "
-            "a CPU that costs memory that grows with the square of the number of vertices."
-        ),
-    )
-    confidence: Literal["key", "tutorial"] = Field(
-        default="key",
-        description=(
-            "'key': every vertex has a learned confidence, and vertices with a low one are "
-            "attended to less, as the paper describes. 'tutorial': the published code, in which "
-            "the confidence has no effect."
-        ),
-    )
-    confidence_hidden: int = Field(
-        default=512,
-        ge=1,
-        description="Hidden width of the network that gives a vertex's confidence.",
-    )
-    share_layers: bool = Field(
-        default=True,
-        description=(
-            "True: one encoder layer and one decoder layer are applied repeatedly, as in the "
-            "tutorial. False: every layer has weights of its own."
-        ),
-    )
-    norm_first: bool = Field(
-        default=False,
-        description=(
-            "True: normalise before attention, which keeps deep stacks trainable at higher "
-            "learning rates. False: after it, as in the tutorial."
-        ),
-    )
-    remove_mean: bool = Field(
-        default=False,
-        description=(
-            "True: the mean over vertices is removed from the embeddings before the encoder, so "
-            "that what all vertices share does not drown what tells them apart. The tutorial "
-            "keeps it."
-        ),
-    )
-
-    @model_validator(mode="after")
-    def _heads_divide_width(self) -> AutoencoderConfig:
-        if self.d_model % self.n_heads:
-            raise SettingsError(
-                "Setting d_model",
-                expected=f"a multiple of n_heads ({self.n_heads})",
-                found=str(self.d_model),
-                remedy=f"Try d_model={math.ceil(self.d_model / self.n_heads) * self.n_heads}.",
-            )
-        return self
 
 
 # --- Attention ------------------------------------------------------------------------------

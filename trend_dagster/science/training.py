@@ -25,110 +25,21 @@ from typing import Any, Literal
 import numpy as np
 import torch
 from numpy.typing import NDArray
-from pydantic import BaseModel, Field
-from pydantic.config import JsonDict
 from torch import Tensor
 from torch.nn.utils import clip_grad_norm_
 
 from trend_dagster.errors import CohortError, SettingsError, TrainingError
 from trend_dagster.science.autoencoder import (
-    AutoencoderConfig,
     TransformerAutoencoder,
     attention_plan,
     initial_model,
     model_from_arrays,
     weights_to_arrays,
 )
+from trend_dagster.science.model_settings import NO_IDENTITY, AutoencoderConfig
+from trend_dagster.science.model_settings import TrainingConfig as TrainingConfig
 
 RunLoader = Callable[[], NDArray[np.floating]]
-
-_NO_IDENTITY: JsonDict = {"identity": False}
-
-
-class TrainingConfig(BaseModel, frozen=True, extra="forbid"):
-    """How the autoencoder is trained; where nothing is said, the default is the tutorial's."""
-
-    n_epochs: int = Field(
-        default=1500,
-        ge=1,
-        description="Passes over all training runs. A larger number continues a finished training.",
-    )
-    learning_rate: float = Field(default=1e-5, gt=0, description="Step size of Adam.")
-    lr_patience: int = Field(
-        default=10,
-        ge=0,
-        description="Epochs without a better validation loss before the rate falls tenfold.",
-    )
-    gradient_clip: float = Field(
-        default=1.0, gt=0, description="Largest norm of the gradient; longer ones are scaled down."
-    )
-    mse_weight: float = Field(
-        default=0.5,
-        ge=0,
-        le=1,
-        description="Weight of the squared error in the loss; the absolute error has the rest.",
-    )
-    test_size: float = Field(
-        default=0.25, gt=0, lt=1, description="Share of runs (or subjects) kept for validation."
-    )
-    random_state: int = Field(
-        default=108, ge=0, description="Seed of the split, the first weights and every draw."
-    )
-    precision: Literal["auto", "32", "bf16"] = Field(
-        default="auto",
-        description=(
-            "Numbers of the heavy products: '32' is float32, as in the tutorial; 'bf16' is mixed "
-            "with bfloat16; 'auto' takes bfloat16 where the device has it in hardware."
-        ),
-    )
-    vertex_subsample: int | None = Field(
-        default=None,
-        ge=2,
-        description="Vertices drawn anew in every step; empty for all, as in the tutorial.",
-    )
-    accumulate: int = Field(
-        default=1, ge=1, description="Runs whose gradients are averaged before a step."
-    )
-    early_stopping_patience: int | None = Field(
-        default=None,
-        ge=1,
-        description=(
-            "Epochs without a better validation loss before training ends; empty for never, as in "
-            "the tutorial."
-        ),
-    )
-    max_skipped_steps: int = Field(
-        default=20,
-        ge=0,
-        description=(
-            "Steps with NaN or infinity that are skipped before training stops. The tutorial skips "
-            "without end."
-        ),
-        json_schema_extra=_NO_IDENTITY,
-    )
-    n_devices: int = Field(
-        default=1,
-        ge=1,
-        description="Processes, each with a device and a run of its own per step (one per GPU).",
-    )
-    accelerator: Literal["auto", "cpu", "cuda"] = Field(
-        default="auto",
-        description="Where to train: a GPU if there is one, or as said.",
-        json_schema_extra=_NO_IDENTITY,
-    )
-    compile: bool = Field(
-        default=False,
-        description="Compile the model first: minutes at the start, faster steps on a GPU.",
-        json_schema_extra=_NO_IDENTITY,
-    )
-    on_corrupt_state: Literal["best", "fresh"] = Field(
-        default="best",
-        description=(
-            "If the state of an interrupted training cannot be read: go on from the best weights, "
-            "or start afresh."
-        ),
-        json_schema_extra=_NO_IDENTITY,
-    )
 
 
 # --- Split ----------------------------------------------------------------------------------
@@ -452,7 +363,7 @@ def _identity(
 ) -> dict[str, Any]:
     """Return all that determines the weights after a given number of epochs."""
     fields = TrainingConfig.model_fields
-    elsewhere = {name for name, f in fields.items() if f.json_schema_extra == _NO_IDENTITY}
+    elsewhere = {name for name, f in fields.items() if f.json_schema_extra == NO_IDENTITY}
     # More epochs continue the same path; a path has no length.
     settings = config.model_dump(exclude=elsewhere | {"n_epochs"})
     named = {**model.model_dump(), **settings, "precision": precision, "cohort": cohort}

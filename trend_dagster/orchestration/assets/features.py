@@ -17,7 +17,9 @@ from trend_dagster.orchestration.resources import BOLD_RUN
 from trend_dagster.orchestration.settings import Settings
 from trend_dagster.orchestration.stored_asset import Cell, stored_asset
 from trend_dagster.science.bold import check_same_vertices, common_length
+from trend_dagster.science.model_settings import AutoencoderConfig
 from trend_dagster.storage.images import subject_of
+from trend_dagster.storage.provenance import digest_of
 from trend_dagster.storage.stores import Version
 
 if TYPE_CHECKING:  # torch takes seconds to import: only the functions that compute with it do
@@ -85,6 +87,7 @@ def trained_model(cell: Cell, bold: Sequence[Version]) -> Result:
         settings.training,
         checkpoint_dir=cell.scratch,
         on_epoch=show,
+        cohort=digest_of({name: run.digest for name, run in runs.items()}),
     )
     history = trained.history
     train_loss, validation_loss, learning_rate = (
@@ -161,7 +164,7 @@ def embeddings(cell: Cell, bold: Version, trained_model: Version | None) -> Resu
 
 def _load_model(trained_model: Version) -> TransformerAutoencoder:
     """Build the model as it was trained, whatever the settings say today."""
-    from trend_dagster.science.autoencoder import AutoencoderConfig, model_from_arrays
+    from trend_dagster.science.autoencoder import model_from_arrays
 
     config = AutoencoderConfig.model_validate(trained_model.recipe.settings["autoencoder"])
     names = [name for name in trained_model.names() if not name.startswith("history_")]

@@ -1,0 +1,181 @@
+"""Settings of the model and of its training.
+
+They stand apart from what they set because torch takes seconds to import: whoever only reads
+settings (the command line, the web page, a sensor) does not wait for it.
+"""
+
+from __future__ import annotations
+
+import math
+from typing import Literal
+
+from pydantic import BaseModel, Field, model_validator
+from pydantic.config import JsonDict
+
+from trend_dagster.errors import SettingsError
+
+NO_IDENTITY: JsonDict = {"identity": False}
+
+
+class AutoencoderConfig(BaseModel, frozen=True, extra="forbid"):
+    """Shape of the autoencoder; where nothing is said, the default is the tutorial's value."""
+
+    d_model: int = Field(
+        default=512, ge=1, description="Width of a vertex's embedding; a multiple of n_heads."
+    )
+    n_heads: int = Field(
+        default=8, ge=1, description="Attention heads that d_model is divided among."
+    )
+    n_encoder_layers: int = Field(
+        default=6, ge=1, description="Times the encoder layer is applied."
+    )
+    n_decoder_layers: int = Field(
+        default=6, ge=1, description="Times the decoder layer is applied."
+    )
+    dim_feedforward: int = Field(
+        default=1600, ge=1, description="Hidden width of the network applied to each vertex alone."
+    )
+    dropout: float = Field(
+        default=0.1, ge=0, lt=1, description="Share of activations set to zero in a training step."
+    )
+    attention_dropout: float = Field(
+        default=0.0,
+        ge=0,
+        lt=1,
+        description=(
+            "Share of attention weights set to zero in a training step. The tutorial uses 0.1; on "
+            "a CPU that costs memory that grows with the square of the number of vertices."
+        ),
+    )
+    confidence: Literal["key", "tutorial"] = Field(
+        default="key",
+        description=(
+            "'key': every vertex has a learned confidence, and vertices with a low one are "
+            "attended to less, as the paper describes. 'tutorial': the published code, in which "
+            "the confidence has no effect."
+        ),
+    )
+    confidence_hidden: int = Field(
+        default=512,
+        ge=1,
+        description="Hidden width of the network that gives a vertex's confidence.",
+    )
+    share_layers: bool = Field(
+        default=True,
+        description=(
+            "True: one encoder layer and one decoder layer are applied repeatedly, as in the "
+            "tutorial. False: every layer has weights of its own."
+        ),
+    )
+    norm_first: bool = Field(
+        default=False,
+        description=(
+            "True: normalise before attention, which keeps deep stacks trainable at higher "
+            "learning rates. False: after it, as in the tutorial."
+        ),
+    )
+    remove_mean: bool = Field(
+        default=False,
+        description=(
+            "True: the mean over vertices is removed from the embeddings before the encoder, so "
+            "that what all vertices share does not drown what tells them apart. The tutorial "
+            "keeps it."
+        ),
+    )
+
+    @model_validator(mode="after")
+    def _heads_divide_width(self) -> AutoencoderConfig:
+        if self.d_model % self.n_heads:
+            raise SettingsError(
+                "Setting d_model",
+                expected=f"a multiple of n_heads ({self.n_heads})",
+                found=str(self.d_model),
+                remedy=f"Try d_model={math.ceil(self.d_model / self.n_heads) * self.n_heads}.",
+            )
+        return self
+
+
+class TrainingConfig(BaseModel, frozen=True, extra="forbid"):
+    """How the autoencoder is trained; where nothing is said, the default is the tutorial's."""
+
+    n_epochs: int = Field(
+        default=1500,
+        ge=1,
+        description="Passes over all training runs. A larger number continues a finished training.",
+    )
+    learning_rate: float = Field(default=1e-5, gt=0, description="Step size of Adam.")
+    lr_patience: int = Field(
+        default=10,
+        ge=0,
+        description="Epochs without a better validation loss before the rate falls tenfold.",
+    )
+    gradient_clip: float = Field(
+        default=1.0, gt=0, description="Largest norm of the gradient; longer ones are scaled down."
+    )
+    mse_weight: float = Field(
+        default=0.5,
+        ge=0,
+        le=1,
+        description="Weight of the squared error in the loss; the absolute error has the rest.",
+    )
+    test_size: float = Field(
+        default=0.25, gt=0, lt=1, description="Share of runs (or subjects) kept for validation."
+    )
+    random_state: int = Field(
+        default=108, ge=0, description="Seed of the split, the first weights and every draw."
+    )
+    precision: Literal["auto", "32", "bf16"] = Field(
+        default="auto",
+        description=(
+            "Numbers of the heavy products: '32' is float32, as in the tutorial; 'bf16' is mixed "
+            "with bfloat16; 'auto' takes bfloat16 where the device has it in hardware."
+        ),
+    )
+    vertex_subsample: int | None = Field(
+        default=None,
+        ge=2,
+        description="Vertices drawn anew in every step; empty for all, as in the tutorial.",
+    )
+    accumulate: int = Field(
+        default=1, ge=1, description="Runs whose gradients are averaged before a step."
+    )
+    early_stopping_patience: int | None = Field(
+        default=None,
+        ge=1,
+        description=(
+            "Epochs without a better validation loss before training ends; empty for never, as in "
+            "the tutorial."
+        ),
+    )
+    max_skipped_steps: int = Field(
+        default=20,
+        ge=0,
+        description=(
+            "Steps with NaN or infinity that are skipped before training stops. The tutorial skips "
+            "without end."
+        ),
+        json_schema_extra=NO_IDENTITY,
+    )
+    n_devices: int = Field(
+        default=1,
+        ge=1,
+        description="Processes, each with a device and a run of its own per step (one per GPU).",
+    )
+    accelerator: Literal["auto", "cpu", "cuda"] = Field(
+        default="auto",
+        description="Where to train: a GPU if there is one, or as said.",
+        json_schema_extra=NO_IDENTITY,
+    )
+    compile: bool = Field(
+        default=False,
+        description="Compile the model first: minutes at the start, faster steps on a GPU.",
+        json_schema_extra=NO_IDENTITY,
+    )
+    on_corrupt_state: Literal["best", "fresh"] = Field(
+        default="best",
+        description=(
+            "If the state of an interrupted training cannot be read: go on from the best weights, "
+            "or start afresh."
+        ),
+        json_schema_extra=NO_IDENTITY,
+    )
