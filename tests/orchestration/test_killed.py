@@ -7,12 +7,15 @@ import subprocess
 import sys
 
 import dagster as dg
+import pytest
 
 from tests.conftest import run
 from trend_dagster.orchestration.partitions import to_key
 from trend_dagster.orchestration.resources import Project
 from trend_dagster.orchestration.running import open_instance
 from trend_dagster.orchestration.stored_asset import STORED_ASSETS
+
+pytestmark = pytest.mark.slow
 
 KILLED = """\
 import os, signal, sys, warnings
