@@ -239,7 +239,10 @@ def show_results(folder: Path) -> None:
     project = Project.open(folder)
     comparison = project.store.latest("control_comparison")
     if comparison is not None:
-        console.print(_comparison(comparison_table(comparison)))
+        found = comparison_table(comparison)
+        console.print(_comparison(found))
+        for line in read_controls(found):
+            console.print(line, soft_wrap=True)
     if note := project.settings.inputs.note:
         console.print(f"[bold]{escape(note)}[/]")
     pictures = sorted(project.outputs.glob("parcellation_*.png"))
@@ -247,6 +250,7 @@ def show_results(folder: Path) -> None:
         "workbook": project.outputs / "Complete_Clustering.xlsx",
         "comparison": project.outputs / "control_comparison.csv",
         "store": project.store.root,
+        "planted and found": project.outputs / "planted_and_found.png",
         **{f"picture, {p.stem.split('_')[1]} clusters": p for p in pictures},
     }
     for name, path in places.items():
@@ -267,22 +271,53 @@ SHOWN = {
     "label_file": "label file",
     "n_components": "n_com-\nponents",
     "n_clusters": "n_clus-\nters",
-    "silhouette": "silhouette",
+    "silhouette": "silhou-\nette",
     "davies_bouldin": "Davies-\nBouldin",
     "connectivity_ratio": "connect.\nratio",
     "zero_row_share": "zero\nrows",
     "dice_trained": "Dice,\ntrained",
     "dice_untrained": "Dice,\nuntrained",
     "dice_bold": "Dice,\nraw BOLD",
-    "silhouette_untrained": "silhouette,\nuntrained",
-    "silhouette_bold": "silhouette,\nraw BOLD",
+    "silhouette_untrained": "silhou-\nette, un-\ntrained",
+    "silhouette_bold": "silhou-\nette, raw\nBOLD",
 }
+
+
+def read_controls(found: pd.DataFrame) -> list[str]:
+    """Say what the table says: whether the trained model was worth it in the chosen cells.
+
+    Parameters
+    ----------
+    found : DataFrame
+        The comparison, with one column per control.
+
+    Returns
+    -------
+    list of str
+        One line per chosen cell that has controls and planted networks.
+    """
+    lines = []
+    for row in found[found["chosen"]].to_dict("records"):
+        controls = {n: row[f"dice_{n}"] for n in ("untrained", "bold") if f"dice_{n}" in row}
+        if not controls or "dice_trained" not in row:
+            continue
+        best, trained = max(controls.values()), row["dice_trained"]
+        verdict = "finds more than" if trained > best else "does not find more than"
+        lines.append(
+            f"{row['n_clusters']:.0f} clusters: the trained model (Dice {trained:.3f}) {verdict} "
+            f"its best control ({best:.3f})."
+        )
+    return lines
 
 
 def _comparison(found: pd.DataFrame) -> Table:
     wanted = "dice" if "dice_trained" in found else "silhouette"
     columns = [n for n in SHOWN if n in found and (n in FIGURES or n.startswith(wanted))]
-    table = Table(*(SHOWN[name] for name in columns), "chosen", box=box.SIMPLE)
+    table = Table(box=box.SIMPLE, pad_edge=False)
+    for name in columns:
+        table.add_column(SHOWN[name], justify="left" if name == "label_file" else "right")
+        table.columns[-1].no_wrap = name == "label_file"
+    table.add_column("chosen")
     for row in found.to_dict("records"):
         shown = [_shown(name, row[name]) for name in columns]
         style = "bold" if row["chosen"] else None

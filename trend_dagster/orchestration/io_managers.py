@@ -172,24 +172,26 @@ def _dims_of(definition: dg.PartitionsDefinition[str], asset: str) -> tuple[str,
 
 
 def _metadata(published: Published) -> dict[str, dg.MetadataValue[Any]]:
+    """What the page shows of an output: what it looks like first, where it came from last."""
     version, result = published.version, published.result
     attributes = version.attributes
-    metadata: dict[str, Any] = {
-        "store": dg.MetadataValue.path(str(version.path)),
-        "recipe": dg.MetadataValue.json(published.recipe.as_dict()),
-        "arrays": dg.MetadataValue.md(_array_table(version)),
-        "libraries": dg.MetadataValue.json(attributes["libraries"]),
-        **{k: v for k, v in attributes["run"].items() if k != "run_id"},
-    }
+    metadata: dict[str, Any] = {}
     if version.excluded:
         metadata["excluded"] = version.excluded
     if result is None:
         metadata["kept"] = "The stored version is current: nothing was computed."
     else:
-        metadata |= {name: dg.MetadataValue.md(table) for name, table in result.tables.items()}
         metadata |= {name: _picture(png) for name, png in result.pictures.items()}
+        metadata |= {name: dg.MetadataValue.md(table) for name, table in result.tables.items()}
     for name, fact in version.facts.items():
         metadata[name] = dg.MetadataValue.json(fact) if isinstance(fact, dict | list) else fact
+    metadata |= {k: v for k, v in attributes["run"].items() if k != "run_id"}
+    metadata |= {
+        "arrays": dg.MetadataValue.md(_array_table(version)),
+        "store": dg.MetadataValue.path(str(version.path)),
+        "recipe": dg.MetadataValue.json(published.recipe.as_dict()),
+        "libraries": dg.MetadataValue.json(attributes["libraries"]),
+    }
     return {name: value for name, value in metadata.items() if value is not None}
 
 

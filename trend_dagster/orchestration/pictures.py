@@ -11,7 +11,7 @@ from numpy.typing import NDArray
 
 from trend_dagster.errors import SettingsError
 from trend_dagster.figures.matrices import sizes_figure
-from trend_dagster.figures.surface import parcellation_figure
+from trend_dagster.figures.surface import comparison_figure, parcellation_figure
 from trend_dagster.orchestration.resources import Project
 from trend_dagster.science.geodesic import Surface
 from trend_dagster.storage.meshes import load_fsaverage
@@ -61,3 +61,31 @@ def draw_parcellation(project: Project, labels: NDArray[np.int32], title: str) -
     if surface is None or len(surface.coordinates) != len(labels):
         return sizes_figure(labels, title=title)
     return parcellation_figure(surface, labels, title)
+
+
+def draw_comparison(
+    project: Project, planted: NDArray[np.int64], found: NDArray[np.int32], dice: float
+) -> Figure | None:
+    """Draw planted networks beside a parcellation, in matching colours.
+
+    Parameters
+    ----------
+    project : Project
+        Names the surface.
+    planted : ndarray of shape (n_vertices,)
+        Network of each vertex, -1 for none.
+    found : ndarray of shape (n_vertices,)
+        Cluster of each vertex, -1 without signal.
+    dice : float
+        Their mean Dice, for the title.
+
+    Returns
+    -------
+    Figure or None
+        None without a surface.
+    """
+    surface = surface_of(project)
+    if surface is None or len(surface.coordinates) != len(found):
+        return None
+    titles = ("Planted networks", f"Found from BOLD (Dice {dice:.2f})")
+    return comparison_figure(surface, planted, found, titles)

@@ -11,10 +11,12 @@ import pandas as pd
 from numpy.typing import NDArray
 
 from trend_dagster.errors import InputError
+from trend_dagster.figures.png import small_png, to_png
 from trend_dagster.orchestration.assets.connectivity import check_label_length
 from trend_dagster.orchestration.assets.features import signal_of
 from trend_dagster.orchestration.assets.parcellation import summary_table, sweep_arrays
 from trend_dagster.orchestration.io_managers import Result
+from trend_dagster.orchestration.pictures import draw_comparison
 from trend_dagster.orchestration.resources import BOLD_RUN, LABEL_FILE, N_COMPONENTS, Project
 from trend_dagster.orchestration.stored_asset import Cell, stored_asset
 from trend_dagster.science.block_matrix import threshold_by_label
@@ -134,7 +136,7 @@ def _truth_file(project: Project, partition: Partition) -> dict[str, Path]:
 
 @stored_asset(
     group="controls",
-    settings=("controls",),
+    settings=("controls", "inputs"),
     files=_truth_file,
     incomplete=frozenset({"nmf_sweep", "control_sweep"}),
 )
@@ -166,8 +168,15 @@ def control_comparison(
                 mean_dice(control[_key(row)][1], truth) if _key(row) in control else None
                 for _, row in table.iterrows()
             ]
-    chosen = {_key(choice): True for choice in selected_parcellations.facts["chosen"]}
-    table["chosen"] = [chosen.get(_key(row), False) for _, row in table.iterrows()]
+    chosen = {_key(choice) for choice in selected_parcellations.facts["chosen"]}
+    table["chosen"] = [_key(row) in chosen for _, row in table.iterrows()]
+    files, pictures = {}, {}
+    if truth is not None and table["chosen"].any():
+        best = table[table["chosen"]].iloc[0]
+        figure = draw_comparison(cell.project, truth, labels[_key(best)], best["dice_trained"])
+        if figure is not None:
+            files["planted_and_found.png"] = to_png(figure, 110)
+            pictures["planted and found"] = small_png(figure)
     shown = table.drop(columns=["cluster_sizes", "version", "digest", "seconds"])
     numbers = shown.select_dtypes("number")
     return Result(
@@ -178,7 +187,8 @@ def control_comparison(
             "has_truth": truth is not None,
         },
         tables={"comparison": str(shown.head(40).round(3).to_markdown(index=False))},
-        files={"control_comparison.csv": shown.to_csv(index=False).encode()},
+        pictures=pictures,
+        files=files | {"control_comparison.csv": shown.to_csv(index=False).encode()},
     )
 
 
