@@ -14,7 +14,7 @@ import numpy as np
 from dagster import AssetCheckExecutionContext
 
 from trend_dagster.orchestration.lineage import states
-from trend_dagster.orchestration.resources import Project
+from trend_dagster.orchestration.resources import BOLD_RUN, Project
 from trend_dagster.orchestration.stored_asset import STORED_ASSETS, StoredAsset
 from trend_dagster.storage.stores import Version, describe
 
@@ -67,6 +67,25 @@ def _unit_diagonal(project: Project, version: Version) -> Iterator[str]:
     worst = float(np.abs(diagonal[version.read("vertex_mask")] - 1).max(initial=0))
     if worst > 1e-4:
         yield f"correlation of a vertex with itself is off 1 by up to {worst:.2g}"
+
+
+def _right_shape(project: Project, version: Version) -> Iterator[str]:
+    """Vertices must be those of the BOLD, whichever way they came."""
+    expected = _n_vertices(project)
+    for name in version.names():
+        array = version.array(name)
+        dims = array.metadata.dimension_names or ()  # type: ignore[union-attr]
+        for dim, size in zip(dims, array.shape, strict=True):
+            if dim == "vertex" and expected is not None and size != expected:
+                yield f"{name} has {size} vertices, the BOLD runs have {expected}"
+
+
+def _n_vertices(project: Project) -> int | None:
+    for key in project.keys(BOLD_RUN):
+        version = project.store.latest("bold", {BOLD_RUN: key})
+        if version is not None and version.excluded is None:
+            return int(version.facts["n_vertices"])
+    return None
 
 
 def _not_excluded(project: Project, version: Version) -> Iterator[str]:
@@ -135,8 +154,10 @@ def _complete(project: Project, version: Version) -> Iterator[str]:
 QUESTIONS: dict[str, dict[str, Find]] = {
     "bold": {"usable": _not_excluded, "finite": _finite},
     "trained_model": {"finite": _finite},
-    "embeddings": {"finite": _finite, "not_collapsed": _not_collapsed},
+    "geodesic_labels": {"right_shape": _right_shape},
+    "embeddings": {"right_shape": _right_shape, "finite": _finite, "not_collapsed": _not_collapsed},
     "average_correlation": {
+        "right_shape": _right_shape,
         "finite": _finite,
         "symmetric": _symmetric,
         "unit_diagonal": _unit_diagonal,
@@ -146,7 +167,11 @@ QUESTIONS: dict[str, dict[str, Find]] = {
         "non_negative": _non_negative,
         "every_vertex_once": _every_vertex_once,
     },
-    "nmf_sweep": {"alive": _alive, "every_vertex_labelled": _every_vertex_labelled},
+    "nmf_sweep": {
+        "right_shape": _right_shape,
+        "alive": _alive,
+        "every_vertex_labelled": _every_vertex_labelled,
+    },
     "sweep_summary": {"complete": _complete},
     "selected_parcellations": {"every_vertex_labelled": _every_vertex_labelled},
     "control_sweep": {"alive": _alive},

@@ -1,0 +1,83 @@
+"""The demo, as a person runs it: networks come back, and nothing is made twice."""
+
+from __future__ import annotations
+
+import csv
+import subprocess
+import sys
+
+import numpy as np
+import openpyxl
+import pytest
+
+from trend_dagster.orchestration.resources import Project
+from trend_dagster.science.evaluation import mean_dice
+
+pytestmark = pytest.mark.slow
+
+
+def demo(folder):
+    command = [sys.executable, "-c", "from trend_dagster.cli import main; main()"]
+    return subprocess.run(
+        [*command, "demo", str(folder)], capture_output=True, text=True, check=False, timeout=400
+    )
+
+
+@pytest.fixture(scope="module")
+def made(tmp_path_factory):
+    folder = tmp_path_factory.mktemp("demo") / "demo"
+    return folder, demo(folder)
+
+
+def test_it_ends_with_the_table_and_the_places(made):
+    folder, done = made
+    assert done.returncode == 0, done.stderr
+    for header in ("Davies-", "connect.", "zero", "trained", "untrained", "raw BOLD", "chosen"):
+        assert header in done.stdout
+    for name in ("Complete_Clustering.xlsx", "store", "parcellation_14_clusters.png"):
+        assert str(folder / name) in done.stdout or str(folder / "outputs" / name) in done.stdout
+    assert "trained model (Dice" in done.stdout
+
+
+def test_the_planted_networks_come_back_far_better_than_shuffled_labels(made):
+    folder, _ = made
+    truth = np.load(folder / "planted_networks.npy")
+    found = Project.open(folder).store.latest("selected_parcellations").read("labels")[0]
+    rng = np.random.default_rng(0)
+    signal = found >= 0
+    shuffled = []
+    for _ in range(20):
+        labels = found.copy()
+        labels[signal] = rng.permutation(found[signal])
+        shuffled.append(mean_dice(labels, truth))
+    assert mean_dice(found, truth) > max(shuffled) + 0.4
+
+
+def test_the_controls_are_reported_beside_every_cell(made):
+    folder, _ = made
+    with (folder / "outputs" / "control_comparison.csv").open() as file:
+        rows = list(csv.DictReader(file))
+    assert len(rows) == 6
+    for row in rows:
+        for name in ("dice_trained", "dice_untrained", "dice_bold", "silhouette_bold"):
+            assert 0 < float(row[name]) < 1
+
+
+def test_the_workbook_has_every_cell(made):
+    folder, _ = made
+    book = openpyxl.load_workbook(folder / "outputs" / "Complete_Clustering.xlsx")
+    assert book["Sheet1"].max_row == 7
+    assert [cell.value for cell in book["Sheet1"][1]][:4] == [
+        "label_file",
+        "Clustering_Algorithm",
+        "Helper_Algo",
+        "Alpha_W",
+    ]
+
+
+def test_a_second_run_says_that_nothing_has_changed(made):
+    folder, _ = made
+    done = demo(folder)
+    assert done.returncode == 0
+    assert "Nothing has changed: nothing was computed" in done.stdout
+    assert " made" not in done.stdout
