@@ -10,6 +10,7 @@ See https://docs.pydantic.dev/latest/concepts/models/ for the models.
 from __future__ import annotations
 
 import difflib
+import math
 from collections.abc import Mapping
 from pathlib import Path
 from typing import Any, Literal
@@ -206,9 +207,11 @@ def load_settings(project: Path, profile: str | None = None) -> Settings:
     base = resource_folder("profiles") / f"{name}.yaml"
     merged = _merge(_read_yaml(base), own) | {"profile": name}
     try:
-        return Settings.model_validate(merged)
+        settings = Settings.model_validate(merged)
     except ValidationError as error:
         raise _explain(error, file) from None
+    _check_finite(settings.model_dump(), file)
+    return settings
 
 
 def _read_yaml(file: Path) -> dict[str, Any]:
@@ -230,7 +233,25 @@ def _read_yaml(file: Path) -> dict[str, Any]:
             found=type(content).__name__,
             remedy="See the commented file that the project was made with.",
         )
-    return content
+    # A section of which every line is commented out is empty, not wrong.
+    return {name: value for name, value in content.items() if value is not None}
+
+
+def _check_finite(value: object, file: Path, name: str = "") -> None:
+    """Refuse infinity and NaN: no result could be stored with such a setting beside it."""
+    if isinstance(value, float) and not math.isfinite(value):
+        raise SettingsError(
+            f"setting {name} in {file}",
+            expected="a finite number",
+            found=str(value),
+            remedy="Write a large number if that is meant.",
+        )
+    if isinstance(value, Mapping):
+        for key, below in value.items():
+            _check_finite(below, file, f"{name}.{key}".lstrip("."))
+    elif isinstance(value, tuple):
+        for below in value:
+            _check_finite(below, file, name)
 
 
 def _merge(base: Mapping[str, Any], own: Mapping[str, Any]) -> dict[str, Any]:

@@ -8,6 +8,7 @@ from pathlib import Path
 from typing import Any
 
 import numpy as np
+from numpy.lib.format import open_memmap
 from numpy.typing import NDArray
 
 from trend_dagster.errors import InputError
@@ -206,11 +207,12 @@ def _read_integers(path: Path, what: str) -> NDArray[Any]:
 
 
 def _read_npy(path: Path, what: str) -> NDArray[Any]:
-    """Read a .npy file; a pickle inside it is refused, for it could run code."""
+    """Read a .npy file and nothing else; a pickle inside it is refused, for it could run code."""
     try:
-        # Mapping first makes numpy compare the header with the size of the file.
-        array = np.load(path, mmap_mode="r", allow_pickle=False)
-    except (ValueError, OSError, EOFError) as error:
+        # Not np.load, which also opens archives and leaves a damaged one open. Mapping makes numpy
+        # compare the header with the size of the file, and refuse Python objects.
+        return np.asarray(open_memmap(path, mode="r"))
+    except (ValueError, OSError) as error:
         raise InputError(
             f"{what} file {path}",
             expected="a complete .npy file of plain numbers",
@@ -218,25 +220,21 @@ def _read_npy(path: Path, what: str) -> NDArray[Any]:
             remedy="Save it again with numpy.save(path, array.astype('float32')) or copy it again "
             "from where it came from.",
         ) from error
-    if not isinstance(array, np.ndarray):
-        raise InputError(
-            f"{what} file {path}",
-            expected="one array (numpy.save)",
-            found="an archive of several (numpy.savez)",
-            remedy="Save each array with numpy.save into a file of its own.",
-        )
-    return np.asarray(array)
 
 
 def _what_is_wrong(message: str, path: Path) -> str:
-    if not path.exists():
-        return "no such file"
-    if path.stat().st_size == 0:
+    if not path.is_file():
+        return "a folder" if path.is_dir() else "no such file"
+    with path.open("rb") as file:
+        start = file.read(2)
+    if not start:
         return "an empty file"
-    if "mmap length" in message:
+    if start == b"PK":
+        return "an archive (numpy.savez), which holds several arrays or is damaged"
+    if "mmap length" in message or "EOF" in message:
         return f"a truncated file of {path.stat().st_size} bytes"
     if "Python objects" in message:
         return "Python objects (a pickle), which could run code when read"
-    if "pickle" in message:
+    if "magic string" in message:
         return "something else (perhaps a pickle, which could run code when read)"
     return message

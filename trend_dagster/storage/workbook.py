@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import io
+import re
 from collections.abc import Mapping
 from typing import Any
 
@@ -13,6 +14,9 @@ from openpyxl import Workbook
 from openpyxl.styles import Alignment, Font
 from openpyxl.utils import get_column_letter
 from openpyxl.worksheet.worksheet import Worksheet
+
+# Characters that a file name may hold and XML may not: control characters, lone surrogates.
+_NOT_XML = re.compile("[\x00-\x08\x0b\x0c\x0e-\x1f\ud800-\udfff\ufffe\uffff]")
 
 TUTORIAL_COLUMNS = {
     "label_file": "label_file",
@@ -123,11 +127,15 @@ def _fill(sheet: Worksheet, table: pd.DataFrame) -> None:
 def _write(sheet: Worksheet, row: int, column: int, value: object) -> None:
     if value is None or (isinstance(value, float) and np.isnan(value)):
         return
+    if isinstance(value, float) and np.isinf(value):
+        value = str(value)  # as pandas does: the format has no infinite numbers
     cell = sheet.cell(row, column)
-    cell.value = value.item() if isinstance(value, np.generic) else value
     if isinstance(value, str):
         # A name that begins with '=' must stay a name: it comes from a file.
+        cell.value = _NOT_XML.sub("\N{REPLACEMENT CHARACTER}", value)
         cell.data_type = "s"
+    else:
+        cell.value = value.item() if isinstance(value, np.generic) else value
 
 
 def _shown(value: object) -> str:

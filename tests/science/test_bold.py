@@ -1,0 +1,201 @@
+"""Usable time series: mask, exclusion, standardisation, and runs that fit together."""
+
+from __future__ import annotations
+
+import numpy as np
+import pytest
+from hypothesis import given
+from hypothesis import strategies as st
+from pydantic import ValidationError
+from scipy import stats
+
+from trend_dagster.errors import CohortError
+from trend_dagster.science.bold import (
+    BoldConfig,
+    CohortConfig,
+    check_same_vertices,
+    common_length,
+    prepare,
+    signal_mask,
+    temporal_snr,
+    why_unusable,
+)
+
+ZSCORE, AS_IT_IS = BoldConfig(standardize="zscore"), BoldConfig(standardize="none")
+ERROR, CROP = CohortConfig(lengths="error"), CohortConfig(lengths="crop")
+
+
+@pytest.fixture
+def bold(rng) -> np.ndarray:
+    """Ten vertices in a scanner's units, of which 2 and 7 are constant."""
+    signal = 10_000 + rng.standard_normal((10, 60))
+    signal[2], signal[7] = 0, 812.5
+    return signal.astype(np.float32)
+
+
+# The mask
+
+
+def test_constant_vertices_are_masked_at_whatever_value(bold):
+    assert np.flatnonzero(~signal_mask(bold)).tolist() == [2, 7]
+
+
+def test_one_timepoint_that_differs_is_signal():
+    bold = np.full((3, 50), 4.0, dtype=np.float32)
+    bold[1, -1] = np.nextafter(np.float32(4), np.float32(5))
+    bold[2, 0] = 3
+    assert signal_mask(bold).tolist() == [False, True, True]
+
+
+def test_the_mask_does_not_depend_on_unit_or_order_of_time(bold, rng):
+    mask = signal_mask(bold)
+    assert np.array_equal(signal_mask(bold * 2 - 64), mask)
+    assert np.array_equal(signal_mask(bold[:, rng.permutation(60)]), mask)
+    order = rng.permutation(10)
+    assert np.array_equal(signal_mask(bold[order]), mask[order])
+
+
+# Exclusion
+
+
+def test_a_run_with_signal_in_one_vertex_is_usable(bold):
+    assert why_unusable(bold) is None
+    bold[1:] = 0
+    assert why_unusable(bold) is None
+
+
+def test_what_is_not_finite_is_counted():
+    bold = np.arange(20, dtype=np.float32).reshape(4, 5)
+    bold[0, 1] = bold[0, 2] = bold[3, 0] = np.nan
+    bold[2, 2], bold[2, 3] = np.inf, -np.inf
+    assert why_unusable(bold) == "3 NaN and 2 infinite values in 3 of 4 vertices"
+
+
+@pytest.mark.parametrize("value", [0, 1000, -3.5])
+def test_a_run_in_which_nothing_varies_is_unusable(value):
+    bold = np.full((4, 5), value, dtype=np.float32)
+    assert why_unusable(bold) == "all vertices are constant over time"
+
+
+def test_vertices_that_differ_only_from_each_other_are_constant(rng):
+    bold = np.repeat(rng.standard_normal((6, 1), dtype=np.float32), 9, axis=1)
+    assert why_unusable(bold) == "all vertices are constant over time"
+
+
+def test_one_timepoint_is_no_time_series():
+    assert why_unusable(np.ones((4, 1), dtype=np.float32)) == "only one timepoint"
+
+
+# Standardisation
+
+
+def test_zscore_is_scipys(bold):
+    mask = signal_mask(bold)
+    found = prepare(bold, mask, ZSCORE)
+    assert found.dtype == np.float32
+    expected = stats.zscore(bold[mask].astype(np.float64), axis=1)
+    np.testing.assert_allclose(found[mask], expected, rtol=1e-6, atol=1e-6)
+
+
+def test_vertices_without_signal_are_zero_after_zscore_and_never_nan(bold):
+    found = prepare(bold, signal_mask(bold), ZSCORE)
+    assert not found[[2, 7]].any()
+    assert np.isfinite(found).all()
+
+
+def test_zscore_keeps_its_precision_where_the_mean_is_huge(rng):
+    fluctuation = rng.integers(-8, 9, (5, 200))
+    far = (2.0**20 + fluctuation).astype(np.float32)  # exact: 2**20 + 8 has 21 bits
+    found = prepare(far, signal_mask(far), ZSCORE)
+    np.testing.assert_allclose(found, stats.zscore(fluctuation, axis=1), atol=1e-6)
+
+
+def test_zscore_does_not_depend_on_the_unit_of_the_file(bold):
+    mask = signal_mask(bold)
+    rescaled = prepare(bold * 4, mask, ZSCORE)
+    np.testing.assert_allclose(rescaled, prepare(bold, mask, ZSCORE), atol=1e-6)
+
+
+def test_without_standardisation_nothing_is_changed(bold):
+    before = bold.copy()
+    assert np.array_equal(prepare(bold, signal_mask(bold), AS_IT_IS), before)
+
+
+def test_preparing_does_not_change_what_it_is_given(bold):
+    before = bold.copy()
+    prepare(bold, signal_mask(bold), ZSCORE)
+    assert np.array_equal(bold, before)
+
+
+def test_temporal_snr_is_the_median_of_mean_over_deviation(bold):
+    mask = signal_mask(bold)
+    signal = bold[mask].astype(np.float64)
+    assert temporal_snr(bold, mask) == pytest.approx(
+        np.median(signal.mean(axis=1) / signal.std(axis=1))
+    )
+    assert temporal_snr(bold, mask) > 5000
+    demeaned = (signal - signal.mean(axis=1, keepdims=True)).astype(np.float32)
+    assert temporal_snr(demeaned, np.ones(len(demeaned), dtype=bool)) < 1e-3
+
+
+# Runs that fit together
+
+
+def test_runs_on_one_mesh_pass():
+    check_same_vertices({"a": 642, "b": 642})
+    check_same_vertices({"a": 642})
+
+
+def test_runs_on_another_mesh_than_most_are_named():
+    with pytest.raises(CohortError) as caught:
+        check_same_vertices({"a": 642, "b": 2562, "c": 642, "d": 10242})
+    error = caught.value
+    assert error.subject == "BOLD runs b, d"
+    assert error.expected == "642 vertices, as most runs have"
+    assert error.found == "2562 in b, 10242 in d"
+    assert "one mesh" in error.remedy
+
+
+def test_runs_of_one_length_are_used_whole():
+    for config in (ERROR, CROP):
+        assert common_length({"a": 200, "b": 200}, config) == 200
+
+
+def test_runs_of_other_lengths_than_most_are_named_with_the_way_out():
+    with pytest.raises(CohortError) as caught:
+        common_length({"a": 163, "b": 200, "c": 200}, ERROR)
+    error = caught.value
+    assert error.subject == "BOLD runs a"
+    assert error.expected == "200 timepoints, as most runs have"
+    assert error.found == "163 in a"
+    assert "lengths: crop" in error.remedy
+    assert "first 163 timepoints" in error.remedy
+
+
+@given(st.dictionaries(st.text(max_size=3), st.integers(2, 500), min_size=1, max_size=8))
+def test_cropping_takes_what_the_shortest_run_has(lengths):
+    assert common_length(lengths, CROP) == min(lengths.values())
+
+
+@given(st.lists(st.integers(1, 4), min_size=1, max_size=8), st.randoms())
+def test_who_is_named_does_not_depend_on_the_order_of_runs(counts, random):
+    runs = {f"run-{i}": n for i, n in enumerate(counts)}
+    shuffled = list(runs.items())
+    random.shuffle(shuffled)
+
+    def named(lengths: dict[str, int]) -> set[str]:
+        try:
+            common_length(lengths, ERROR)
+        except CohortError as error:
+            return set(error.subject.removeprefix("BOLD runs ").split(", "))
+        return set()
+
+    assert named(runs) == named(dict(shuffled))
+    assert bool(named(runs)) == (len(set(counts)) > 1)
+    assert len(named(runs)) < len(runs)  # never all of them
+
+
+@pytest.mark.parametrize("wrong", [{"standardize": "psc"}, {"standardise": "none"}])
+def test_only_known_settings_are_taken(wrong):
+    with pytest.raises(ValidationError):
+        BoldConfig(**wrong)
