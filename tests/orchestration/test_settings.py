@@ -44,6 +44,7 @@ TUTORIAL = {
         "mse_weight": 0.5,
         "test_size": 0.25,
         "random_state": 108,
+        "precision": "32",
         "vertex_subsample": None,
         "accumulate": 1,
         "early_stopping_patience": None,
@@ -282,3 +283,19 @@ def test_settings_cannot_be_changed_once_loaded(section):
     name = next(iter(type(found).model_fields))
     with pytest.raises(ValueError, match="frozen"):
         setattr(found, name, getattr(found, name))
+
+
+@pytest.mark.parametrize(
+    ("line", "name"),
+    [
+        ("n_components: [0]", r"sweep\.n_components"),
+        ("n_components: [4, 4]", "without repeated values"),
+        ("alpha_W: [-1.0]", r"sweep\.alpha_W"),
+        ("l1_ratio: [2]", r"sweep\.l1_ratio"),
+        ("n_clusters: [1]", r"sweep\.n_clusters"),
+    ],
+)
+def test_a_grid_that_cannot_be_solved_is_refused_by_name(tmp_path, line, name):
+    (tmp_path / "trend.yaml").write_text(f"sweep: {{{line}}}\n")
+    with pytest.raises(SettingsError, match=name):
+        load_settings(tmp_path)

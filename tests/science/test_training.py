@@ -32,7 +32,12 @@ from trend_dagster.science.training import (
     train,
 )
 
-torch.set_num_threads(1)  # these arrays are too small to share among threads
+
+@pytest.fixture(autouse=True)
+def _one_thread():
+    """One thread, as the child processes have: sums in another order end in other bits."""
+    torch.set_num_threads(1)
+
 
 SMALL = AutoencoderConfig(
     d_model=16,

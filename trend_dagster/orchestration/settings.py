@@ -269,7 +269,7 @@ def _explain(error: ValidationError, file: Path) -> SettingsError:
     """Turn the first of pydantic's findings into a sentence."""
     first = error.errors()[0]
     path = [str(part) for part in first["loc"]]
-    name = ".".join(path)
+    name = ".".join(part for part in path if not part.isdigit())  # not the place in a list
     if first["type"] == "extra_forbidden":
         known = _known_names(path[:-1])
         return SettingsError(
@@ -280,7 +280,7 @@ def _explain(error: ValidationError, file: Path) -> SettingsError:
         )
     return SettingsError(
         f"setting {name} in {file}",
-        expected=first["msg"].removeprefix("Input should be "),
+        expected=first["msg"].removeprefix("Input should be ").removeprefix("Value error, "),
         found=repr(first["input"]),
         remedy="Correct the value, or take the line out to get the default.",
     )

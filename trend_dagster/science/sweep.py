@@ -6,10 +6,10 @@ from collections.abc import Iterator
 from concurrent.futures import Future, ThreadPoolExecutor
 from dataclasses import dataclass
 from itertools import product
-from typing import Any
+from typing import Annotated, Any
 
 import numpy as np
-from pydantic import BaseModel, Field
+from pydantic import BaseModel, Field, field_validator
 from threadpoolctl import threadpool_limits
 
 from trend_dagster.science.block_matrix import BlockMatrix, FloatArray
@@ -26,22 +26,29 @@ from trend_dagster.science.factorization import (
 class SweepGrid(BaseModel, frozen=True, extra="forbid"):
     """The settings that are tried in all combinations; the defaults are the tutorial's."""
 
-    n_components: tuple[int, ...] = Field(
+    n_components: tuple[Annotated[int, Field(ge=1)], ...] = Field(
         default=tuple(range(10, 41, 2)), min_length=1, description="Components of W and H."
     )
-    alpha_W: tuple[float, ...] = Field(
+    alpha_W: tuple[Annotated[float, Field(ge=0)], ...] = Field(
         default=(1e-3,), min_length=1, description="Strength of the penalty on W and H."
     )
-    l1_ratio: tuple[float, ...] = Field(
+    l1_ratio: tuple[Annotated[float, Field(ge=0, le=1)], ...] = Field(
         default=(0.4,),
         min_length=1,
         description="Share of the penalty that asks for sparsity; the rest asks for small values.",
     )
-    n_clusters: tuple[int, ...] = Field(
+    n_clusters: tuple[Annotated[int, Field(ge=2)], ...] = Field(
         default=(14, 38),
         min_length=1,
         description="Clusters of vertices; the tutorial's 7 and 19 networks per hemisphere.",
     )
+
+    @field_validator("*")
+    @classmethod
+    def _no_value_twice(cls, values: tuple[float, ...]) -> tuple[float, ...]:
+        if len(set(values)) < len(values):
+            raise ValueError(f"a list without repeated values, not {list(values)}")
+        return values
 
     def problems(self) -> list[Problem]:
         """Return the factorisations to solve; clusterings share them."""

@@ -191,7 +191,7 @@ def sweep_table(project: Project, cells: Sequence[Version], n_labels: dict[str, 
 
 @stored_asset(
     group="parcellation",
-    settings=("sweep", "delivery"),
+    settings=("sweep", "delivery", "selection"),
     incomplete=frozenset({"nmf_sweep", "thresholded_matrix"}),
 )
 def sweep_summary(
@@ -216,6 +216,7 @@ def sweep_summary(
     files = {"Complete_Clustering.xlsx": workbook_bytes(table, names)}
     if cell.settings.delivery.label_vectors:
         files |= label_vectors(nmf_sweep)
+    limit = cell.settings.selection.max_zero_row_share
     numbers = table.select_dtypes("number")
     done = table["status"] == "done"
     return Result(
@@ -224,7 +225,7 @@ def sweep_summary(
             "label_files": table["label_file"].tolist(),
             "n_cells": len(table),
             "n_failed": int((~done).sum()),
-            "collapsed": int((table["zero_row_share"] > 0.05).sum()),
+            "collapsed": int((table["zero_row_share"] > limit).sum()),
         },
         tables={"sweep": _markdown(table)},
         pictures={"silhouette": small_png(sweep_figure(table[done], "silhouette"))},
