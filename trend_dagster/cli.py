@@ -48,9 +48,6 @@ def main() -> None:
         message = escape(f"{type(error).__name__}: {error}")
         problems.print(f"[bold red]Error[/] {message}", soft_wrap=True)
         raise SystemExit(1) from None
-    except KeyboardInterrupt:
-        problems.print("Stopped. What was finished is kept; the same command goes on from here.")
-        raise SystemExit(130) from None
 
 
 @app.command()
@@ -105,18 +102,18 @@ def status(folder: Folder = Path(), debug: Debug = False) -> None:
     from trend_dagster.orchestration.stored_asset import STORED_ASSETS
 
     project = Project.open(folder)
-    table = Table("asset", "current", "out of date", "missing", "blocked", "why")
+    table = Table("asset", "current", "out of date", "missing", "blocked", "excluded", "why")
     for asset in STORED_ASSETS.values():
         found = states(project, asset)
         counts = [
             sum(s.status == status for s in found)
             for status in ("current", "out of date", "missing", "blocked")
         ]
-        why = sorted({reason for s in found for reason in s.reasons})
+        excluded = [s.version.excluded for s in found if s.version and s.version.excluded]
+        why = [*dict.fromkeys(r for s in found for r in s.reasons), *dict.fromkeys(excluded)]
         more = f" (and {len(why) - 1} more)" if len(why) > 1 else ""
-        table.add_row(
-            asset.name, *(str(n) if n else "" for n in counts), why[0] + more if why else ""
-        )
+        shown = [str(n) if n else "" for n in (*counts, len(excluded))]
+        table.add_row(asset.name, *shown, escape(why[0] + more) if why else "")
     console.print(table)
 
 
@@ -167,7 +164,7 @@ def _run(
     started = time.perf_counter()
     from trend_dagster.definitions import build_definitions
     from trend_dagster.orchestration.resources import Project
-    from trend_dagster.orchestration.running import open_instance, run_all
+    from trend_dagster.orchestration.running import only_run_here, open_instance, run_all
     from trend_dagster.orchestration.stored_asset import PROGRESS, STORED_ASSETS
 
     project = Project.open(folder, profile)
@@ -181,7 +178,12 @@ def _run(
             )
     definitions = build_definitions(project.folder, profile)
     made, failed = 0, 0
-    with open_instance(project.folder) as instance, _bar() as show:
+    with (
+        _stopped_with_a_word(),
+        only_run_here(project.folder),
+        open_instance(project.folder) as instance,
+        _bar() as show,
+    ):
         PROGRESS.set(show)
         for outcome in run_all(
             project, definitions, instance, select=select or [], force=force, retrain=retrain
@@ -198,8 +200,17 @@ def _run(
         console.print(f"\nNothing has changed: nothing was computed ({seconds:.0f} s).")
     else:
         console.print(f"\n{made} outputs made in {seconds:.0f} s; {failed} errors.")
-    show_results(project.folder)
+    show_results(project.folder, profile)
     return 1 if failed else 0
+
+
+@contextmanager
+def _stopped_with_a_word() -> Iterator[None]:
+    try:
+        yield
+    except KeyboardInterrupt:
+        problems.print("Stopped. What was finished is kept; the same command goes on from here.")
+        raise typer.Exit(130) from None
 
 
 def _show_outcome(outcome: Outcome) -> None:
@@ -225,23 +236,31 @@ def _bar() -> Iterator[Callable[[str, str, float], None]]:
         yield show
 
 
-def show_results(folder: Path) -> None:
+def show_results(folder: Path, profile: str | None = None) -> None:
     """Show the table of the sweep beside its controls, and where everything lies.
 
     Parameters
     ----------
     folder : Path
         Folder of the project.
+    profile : str, optional
+        In place of the profile that `trend.yaml` names.
     """
     from trend_dagster.orchestration.assets.controls import comparison_table
+    from trend_dagster.orchestration.lineage import states
     from trend_dagster.orchestration.resources import Project
+    from trend_dagster.orchestration.stored_asset import STORED_ASSETS
 
-    project = Project.open(folder)
+    project = Project.open(folder, profile)
     comparison = project.store.latest("control_comparison")
     if comparison is not None:
         found = comparison_table(comparison)
+        stale = [s for s in states(project, STORED_ASSETS["control_comparison"]) if s.reasons]
+        for state in stale:
+            reason = escape(state.reasons[0])
+            console.print(f"\n[bold red]These results are from before[/]: {reason}", soft_wrap=True)
         console.print(_comparison(found))
-        for line in read_controls(found):
+        for line in read_controls(found) if not stale else ():
             console.print(line, soft_wrap=True)
     if note := project.settings.inputs.note:
         console.print(f"[bold]{escape(note)}[/]")

@@ -12,10 +12,11 @@ from dagster._core.definitions.data_version import CODE_VERSION_TAG, DATA_VERSIO
 
 from tests.conftest import MEDIAL_WALL, N_VERTICES, planted_networks, run, simulate_run
 from trend_dagster.definitions import build_definitions
+from trend_dagster.errors import StoreError
 from trend_dagster.orchestration.lineage import ancestry, states
 from trend_dagster.orchestration.partitions import to_key
 from trend_dagster.orchestration.resources import Project
-from trend_dagster.orchestration.running import open_instance
+from trend_dagster.orchestration.running import only_run_here, open_instance
 from trend_dagster.orchestration.stored_asset import STORED_ASSETS
 
 
@@ -219,7 +220,7 @@ def test_a_removed_bold_file_is_left_out_and_its_stores_stay(finished):
 
 def test_a_deleted_workbook_is_made_again(finished):
     (finished / "outputs" / "Complete_Clustering.xlsx").unlink()
-    assert "file Complete_Clustering.xlsx is gone or changed" in reasons(finished, "sweep_summary")
+    assert "file Complete_Clustering.xlsx is gone" in reasons(finished, "sweep_summary")
     assert run(finished)["sweep_summary"].made == 1
     assert (finished / "outputs" / "Complete_Clustering.xlsx").exists()
 
@@ -356,3 +357,72 @@ def test_an_unwritable_store_is_named_and_nothing_is_lost(finished, monkeypatch)
         Project.open(finished).store.latest("bold", {"bold_run": "sub-02_run-1"}).digest == before
     )
     assert run(finished, select=["bold"])["bold"].made == 1
+
+
+def test_what_follows_from_something_out_of_date_is_out_of_date_too(finished):
+    settings = (finished / "trend.yaml").read_text()
+    (finished / "trend.yaml").write_text(settings.replace("1.0e-3", "2.0e-3"))
+    found = statuses(finished)
+    assert {n for n, s in found.items() if s == {"current"}} == {"bold", "geodesic_labels"}
+    assert "trained_model is out of date" in reasons(finished, "embeddings")
+
+
+def test_what_waits_for_a_failed_run_is_not_made_from_its_old_version(finished):
+    (finished / "bold" / "sub-02_run-1.npy").write_bytes(b"cut short")
+    before = stored_paths(finished, "average_correlation")
+    outcomes = run(finished)
+    assert "sub-02_run-1.npy: expected a complete .npy file" in outcomes["bold"].errors[0]
+    assert outcomes["embeddings"].blocked == 1
+    assert outcomes["average_correlation"].blocked == 1
+    assert stored_paths(finished, "average_correlation") == before
+
+
+def stored_paths(folder, asset):
+    project = Project.open(folder)
+    return [project.store.latest(asset, p).path for p in STORED_ASSETS[asset].partitions(project)]
+
+
+def test_a_new_bad_label_file_gets_its_rows_in_a_finished_workbook(finished):
+    np.save(finished / "geodesic_labels" / "bad.npy", np.zeros(10, dtype=int))
+    assert run(finished)["sweep_summary"].made == 1
+    book = openpyxl.load_workbook(finished / "outputs" / "Complete_Clustering.xlsx")
+    assert [row[0] for row in book["Sheet1"].values].count("bad.npy") == 4
+
+
+def test_a_workbook_that_somebody_edited_is_left_alone(finished):
+    path = finished / "outputs" / "Complete_Clustering.xlsx"
+    book = openpyxl.load_workbook(path)
+    book["Sheet1"]["A20"] = "a note"
+    book.save(path)
+    assert run(finished)["sweep_summary"].made == 0
+    assert openpyxl.load_workbook(path)["Sheet1"]["A20"].value == "a note"
+
+
+def test_pictures_of_what_is_no_longer_asked_for_go(finished):
+    settings = (
+        (finished / "trend.yaml").read_text().replace("n_clusters: [3, 4]", "n_clusters: [3]")
+    )
+    (finished / "trend.yaml").write_text(settings)
+    run(finished)
+    names = {p.name for p in (finished / "outputs").iterdir()}
+    assert "parcellation_3_clusters.png" in names
+    assert "parcellation_4_clusters.png" not in names
+
+
+def test_only_one_run_of_everything_at_a_time(finished):
+    with (
+        only_run_here(finished),
+        pytest.raises(StoreError, match="no other `trend run` at work"),
+        only_run_here(finished),
+    ):
+        pass
+    with only_run_here(finished):  # free again
+        pass
+
+
+def test_a_link_that_leads_nowhere_is_named(finished):
+    path = finished / "bold" / "sub-02_run-1.npy"
+    path.unlink()
+    path.symlink_to(finished / "annexed")
+    outcomes = run(finished, select=["bold"])
+    assert "sub-02_run-1.npy: expected a file that can be read" in outcomes["bold"].errors[0]

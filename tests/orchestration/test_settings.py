@@ -196,7 +196,7 @@ def test_a_name_like_no_other_gets_the_list(tmp_path):
         ("bold: 5", "bold", "dictionary", "5"),
         ("training: {gradient_clip: .inf}", "training.gradient_clip", "a finite number", "inf"),
         ("training: {gradient_clip: infinity}", "training.gradient_clip", "a finite number", "inf"),
-        ("sweep: {alpha_W: [1, .nan]}", "sweep.alpha_W", "a finite number", "nan"),
+        ("sweep: {alpha_W: [1, .nan]}", "sweep.alpha_W.1", "a finite number", "nan"),
     ],
 )
 def test_a_wrong_value_says_which_and_what_may_stand_there(tmp_path, text, name, expected, found):

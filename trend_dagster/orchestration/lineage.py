@@ -6,7 +6,7 @@ What belongs here: comparing what is stored with what would be made today. What 
 
 from __future__ import annotations
 
-from collections.abc import Iterator
+from collections.abc import Iterable, Iterator
 from dataclasses import dataclass
 from typing import Literal
 
@@ -15,6 +15,8 @@ from trend_dagster.orchestration.resources import Project
 from trend_dagster.orchestration.stored_asset import STORED_ASSETS, StoredAsset, missing_files
 from trend_dagster.storage.provenance import differences
 from trend_dagster.storage.stores import Partition, Version, describe
+
+Status = Literal["current", "out of date", "missing", "blocked"]
 
 
 @dataclass(frozen=True)
@@ -33,22 +35,27 @@ class State:
         Why, unless it is current.
     version : Version or None
         What is stored.
+    waits_for : tuple of str
+        What it is made from that is not current itself.
     """
 
     asset: str
     partition: Partition
-    status: Literal["current", "out of date", "missing", "blocked"]
+    status: Status
     reasons: tuple[str, ...]
     version: Version | None
+    waits_for: tuple[str, ...] = ()
 
     @property
     def only_inputs_changed(self) -> bool:
         """Whether settings and code are those that it was made with."""
-        return self.status == "out of date" and all(r.startswith("input ") for r in self.reasons)
+        return self.status == "out of date" and all(
+            reason.startswith("input ") or reason in self.waits_for for reason in self.reasons
+        )
 
 
-def state_of(project: Project, asset: StoredAsset, partition: Partition) -> State:
-    """Compare one stored output with what would be made today.
+def states(project: Project, asset: StoredAsset) -> list[State]:
+    """Compare the stored outputs of an asset with what would be made today.
 
     Parameters
     ----------
@@ -56,33 +63,64 @@ def state_of(project: Project, asset: StoredAsset, partition: Partition) -> Stat
         Where.
     asset : StoredAsset
         Which asset.
-    partition : mapping
-        Which partition.
 
     Returns
     -------
-    State
-        Its standing, with reasons.
+    list of State
+        One per partition that it has today. What is made from something out of date is out of
+        date itself, unless that something is a model that is used as it is.
     """
-    version = project.store.latest(asset.name, partition)
-    try:
-        recipe = asset.recipe(project, partition, asset.inputs(project, partition))
-    except TrendError as error:
-        return State(asset.name, partition, "blocked", (str(error),), version)
-    if version is None:
-        failure = project.store.failure(asset.name, partition)
-        why = (failure,) if failure else ()
-        return State(asset.name, partition, "missing", why, None)
-    reasons = (
-        *differences(version.recipe, recipe),
-        *(f"file {name} is gone or changed" for name in missing_files(project, version)),
-    )
-    return State(asset.name, partition, "out of date" if reasons else "current", reasons, version)
+    return _Walk(project).states(asset)
 
 
-def states(project: Project, asset: StoredAsset) -> list[State]:
-    """Return the state of every partition that an asset has today."""
-    return [state_of(project, asset, partition) for partition in asset.partitions(project)]
+class _Walk:
+    """Looks at every output once, however many others are made from it."""
+
+    def __init__(self, project: Project) -> None:
+        self.project = project
+        self.known: dict[tuple[str, str], State] = {}
+
+    def states(self, asset: StoredAsset) -> list[State]:
+        return [self.state(asset, partition) for partition in asset.partitions(self.project)]
+
+    def state(self, asset: StoredAsset, partition: Partition) -> State:
+        key = (asset.name, describe(asset.name, partition))
+        if key not in self.known:
+            self.known[key] = self._look(asset, partition)
+        return self.known[key]
+
+    def _look(self, asset: StoredAsset, partition: Partition) -> State:
+        project, store = self.project, self.project.store
+        version = store.latest(asset.name, partition)
+        try:
+            inputs = asset.inputs(project, partition)
+            recipe = asset.recipe(project, partition, inputs)
+        except TrendError as error:
+            return State(asset.name, partition, "blocked", (str(error),), version)
+        if version is None:
+            failure = store.failure(asset.name, partition)
+            why = (failure,) if failure else ()
+            return State(asset.name, partition, "missing", why, None)
+        waits_for = tuple(self._not_current(v for vs in inputs.values() for v in vs))
+        reasons = (
+            *differences(version.recipe, recipe),
+            *(f"file {name} is gone" for name in missing_files(project, version)),
+            *waits_for,
+        )
+        if (failure := store.failure(asset.name, partition)) and reasons:
+            reasons = (*reasons, failure)
+        status: Status = "out of date" if reasons else "current"
+        return State(asset.name, partition, status, reasons, version, waits_for)
+
+    def _not_current(self, versions: Iterable[Version]) -> Iterator[str]:
+        for version in versions:
+            asset = STORED_ASSETS[version.asset]
+            if any(version.partition[d] not in self.project.keys(d) for d in asset.dims):
+                continue  # its input was removed: it has no state today
+            state = self.state(asset, version.partition)
+            kept = asset.keep_when_inputs_change and state.only_inputs_changed
+            if state.status != "current" and not kept:
+                yield f"{describe(version.asset, version.partition)} is {state.status}"
 
 
 def ancestry(project: Project, version: Version, depth: int = 0) -> Iterator[tuple[int, str]]:

@@ -47,15 +47,24 @@ class Project:
         Parameters
         ----------
         folder : Path
-            Its folder; need not exist yet.
+            Its folder.
         profile : str, optional
             In place of the profile that `trend.yaml` names.
 
         Raises
         ------
+        InputError
+            If there is no such folder.
         SettingsError
             If its settings cannot be used.
         """
+        if not folder.is_dir():
+            raise InputError(
+                f"project {folder}",
+                expected="a folder with bold/, geodesic_labels/ and trend.yaml",
+                found="a file" if folder.exists() else "no such folder",
+                remedy="Name the project's folder, or make it (README, 'Your own data').",
+            )
         return cls(folder.resolve(), load_settings(folder, profile))
 
     @cached_property

@@ -8,6 +8,7 @@ See https://docs.dagster.io/guides/test/running-assets-in-process (``materialize
 
 from __future__ import annotations
 
+import fcntl
 import os
 import shutil
 import socket
@@ -25,7 +26,7 @@ from dagster._core.storage.tags import (
     ASSET_PARTITION_RANGE_START_TAG,
 )
 
-from trend_dagster.errors import TrendError
+from trend_dagster.errors import StoreError, TrendError
 from trend_dagster.orchestration.io_managers import PLANNED_TAG
 from trend_dagster.orchestration.lineage import State, states
 from trend_dagster.orchestration.partitions import register, to_key
@@ -33,6 +34,8 @@ from trend_dagster.orchestration.resources import BOLD_RUN, LABEL_FILE, Project
 from trend_dagster.orchestration.settings import resource_folder
 from trend_dagster.orchestration.stored_asset import STORED_ASSETS, StoredAsset
 from trend_dagster.storage.stores import describe
+
+NAMED_ELSEWHERE = {"up_to_date", "usable"}  # checks whose findings are outcomes by themselves
 
 PROCESS_TAG, HOST_TAG = "trend/process", "trend/host"
 
@@ -87,6 +90,31 @@ def open_instance(project: Path) -> Iterator[dg.DagsterInstance]:
     with dg.DagsterInstance.from_config(str(home)) as instance:
         _end_dead_runs(instance)
         yield instance
+
+
+@contextmanager
+def only_run_here(project: Path) -> Iterator[None]:
+    """Hold the place of the one run of everything that a project has at a time.
+
+    Raises
+    ------
+    StoreError
+        If another process holds it.
+    """
+    home = instance_home(project)
+    handle = os.open(home, os.O_RDONLY)
+    try:
+        fcntl.flock(handle, fcntl.LOCK_EX | fcntl.LOCK_NB)
+        yield
+    except BlockingIOError:
+        raise StoreError(
+            f"project {project}",
+            expected="no other `trend run` at work in it",
+            found="one that is",
+            remedy="Wait until it ends, or stop it; nothing is lost either way.",
+        ) from None
+    finally:
+        os.close(handle)
 
 
 def instance_home(project: Path) -> Path:
@@ -147,16 +175,23 @@ def run_all(
         except TrendError as error:
             yield Outcome(dimension, 0, 0, errors=(str(error),))
             return
+    made, all_current = 0, True
     for asset in STORED_ASSETS.values():
         if not select or asset.name in select:
-            yield _run(
+            outcome = _run(
                 asset,
                 project,
                 definitions,
                 instance,
                 force=force,
                 retrain=retrain or bool(select),
+                selected=bool(select),
             )
+            made += outcome.made
+            all_current = all_current and not (outcome.errors or outcome.notes)
+            yield outcome
+    if made or not all_current:
+        _check_up_to_date(definitions, instance)
 
 
 def _run(
@@ -167,11 +202,18 @@ def _run(
     *,
     force: bool,
     retrain: bool,
+    selected: bool,
 ) -> Outcome:
     before = states(project, asset)
-    blocked = [s.reasons[0] for s in before if s.status == "blocked"]
-    keep = asset.keep_when_inputs_change and not retrain
+    keep = asset.keep_when_inputs_change and not (retrain or force)
     kept_as_is = [s for s in before if keep and s.only_inputs_changed]
+    # In a run of everything, what is made from something that could not be made waits for it.
+    waiting = [
+        s
+        for s in before
+        if s not in kept_as_is and (s.status == "blocked" or (s.waits_for and not selected))
+    ]
+    blocked = [(*s.waits_for, *s.reasons)[0] for s in waiting]
     notes = tuple(
         f"{s.asset} is used as it is ({'; '.join(s.reasons)}); to train anew: --retrain"
         for s in kept_as_is
@@ -180,13 +222,14 @@ def _run(
     todo = [
         s
         for s in before
-        if s.status != "blocked"
+        if s not in waiting
         and s not in kept_as_is
         and (force or s.status != "current" or s in unrecorded)
     ]
     errors: tuple[str, ...] = ()
     if todo:
-        errors = _launch(asset, todo, project, definitions, instance, force=force)
+        errors, warnings = _launch(asset, todo, project, definitions, instance, force=force)
+        notes += warnings
     after = states(project, asset)
     return Outcome(
         asset=asset.name,
@@ -240,7 +283,7 @@ def _launch(
     instance: dg.DagsterInstance,
     *,
     force: bool,
-) -> tuple[str, ...]:
+) -> tuple[tuple[str, ...], tuple[str, ...]]:
     """Run the smallest range of partitions that holds all that has to be made."""
     tags = {PLANNED_TAG: "true", PROCESS_TAG: str(os.getpid()), HOST_TAG: socket.gethostname()}
     if asset.dims:
@@ -258,15 +301,36 @@ def _launch(
             "loggers": {"console": {"config": {"log_level": "CRITICAL"}}},
         },
     )
+    warnings = tuple(
+        f"check {found.check_name}: {(found.description or '').splitlines()[0]}"
+        for found in result.get_asset_check_evaluations()
+        if not found.passed and found.check_name not in NAMED_ELSEWHERE
+    )
     if result.success:
-        return ()
+        return (), warnings
     failures = [event.step_failure_data for event in result.get_step_failure_events()]
     if any(f.error and f.error.cls_name == "DagsterExecutionInterruptedError" for f in failures):
         raise KeyboardInterrupt
     if not failures:  # it failed before its first step
         run_failures = [e.job_failure_data.error for e in result.all_events if e.is_job_failure]
-        return tuple(error.to_string() for error in run_failures if error) or ("failed",)
-    return tuple(_message(failure) for failure in failures)
+        errors = tuple(error.to_string() for error in run_failures if error) or ("failed",)
+        return errors, warnings
+    return tuple(_message(failure) for failure in failures), warnings
+
+
+def _check_up_to_date(definitions: dg.Definitions, instance: dg.DagsterInstance) -> None:
+    """Ask of every asset whether it is up to date, also of those that this run left alone."""
+    checks = [c for c in definitions.asset_checks or [] if isinstance(c, dg.AssetChecksDefinition)]
+    keys = [k for c in checks for k in c.check_keys if k.name == "up_to_date"]
+    dg.materialize(
+        checks,
+        selection=dg.AssetSelection.checks(*keys),
+        instance=instance,
+        resources=definitions.resources,
+        tags={PLANNED_TAG: "true", PROCESS_TAG: str(os.getpid()), HOST_TAG: socket.gethostname()},
+        run_config={"loggers": {"console": {"config": {"log_level": "CRITICAL"}}}},
+        raise_on_error=False,
+    )
 
 
 def _message(failure: StepFailureData) -> str:

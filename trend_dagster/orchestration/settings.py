@@ -58,7 +58,9 @@ class InputsConfig(BaseModel, frozen=True, extra="forbid"):
         "'fsaverage4' or 'fsaverage5'.",
     )
     note: str | None = Field(
-        None, description="A sentence about the data, shown wherever results are."
+        None,
+        description="A sentence about the data, shown wherever results are.",
+        json_schema_extra=PLACE,
     )
 
 
@@ -269,7 +271,7 @@ def _explain(error: ValidationError, file: Path) -> SettingsError:
     """Turn the first of pydantic's findings into a sentence."""
     first = error.errors()[0]
     path = [str(part) for part in first["loc"]]
-    name = ".".join(part for part in path if not part.isdigit())  # not the place in a list
+    name = ".".join(path)
     if first["type"] == "extra_forbidden":
         known = _known_names(path[:-1])
         return SettingsError(

@@ -31,7 +31,7 @@ from trend_dagster.orchestration.io_managers import RECORDED_ONE_BY_ONE, Publish
 from trend_dagster.orchestration.partitions import partitions_of, to_partition
 from trend_dagster.orchestration.resources import Project
 from trend_dagster.orchestration.settings import Settings
-from trend_dagster.storage.provenance import Recipe, digest_of_file
+from trend_dagster.storage.provenance import Recipe, digest_of, digest_of_file
 from trend_dagster.storage.stores import Draft, Partition, Version, describe, replace_file
 
 Progress = Callable[[str, str, float], None]
@@ -159,6 +159,7 @@ class StoredAsset:
     ) -> Recipe:
         """What an output would be made from now."""
         digests = {describe(v.asset, v.partition): v.digest for vs in inputs.values() for v in vs}
+        digests |= self._missing(project, inputs)
         if self.files is not None:
             for name, file in self.files(project, partition).items():
                 digests[f"file {name}"] = digest_of_file(file)
@@ -167,6 +168,16 @@ class StoredAsset:
             for section in settings.values():
                 section.pop(dim, None)
         return Recipe(self.name, self.code_version, settings, digests)
+
+    def _missing(self, project: Project, inputs: Mapping[str, list[Version]]) -> dict[str, str]:
+        """Partitions that are passed over, with why: when that changes, so does the output."""
+        found = {describe(v.asset, v.partition) for vs in inputs.values() for v in vs}
+        return {
+            name: f"missing: {digest_of(project.store.failure(upstream, partition))}"
+            for upstream in self.incomplete
+            for partition in STORED_ASSETS[upstream].partitions(project)
+            if (name := describe(upstream, partition)) not in found
+        }
 
     def inputs(self, project: Project, partition: Partition) -> dict[str, list[Version]]:
         """Find the current versions of what an output is made from.
@@ -388,14 +399,9 @@ def current_version(
 
 
 def missing_files(project: Project, version: Version) -> list[str]:
-    """Name the delivered files of a version that somebody deleted or replaced."""
+    """Name the delivered files of a version that are gone; a file somebody edited is theirs."""
     files: Mapping[str, str] = version.facts.get("files", {})
-    paths = {name: project.outputs / name for name in files}
-    return [
-        name
-        for name, digest in files.items()
-        if not paths[name].is_file() or digest_of_file(paths[name]) != digest
-    ]
+    return [name for name in files if not (project.outputs / name).is_file()]
 
 
 def _batches(asset: StoredAsset, partitions: Sequence[Partition]) -> Iterator[list[Partition]]:
@@ -495,8 +501,7 @@ def _excluded_by(asset: StoredAsset, inputs: Mapping[str, list[Version]]) -> str
 def _publish(cell: Cell, result: Result, recipe: Recipe, *, run_id: str, seconds: float) -> Version:
     for name, values in result.arrays.items():
         cell.draft.write(name, values)
-    for name, content in result.files.items():
-        replace_file(cell.project.outputs / name, content)
+    _deliver(cell, result.files)
     facts = dict(result.facts)
     if result.files:
         facts["files"] = {n: digest_of_file(cell.project.outputs / n) for n in result.files}
@@ -512,6 +517,19 @@ def _publish(cell: Cell, result: Result, recipe: Recipe, *, run_id: str, seconds
             "peak_memory_mib": _peak_memory_mib(),
         },
     )
+
+
+def _deliver(cell: Cell, files: Mapping[str, bytes]) -> None:
+    """Write the files for people, and take away those of the version before that are no more."""
+    outputs = cell.project.outputs
+    before = cell.project.store.latest(cell.draft.asset, cell.partition)
+    old: Mapping[str, str] = {} if before is None else before.facts.get("files", {})
+    for name, content in files.items():
+        replace_file(outputs / name, content)
+    for name, digest in old.items():
+        path = outputs / name
+        if name not in files and path.is_file() and digest_of_file(path) == digest:
+            path.unlink()
 
 
 def _peak_memory_mib() -> int:

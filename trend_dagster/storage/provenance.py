@@ -15,6 +15,8 @@ from importlib.metadata import version
 from pathlib import Path
 from typing import Any
 
+from trend_dagster.errors import InputError
+
 DIGEST_LENGTH = 16  # hexadecimal digits: 64 bits, enough to tell a lab's outputs apart
 
 LIBRARIES = ("dagster", "numpy", "scipy", "scikit-learn", "torch", "zarr")
@@ -49,9 +51,22 @@ def digest_of_file(path: Path) -> str:
     -------
     str
         The first 16 hexadecimal digits of its SHA-256.
+
+    Raises
+    ------
+    InputError
+        If it cannot be read.
     """
-    with path.open("rb") as file:
-        return hashlib.file_digest(file, "sha256").hexdigest()[:DIGEST_LENGTH]
+    try:
+        with path.open("rb") as file:
+            return hashlib.file_digest(file, "sha256").hexdigest()[:DIGEST_LENGTH]
+    except OSError as error:
+        raise InputError(
+            f"file {path}",
+            expected="a file that can be read",
+            found=error.strerror or str(error),
+            remedy="Put it back, mend the link or the permissions, or take it out of the inputs.",
+        ) from error
 
 
 def digest_of_folder(folder: Path, *, leave_out: frozenset[str] = frozenset()) -> str:

@@ -10,7 +10,7 @@ import numpy as np
 import pandas as pd
 from numpy.typing import NDArray
 
-from trend_dagster.errors import InputError
+from trend_dagster.errors import CohortError, InputError
 from trend_dagster.figures.png import small_png, to_png
 from trend_dagster.orchestration.assets.connectivity import check_label_length
 from trend_dagster.orchestration.assets.features import signal_of
@@ -46,6 +46,13 @@ def control_correlation(cell: Cell, bold: Sequence[Version]) -> Result:
     if not settings.controls.features:
         return Result(excluded="no controls are asked for (controls.features is empty)")
     runs = {run.partition[BOLD_RUN]: run for run in bold}
+    if not runs:
+        raise CohortError(
+            "control_correlation",
+            expected="at least one usable run",
+            found="none: all runs are excluded",
+            remedy="Look at the reasons (`trend status`), mend the files, or add others.",
+        )
     check_same_vertices({name: run.facts["n_vertices"] for name, run in runs.items()})
     n_timepoints = common_length(
         {name: run.facts["n_timepoints"] for name, run in runs.items()}, settings.cohort

@@ -9,7 +9,7 @@ import numpy as np
 import pandas as pd
 from numpy.typing import NDArray
 
-from trend_dagster.errors import CohortError, TrendError
+from trend_dagster.errors import CohortError, MissingUpstreamError, TrendError
 from trend_dagster.figures.matrices import sizes_figure, sweep_figure
 from trend_dagster.figures.png import small_png, to_png
 from trend_dagster.orchestration.io_managers import Result
@@ -139,7 +139,7 @@ def tidy_rows(version: Version) -> Iterator[dict[str, Any]]:
             "cluster_sizes": tuple(arrays["cluster_sizes"][i, j, :n_clusters].tolist()),
             "digest": version.digest,
             "version": version.path.name,
-            "seconds": version.attributes["run"]["seconds"],
+            "seconds": version.facts["factorization_seconds"][i],
         }
 
 
@@ -217,7 +217,8 @@ def sweep_summary(
     if cell.settings.delivery.label_vectors:
         files |= label_vectors(nmf_sweep)
     limit = cell.settings.selection.max_zero_row_share
-    numbers = table.select_dtypes("number")
+    # Times differ from run to run; what is stored must not.
+    numbers = table.drop(columns="seconds").select_dtypes("number")
     done = table["status"] == "done"
     return Result(
         arrays={name: numbers[name].to_numpy(np.float64) for name in numbers},
@@ -323,6 +324,13 @@ def selected_parcellations(
 
 def summary_table(sweep_summary: Version, cells: Sequence[Version]) -> pd.DataFrame:
     """Build the table of the cells that the summary lists as done."""
+    if not cells:
+        raise MissingUpstreamError(
+            "sweep_summary",
+            expected="at least one cell of nmf_sweep for today's settings",
+            found="none",
+            remedy="Look at why the cells failed (`trend status`), and mend that.",
+        )
     table = pd.DataFrame([row for version in cells for row in tidy_rows(version)])
     n_labels = dict(
         zip(sweep_summary.facts["label_files"], sweep_summary.read("n_labels"), strict=True)
