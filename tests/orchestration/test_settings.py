@@ -196,7 +196,7 @@ def test_a_name_like_no_other_gets_the_list(tmp_path):
         ("bold: 5", "bold", "dictionary", "5"),
         ("training: {gradient_clip: .inf}", "training.gradient_clip", "a finite number", "inf"),
         ("training: {gradient_clip: infinity}", "training.gradient_clip", "a finite number", "inf"),
-        ("sweep: {alpha_W: [1, .nan]}", "sweep.alpha_W.1", "a finite number", "nan"),
+        ("sweep: {alpha_W: [1, .nan]}", "sweep.alpha_W.1", "greater than or equal to 0", "nan"),
     ],
 )
 def test_a_wrong_value_says_which_and_what_may_stand_there(tmp_path, text, name, expected, found):
@@ -250,7 +250,7 @@ def test_yaml_cannot_run_code(tmp_path):
 def test_identity_leaves_out_what_only_changes_speed_or_place(section):
     left_out = SECTIONS[section].model_fields.keys() - Settings().identity(section).keys()
     assert left_out == {
-        "inputs": {"bold", "geodesic_labels", "truth"},
+        "inputs": {"bold", "geodesic_labels", "truth", "note"},
         "training": {"max_skipped_steps", "accelerator", "compile", "on_corrupt_state"},
         "correlation": {"memory_budget_gib", "tile"},
     }.get(section, set())
