@@ -104,15 +104,16 @@ def only_run_here(project: Path) -> Iterator[None]:
     home = instance_home(project)
     handle = os.open(home, os.O_RDONLY)
     try:
-        fcntl.flock(handle, fcntl.LOCK_EX | fcntl.LOCK_NB)
+        try:
+            fcntl.flock(handle, fcntl.LOCK_EX | fcntl.LOCK_NB)
+        except BlockingIOError:
+            raise StoreError(
+                f"project {project}",
+                expected="no other `trend run` at work in it",
+                found="one that is",
+                remedy="Wait until it ends, or stop it; nothing is lost either way.",
+            ) from None
         yield
-    except BlockingIOError:
-        raise StoreError(
-            f"project {project}",
-            expected="no other `trend run` at work in it",
-            found="one that is",
-            remedy="Wait until it ends, or stop it; nothing is lost either way.",
-        ) from None
     finally:
         os.close(handle)
 
