@@ -1,0 +1,17 @@
+"""The command line: `trend`. It shows; what it shows is computed elsewhere.
+
+One module per group of commands. A module takes ``app`` from ``trend_dagster.cli.app``, decorates
+its functions with ``@app.command()`` and stands in the list below, in the order of the help.
+What a command needs beyond this package it imports when it runs, so that every command starts at
+once.
+"""
+
+from trend_dagster.cli import (  # noqa: I001 - the order of `trend --help`
+    examples,
+    runs,
+    status,
+    dev,
+)
+from trend_dagster.cli.app import app, main
+
+__all__ = ["app", "dev", "examples", "main", "runs", "status"]

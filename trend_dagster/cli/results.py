@@ -1,0 +1,134 @@
+"""What a run ends with: the sweep beside its controls, and where everything lies."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import TYPE_CHECKING
+
+from rich import box
+from rich.markup import escape
+from rich.table import Table
+
+from trend_dagster.cli.app import console
+
+if TYPE_CHECKING:
+    import pandas as pd
+
+
+def show_results(folder: Path, profile: str | None = None) -> None:
+    """Show the table of the sweep beside its controls, and where everything lies.
+
+    Parameters
+    ----------
+    folder : Path
+        Folder of the project.
+    profile : str, optional
+        In place of the profile that `trend.yaml` names.
+    """
+    from trend_dagster.orchestration.assets.controls import comparison_table
+    from trend_dagster.orchestration.lineage import states
+    from trend_dagster.orchestration.resources import Project
+    from trend_dagster.orchestration.stored_asset import STORED_ASSETS
+
+    project = Project.open(folder, profile)
+    comparison = project.store.latest("control_comparison")
+    if comparison is not None:
+        found = comparison_table(comparison)
+        stale = [s for s in states(project, STORED_ASSETS["control_comparison"]) if s.reasons]
+        for state in stale:
+            reason = escape(state.reasons[0])
+            console.print(f"\n[bold red]These results are from before[/]: {reason}", soft_wrap=True)
+        console.print(_comparison(found))
+        for line in read_controls(found) if not stale else ():
+            console.print(line, soft_wrap=True)
+    if note := project.settings.inputs.note:
+        console.print(f"[bold]{escape(note)}[/]")
+    pictures = sorted(project.outputs.glob("parcellation_*.png"))
+    places = {
+        "workbook": project.outputs / "Complete_Clustering.xlsx",
+        "comparison": project.outputs / "control_comparison.csv",
+        "store": project.store.root,
+        "planted and found": project.outputs / "planted_and_found.png",
+        **{f"picture, {p.stem.split('_')[1]} clusters": p for p in pictures},
+    }
+    for name, path in places.items():
+        if path.exists():
+            console.print(f"{name + ':':24} {path}", soft_wrap=True)
+
+
+FIGURES = (
+    "label_file",
+    "n_components",
+    "n_clusters",
+    "silhouette",
+    "davies_bouldin",
+    "connectivity_ratio",
+    "zero_row_share",
+)
+SHOWN = {
+    "label_file": "label file",
+    "n_components": "n_com-\nponents",
+    "n_clusters": "n_clus-\nters",
+    "silhouette": "silhou-\nette",
+    "davies_bouldin": "Davies-\nBouldin",
+    "connectivity_ratio": "connect.\nratio",
+    "zero_row_share": "zero\nrows",
+    "dice_trained": "Dice,\ntrained",
+    "dice_untrained": "Dice,\nuntrained",
+    "dice_bold": "Dice,\nraw BOLD",
+    "silhouette_untrained": "silhou-\nette, un-\ntrained",
+    "silhouette_bold": "silhou-\nette, raw\nBOLD",
+}
+
+
+def read_controls(found: pd.DataFrame) -> list[str]:
+    """Say what the table says: whether the trained model was worth it in the chosen cells.
+
+    Parameters
+    ----------
+    found : DataFrame
+        The comparison, with one column per control.
+
+    Returns
+    -------
+    list of str
+        One line per chosen cell that has controls and planted networks.
+    """
+    lines = []
+    for row in found[found["chosen"]].to_dict("records"):
+        controls = {n: row[f"dice_{n}"] for n in ("untrained", "bold") if f"dice_{n}" in row}
+        if not controls or "dice_trained" not in row:
+            continue
+        best, trained = max(controls.values()), row["dice_trained"]
+        verdict = "finds more than" if trained > best else "does not find more than"
+        lines.append(
+            f"{row['n_clusters']:.0f} clusters: the trained model (Dice {trained:.3f}) {verdict} "
+            f"its best control ({best:.3f})."
+        )
+    return lines
+
+
+def _comparison(found: pd.DataFrame) -> Table:
+    wanted = "dice" if "dice_trained" in found else "silhouette"
+    columns = [n for n in SHOWN if n in found and (n in FIGURES or n.startswith(wanted))]
+    table = Table(box=box.SIMPLE, pad_edge=False)
+    for name in columns:
+        table.add_column(SHOWN[name], justify="left" if name == "label_file" else "right")
+        table.columns[-1].no_wrap = name == "label_file"
+    table.add_column("chosen")
+    for row in found.to_dict("records"):
+        shown = [_shown(name, row[name]) for name in columns]
+        style = "bold" if row["chosen"] else None
+        table.add_row(*shown, "yes" if row["chosen"] else "", style=style)
+    return table
+
+
+def _shown(name: str, value: object) -> str:
+    if isinstance(value, str):
+        return value
+    assert isinstance(value, int | float)
+    if name in {"n_components", "n_clusters"}:
+        return f"{value:.0f}"
+    if name == "zero_row_share":
+        return f"{value:.1%}"
+    return f"{value:.3f}"

@@ -1,0 +1,141 @@
+"""`trend run`: make what is missing or out of date, and show it."""
+
+from __future__ import annotations
+
+import time
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
+from pathlib import Path
+from typing import TYPE_CHECKING, Annotated
+
+import typer
+from rich.markup import escape
+from rich.progress import BarColumn, Progress, TextColumn, TimeElapsedColumn
+
+from trend_dagster.cli.app import Debug, Folder, app, console, problems
+from trend_dagster.cli.results import show_results
+from trend_dagster.errors import SettingsError
+
+if TYPE_CHECKING:
+    from trend_dagster.orchestration.running import Outcome
+
+
+@app.command()
+def run(
+    folder: Folder = Path(),
+    select: Annotated[
+        list[str] | None, typer.Option(help="Only this asset; may be given several times.")
+    ] = None,
+    force: Annotated[bool, typer.Option(help="Make anew even what is current.")] = False,
+    retrain: Annotated[
+        bool, typer.Option(help="Train anew if runs were added or changed.")
+    ] = False,
+    profile: Annotated[
+        str | None, typer.Option(help="Profile in place of the one in trend.yaml.")
+    ] = None,
+    debug: Debug = False,
+) -> None:
+    """Make everything that is missing or out of date."""
+    raise typer.Exit(run_project(folder, select or [], force, retrain, profile))
+
+
+def run_project(
+    folder: Path,
+    select: list[str] | None = None,
+    force: bool = False,
+    retrain: bool = False,
+    profile: str | None = None,
+) -> int:
+    """Run what has to be run, show it, and return the exit status.
+
+    Parameters
+    ----------
+    folder : Path
+        Folder of the project.
+    select : list of str, optional
+        Only these assets.
+    force : bool
+        Make anew even what is current.
+    retrain : bool
+        Train anew if runs were added or changed.
+    profile : str, optional
+        In place of the profile that `trend.yaml` names.
+
+    Returns
+    -------
+    int
+        0, or 1 if anything could not be made.
+    """
+    started = time.perf_counter()
+    from trend_dagster.definitions import build_definitions
+    from trend_dagster.orchestration.resources import Project
+    from trend_dagster.orchestration.running import only_run_here, open_instance, run_all
+    from trend_dagster.orchestration.stored_asset import PROGRESS, STORED_ASSETS
+
+    project = Project.open(folder, profile)
+    for name in select or []:
+        if name not in STORED_ASSETS:
+            raise SettingsError(
+                f"asset {name!r}",
+                expected=f"one of {', '.join(STORED_ASSETS)}",
+                found="no such asset",
+                remedy="Correct the name given with --select.",
+            )
+    definitions = build_definitions(project.folder, profile)
+    made, failed = 0, 0
+    with (
+        _stopped_with_a_word(),
+        only_run_here(project.folder),
+        open_instance(project.folder) as instance,
+        _bar() as show,
+    ):
+        PROGRESS.set(show)
+        for outcome in run_all(
+            project, definitions, instance, select=select or [], force=force, retrain=retrain
+        ):
+            made += outcome.made
+            failed += len(outcome.errors)
+            _show_outcome(outcome)
+            for line in (*outcome.excluded, *outcome.notes):
+                console.print(f"  [yellow]note[/] {escape(line)}", soft_wrap=True)
+            for line in outcome.errors:
+                problems.print(f"  [bold red]error[/] {escape(line)}", soft_wrap=True)
+    seconds = time.perf_counter() - started
+    if made == 0 and failed == 0:
+        console.print(f"\nNothing has changed: nothing was computed ({seconds:.0f} s).")
+    else:
+        console.print(f"\n{made} outputs made in {seconds:.0f} s; {failed} errors.")
+    show_results(project.folder, profile)
+    return 1 if failed else 0
+
+
+@contextmanager
+def _stopped_with_a_word() -> Iterator[None]:
+    try:
+        yield
+    except KeyboardInterrupt:
+        problems.print("Stopped. What was finished is kept; the same command goes on from here.")
+        raise typer.Exit(130) from None
+
+
+def _show_outcome(outcome: Outcome) -> None:
+    counts = {
+        "made": outcome.made,
+        "unchanged, kept": outcome.kept,
+        "waiting for others": outcome.blocked,
+    }
+    parts = [f"{count} {what}" for what, count in counts.items() if count]
+    console.print(f"[bold]{outcome.asset:24}[/] {', '.join(parts) or 'nothing made'}")
+
+
+@contextmanager
+def _bar() -> Iterator[Callable[[str, str, float], None]]:
+    """Show one bar for the output at work; nothing where there is no terminal."""
+    columns = (TextColumn("{task.description}"), BarColumn(), TimeElapsedColumn())
+    with Progress(*columns, console=console, transient=True) as progress:
+        task = progress.add_task("starting", total=1.0)
+
+        def show(name: str, doing: str, share: float) -> None:
+            progress.update(task, description=escape(f"{name}: {doing}"), completed=share)
+
+        yield show
