@@ -11,7 +11,8 @@ from trend_dagster.cli import (  # noqa: I001 - the order of `trend --help`
     runs,
     status,
     dev,
+    imports,
 )
 from trend_dagster.cli.app import app, main
 
-__all__ = ["app", "dev", "examples", "main", "runs", "status"]
+__all__ = ["app", "dev", "examples", "imports", "main", "runs", "status"]

@@ -10,7 +10,7 @@ See https://docs.dagster.io/guides/build/io-managers.
 from __future__ import annotations
 
 import base64
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterable, Iterator, Mapping
 from dataclasses import dataclass, field
 from typing import Any
 
@@ -19,6 +19,8 @@ from dagster._core.definitions.data_version import (
     CODE_VERSION_TAG,
     DATA_VERSION_IS_USER_PROVIDED_TAG,
     DATA_VERSION_TAG,
+    NULL_DATA_VERSION,
+    NULL_EVENT_POINTER,
     get_input_data_version_tag,
     get_input_event_pointer_tag,
 )
@@ -108,21 +110,15 @@ class ZarrIOManager(dg.ConfigurableIOManager):
         obj : iterator of Published
             Lazy: drawing the next item computes and publishes it.
         """
-        pointers = _latest_events(context)
+        parents = context.step_context.job_def.asset_layer.get(context.asset_key).parent_keys
+        pointers = latest_records(context.step_context.instance, parents)
         for published in obj:
             version = published.version
             name = describe(version.asset, version.partition)
             if published.result is None and _already_recorded(context, version):
                 context.log.info(f"{name} is current and on record: nothing to do")
                 continue
-            context.log_event(
-                dg.AssetMaterialization(
-                    asset_key=context.asset_key,
-                    partition=to_key(version.partition),
-                    metadata=_metadata(published),
-                    tags=_tags(published, pointers),
-                )
-            )
+            context.log_event(materialization(published, pointers))
             how = "kept" if published.result is None else f"done in {published.seconds:.1f} s"
             context.log.info(f"{name} {how}")
 
@@ -178,6 +174,8 @@ def _metadata(published: Published) -> dict[str, dg.MetadataValue[Any]]:
     metadata: dict[str, Any] = {}
     if version.excluded:
         metadata["excluded"] = version.excluded
+    if published.recipe.imported_from is not None:
+        metadata["imported_from"] = published.recipe.imported_from
     if result is None:
         metadata["kept"] = "The stored version is current: nothing was computed."
     else:
@@ -212,35 +210,67 @@ def _array_table(version: Version) -> str:
     )
 
 
-def _tags(published: Published, pointers: Mapping[str, int | None]) -> dict[str, str]:
-    """Data version, code version and input versions, the way Dagster itself tags an output."""
+def materialization(
+    published: Published, upstream: Mapping[str, dg.EventLogRecord | None]
+) -> dg.AssetMaterialization:
+    """Dagster's record of an output.
+
+    Parameters
+    ----------
+    published : Published
+        What is in the store now.
+    upstream : mapping of str to EventLogRecord or None
+        Latest record of each asset that this one depends on (:func:`latest_records`).
+
+    Returns
+    -------
+    AssetMaterialization
+        With what the page shows, and with versions the way Dagster itself tags an output.
+    """
+    version = published.version
+    return dg.AssetMaterialization(
+        asset_key=version.asset,
+        partition=to_key(version.partition),
+        metadata=_metadata(published),
+        tags=_tags(published, upstream),
+    )
+
+
+def latest_records(
+    instance: dg.DagsterInstance, assets: Iterable[dg.AssetKey]
+) -> dict[str, dg.EventLogRecord | None]:
+    """Latest record of each asset, by name; None for those that have none."""
+    found = {key.path[-1]: instance.fetch_materializations(key, limit=1).records for key in assets}
+    return {name: records[0] if records else None for name, records in found.items()}
+
+
+def _tags(published: Published, upstream: Mapping[str, dg.EventLogRecord | None]) -> dict[str, str]:
+    """Data version, code version and input versions."""
+    recipe = published.recipe
     tags = {
         DATA_VERSION_TAG: published.version.digest,
         DATA_VERSION_IS_USER_PROVIDED_TAG: "true",
-        CODE_VERSION_TAG: published.recipe.code_version,
+        CODE_VERSION_TAG: recipe.code_version,
     }
-    for asset, pointer in pointers.items():
-        used = {
-            name: digest
-            for name, digest in published.recipe.inputs.items()
-            if name.partition("[")[0] == asset
-        }
-        whole = used.get(asset)
+    for asset, record in upstream.items():
+        if recipe.imported_from is not None:
+            # Made from none of them: out of date, for Dagster, when one of them changes from now.
+            used = _data_version(record)
+        else:
+            digests = {n: d for n, d in recipe.inputs.items() if n.partition("[")[0] == asset}
+            used = digests.get(asset) or digest_of(digests)
         key = dg.AssetKey(asset)
-        tags[get_input_data_version_tag(key)] = whole or digest_of(used)
-        tags[get_input_event_pointer_tag(key)] = "NULL" if pointer is None else str(pointer)
+        tags[get_input_data_version_tag(key)] = used
+        tags[get_input_event_pointer_tag(key)] = (
+            NULL_EVENT_POINTER if record is None else str(record.storage_id)
+        )
     return tags
 
 
-def _latest_events(context: dg.OutputContext) -> dict[str, int | None]:
-    """Storage id of the latest record of each upstream asset: what Dagster calls the pointer."""
-    step = context.step_context
-    parents = step.job_def.asset_layer.get(context.asset_key).parent_keys
-    pointers: dict[str, int | None] = {}
-    for key in parents:
-        records = step.instance.fetch_materializations(key, limit=1).records
-        pointers[key.path[-1]] = records[0].storage_id if records else None
-    return pointers
+def _data_version(record: dg.EventLogRecord | None) -> str:
+    if record is None or record.asset_materialization is None:
+        return NULL_DATA_VERSION.value
+    return (record.asset_materialization.tags or {})[DATA_VERSION_TAG]
 
 
 def _already_recorded(context: dg.OutputContext, version: Version) -> bool:

@@ -7,7 +7,7 @@ What belongs here: comparing what is stored with what would be made today. What 
 from __future__ import annotations
 
 from collections.abc import Iterable, Iterator
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import Literal
 
 from trend_dagster.errors import TrendError
@@ -16,12 +16,12 @@ from trend_dagster.orchestration.stored_asset import STORED_ASSETS, StoredAsset,
 from trend_dagster.storage.provenance import differences
 from trend_dagster.storage.stores import Partition, Version, describe
 
-Status = Literal["current", "out of date", "missing", "blocked"]
+Status = Literal["current", "out of date", "missing", "blocked", "not needed"]
 
 
 @dataclass(frozen=True)
 class State:
-    """How one output stands.
+    """How one output stands. What a user brought is current until it is made anew on request.
 
     Parameters
     ----------
@@ -30,7 +30,8 @@ class State:
     partition : mapping
         Key by dimension.
     status : str
-        ``current``, ``out of date``, ``missing``, or ``blocked`` (cannot be made now).
+        ``current``, ``out of date``, ``missing``, ``blocked`` (cannot be made now), or ``not
+        needed`` (not current, and nothing that has to be made is made from it).
     reasons : tuple of str
         Why, unless it is current.
     version : Version or None
@@ -49,8 +50,13 @@ class State:
     @property
     def only_inputs_changed(self) -> bool:
         """Whether settings and code are those that it was made with."""
-        return self.status == "out of date" and all(
-            reason.startswith("input ") or reason in self.waits_for for reason in self.reasons
+        made = self.version is not None and self.version.excluded is None
+        return (
+            self.status == "out of date"
+            and made
+            and all(
+                reason.startswith("input ") or reason in self.waits_for for reason in self.reasons
+            )
         )
 
 
@@ -79,6 +85,7 @@ class _Walk:
     def __init__(self, project: Project) -> None:
         self.project = project
         self.known: dict[tuple[str, str], State] = {}
+        self.needed: dict[str, bool] = {}
 
     def states(self, asset: StoredAsset) -> list[State]:
         return [self.state(asset, partition) for partition in asset.partitions(self.project)]
@@ -86,12 +93,37 @@ class _Walk:
     def state(self, asset: StoredAsset, partition: Partition) -> State:
         key = (asset.name, describe(asset.name, partition))
         if key not in self.known:
-            self.known[key] = self._look(asset, partition)
+            state = self._look(asset, partition)
+            if state.status != "current" and not self._is_needed(asset):
+                why = f"nothing that has to be made is made from {asset.name}"
+                state = replace(state, status="not needed", reasons=(why,), waits_for=())
+            self.known[key] = state
         return self.known[key]
+
+    def _is_needed(self, asset: StoredAsset) -> bool:
+        """Tell whether it is an end in itself, or something that has to be made is made from it."""
+        if asset.name not in self.needed:
+            consumers = [c for c in STORED_ASSETS.values() if asset.name in c.upstream]
+            self.needed[asset.name] = not consumers or any(
+                self._takes(consumer, asset) for consumer in consumers
+            )
+        return self.needed[asset.name]
+
+    def _takes(self, consumer: StoredAsset, asset: StoredAsset) -> bool:
+        without = consumer.unless.get(asset.name)
+        if without is not None and without(self.project.settings):
+            return False
+        made = (
+            self.project.store.latest(consumer.name, partition)
+            for partition in consumer.partitions(self.project)
+        )
+        return any(v is None or not v.imported for v in made) and self._is_needed(consumer)
 
     def _look(self, asset: StoredAsset, partition: Partition) -> State:
         project, store = self.project, self.project.store
         version = store.latest(asset.name, partition)
+        if version is not None and version.imported:
+            return State(asset.name, partition, "current", (), version)
         try:
             inputs = asset.inputs(project, partition)
             recipe = asset.recipe(project, partition, inputs)
@@ -119,7 +151,7 @@ class _Walk:
                 continue  # its input was removed: it has no state today
             state = self.state(asset, version.partition)
             kept = asset.keep_when_inputs_change and state.only_inputs_changed
-            if state.status != "current" and not kept:
+            if state.status not in {"current", "not needed"} and not kept:
                 yield f"{describe(version.asset, version.partition)} is {state.status}"
 
 
@@ -140,7 +172,8 @@ def ancestry(project: Project, version: Version, depth: int = 0) -> Iterator[tup
     (int, str)
         Depth and a line: name, digest, and whether that very version is still the current one.
     """
-    yield depth, f"{describe(version.asset, version.partition)} {version.digest}"
+    origin = f" imported from {version.recipe.imported_from}" if version.imported else ""
+    yield depth, f"{describe(version.asset, version.partition)} {version.digest}{origin}"
     for name, digest in version.recipe.inputs.items():
         upstream = _stored(project, name)
         if upstream is None:

@@ -84,8 +84,14 @@ class Project:
 
     @cached_property
     def bold_files(self) -> dict[str, Path]:
-        """BOLD files by run."""
-        return find_files(self.folder / self.settings.inputs.bold, "BOLD")
+        """BOLD files by run; may be none where the average correlation was imported."""
+        try:
+            return find_files(self.folder / self.settings.inputs.bold, "BOLD")
+        except InputError:
+            correlation = self.store.latest("average_correlation")
+            if correlation is not None and correlation.imported:
+                return {}
+            raise
 
     @cached_property
     def label_files(self) -> dict[str, Path]:

@@ -206,6 +206,8 @@ def _run(
     selected: bool,
 ) -> Outcome:
     before = states(project, asset)
+    # Only who names an asset can mean to give up what was imported for it.
+    force = force and (selected or not any(s.version and s.version.imported for s in before))
     keep = asset.keep_when_inputs_change and not (retrain or force)
     kept_as_is = [s for s in before if keep and s.only_inputs_changed]
     # In a run of everything, what is made from something that could not be made waits for it.
@@ -225,6 +227,7 @@ def _run(
         for s in before
         if s not in waiting
         and s not in kept_as_is
+        and (selected or s.status != "not needed")
         and (force or s.status != "current" or s in unrecorded)
     ]
     errors: tuple[str, ...] = ()

@@ -29,7 +29,7 @@ from dagster import AssetExecutionContext
 from trend_dagster.errors import MissingUpstreamError, TrendError
 from trend_dagster.orchestration.io_managers import RECORDED_ONE_BY_ONE, Published, Result
 from trend_dagster.orchestration.partitions import partitions_of, to_partition
-from trend_dagster.orchestration.resources import Project
+from trend_dagster.orchestration.resources import BOLD_RUN, Project
 from trend_dagster.orchestration.settings import Settings
 from trend_dagster.storage.provenance import Recipe, digest_of, digest_of_file
 from trend_dagster.storage.stores import Draft, Partition, Version, describe, replace_file
@@ -41,6 +41,8 @@ PROGRESS: ContextVar[Progress] = ContextVar("progress", default=lambda name, doi
 """Where progress is shown besides Dagster's log; the command line puts a progress bar here."""
 
 OWNER = "team:neuroimaging"
+
+NO_BOLD = "there are no BOLD runs: the average correlation was imported"
 
 
 @dataclass
@@ -364,6 +366,9 @@ def produce(
                 log(f"{describe(asset.name, partition)}: its input is gone; what is stored stays")
                 continue
             try:
+                if not force and (version := imported_version(asset, project, partition)):
+                    yield Published(version, version.recipe, None)
+                    continue
                 inputs = asset.inputs(project, partition)
                 recipe = asset.recipe(project, partition, inputs)
                 version = None if force else current_version(asset, project, partition, recipe)
@@ -396,6 +401,12 @@ def current_version(
     if version is None or version.recipe != recipe or missing_files(project, version):
         return None
     return version
+
+
+def imported_version(asset: StoredAsset, project: Project, partition: Partition) -> Version | None:
+    """Return the stored version if a user brought it: it stands whatever it would be made from."""
+    version = project.store.latest(asset.name, partition)
+    return version if version is not None and version.imported else None
 
 
 def missing_files(project: Project, version: Version) -> list[str]:
@@ -489,8 +500,10 @@ def _arguments(asset: StoredAsset, inputs: Mapping[str, list[Version]]) -> dict[
 
 
 def _excluded_by(asset: StoredAsset, inputs: Mapping[str, list[Version]]) -> str | None:
-    """Why an output is excluded because the one partition it is made from is."""
+    """Why an output is excluded: what it is made from is, or there are no BOLD runs at all."""
     for name, versions in inputs.items():
+        if not versions and STORED_ASSETS[name].dims == (BOLD_RUN,):
+            return NO_BOLD
         if not asset.takes_all_of(STORED_ASSETS[name]):
             for version in versions:
                 if version.excluded is not None:
@@ -517,6 +530,33 @@ def _publish(cell: Cell, result: Result, recipe: Recipe, *, run_id: str, seconds
             "peak_memory_mib": _peak_memory_mib(),
         },
     )
+
+
+def publish_alone(
+    asset: StoredAsset, project: Project, partition: Partition, result: Result, recipe: Recipe
+) -> Version:
+    """Publish an output that no run has computed.
+
+    Parameters
+    ----------
+    asset : StoredAsset
+        Which asset.
+    project : Project
+        Where to.
+    partition : mapping
+        Which partition.
+    result : Result
+        All of its arrays.
+    recipe : Recipe
+        Where it comes from.
+
+    Returns
+    -------
+    Version
+        The new current version.
+    """
+    with _cells(asset, project, [(partition, recipe, None)], lambda line: None) as (cell,):
+        return _publish(cell, result, recipe, run_id="", seconds=0.0)
 
 
 def _deliver(cell: Cell, files: Mapping[str, bytes]) -> None:

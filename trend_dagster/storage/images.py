@@ -187,6 +187,39 @@ def read_signed_labels(path: Path) -> NDArray[np.int64]:
     return _read_integers(path, "network").astype(np.int64)
 
 
+def read_numbers(path: Path, what: str, dims: tuple[str, ...]) -> NDArray[Any]:
+    """Open an array of floating point numbers without reading it.
+
+    Parameters
+    ----------
+    path : Path
+        A .npy file.
+    what : str
+        What it is, for messages ("correlation").
+    dims : tuple of str
+        What each of its dimensions counts.
+
+    Returns
+    -------
+    ndarray
+        Mapped from the file, which stays as it is.
+
+    Raises
+    ------
+    InputError
+        If the file cannot be read or is not such an array.
+    """
+    array = _read_npy(path, what)
+    if array.ndim != len(dims) or 0 in array.shape or array.dtype.kind != "f":
+        raise InputError(
+            f"{what} file {path}",
+            expected=f"floating point numbers of shape ({', '.join(dims)})",
+            found=f"type {array.dtype}, shape {array.shape}",
+            remedy="Save it again in that shape with numpy.save.",
+        )
+    return array
+
+
 def _read_integers(path: Path, what: str) -> NDArray[Any]:
     array = _read_npy(path, what)
     if array.ndim != 1 or array.size == 0:

@@ -3,6 +3,9 @@
 A *recipe* names everything that decides the content of an output: the code version of its asset,
 the settings it reads, and the digest of each input. Two equal recipes make the same output, so an
 output whose stored recipe equals today's is current; otherwise the difference says why it is not.
+
+An output that a user brought has a recipe as well: it names the file that it came from. There is no
+recipe of today to compare it with, so it stays in use until it is made anew on request.
 """
 
 from __future__ import annotations
@@ -111,21 +114,27 @@ class Recipe:
         The settings that the asset reads, by section.
     inputs : mapping of str to str
         Digest of each input, by name (``embeddings[bold_run=sub-01]``, ``file``).
+    imported_from : str, optional
+        Name of the file that a user brought the output in; its digest is among the inputs.
     """
 
     asset: str
     code_version: str
     settings: Mapping[str, Any] = field(default_factory=dict)
     inputs: Mapping[str, str] = field(default_factory=dict)
+    imported_from: str | None = None
 
     def as_dict(self) -> dict[str, Any]:
         """The recipe as JSON can store it."""
-        return {
+        recipe = {
             "asset": self.asset,
             "code_version": self.code_version,
             "settings": json.loads(json.dumps(self.settings)),
             "inputs": dict(self.inputs),
         }
+        if self.imported_from is not None:
+            recipe["imported_from"] = self.imported_from
+        return recipe
 
     @classmethod
     def from_dict(cls, stored: Mapping[str, Any]) -> Recipe:
@@ -135,6 +144,7 @@ class Recipe:
             code_version=stored["code_version"],
             settings=stored["settings"],
             inputs=stored["inputs"],
+            imported_from=stored.get("imported_from"),
         )
 
     @property

@@ -120,6 +120,11 @@ class Version:
         return Recipe.from_dict(provenance)
 
     @property
+    def imported(self) -> bool:
+        """Whether a user brought it; it is then in use until it is made anew on request."""
+        return self.recipe.imported_from is not None
+
+    @property
     def facts(self) -> dict[str, Any]:
         """What was measured when it was made."""
         facts: Any = self.group.attrs["facts"]

@@ -1,0 +1,67 @@
+"""`trend import-...`: take up what was computed elsewhere, for instance by the notebook."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import TYPE_CHECKING, Annotated
+
+import typer
+from rich.markup import escape
+
+from trend_dagster.cli.app import Debug, app, console
+
+if TYPE_CHECKING:
+    from trend_dagster.orchestration.importing import Reader
+
+File = Annotated[Path, typer.Argument(help="The file; it is copied from.")]
+Into = Annotated[Path, typer.Option("--folder", help="Folder of the project.")]
+
+
+@app.command("import-embeddings")
+def import_embeddings(file: File, folder: Into = Path(), debug: Debug = False) -> None:
+    """Take embeddings (runs, vertices, features) from a .npy in place of a model's.
+
+    The runs must be those of the BOLD files, in the order of their names.
+    """
+    from trend_dagster.orchestration.importing import read_embeddings
+
+    import_one(file, folder, read_embeddings)
+
+
+@app.command("import-correlation")
+def import_correlation(file: File, folder: Into = Path(), debug: Debug = False) -> None:
+    """Take an average correlation (vertices, vertices) from a .npy.
+
+    It is what the tutorial saves as TF_emb_average_correlation.npy. No BOLD is needed then.
+    """
+    from trend_dagster.orchestration.importing import read_correlation
+
+    import_one(file, folder, read_correlation)
+
+
+def import_one(file: Path, folder: Path, read: Reader) -> None:
+    """Import a file into a project, and say what is current now.
+
+    Parameters
+    ----------
+    file : Path
+        The file.
+    folder : Path
+        Folder of the project.
+    read : Reader
+        What checks and opens it.
+    """
+    from trend_dagster.orchestration.importing import import_file
+    from trend_dagster.orchestration.resources import Project
+    from trend_dagster.orchestration.running import only_run_here, open_instance
+    from trend_dagster.storage.stores import describe
+
+    project = Project.open(folder)
+    with only_run_here(project.folder), open_instance(project.folder) as instance:
+        for version in import_file(project, instance, file, read):
+            name = describe(version.asset, version.partition)
+            console.print(escape(f"{name} is now what {file.name} holds"), soft_wrap=True)
+        console.print(
+            f"It stays so until it is made anew: trend run --select {version.asset} --force",
+            soft_wrap=True,
+        )

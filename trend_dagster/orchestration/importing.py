@@ -1,0 +1,318 @@
+"""Take up what was computed elsewhere: a user's file becomes an output like any other.
+
+What belongs here: the one way in, and the readers of the tutorial's embeddings and correlation.
+What does not: reading bytes (``storage``) and terminal output (``cli``).
+
+A reader looks at the whole file and raises before anything is registered; what it returns is
+published version by version and recorded with Dagster. The recipe of an imported output names its
+file, with its digest. From then on it is current, whatever inputs and settings say, until somebody
+asks by name for it to be made anew (``trend run --select ASSET --force``); assets that only lead to
+it are not needed (``lineage``). A new kind of import is a reader, an entry in ``READERS``, and a
+command in ``cli/imports.py``.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterable, Iterator, Mapping
+from contextlib import suppress
+from dataclasses import asdict, dataclass, field
+from pathlib import Path
+from typing import Any
+
+import dagster as dg
+import numpy as np
+from numpy.typing import NDArray
+
+from trend_dagster.errors import InputError
+from trend_dagster.figures.matrices import correlation_figure
+from trend_dagster.figures.png import small_png
+from trend_dagster.orchestration.io_managers import (
+    Published,
+    Result,
+    latest_records,
+    materialization,
+)
+from trend_dagster.orchestration.partitions import register
+from trend_dagster.orchestration.resources import BOLD_RUN, Project
+from trend_dagster.orchestration.stored_asset import STORED_ASSETS, publish_alone
+from trend_dagster.storage.images import read_labels, read_numbers
+from trend_dagster.storage.provenance import Recipe, digest_of_file
+from trend_dagster.storage.stores import WHOLE, Partition, Version
+
+ROWS = 1024  # of a large matrix that are looked at together
+MAX_ASYMMETRY = 1e-5
+MAX_OFF_UNIT = 1e-4  # on the diagonal, and beyond 1
+
+
+@dataclass(frozen=True)
+class Found:
+    """What a user's file holds, checked, on its way into the store.
+
+    Parameters
+    ----------
+    asset : str
+        Name of the asset that it is an output of.
+    outputs : iterable of (partition, Result)
+        May be lazy: each is asked for when the one before it is stored.
+    settings : mapping
+        Settings that it was made with, by section, as far as the file tells.
+    """
+
+    asset: str
+    outputs: Iterable[tuple[Partition, Result]]
+    settings: Mapping[str, Any] = field(default_factory=dict)
+
+
+Reader = Callable[[Project, Path], Found]
+"""Takes the project and the file, checks all of it against the project, and raises a
+``TrendError`` if it cannot be used. It stores nothing itself."""
+
+
+def import_file(
+    project: Project, instance: dg.DagsterInstance, file: Path, read: Reader
+) -> list[Version]:
+    """Publish what a file holds, and record it as a materialization that names its origin.
+
+    Parameters
+    ----------
+    project : Project
+        Where to.
+    instance : DagsterInstance
+        Where it is recorded.
+    file : Path
+        The user's file; it is copied from, and not needed afterwards.
+    read : Reader
+        What checks and opens it.
+
+    Returns
+    -------
+    list of Version
+        What is current now.
+
+    Raises
+    ------
+    TrendError
+        If the file cannot be used; then nothing has changed.
+    """
+    found = read(project, file)
+    asset = STORED_ASSETS[found.asset]
+    recipe = Recipe(
+        asset.name,
+        asset.code_version,
+        found.settings,
+        {f"file {file.name}": digest_of_file(file)},
+        imported_from=file.name,
+    )
+    upstream = latest_records(instance, [dg.AssetKey(name) for name in asset.upstream])
+    if BOLD_RUN in asset.dims:
+        register(instance, BOLD_RUN, project.keys(BOLD_RUN))
+    versions = []
+    for partition, result in found.outputs:
+        version = publish_alone(asset, project, partition, result, recipe)
+        record = materialization(Published(version, recipe, result), upstream)
+        instance.report_runless_asset_event(record)
+        versions.append(version)
+    return versions
+
+
+def read_embeddings(project: Project, file: Path) -> Found:
+    """Check embeddings of all runs, (runs, vertices, features), as the tutorial stacks them.
+
+    Parameters
+    ----------
+    project : Project
+        Its BOLD files, in the order of their names, tell which run is which.
+    file : Path
+        A .npy file. A vertex whose features are all equal has no signal.
+
+    Returns
+    -------
+    Found
+        One output of ``embeddings`` per run.
+
+    Raises
+    ------
+    InputError
+        If the file is no such array, holds NaN or infinity, or does not fit the project.
+    """
+    stacked = read_numbers(file, "embeddings", ("runs", "vertices", "features"))
+    keys = project.keys(BOLD_RUN)
+    if len(stacked) != len(keys):
+        raise InputError(
+            f"embeddings file {file}",
+            expected=f"{len(keys)} runs, one per BOLD file in the order of their names",
+            found=str(len(stacked)),
+            remedy="Put the BOLD files of these runs, and no others, into the project.",
+        )
+    _check_vertices(project, f"embeddings file {file}", stacked.shape[1])
+    for key, features in zip(keys, stacked, strict=True):
+        n_bad = int((~np.isfinite(features)).any(axis=1).sum())
+        if n_bad:
+            raise _not_finite(f"embeddings file {file}", f"{n_bad} vertices of run {key}")
+        if not _has_signal(features).any():
+            raise InputError(
+                f"embeddings file {file}",
+                expected="features that differ",
+                found=f"equal ones in every vertex of run {key}",
+                remedy="Export it again; such a run says nothing.",
+            )
+    return Found("embeddings", _embeddings(keys, stacked))
+
+
+def _embeddings(keys: list[str], stacked: NDArray[Any]) -> Iterator[tuple[Partition, Result]]:
+    from trend_dagster.science.autoencoder import collapse_measures
+
+    for key, run in zip(keys, stacked, strict=True):
+        features = np.array(run, dtype=np.float32)
+        mask = _has_signal(features)
+        features[~mask] = 0
+        yield (
+            {BOLD_RUN: key},
+            Result(
+                arrays={"features": features, "vertex_mask": mask},
+                facts={"source": "imported", **asdict(collapse_measures(features[mask]))},
+            ),
+        )
+
+
+def _has_signal(features: NDArray[Any]) -> NDArray[np.bool_]:
+    return np.asarray(np.ptp(features, axis=1) > 0)
+
+
+def read_correlation(project: Project, file: Path) -> Found:
+    """Check an average correlation, (vertices, vertices), as the tutorial saves it.
+
+    Parameters
+    ----------
+    project : Project
+        Its BOLD and label files tell how many vertices there are.
+    file : Path
+        A .npy file. A vertex has no signal if its row and column are all zero, or all NaN as
+        ``numpy.corrcoef`` leaves them.
+
+    Returns
+    -------
+    Found
+        One output of ``average_correlation``.
+
+    Raises
+    ------
+    InputError
+        If the file is no correlation matrix, or does not fit the project.
+    """
+    subject = f"correlation file {file}"
+    stored = read_numbers(file, "correlation", ("vertices", "vertices"))
+    if stored.shape[0] != stored.shape[1]:
+        raise InputError(
+            subject,
+            expected="as many rows as columns",
+            found=f"shape {stored.shape}",
+            remedy="Save the whole matrix of correlations between vertices.",
+        )
+    _check_vertices(project, subject, len(stored))
+    correlation = np.array(stored, dtype=np.float32)
+    diagonal = correlation.diagonal()
+    mask = np.isfinite(diagonal) & (diagonal != 0)
+    _clear(subject, correlation, mask)
+    _check_correlation(subject, correlation, mask)
+    facts = {
+        "n_vertices": len(mask),
+        "n_vertices_without_signal": int((~mask).sum()),
+        "runs": [],
+        "mean": float(np.mean(correlation, dtype=np.float64)) / float(mask.mean()) ** 2,
+    }
+    arrays: dict[str, NDArray[Any]] = {
+        "correlation": correlation,
+        "vertex_mask": mask,
+        "run_masks": np.zeros((0, len(mask)), dtype=np.bool_),  # which runs: the file cannot tell
+    }
+    pictures = {"matrix": small_png(correlation_figure(correlation))}
+    return Found("average_correlation", [(WHOLE, Result(arrays, facts, pictures=pictures))])
+
+
+def _clear(subject: str, correlation: NDArray[np.float32], mask: NDArray[np.bool_]) -> None:
+    """Set the rows and columns of vertices without signal to zero, if there is nothing in them."""
+    if not mask.any():
+        raise InputError(
+            subject,
+            expected="ones on the diagonal",
+            found="only zeros or NaN",
+            remedy="Save the correlations themselves.",
+        )
+    for rows in (correlation[~mask], correlation[:, ~mask].T):
+        if np.any(np.isfinite(rows) & (rows != 0)):
+            raise InputError(
+                subject,
+                expected="no correlations of a vertex that has none with itself",
+                found="some",
+                remedy="Set such a vertex's row and column to zero, or mend its diagonal to 1.",
+            )
+    correlation[~mask] = 0
+    correlation[:, ~mask] = 0
+
+
+def _check_correlation(
+    subject: str, correlation: NDArray[np.float32], mask: NDArray[np.bool_]
+) -> None:
+    asymmetry = largest = 0.0
+    for start in range(0, len(correlation), ROWS):
+        rows = correlation[start : start + ROWS]
+        if n_bad := int((~np.isfinite(rows)).any(axis=1).sum()):
+            raise _not_finite(subject, f"{n_bad} of the vertices from {start} on")
+        asymmetry = max(
+            asymmetry, float(np.abs(rows - correlation[:, start : start + ROWS].T).max())
+        )
+        largest = max(largest, float(np.abs(rows).max()))
+    off_unit = float(np.abs(correlation.diagonal()[mask] - 1).max())
+    problems = {
+        f"differs from its transpose by up to {asymmetry:.2g}": asymmetry > MAX_ASYMMETRY,
+        f"has values up to {largest:.4g}": largest > 1 + MAX_OFF_UNIT,
+        f"has a diagonal that is off 1 by up to {off_unit:.2g}": off_unit > MAX_OFF_UNIT,
+    }
+    wrong = [what for what, holds in problems.items() if holds]
+    if wrong:
+        raise InputError(
+            subject,
+            expected="a symmetric matrix of correlations with ones on the diagonal",
+            found=f"one that {' and '.join(wrong)}",
+            remedy="Save the average of numpy.corrcoef over runs, before any thresholding.",
+        )
+
+
+def _check_vertices(project: Project, subject: str, n_vertices: int) -> None:
+    known = next(_known_vertices(project), None)
+    if known is not None and known[1] != n_vertices:
+        raise InputError(
+            subject,
+            expected=f"{known[1]} vertices, as {known[0]} has",
+            found=str(n_vertices),
+            remedy="Take the file that belongs to the same mesh.",
+        )
+
+
+def _known_vertices(project: Project) -> Iterator[tuple[str, int]]:
+    """Yield what tells the number of vertices: the stored BOLD, else the label files."""
+    with suppress(InputError):  # who brings a correlation needs no BOLD
+        for key in project.keys(BOLD_RUN):
+            bold = project.store.latest("bold", {BOLD_RUN: key})
+            if bold is not None and bold.excluded is None:
+                yield f"BOLD run {key}", int(bold.facts["n_vertices"])
+    with suppress(InputError):
+        for path in project.label_files.values():
+            yield path.name, len(read_labels(path))
+
+
+def _not_finite(subject: str, where: str) -> InputError:
+    return InputError(
+        subject,
+        expected="finite numbers",
+        found=f"NaN or infinity in {where}",
+        remedy="Mend what it was made from, and export it again.",
+    )
+
+
+READERS: dict[str, Reader] = {
+    "embeddings": read_embeddings,
+    "correlation": read_correlation,
+}
+"""What can be imported, by the name that the command and the page give it."""
