@@ -9,6 +9,7 @@ from pathlib import Path
 import numpy as np
 import pytest
 
+from tests.workbench import workbench  # noqa: F401 - a fixture
 from trend_dagster.definitions import build_definitions
 from trend_dagster.orchestration.resources import Project
 from trend_dagster.orchestration.running import open_instance, run_all
