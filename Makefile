@@ -13,6 +13,7 @@ BIN := $(VENV)/bin
 PROJECT ?= demo
 PORT ?= 3000
 VERTICES ?= 642
+PARALLEL := --numprocesses 2 --dist loadgroup
 BENCHMARKS := sweep correlation train_step geodesic
 REAL := $(if $(filter 642,$(VERTICES)),real,real-$(VERTICES))
 
@@ -43,10 +44,10 @@ dev: $(VENV)/.installed
 	$(BIN)/trend dev $(PROJECT) --port $(PORT)
 
 test: $(VENV)/.installed-dev
-	$(BIN)/python -m pytest
+	$(BIN)/python -m pytest $(PARALLEL)
 
 test-fast: $(VENV)/.installed-dev
-	$(BIN)/python -m pytest -m "not slow"
+	$(BIN)/python -m pytest $(PARALLEL) -m "not slow"
 
 check: $(VENV)/.installed-dev
 	$(BIN)/ruff format --check .

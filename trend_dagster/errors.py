@@ -61,6 +61,10 @@ class StoreError(TrendError):
     """A store cannot be read or written."""
 
 
+class ServerError(TrendError):
+    """The web page cannot be served."""
+
+
 class TrainingError(TrendError):
     """Training cannot start or cannot go on."""
 

@@ -7,12 +7,14 @@ once.
 """
 
 from trend_dagster.cli import (  # noqa: I001 - the order of `trend --help`
-    examples,
+    settings,
     runs,
     status,
+    show,
     dev,
+    examples,
     imports,
 )
-from trend_dagster.cli.app import app, main
+from trend_dagster.cli.app import main
 
-__all__ = ["app", "dev", "examples", "imports", "main", "runs", "status"]
+__all__ = ["dev", "examples", "imports", "main", "runs", "settings", "show", "status"]

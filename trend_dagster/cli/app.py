@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 import sys
 from pathlib import Path
 from typing import Annotated
@@ -22,16 +23,52 @@ console = Console(highlight=False, width=None if sys.stdout.isatty() else WIDTH)
 problems = Console(stderr=True, highlight=False, width=None if sys.stderr.isatty() else WIDTH)
 
 Folder = Annotated[Path, typer.Argument(help="Folder of the project.")]
+ProjectFolder = Annotated[Path, typer.Option("--folder", help="Folder of the project.")]
+Profile = Annotated[
+    str | None,
+    typer.Option(help="Profile in place of the one in trend.yaml: default, demo or tutorial."),
+]
+Json = Annotated[bool, typer.Option("--json", help="Print JSON for programs in place of tables.")]
 Debug = Annotated[bool, typer.Option("--debug", help="Show where in the code an error arose.")]
 
 
 def main() -> None:
-    """Run the command line; a user's error is one message and exit status 1."""
+    """Run the command line.
+
+    Exit status 0 means done, 1 an error that a message on stderr tells, 2 a command that does not
+    exist in that form, 130 stopped by the user.
+    """
     try:
         app()
     except TrendError as error:
-        if "--debug" in sys.argv:
+        if debugging():
             raise
-        message = escape(f"{type(error).__name__}: {error}")
-        problems.print(f"[bold red]Error[/] {message}", soft_wrap=True)
+        _say_error(f"{type(error).__name__}: {error}")
         raise SystemExit(1) from None
+    except Exception as error:
+        if debugging():
+            raise
+        _say_error(
+            f"{type(error).__name__}: {error}. That should not happen: the same command with "
+            "--debug shows where it arose."
+        )
+        raise SystemExit(1) from None
+
+
+def debugging() -> bool:
+    """Whether the user wants to see where errors arise."""
+    return "--debug" in sys.argv
+
+
+def emit(data: object) -> None:
+    """Print JSON on stdout."""
+    typer.echo(json.dumps(data, indent=2, default=str))
+
+
+def quiet(wanted: bool = True) -> None:
+    """Keep everything but JSON and errors off the terminal."""
+    console.quiet = wanted
+
+
+def _say_error(message: str) -> None:
+    problems.print(f"[bold red]Error[/] {escape(message)}", soft_wrap=True)

@@ -5,6 +5,7 @@ from __future__ import annotations
 import time
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
+from dataclasses import asdict
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated
 
@@ -12,9 +13,19 @@ import typer
 from rich.markup import escape
 from rich.progress import BarColumn, Progress, TextColumn, TimeElapsedColumn
 
-from trend_dagster.cli.app import Debug, Folder, app, console, problems
+from trend_dagster.cli.app import (
+    Debug,
+    Folder,
+    Json,
+    Profile,
+    app,
+    console,
+    debugging,
+    emit,
+    problems,
+    quiet,
+)
 from trend_dagster.cli.results import show_results
-from trend_dagster.errors import SettingsError
 
 if TYPE_CHECKING:
     from trend_dagster.orchestration.running import Outcome
@@ -30,13 +41,12 @@ def run(
     retrain: Annotated[
         bool, typer.Option(help="Train anew if runs were added or changed.")
     ] = False,
-    profile: Annotated[
-        str | None, typer.Option(help="Profile in place of the one in trend.yaml.")
-    ] = None,
+    profile: Profile = None,
+    as_json: Json = False,
     debug: Debug = False,
 ) -> None:
     """Make everything that is missing or out of date."""
-    raise typer.Exit(run_project(folder, select or [], force, retrain, profile))
+    raise typer.Exit(run_project(folder, select or [], force, retrain, profile, as_json))
 
 
 def run_project(
@@ -45,6 +55,7 @@ def run_project(
     force: bool = False,
     retrain: bool = False,
     profile: str | None = None,
+    as_json: bool = False,
 ) -> int:
     """Run what has to be run, show it, and return the exit status.
 
@@ -60,6 +71,8 @@ def run_project(
         Train anew if runs were added or changed.
     profile : str, optional
         In place of the profile that `trend.yaml` names.
+    as_json : bool
+        Print what became of each asset as JSON, and nothing else.
 
     Returns
     -------
@@ -67,22 +80,17 @@ def run_project(
         0, or 1 if anything could not be made.
     """
     started = time.perf_counter()
+    quiet(as_json)
     from trend_dagster.definitions import build_definitions
     from trend_dagster.orchestration.resources import Project
     from trend_dagster.orchestration.running import only_run_here, open_instance, run_all
-    from trend_dagster.orchestration.stored_asset import PROGRESS, STORED_ASSETS
+    from trend_dagster.orchestration.stored_asset import PROGRESS, find_asset
 
     project = Project.open(folder, profile)
     for name in select or []:
-        if name not in STORED_ASSETS:
-            raise SettingsError(
-                f"asset {name!r}",
-                expected=f"one of {', '.join(STORED_ASSETS)}",
-                found="no such asset",
-                remedy="Correct the name given with --select.",
-            )
+        find_asset(name)
     definitions = build_definitions(project.folder, profile)
-    made, failed = 0, 0
+    outcomes: list[Outcome] = []
     with (
         _stopped_with_a_word(),
         only_run_here(project.folder),
@@ -93,14 +101,14 @@ def run_project(
         for outcome in run_all(
             project, definitions, instance, select=select or [], force=force, retrain=retrain
         ):
-            made += outcome.made
-            failed += len(outcome.errors)
+            outcomes.append(outcome)
             _show_outcome(outcome)
-            for line in (*outcome.excluded, *outcome.notes):
-                console.print(f"  [yellow]note[/] {escape(line)}", soft_wrap=True)
-            for line in outcome.errors:
-                problems.print(f"  [bold red]error[/] {escape(line)}", soft_wrap=True)
     seconds = time.perf_counter() - started
+    made = sum(outcome.made for outcome in outcomes)
+    failed = sum(len(outcome.errors) for outcome in outcomes)
+    if as_json:
+        emit({"seconds": round(seconds, 1), "assets": [asdict(outcome) for outcome in outcomes]})
+        return 1 if failed else 0
     if made == 0 and failed == 0:
         console.print(f"\nNothing has changed: nothing was computed ({seconds:.0f} s).")
     else:
@@ -125,7 +133,13 @@ def _show_outcome(outcome: Outcome) -> None:
         "waiting for others": outcome.blocked,
     }
     parts = [f"{count} {what}" for what, count in counts.items() if count]
-    console.print(f"[bold]{outcome.asset:24}[/] {', '.join(parts) or 'nothing made'}")
+    console.print(f"[bold]{outcome.asset:24}[/] {', '.join(parts) or 'nothing to make'}")
+    for line in (*outcome.excluded, *outcome.notes):
+        console.print(f"  [yellow]note[/] {escape(line)}", soft_wrap=True)
+    for line in outcome.errors:
+        problems.print(f"  [bold red]error[/] {escape(line)}", soft_wrap=True)
+    for trace in outcome.traces if debugging() else ():
+        problems.print(escape(trace), soft_wrap=True)
 
 
 @contextmanager

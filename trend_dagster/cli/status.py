@@ -2,33 +2,73 @@
 
 from __future__ import annotations
 
+from dataclasses import asdict
 from pathlib import Path
+from typing import TYPE_CHECKING, Annotated
 
+import typer
 from rich.markup import escape
 from rich.table import Table
 
-from trend_dagster.cli.app import Debug, Folder, app, console
+from trend_dagster.cli.app import Debug, Folder, Json, Profile, app, console, emit
+
+if TYPE_CHECKING:
+    from trend_dagster.orchestration.overview import AssetStatus
+
+MAX_REASONS = 3  # per asset, unless all are asked for
 
 
 @app.command()
-def status(folder: Folder = Path(), debug: Debug = False) -> None:
-    """Say what exists, what is out of date and why, and what is missing."""
+def status(
+    folder: Folder = Path(),
+    profile: Profile = None,
+    all_reasons: Annotated[bool, typer.Option("--all", help="Give every reason.")] = False,
+    as_json: Json = False,
+    debug: Debug = False,
+) -> None:
+    """Say what exists, what is out of date and why, what is missing or excluded, and the sizes."""
     import trend_dagster.orchestration.assets  # noqa: F401 - defines the assets
-    from trend_dagster.orchestration.lineage import states
+    from trend_dagster.orchestration.overview import overview
     from trend_dagster.orchestration.resources import Project
-    from trend_dagster.orchestration.stored_asset import STORED_ASSETS
 
-    project = Project.open(folder)
-    table = Table("asset", "current", "out of date", "missing", "blocked", "excluded", "why")
-    for asset in STORED_ASSETS.values():
-        found = states(project, asset)
-        counts = [
-            sum(s.status == status for s in found)
-            for status in ("current", "out of date", "missing", "blocked")
-        ]
-        excluded = [s.version.excluded for s in found if s.version and s.version.excluded]
-        why = [*dict.fromkeys(r for s in found for r in s.reasons), *dict.fromkeys(excluded)]
-        more = f" (and {len(why) - 1} more)" if len(why) > 1 else ""
-        shown = [str(n) if n else "" for n in (*counts, len(excluded))]
-        table.add_row(asset.name, *shown, escape(why[0] + more) if why else "")
-    console.print(table)
+    project = Project.open(folder, profile)
+    found = overview(project)
+    if as_json:
+        emit({"project": str(project.folder), "assets": [asdict(asset) for asset in found]})
+        return
+    console.print(_table(found))
+    for asset in found:
+        for line in _reasons(asset, None if all_reasons else MAX_REASONS):
+            console.print(escape(line), soft_wrap=True)
+
+
+def _table(found: list[AssetStatus]) -> Table:
+    statuses = [s for s in found[0].counts if any(asset.counts[s] for asset in found)]
+    table = Table("asset")
+    for name in [*statuses, "excluded", "size"]:
+        table.add_column(name, justify="right")
+    for asset in found:
+        counts = [str(asset.counts[s] or "") for s in statuses]
+        size = bytes_shown(asset.n_bytes) if asset.n_bytes else ""
+        table.add_row(asset.asset, *counts, str(len(asset.excluded) or ""), size)
+    table.add_section()
+    total = sum(asset.n_bytes for asset in found)
+    table.add_row("all", *("" for _ in statuses), "", bytes_shown(total))
+    return table
+
+
+def _reasons(asset: AssetStatus, most: int | None) -> list[str]:
+    lines = [f"{name}: {'; '.join(dict.fromkeys(why))}" for name, why in asset.reasons.items()]
+    lines += [f"{name} is excluded: {why}" for name, why in asset.excluded.items()]
+    lines += [f"{name}: its file was removed; what is stored stays" for name in asset.removed]
+    if most is not None and len(lines) > most:
+        lines[most:] = [f"{asset.asset}: and {len(lines) - most} more (--all shows them)"]
+    return lines
+
+
+def bytes_shown(n_bytes: int) -> str:
+    """A size as people read it, in powers of 1024."""
+    size, units = float(n_bytes), ["B", "KiB", "MiB", "GiB", "TiB"]
+    while size >= 1024 and len(units) > 1:
+        size, units = size / 1024, units[1:]
+    return f"{size:.0f} {units[0]}" if units[0] == "B" else f"{size:.1f} {units[0]}"

@@ -79,6 +79,12 @@ def states(project: Project, asset: StoredAsset) -> list[State]:
     return _Walk(project).states(asset)
 
 
+def all_states(project: Project) -> dict[str, list[State]]:
+    """States of the outputs of all assets, by asset; each output is looked at once."""
+    walk = _Walk(project)
+    return {name: walk.states(asset) for name, asset in STORED_ASSETS.items()}
+
+
 class _Walk:
     """Looks at every output once, however many others are made from it."""
 
@@ -155,7 +161,9 @@ class _Walk:
                 yield f"{describe(version.asset, version.partition)} is {state.status}"
 
 
-def ancestry(project: Project, version: Version, depth: int = 0) -> Iterator[tuple[int, str]]:
+def ancestry(
+    project: Project, version: Version, depth: int = 0, followed: set[str] | None = None
+) -> Iterator[tuple[int, str]]:
     """Follow an output to everything it was made from, from the files alone.
 
     Parameters
@@ -166,6 +174,8 @@ def ancestry(project: Project, version: Version, depth: int = 0) -> Iterator[tup
         Where to begin.
     depth : int
         How far from the beginning this is.
+    followed : set of str, optional
+        Outputs that were followed before; they are named again, but not followed.
 
     Yields
     ------
@@ -173,13 +183,19 @@ def ancestry(project: Project, version: Version, depth: int = 0) -> Iterator[tup
         Depth and a line: name, digest, and whether that very version is still the current one.
     """
     origin = f" imported from {version.recipe.imported_from}" if version.imported else ""
-    yield depth, f"{describe(version.asset, version.partition)} {version.digest}{origin}"
+    name = describe(version.asset, version.partition)
+    followed = set() if followed is None else followed
+    if name in followed:
+        yield depth, f"{name} {version.digest} (as above)"
+        return
+    followed.add(name)
+    yield depth, f"{name} {version.digest}{origin}"
     for name, digest in version.recipe.inputs.items():
         upstream = _stored(project, name)
         if upstream is None:
             yield depth + 1, f"{name} {digest}"
         elif upstream.digest == digest:
-            yield from ancestry(project, upstream, depth + 1)
+            yield from ancestry(project, upstream, depth + 1, followed)
         else:
             yield depth + 1, f"{name} {digest} (since replaced by {upstream.digest})"
 

@@ -25,6 +25,7 @@ from dagster._core.storage.tags import (
     ASSET_PARTITION_RANGE_END_TAG,
     ASSET_PARTITION_RANGE_START_TAG,
 )
+from dagster_shared.error import SerializableErrorInfo
 
 from trend_dagster.errors import StoreError, TrendError
 from trend_dagster.orchestration.io_managers import PLANNED_TAG
@@ -60,6 +61,8 @@ class Outcome:
         Partitions that wait for others.
     notes : tuple of str
         What else should be known.
+    traces : tuple of str
+        Where in the code errors arose that no user can mend.
     """
 
     asset: str
@@ -69,6 +72,7 @@ class Outcome:
     errors: tuple[str, ...] = ()
     blocked: int = 0
     notes: tuple[str, ...] = ()
+    traces: tuple[str, ...] = ()
 
 
 @contextmanager
@@ -230,10 +234,9 @@ def _run(
         and (selected or s.status != "not needed")
         and (force or s.status != "current" or s in unrecorded)
     ]
-    errors: tuple[str, ...] = ()
+    launched = Launched()
     if todo:
-        errors, warnings = _launch(asset, todo, project, definitions, instance, force=force)
-        notes += warnings
+        launched = _launch(asset, todo, project, definitions, instance, force=force)
     after = states(project, asset)
     return Outcome(
         asset=asset.name,
@@ -246,9 +249,10 @@ def _run(
             for s in after
             if s.version is not None and s.version.excluded
         ),
-        errors=tuple(dict.fromkeys((*errors, *blocked[:1]))),
+        errors=tuple(dict.fromkeys((*launched.errors, *blocked[:1]))),
         blocked=len(blocked),
-        notes=notes,
+        notes=notes + launched.warnings,
+        traces=launched.traces,
     )
 
 
@@ -279,6 +283,15 @@ def _unrecorded(
     ]
 
 
+@dataclass(frozen=True)
+class Launched:
+    """What Dagster said of one run."""
+
+    errors: tuple[str, ...] = ()
+    warnings: tuple[str, ...] = ()
+    traces: tuple[str, ...] = ()
+
+
 def _launch(
     asset: StoredAsset,
     todo: Sequence[State],
@@ -287,7 +300,7 @@ def _launch(
     instance: dg.DagsterInstance,
     *,
     force: bool,
-) -> tuple[tuple[str, ...], tuple[str, ...]]:
+) -> Launched:
     """Run the smallest range of partitions that holds all that has to be made."""
     tags = {PLANNED_TAG: "true", PROCESS_TAG: str(os.getpid()), HOST_TAG: socket.gethostname()}
     if asset.dims:
@@ -311,15 +324,22 @@ def _launch(
         if not found.passed and found.check_name not in NAMED_ELSEWHERE
     )
     if result.success:
-        return (), warnings
+        return Launched(warnings=warnings)
     failures = [event.step_failure_data for event in result.get_step_failure_events()]
     if any(f.error and f.error.cls_name == "DagsterExecutionInterruptedError" for f in failures):
         raise KeyboardInterrupt
     if not failures:  # it failed before its first step
-        run_failures = [e.job_failure_data.error for e in result.all_events if e.is_job_failure]
-        errors = tuple(error.to_string() for error in run_failures if error) or ("failed",)
-        return errors, warnings
-    return tuple(_message(failure) for failure in failures), warnings
+        causes = [e.job_failure_data.error for e in result.all_events if e.is_job_failure]
+        return Launched(
+            tuple(_innermost(error) for error in causes if error) or ("failed without an error",),
+            warnings,
+            tuple(error.to_string() for error in causes if error),
+        )
+    return Launched(
+        tuple(_message(failure) for failure in failures),
+        warnings,
+        tuple(f.error.to_string() for f in failures if f.error and f.user_failure_data is None),
+    )
 
 
 def _check_up_to_date(definitions: dg.Definitions, instance: dg.DagsterInstance) -> None:
@@ -338,10 +358,17 @@ def _check_up_to_date(definitions: dg.Definitions, instance: dg.DagsterInstance)
 
 
 def _message(failure: StepFailureData) -> str:
-    """What a user reads: our own words where we have them, else the error with its trace."""
+    """What a user reads: our own words where we have them, else the error's."""
     if failure.user_failure_data is not None:
         return failure.user_failure_data.description or "failed without a word"
-    return failure.error.to_string() if failure.error else "failed without an error"
+    return _innermost(failure.error) if failure.error else "failed without an error"
+
+
+def _innermost(error: SerializableErrorInfo) -> str:
+    """Words of the error that caused the others, without the trace."""
+    while error.cause is not None:
+        error = error.cause
+    return " ".join(error.message.split())
 
 
 def _range(

@@ -10,8 +10,11 @@ See https://docs.pydantic.dev/latest/concepts/models/ for the models.
 from __future__ import annotations
 
 import difflib
+import json
 import math
-from collections.abc import Mapping
+import textwrap
+from collections.abc import Iterable, Mapping
+from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, Literal
 
@@ -199,26 +202,157 @@ def load_settings(project: Path, profile: str | None = None) -> Settings:
     file = project / SETTINGS_FILE
     own = _read_yaml(file) if file.exists() else {}
     name = profile or own.get("profile", DEFAULT_PROFILE)
+    check_profile(name, "" if profile else f" in {file}")
+    return _checked(_merge(_read_yaml(_profile_file(name)), own) | {"profile": name}, file)
+
+
+def check_profile(name: object, where: str = "") -> None:
+    """Make sure that a profile exists.
+
+    Raises
+    ------
+    SettingsError
+        If it does not; the nearest is named.
+    """
     if name not in profile_names():
         raise SettingsError(
-            f"profile {name!r}" + (f" in {file}" if profile is None else ""),
+            f"profile {name!r}{where}",
             expected=f"one of {', '.join(profile_names())}",
-            found="no such profile" + _nearest(str(name), profile_names()),
+            found="no such profile" + nearest(str(name), profile_names()),
             remedy="Name one of these, or leave `profile` out.",
         )
-    base = resource_folder("profiles") / f"{name}.yaml"
-    merged = _merge(_read_yaml(base), own) | {"profile": name}
+
+
+@dataclass(frozen=True)
+class SettingLine:
+    """One setting as a user sees it.
+
+    Parameters
+    ----------
+    name : str
+        Section and name.
+    here, default, tutorial : object
+        Its value in a project, in the code, and in the tutorial's profile.
+    description : str
+        What it means.
+    """
+
+    name: str
+    here: object
+    default: object
+    tutorial: object
+    description: str
+
+
+def setting_lines(project: Path, profile: str | None = None) -> list[SettingLine]:
+    """List every setting with its value here, its default and the tutorial's value.
+
+    Parameters
+    ----------
+    project : Path
+        Folder of the project.
+    profile : str, optional
+        In place of the profile that `trend.yaml` names.
+
+    Returns
+    -------
+    list of SettingLine
+        Section by section.
+    """
+    here, default = load_settings(project, profile), Settings()
+    tutorial = _checked(_read_yaml(_profile_file("tutorial")), _profile_file("tutorial"))
+    lines = []
+    for section, model in sections().items():
+        for name, field in model.model_fields.items():
+            lines.append(
+                SettingLine(
+                    name=f"{section}.{name}",
+                    here=getattr(getattr(here, section), name),
+                    default=getattr(getattr(default, section), name),
+                    tutorial=getattr(getattr(tutorial, section), name),
+                    description=field.description or "",
+                )
+            )
+    return lines
+
+
+def sections() -> dict[str, type[BaseModel]]:
+    """Sections of the settings, by name."""
+    found = {name: field.annotation for name, field in Settings.model_fields.items()}
+    return {n: a for n, a in found.items() if isinstance(a, type) and issubclass(a, BaseModel)}
+
+
+SHOWN_AT_FIRST = ("inputs", "bold", "sweep", "controls")
+"""Sections that the file of a new project lists, commented out."""
+
+
+def new_settings_file(profile: str) -> str:
+    """Text of the `trend.yaml` of a new project: the profile, and what is most often changed.
+
+    Parameters
+    ----------
+    profile : str
+        Profile to build on.
+
+    Returns
+    -------
+    str
+        YAML; every line but the profile's is a comment that shows the profile's value.
+    """
+    values = _checked(_read_yaml(_profile_file(profile)), _profile_file(profile))
+    lines = [
+        "# Settings of this project. A line that begins with '#' is a comment and changes nothing:",
+        "# what it shows holds anyway. To change a value, take the '#' away from the section's",
+        "# name and from the setting. All settings there are: `trend settings`.",
+        "",
+        f"profile: {profile}  # {', '.join(profile_names())}; tutorial has the notebook's numbers",
+    ]
+    for section in SHOWN_AT_FIRST:
+        model = sections()[section]
+        lines += ["", f"# {' '.join((model.__doc__ or '').split())}", f"#{section}:"]
+        for name, field in model.model_fields.items():
+            lines += textwrap.wrap(
+                field.description or "", 94, initial_indent="#  # ", subsequent_indent="#  # "
+            )
+            value = getattr(getattr(values, section), name)
+            value = list(value) if isinstance(value, tuple) else value
+            lines.append(f"#  {name}: {json.dumps(value)}")
+    return "\n".join(lines) + "\n"
+
+
+def _profile_file(name: str) -> Path:
+    return resource_folder("profiles") / f"{name}.yaml"
+
+
+def _checked(values: Mapping[str, Any], file: Path) -> Settings:
     try:
-        settings = Settings.model_validate(merged)
+        settings = Settings.model_validate(values)
     except ValidationError as error:
         raise _explain(error, file) from None
     _check_finite(settings.model_dump(), file)
     return settings
 
 
+class _Loader(yaml.SafeLoader):
+    """Plain data only, and no name twice: YAML's own reader would silently take the last."""
+
+    def construct_mapping(self, node: yaml.MappingNode, deep: bool = False) -> dict[Any, Any]:
+        seen: set[Any] = set()
+        for key, _ in node.value:
+            if not isinstance(key, yaml.ScalarNode):
+                continue
+            if key.value in seen:
+                raise yaml.constructor.ConstructorError(
+                    None, None, f"{key.value!r} is written twice", key.start_mark
+                )
+            seen.add(key.value)
+        return super().construct_mapping(node, deep)
+
+
 def _read_yaml(file: Path) -> dict[str, Any]:
     try:
-        content = yaml.safe_load(file.read_text(encoding="utf-8"))
+        # A subclass of SafeLoader: it makes plain data and runs no code.
+        content = yaml.load(file.read_text(encoding="utf-8"), _Loader)
     except (yaml.YAMLError, UnicodeDecodeError) as error:
         raise SettingsError(
             f"settings file {file}",
@@ -277,7 +411,7 @@ def _explain(error: ValidationError, file: Path) -> SettingsError:
         return SettingsError(
             f"setting {name} in {file}",
             expected=f"one of {', '.join(known)}",
-            found="no such setting" + _nearest(path[-1], known),
+            found="no such setting" + nearest(path[-1], known),
             remedy="Correct the name or take the line out.",
         )
     return SettingsError(
@@ -298,6 +432,7 @@ def _known_names(path: list[str]) -> list[str]:
     return sorted(model.model_fields)
 
 
-def _nearest(name: str, known: list[str]) -> str:
-    close = difflib.get_close_matches(name, known, n=1)
+def nearest(name: str, known: Iterable[str]) -> str:
+    """Words that name what a user may have meant; empty if nothing is near."""
+    close = difflib.get_close_matches(name, list(known), n=1)
     return f" (did you mean {close[0]}?)" if close else ""

@@ -26,11 +26,11 @@ from typing import Any
 import dagster as dg
 from dagster import AssetExecutionContext
 
-from trend_dagster.errors import MissingUpstreamError, TrendError
+from trend_dagster.errors import MissingUpstreamError, SettingsError, TrendError
 from trend_dagster.orchestration.io_managers import RECORDED_ONE_BY_ONE, Published, Result
 from trend_dagster.orchestration.partitions import partitions_of, to_partition
 from trend_dagster.orchestration.resources import BOLD_RUN, Project
-from trend_dagster.orchestration.settings import Settings
+from trend_dagster.orchestration.settings import Settings, nearest
 from trend_dagster.storage.provenance import Recipe, digest_of, digest_of_file
 from trend_dagster.storage.stores import Draft, Partition, Version, describe, replace_file
 
@@ -283,6 +283,24 @@ class StoredAsset:
 
 STORED_ASSETS: dict[str, StoredAsset] = {}
 """Every asset by name, in the order of definition, which is an order of computation."""
+
+
+def find_asset(name: str) -> StoredAsset:
+    """Find an asset by name.
+
+    Raises
+    ------
+    SettingsError
+        If there is none; the nearest is named.
+    """
+    if name not in STORED_ASSETS:
+        raise SettingsError(
+            f"asset {name!r}",
+            expected=f"one of {', '.join(STORED_ASSETS)}",
+            found="no such asset" + nearest(name, STORED_ASSETS),
+            remedy="Correct the name.",
+        )
+    return STORED_ASSETS[name]
 
 
 def stored_asset(

@@ -322,6 +322,34 @@ class Store:
                 )
         return self.root.joinpath(*parts)
 
+    def stored(self, asset: str, dims: tuple[str, ...] = ()) -> list[Partition]:
+        """Partitions of an asset that have a current version, whether or not their input is there.
+
+        Parameters
+        ----------
+        asset : str
+            Name of the asset.
+        dims : tuple of str
+            Dimensions of its partitions.
+
+        Returns
+        -------
+        list of mappings
+            Sorted by key.
+        """
+        pattern = "/".join([*(f"{dim}=*" for dim in dims), POINTER])
+        found = (pointer.parent.relative_to(self.root / asset).parts for pointer in
+                 (self.root / asset).glob(pattern))  # fmt: skip
+        return [dict(part.split("=", 1) for part in parts) for parts in sorted(found)]
+
+    def size(self, asset: str) -> int:
+        """Bytes on disk of all versions of an asset, with unfinished work."""
+        sizes = 0
+        for path in (self.root / asset).rglob("*"):
+            with suppress(FileNotFoundError):  # collected meanwhile
+                sizes += path.lstat().st_size if path.is_file() else 0
+        return sizes
+
     def scratch(self, asset: str, partition: Partition, recipe: Recipe) -> Path:
         """Folder for unfinished work that a later attempt at the same recipe may take up."""
         return self.folder(asset, partition) / f".scratch-{recipe.fingerprint}"

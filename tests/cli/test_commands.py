@@ -1,0 +1,188 @@
+"""The command line: what it says, what it returns, and that it shows no traces."""
+
+from __future__ import annotations
+
+import json
+import subprocess
+import sys
+
+import numpy as np
+import pytest
+import yaml
+from PIL import Image
+
+from tests.conftest import N_VERTICES
+from trend_dagster import cli
+from trend_dagster.orchestration.settings import Settings, load_settings, sections
+
+
+@pytest.fixture
+def trend(monkeypatch, capsys):
+    """Run a command in this process: exit status, stdout, stderr."""
+
+    def run(*words):
+        monkeypatch.setattr(sys, "argv", ["trend", *map(str, words)])
+        status = 0
+        monkeypatch.setattr(cli.app.console, "quiet", False)
+        try:
+            cli.main()
+        except SystemExit as end:
+            status = end.code or 0
+        return status, *capsys.readouterr()
+
+    return run
+
+
+def test_help_names_every_command(trend):
+    status, out, _ = trend("--help")
+    assert status == 0
+    for name in ("init", "run", "status", "show", "settings", "dev", "demo", "import-embeddings"):
+        assert f" {name} " in out, name
+
+
+def test_every_option_and_argument_has_a_help_text():
+    import typer
+
+    for name, command in typer.main.get_command(cli.app.app).commands.items():
+        assert command.help, name
+        for parameter in command.params:
+            if parameter.name != "help":
+                assert getattr(parameter, "help", None), (name, parameter.name)
+
+
+def test_a_new_project_has_its_folders_and_a_commented_file(trend, tmp_path):
+    status, out, _ = trend("init", tmp_path / "new", "--profile", "tutorial")
+    assert status == 0
+    assert "trend run" in out
+    text = (tmp_path / "new" / "trend.yaml").read_text()
+    assert {p.name for p in (tmp_path / "new").iterdir()} == {
+        "bold", "geodesic_labels", "trend.yaml"
+    }  # fmt: skip
+    assert yaml.safe_load(text) == {"profile": "tutorial"}
+    # Without the signs before them the lines say what holds anyway.
+    told = "\n".join(
+        line.removeprefix("#") for line in text.splitlines() if not line.startswith("# ")
+    )
+    assert set(yaml.safe_load(told)) > {"sweep", "inputs"}
+    (tmp_path / "told").mkdir()
+    (tmp_path / "told" / "trend.yaml").write_text(told)
+    assert load_settings(tmp_path / "told") == load_settings(tmp_path / "new")
+
+
+@pytest.mark.parametrize("there", ["file", "settings"])
+def test_what_is_there_is_not_overwritten(trend, tmp_path, there):
+    path = tmp_path / "new"
+    if there == "file":
+        path.write_text("mine")
+    else:
+        path.mkdir()
+        (path / "trend.yaml").write_text("profile: demo")
+    before = {p: p.read_text() for p in [path, *tmp_path.rglob("*")] if p.is_file()}
+    status, _, err = trend("init", path)
+    assert status == 1
+    assert "expected a new folder" in err
+    assert {p: p.read_text() for p in [path, *tmp_path.rglob("*")] if p.is_file()} == before
+
+
+def test_settings_lists_each_with_its_default_and_the_tutorials_value(trend, tmp_path):
+    (tmp_path / "trend.yaml").write_text("training: {n_epochs: 7}")
+    status, out, _ = trend("settings", tmp_path, "--json")
+    assert status == 0
+    lines = {line["name"]: line for line in json.loads(out)}
+    expected = {f"{s}.{n}" for s, model in sections().items() for n in model.model_fields}
+    assert set(lines) == expected
+    assert lines["training.n_epochs"]["here"] == 7
+    assert lines["training.n_epochs"]["default"] == Settings().training.n_epochs
+    assert lines["bold.standardize"]["tutorial"] == "none"
+    status, out, _ = trend("settings", tmp_path)
+    assert status == 0
+    assert "n_epochs" in out
+
+
+def test_status_says_what_is_missing_out_of_date_excluded_and_removed(trend, finished):
+    np.save(finished / "bold" / "sub-01_run-1.npy", np.full((N_VERTICES, 40), np.nan))
+    (finished / "bold" / "sub-03_run-2.npy").unlink()
+    np.save(finished / "geodesic_labels" / "new.npy", np.zeros(N_VERTICES, dtype=int))
+    assert trend("run", finished, "--select", "bold")[0] == 0
+    status, out, _ = trend("status", finished, "--json")
+    assert status == 0
+    assets = {asset["asset"]: asset for asset in json.loads(out)["assets"]}
+    assert assets["bold"]["counts"]["current"] == 5
+    assert assets["bold"]["removed"] == ["bold[bold_run=sub-03_run-2]"]
+    assert "NaN" in assets["bold"]["excluded"]["bold[bold_run=sub-01_run-1]"]
+    assert assets["geodesic_labels"]["counts"]["missing"] == 1
+    assert assets["average_correlation"]["counts"]["out of date"] == 1
+    assert assets["nmf_sweep"]["counts"]["blocked"] == 2
+    assert all(asset["n_bytes"] > 0 for asset in assets.values())
+    status, out, _ = trend("status", finished)
+    assert "its file was removed; what is stored stays" in out
+    assert "is excluded: sub-01_run-1.npy" in out
+    assert "sub-03_run-2] is gone" in out
+
+
+def test_show_gives_shape_picture_and_provenance(trend, finished):
+    status, out, _ = trend("show", "nmf_sweep", "two", "4", "--folder", finished, "--json")
+    assert status == 0
+    found = json.loads(out)
+    assert found["status"] == "current"
+    assert {"name": "labels", "shape": [1, 2, N_VERTICES]}.items() <= next(
+        a for a in found["arrays"] if a["name"] == "labels"
+    ).items()
+    assert any("file bold" in line["what"] for line in found["made_from"])
+    assert len({line["what"] for line in found["made_from"]}) > 10
+    assert found["pictures"]
+    for path in found["pictures"]:
+        with Image.open(path) as picture:
+            assert min(picture.size) > 50
+    status, out, _ = trend("show", "average_correlation", "--folder", finished)
+    assert status == 0
+    assert "90 x 90" in out
+    assert "as above" in out
+    status, out, _ = trend("show", "nmf_sweep", "--folder", finished)
+    assert out.count("current") == 4
+
+
+@pytest.mark.parametrize(
+    ("words", "message"),
+    [
+        (["show", "nmf_swep"], "did you mean nmf_sweep"),
+        (["show", "nmf_sweep", "two"], "2 keys (LABEL_FILE N_COMPONENTS)"),
+        (["show", "nmf_sweep", "two", "5"], "expected a stored version"),
+        (["show", "bold", "../../etc"], "expected names of letters, digits"),
+    ],
+)
+def test_what_cannot_be_shown_is_named(trend, finished_once, words, message):
+    status, _, err = trend(*words, "--folder", finished_once.folder)
+    assert status == 1
+    assert message in " ".join(err.split())
+    assert "Traceback" not in err
+
+
+def test_run_says_as_json_what_became_of_each_asset(trend, finished):
+    status, out, err = trend("run", finished, "--select", "sweep_summary", "--json")
+    assert (status, err) == (0, "")
+    (asset,) = json.loads(out)["assets"]
+    assert (asset["asset"], asset["made"], asset["kept"]) == ("sweep_summary", 0, 1)
+
+
+def test_a_mistake_of_ours_shows_no_trace_unless_asked_for(trend, finished, monkeypatch):
+    def broken(*arguments, **keywords):
+        raise RuntimeError("a mistake")
+
+    monkeypatch.setattr("trend_dagster.orchestration.assets.bold.read_bold", broken)
+    status, _, err = trend("run", finished, "--select", "bold", "--force")
+    assert status == 1
+    assert "RuntimeError: a mistake" in err
+    assert "Traceback" not in err
+    assert "line " not in err
+    status, _, err = trend("run", finished, "--select", "bold", "--force", "--debug")
+    assert status == 1
+    assert "in broken" in err
+
+
+def test_an_unknown_option_is_a_usage_error():
+    code = "from trend_dagster.cli import main; main()"
+    done = subprocess.run(
+        [sys.executable, "-c", code, "run", "--selct", "x"], capture_output=True, check=False
+    )
+    assert done.returncode == 2

@@ -1,0 +1,101 @@
+"""`trend init` and `trend settings`: a project to begin with, and every setting there is."""
+
+from __future__ import annotations
+
+from dataclasses import asdict
+from pathlib import Path
+from typing import Annotated
+
+import typer
+from rich.markup import escape
+from rich.table import Table
+
+from trend_dagster.cli.app import Debug, Folder, Json, Profile, app, console, emit
+from trend_dagster.errors import InputError
+
+
+@app.command()
+def init(
+    folder: Annotated[Path, typer.Argument(help="Folder to make; it may exist.")],
+    profile: Annotated[
+        str, typer.Option(help="Profile to build on: default, demo or tutorial.")
+    ] = "default",
+    debug: Debug = False,
+) -> None:
+    """Make a project: a commented trend.yaml, and folders for BOLD and label files."""
+    from trend_dagster.orchestration.settings import (
+        SETTINGS_FILE,
+        Settings,
+        check_profile,
+        new_settings_file,
+    )
+    from trend_dagster.storage.stores import replace_file
+
+    check_profile(profile)
+    file = folder / SETTINGS_FILE
+    if file.exists() or (folder.exists() and not folder.is_dir()):
+        raise InputError(
+            f"project {folder}",
+            expected="a new folder, or one without a trend.yaml",
+            found=f"{file} there already" if file.exists() else "a file",
+            remedy="Edit what is there, or name another folder.",
+        )
+    inputs = Settings().inputs
+    try:
+        for name in (inputs.bold, inputs.geodesic_labels):
+            (folder / name).mkdir(parents=True, exist_ok=True)
+        replace_file(file, new_settings_file(profile).encode())
+    except OSError as error:
+        raise InputError(
+            f"project {folder}",
+            expected="a folder that can be written to",
+            found=error.strerror or str(error),
+            remedy="Mend the permissions, or name another folder.",
+        ) from error
+    console.print(f"Made {escape(str(folder))}. Next:", soft_wrap=True)
+    steps = (
+        f"put one .npy per BOLD run (vertices x timepoints) into {folder / inputs.bold}",
+        f"put one .npy per label file (a label per vertex) into {folder / inputs.geodesic_labels}",
+        f"look at {file}",
+        f"trend run {folder}",
+    )
+    for number, step in enumerate(steps, start=1):
+        console.print(f"  {number}. {escape(step)}", soft_wrap=True)
+
+
+@app.command()
+def settings(
+    folder: Folder = Path(),
+    profile: Profile = None,
+    as_json: Json = False,
+    debug: Debug = False,
+) -> None:
+    """List every setting: its value here, its default, the tutorial's value, what it means."""
+    from trend_dagster.orchestration.settings import setting_lines
+
+    lines = setting_lines(folder, profile)
+    if as_json:
+        emit([asdict(line) for line in lines])
+        return
+    table = Table("setting")
+    for name in ("here", "default", "tutorial"):
+        table.add_column(name, max_width=14, overflow="fold")
+    table.add_column("meaning", ratio=1)
+    last = ""
+    for line in lines:
+        here = escape(_shown(line.here))
+        if line.here != line.default:
+            here = f"[bold]{here}[/]"
+        section, _, name = line.name.partition(".")
+        if section != last:
+            table.add_section()
+        last = section
+        values = (_shown(line.default), _shown(line.tutorial), line.description)
+        table.add_row(f"{section}.\n{name}", here, *(escape(value) for value in values))
+    console.print(table)
+
+
+def _shown(value: object) -> str:
+    if isinstance(value, tuple):
+        return ", ".join(_shown(one) for one in value) or "none"
+    return "" if value is None else f"{value:g}" if isinstance(value, float) else str(value)

@@ -1,0 +1,110 @@
+"""How a whole project stands: what `trend status` and the page's job say.
+
+What belongs here: counting and sizing what ``lineage`` finds. What does not: showing it (``cli``).
+"""
+
+from __future__ import annotations
+
+from collections import Counter
+from collections.abc import Mapping
+from dataclasses import dataclass
+
+from trend_dagster.errors import InputError
+from trend_dagster.orchestration.lineage import State, all_states
+from trend_dagster.orchestration.resources import N_COMPONENTS, Project
+from trend_dagster.orchestration.stored_asset import STORED_ASSETS, StoredAsset
+from trend_dagster.storage.stores import Partition, describe
+
+STATUSES = ("current", "out of date", "missing", "blocked", "not needed")
+
+
+@dataclass(frozen=True)
+class AssetStatus:
+    """How the outputs of one asset stand.
+
+    Parameters
+    ----------
+    asset : str
+        Its name.
+    counts : mapping of str to int
+        Outputs by status.
+    reasons : mapping of str to tuple of str
+        Why, by output, for all that are not current.
+    excluded : mapping of str to str
+        Why an output is an exclusion, by output.
+    removed : tuple of str
+        Stored outputs whose input file is gone; they stay, and are left out of new averages.
+    n_bytes : int
+        Size of all its versions on disk.
+    """
+
+    asset: str
+    counts: Mapping[str, int]
+    reasons: Mapping[str, tuple[str, ...]]
+    excluded: Mapping[str, str]
+    removed: tuple[str, ...]
+    n_bytes: int
+
+
+def overview(project: Project) -> list[AssetStatus]:
+    """Say of every asset what exists, what is out of date and why, and what is missing.
+
+    Parameters
+    ----------
+    project : Project
+        Which project.
+
+    Returns
+    -------
+    list of AssetStatus
+        In the order of computation.
+    """
+    found = all_states(project)
+    return [_status(project, asset, found[name]) for name, asset in STORED_ASSETS.items()]
+
+
+def _status(project: Project, asset: StoredAsset, found: list[State]) -> AssetStatus:
+    counts = Counter(str(state.status) for state in found)
+    return AssetStatus(
+        asset=asset.name,
+        counts={status: counts[status] for status in STATUSES},
+        reasons={describe(s.asset, s.partition): s.reasons for s in found if s.reasons},
+        excluded={
+            describe(s.asset, s.partition): s.version.excluded
+            for s in found
+            if s.version is not None and s.version.excluded
+        },
+        removed=tuple(describe(asset.name, p) for p in removed(project, asset)),
+        n_bytes=project.store.size(asset.name),
+    )
+
+
+def removed(project: Project, asset: StoredAsset) -> list[Partition]:
+    """Find stored outputs whose input file is no longer there.
+
+    Parameters
+    ----------
+    project : Project
+        Where.
+    asset : StoredAsset
+        Which asset.
+
+    Returns
+    -------
+    list of mappings
+        Their partitions.
+    """
+    dims = [dim for dim in asset.dims if dim != N_COMPONENTS]
+    today = {dim: _keys(project, dim) for dim in dims}
+    return [
+        partition
+        for partition in project.store.stored(asset.name, asset.dims)
+        if any(partition[dim] not in today[dim] for dim in dims)
+    ]
+
+
+def _keys(project: Project, dim: str) -> set[str]:
+    try:
+        return set(project.keys(dim))
+    except InputError:  # the folder itself is gone, or empty
+        return set()
