@@ -10,15 +10,19 @@ from typing import Any
 import dagster as dg
 
 import trend_dagster.orchestration.assets  # noqa: F401 - defines the assets
-from trend_dagster.orchestration.checks import build_checks
+from trend_dagster.orchestration.checks import CHECKS, build_checks
 from trend_dagster.orchestration.io_managers import ZarrIOManager
+from trend_dagster.orchestration.jobs import build_jobs
 from trend_dagster.orchestration.resources import ProjectResource
+from trend_dagster.orchestration.schedules import build_schedule
+from trend_dagster.orchestration.sensors import build_sensor
 from trend_dagster.orchestration.stored_asset import STORED_ASSETS
 
 # What Dagster still calls beta is pinned to one release and tested; nobody has to read of it again.
 warnings.filterwarnings("ignore", category=dg.BetaWarning)
 
 PROJECT_VARIABLE = "TREND_PROJECT"
+PROFILE_VARIABLE = "TREND_PROFILE"
 
 
 def build_definitions(
@@ -38,7 +42,7 @@ def build_definitions(
     Returns
     -------
     Definitions
-        Assets, checks and resources.
+        Assets, checks, jobs, sensor, schedule and resources.
 
     Raises
     ------
@@ -46,10 +50,18 @@ def build_definitions(
         If the project's settings cannot be used.
     """
     resource = ProjectResource(folder=str(project.resolve()), profile=profile or "")
-    n_components = [str(k) for k in resource.open().settings.sweep.n_components]
+    settings = resource.open().settings
+    jobs: list[Any] = [
+        *build_jobs(lambda other: build_definitions(project, other, **resources)),
+        CHECKS,
+    ]
+    n_components = [str(k) for k in settings.sweep.n_components]
     return dg.Definitions(
         assets=[asset.to_dagster(n_components) for asset in STORED_ASSETS.values()],
         asset_checks=build_checks(),
+        jobs=jobs,
+        sensors=[build_sensor(settings.automation.watch_seconds, jobs)],
+        schedules=[build_schedule(settings.automation.nightly)],
         # Steps run one after another in the run's own process: each uses all cores by itself.
         executor=dg.in_process_executor,
         resources={"project": resource, "zarr": ZarrIOManager(project=resource), **resources},
@@ -59,4 +71,5 @@ def build_definitions(
 @dg.definitions
 def defs() -> dg.Definitions:
     """Definitions for the project that the environment variable TREND_PROJECT names."""
-    return build_definitions(Path(os.environ.get(PROJECT_VARIABLE, ".")))
+    folder = Path(os.environ.get(PROJECT_VARIABLE, "."))
+    return build_definitions(folder, os.environ.get(PROFILE_VARIABLE) or None)

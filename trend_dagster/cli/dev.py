@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import os
+import socket
 import subprocess
 import sys
 from pathlib import Path
@@ -11,24 +12,28 @@ from typing import Annotated
 import typer
 from rich.markup import escape
 
-from trend_dagster.cli.app import Debug, Folder, app, console, problems
-from trend_dagster.errors import TrendError
+from trend_dagster.cli.app import Debug, Folder, Profile, app, console, problems
+from trend_dagster.errors import ServerError, TrendError
 
 
 @app.command()
 def dev(
-    folder: Folder = Path("demo"),
-    port: Annotated[int, typer.Option(help="Port of the UI on 127.0.0.1.")] = 3000,
+    folder: Folder = Path(),
+    port: Annotated[
+        int, typer.Option(min=1, max=65535, help="Port of the page on 127.0.0.1.")
+    ] = 3000,
+    profile: Profile = None,
     debug: Debug = False,
 ) -> None:
-    """Open the Dagster UI of a project on 127.0.0.1."""
-    from trend_dagster.definitions import PROJECT_VARIABLE
+    """Open the Dagster page of a project on 127.0.0.1, with its sensor and schedule."""
+    from trend_dagster.definitions import PROFILE_VARIABLE, PROJECT_VARIABLE
     from trend_dagster.orchestration.partitions import register
     from trend_dagster.orchestration.resources import BOLD_RUN, LABEL_FILE, Project
     from trend_dagster.orchestration.running import instance_home, open_instance
     from trend_dagster.orchestration.settings import resource_folder
 
-    project = Project.open(folder)
+    project = Project.open(folder, profile)
+    _check_free(port)
     with open_instance(project.folder) as instance:
         for dimension in (BOLD_RUN, LABEL_FILE):
             try:
@@ -37,6 +42,7 @@ def dev(
                 problems.print(f"[yellow]Note[/] {escape(str(error))}", soft_wrap=True)
     environment = os.environ | {
         PROJECT_VARIABLE: str(project.folder),
+        PROFILE_VARIABLE: profile or "",
         "DAGSTER_HOME": str(instance_home(project.folder)),
     }
     console.print(f"Dagster UI of {project.folder}: http://127.0.0.1:{port}  (Ctrl-C ends it)")
@@ -49,3 +55,18 @@ def dev(
         except KeyboardInterrupt:  # the same signal has reached dagster: let it end in order
             status = process.wait(timeout=30)
     raise typer.Exit(status)
+
+
+def _check_free(port: int) -> None:
+    """Make sure that nobody else serves that port; dagster itself would say so in a trace."""
+    with socket.socket() as probe:
+        probe.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
+        try:
+            probe.bind(("127.0.0.1", port))
+        except OSError as error:
+            raise ServerError(
+                f"port {port} of 127.0.0.1",
+                expected="a port that is free",
+                found=error.strerror or str(error),
+                remedy=f"Name another one (`--port {port % 65535 + 1}`), or end what uses it.",
+            ) from None

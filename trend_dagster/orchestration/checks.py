@@ -14,6 +14,7 @@ import numpy as np
 from dagster import AssetCheckExecutionContext
 
 from trend_dagster.orchestration.lineage import states
+from trend_dagster.orchestration.overview import removed
 from trend_dagster.orchestration.resources import BOLD_RUN, Project
 from trend_dagster.orchestration.stored_asset import STORED_ASSETS, StoredAsset
 from trend_dagster.storage.stores import Version, describe
@@ -178,6 +179,14 @@ QUESTIONS: dict[str, dict[str, Find]] = {
 }
 
 
+CHECKS = dg.define_asset_job(
+    "check_everything",
+    dg.AssetSelection.all_asset_checks(),
+    description="Ask every check of what is stored: is it complete, is it usable, is it made from "
+    "today's inputs and settings, are the files of the inputs still there?",
+)
+
+
 def build_checks() -> list[dg.AssetChecksDefinition]:
     """Make all checks: the questions above, and for every asset whether it is up to date."""
     checks = [
@@ -185,6 +194,7 @@ def build_checks() -> list[dg.AssetChecksDefinition]:
         for asset, questions in QUESTIONS.items()
         for name, find in questions.items()
     ]
+    checks += [_files_there(STORED_ASSETS[name]) for name in ("bold", "geodesic_labels")]
     return checks + [_up_to_date(asset) for asset in STORED_ASSETS.values()]
 
 
@@ -228,6 +238,26 @@ def _up_to_date(asset: StoredAsset) -> dg.AssetChecksDefinition:
         if asset.keep_when_inputs_change:
             advice = "It is used as it is. To train anew: `trend run --retrain`."
         return _result(stale, {"outputs_checked": len(found)}, advice)
+
+    return check
+
+
+def _files_there(asset: StoredAsset) -> dg.AssetChecksDefinition:
+    @dg.asset_check(
+        asset=asset.name,
+        name="files_there",
+        required_resource_keys={"project"},
+        description="The file of every stored input is still there.",
+    )
+    def check(context: AssetCheckExecutionContext) -> dg.AssetCheckResult:
+        project: Project = context.resources.project.open()
+        gone = [describe(asset.name, partition) for partition in removed(project, asset)]
+        return _result(
+            [f"{name}: its file was removed" for name in gone],
+            {"outputs_checked": len(project.store.stored(asset.name, asset.dims))},
+            "It is left out of new averages, and what is stored of it stays. Put the file back to "
+            "take it in again.",
+        )
 
     return check
 

@@ -12,7 +12,7 @@ import fcntl
 import os
 import shutil
 import socket
-from collections.abc import Iterator, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
@@ -92,13 +92,20 @@ def open_instance(project: Path) -> Iterator[dg.DagsterInstance]:
     home = instance_home(project)
     os.environ["DAGSTER_HOME"] = str(home)
     with dg.DagsterInstance.from_config(str(home)) as instance:
-        _end_dead_runs(instance)
+        end_dead_runs(instance)
         yield instance
 
 
 @contextmanager
-def only_run_here(project: Path) -> Iterator[None]:
+def only_run_here(project: Path, wait: Callable[[str], object] | None = None) -> Iterator[None]:
     """Hold the place of the one run of everything that a project has at a time.
+
+    Parameters
+    ----------
+    project : Path
+        Folder of the project.
+    wait : callable, optional
+        Takes a line that says so if the place is taken; then it is waited for.
 
     Raises
     ------
@@ -111,12 +118,15 @@ def only_run_here(project: Path) -> Iterator[None]:
         try:
             fcntl.flock(handle, fcntl.LOCK_EX | fcntl.LOCK_NB)
         except BlockingIOError:
-            raise StoreError(
-                f"project {project}",
-                expected="no other `trend run` at work in it",
-                found="one that is",
-                remedy="Wait until it ends, or stop it; nothing is lost either way.",
-            ) from None
+            if wait is None:
+                raise StoreError(
+                    f"project {project}",
+                    expected="no other `trend run` at work in it",
+                    found="one that is",
+                    remedy="Wait until it ends, or stop it; nothing is lost either way.",
+                ) from None
+            wait(f"Another run is at work in {project}: waiting until it ends.")
+            fcntl.flock(handle, fcntl.LOCK_EX)
         yield
     finally:
         os.close(handle)
@@ -130,7 +140,7 @@ def instance_home(project: Path) -> Path:
     return home
 
 
-def _end_dead_runs(instance: dg.DagsterInstance) -> None:
+def end_dead_runs(instance: dg.DagsterInstance) -> None:
     """Mark runs of this machine whose process was killed as failed: nobody else watches them."""
     unfinished = dg.RunsFilter(
         statuses=[dg.DagsterRunStatus.STARTED, dg.DagsterRunStatus.STARTING],
@@ -149,6 +159,7 @@ def run_all(
     instance: dg.DagsterInstance,
     *,
     select: Sequence[str] = (),
+    among: Sequence[str] = (),
     force: bool = False,
     retrain: bool = False,
 ) -> Iterator[Outcome]:
@@ -163,7 +174,9 @@ def run_all(
     instance : DagsterInstance
         Where runs are recorded.
     select : sequence of str
-        Only these assets; all by default.
+        Only these assets, whatever else they wait for; all by default.
+    among : sequence of str
+        Only these assets, as in a run of everything; all by default.
     force : bool
         Make them even if they are current.
     retrain : bool
@@ -182,7 +195,7 @@ def run_all(
             return
     made, all_current = 0, True
     for asset in STORED_ASSETS.values():
-        if not select or asset.name in select:
+        if (not select or asset.name in select) and (not among or asset.name in among):
             outcome = _run(
                 asset,
                 project,

@@ -19,7 +19,7 @@ from pathlib import Path
 from typing import Any, Literal
 
 import yaml
-from pydantic import BaseModel, Field, JsonValue, ValidationError
+from pydantic import BaseModel, Field, JsonValue, ValidationError, field_validator
 
 from trend_dagster.errors import SettingsError
 from trend_dagster.science.block_matrix import ThresholdConfig
@@ -113,6 +113,28 @@ class StorageConfig(BaseModel, frozen=True, extra="forbid"):
     )
 
 
+class AutomationConfig(BaseModel, frozen=True, extra="forbid"):
+    """When the sensor and the schedule work, once they are switched on (page, Automation)."""
+
+    watch_seconds: int = Field(
+        30, ge=5, description="Seconds between two looks at the input folders."
+    )
+    nightly: str = Field(
+        "0 2 * * *",
+        description="When what is missing is made, as cron writes it: minute, hour, day, month, "
+        "weekday.",
+    )
+
+    @field_validator("nightly")
+    @classmethod
+    def _is_cron(cls, value: str) -> str:
+        from dagster._utils.schedules import is_valid_cron_string
+
+        if not is_valid_cron_string(value):
+            raise ValueError("five fields as cron writes them, like '0 2 * * *'")
+        return value
+
+
 class Settings(BaseModel, frozen=True, extra="forbid"):
     """Every setting of a project; a section each for what reads it."""
 
@@ -132,6 +154,7 @@ class Settings(BaseModel, frozen=True, extra="forbid"):
     controls: ControlsConfig = ControlsConfig()
     delivery: DeliveryConfig = DeliveryConfig()
     storage: StorageConfig = StorageConfig()
+    automation: AutomationConfig = AutomationConfig()
 
     def identity(self, section: str) -> dict[str, Any]:
         """Settings of a section that decide results; those that only change speed are left out.

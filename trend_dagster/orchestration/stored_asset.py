@@ -25,6 +25,7 @@ from typing import Any
 
 import dagster as dg
 from dagster import AssetExecutionContext
+from pydantic import Field
 
 from trend_dagster.errors import MissingUpstreamError, SettingsError, TrendError
 from trend_dagster.orchestration.io_managers import RECORDED_ONE_BY_ONE, Published, Result
@@ -43,6 +44,16 @@ PROGRESS: ContextVar[Progress] = ContextVar("progress", default=lambda name, doi
 OWNER = "team:neuroimaging"
 
 NO_BOLD = "there are no BOLD runs: the average correlation was imported"
+
+
+class AssetConfig(dg.Config):
+    """What can be said of a run that makes one asset."""
+
+    force: bool = Field(
+        default=False,
+        description="Compute even what is current. Without it an output whose inputs, settings and "
+        "code are unchanged is kept.",
+    )
 
 
 @dataclass
@@ -246,16 +257,11 @@ class StoredAsset:
             io_manager_key="zarr",
             required_resource_keys={"project"},
             backfill_policy=dg.BackfillPolicy.single_run() if self.dims else None,
-            config_schema={
-                "force": dg.Field(
-                    bool,
-                    default_value=False,
-                    description="Compute even what is current. Without it an output whose inputs, "
-                    "settings and code are unchanged is kept.",
-                )
-            },
+            tags={"cost": self.pool or "light"},
         )
-        def stored_asset(context: AssetExecutionContext) -> dg.MaterializeResult[Any]:
+        def stored_asset(
+            context: AssetExecutionContext, config: AssetConfig
+        ) -> dg.MaterializeResult[Any]:
             keys = context.partition_keys if context.has_partition_key_range else None
             if keys is None:
                 keys = [context.partition_key] if context.has_partition_key else [None]
@@ -264,7 +270,7 @@ class StoredAsset:
                 self,
                 context.resources.project.open(),
                 partitions,
-                force=bool(context.op_execution_context.op_config["force"]),
+                force=config.force,
                 run_id=context.run.run_id,
                 log=context.log.info,
             )

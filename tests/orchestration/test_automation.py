@@ -1,0 +1,236 @@
+"""What the sensor asks for, tick by tick; what the schedule asks for; what the jobs do."""
+
+from __future__ import annotations
+
+import os
+from datetime import UTC, datetime
+
+import dagster as dg
+import numpy as np
+import pytest
+
+from tests.conftest import N_VERTICES, simulate_run
+from trend_dagster.definitions import build_definitions
+from trend_dagster.orchestration.jobs import JOBS
+from trend_dagster.orchestration.resources import Project, ProjectResource
+from trend_dagster.orchestration.running import open_instance
+from trend_dagster.orchestration.stored_asset import STORED_ASSETS
+
+
+def put(path, array, age=60.0):
+    """Write a file that has been there for a while."""
+    np.save(path, array)
+    settle(path, age)
+
+
+def settle(path, age=60.0):
+    then = path.stat().st_mtime - age
+    os.utime(path, (then, then))
+
+
+class Watcher:
+    """Ticks of the sensor, one after another."""
+
+    def __init__(self, folder):
+        self.folder = folder
+        self.cursor = None
+
+    def tick(self):
+        """What is requested, by job: the selected assets."""
+        with open_instance(self.folder) as instance:
+            context = dg.build_sensor_context(
+                instance=instance,
+                cursor=self.cursor,
+                resources={"project": ProjectResource(folder=str(self.folder))},
+            )
+            found = build_definitions(self.folder).resolve_sensor_def("new_input_files")(context)
+        self.cursor = found.cursor or self.cursor
+        self.partitions = {
+            r.partitions_def_name: sorted(r.partition_keys)
+            for r in found.dynamic_partitions_requests or []
+        }
+        self.said = str(found.skip_reason)
+        self.keys = [request.run_key for request in found.run_requests or []]
+        return {r.job_name: selected(r) for r in found.run_requests or []}
+
+
+def selected(request):
+    ops = request.run_config.get("ops", {})
+    return [asset for op in ops.values() for asset in op["config"]["select"]]
+
+
+def settle_all(folder):
+    for path in [*(folder / "bold").iterdir(), *(folder / "geodesic_labels").iterdir()]:
+        settle(path)
+
+
+@pytest.fixture
+def watcher(finished):
+    watcher = Watcher(finished)
+    settle_all(finished)
+    assert watcher.tick() == {}  # all of it is stored
+    return watcher
+
+
+def test_new_files_become_partitions_and_their_work_is_asked_for_in_one_tick(watcher):
+    put(watcher.folder / "bold" / "sub-09_run-1.npy", simulate_run(9))
+    put(watcher.folder / "geodesic_labels" / "new.npy", np.arange(N_VERTICES) // 30)
+    assert watcher.tick() == {
+        "embed_new_runs": ["bold", "embeddings"],
+        "parcellate": ["geodesic_labels", "thresholded_matrix", "nmf_sweep"],
+    }
+    assert watcher.partitions == {"bold_run": ["sub-09_run-1"], "label_file": ["new"]}
+    assert watcher.tick() == {}
+    assert "no file is new" in watcher.said
+
+
+def test_a_file_that_is_still_being_written_is_left_for_the_next_tick(watcher):
+    path = watcher.folder / "bold" / "sub-09_run-1.npy"
+    put(path, simulate_run(9), age=0)
+    assert watcher.tick() == {}
+    settle(path)
+    assert list(watcher.tick()) == ["embed_new_runs"]
+
+
+def test_a_changed_file_is_read_again_and_no_more(watcher):
+    put(watcher.folder / "bold" / "sub-01_run-1.npy", simulate_run(77), age=30)
+    put(watcher.folder / "geodesic_labels" / "two.npy", np.arange(N_VERTICES) // 45, age=30)
+    assert watcher.tick() == {"embed_new_runs": ["bold"], "parcellate": ["geodesic_labels"]}
+    first = watcher.keys
+    put(watcher.folder / "bold" / "sub-01_run-1.npy", simulate_run(78), age=20)
+    watcher.tick()
+    assert set(watcher.keys).isdisjoint(first)  # once more changed is once more asked for
+
+
+def test_a_removed_file_is_reported_and_what_is_stored_stays(watcher):
+    (watcher.folder / "bold" / "sub-03_run-2.npy").unlink()
+    assert watcher.tick() == {"check_everything": []}
+    definitions = build_definitions(watcher.folder)
+    key = dg.AssetCheckKey(dg.AssetKey("bold"), "files_there")
+    with open_instance(watcher.folder) as instance:
+        result = dg.materialize(
+            [*(definitions.asset_checks or [])],
+            selection=dg.AssetSelection.checks(key),
+            instance=instance,
+            resources=definitions.resources,
+        )
+    (evaluation,) = result.get_asset_check_evaluations()
+    assert not evaluation.passed
+    assert "bold[bold_run=sub-03_run-2]: its file was removed" in evaluation.description
+    store = Project.open(watcher.folder).store
+    assert store.latest("bold", {"bold_run": "sub-03_run-2"}) is not None
+
+
+def test_without_a_model_new_runs_are_read_but_nothing_is_trained(project_folder):
+    settle_all(project_folder)
+    assert Watcher(project_folder).tick() == {
+        "embed_new_runs": ["bold"],
+        "parcellate": ["geodesic_labels"],
+    }
+
+
+def test_what_is_wrong_with_the_folder_is_said_and_the_cursor_stays(watcher):
+    before = watcher.cursor
+    for path in (watcher.folder / "bold").iterdir():
+        path.unlink()
+    assert watcher.tick() == {}
+    assert "expected at least one .npy file" in watcher.said
+    assert watcher.cursor == before
+
+
+def test_every_night_is_a_request_of_its_own(finished_once):
+    schedule = build_definitions(finished_once.folder).resolve_schedule_def("nightly")
+    keys = set()
+    for day in (1, 2):
+        at = datetime(2026, 11, day, 2, tzinfo=UTC)
+        context = dg.build_schedule_context(scheduled_execution_time=at)
+        (request,) = schedule.evaluate_tick(context).run_requests
+        keys.add(request.run_key)
+    assert len(keys) == 2
+
+
+def test_sensor_and_schedule_are_off_until_switched_on(finished_once):
+    definitions = build_definitions(finished_once.folder)
+    sensor = definitions.resolve_sensor_def("new_input_files")
+    assert sensor.default_status == dg.DefaultSensorStatus.STOPPED
+    schedule = definitions.resolve_schedule_def("nightly")
+    assert schedule.default_status == dg.DefaultScheduleStatus.STOPPED
+
+
+def launch(folder, job, **config):
+    definitions = build_definitions(folder)
+    with open_instance(folder) as instance:
+        return definitions.resolve_job_def(job).execute_in_process(
+            instance=instance,
+            raise_on_error=False,
+            run_config={"ops": {f"do_{job}": {"config": config}}},
+        )
+
+
+def words_of(failed):
+    (failure,) = failed.get_step_failure_events()
+    return failure.step_failure_data.user_failure_data.description
+
+
+def test_a_new_run_is_embedded_with_the_model_there_is(finished):
+    model = Project.open(finished).store.latest("trained_model").path
+    np.save(finished / "bold" / "sub-09_run-1.npy", simulate_run(9))
+    assert launch(finished, "embed_new_runs").success
+    store = Project.open(finished).store
+    new = store.latest("embeddings", {"bold_run": "sub-09_run-1"})
+    assert new.recipe.inputs["trained_model"] == store.latest("trained_model").digest
+    assert store.latest("trained_model").path == model
+    assert "sub-09_run-1" not in store.latest("average_correlation").facts["runs"]
+
+
+@pytest.mark.slow
+def test_a_job_that_fails_says_why_and_can_be_started_again(finished):
+    path = finished / "bold" / "sub-02_run-1.npy"
+    path.write_bytes(b"cut short")
+    failed = launch(finished, "embed_new_runs")
+    assert not failed.success
+    assert "sub-02_run-1.npy: expected a complete .npy file" in words_of(failed)
+    np.save(path, simulate_run(99))
+    assert launch(finished, "embed_new_runs").success
+
+
+def test_what_is_misspelt_in_the_run_config_is_named(finished):
+    misspelt = launch(finished, "full_pipeline", select=["nmf_swep"])
+    assert "did you mean nmf_sweep" in words_of(misspelt)
+    misspelt = launch(finished, "import_file", kind="corelation", file="x")
+    assert "did you mean correlation" in words_of(misspelt)
+
+
+def test_an_import_from_the_page_is_that_of_the_command_line(finished, tmp_path):
+    np.save(tmp_path / "average.npy", np.eye(N_VERTICES))
+    given = {"kind": "correlation", "file": str(tmp_path / "average.npy")}
+    assert launch(finished, "import_file", **given).success
+    version = Project.open(finished).store.latest("average_correlation")
+    assert version.recipe.imported_from == "average.npy"
+
+
+def test_jobs_cover_every_asset_and_only_two_train():
+    for name in STORED_ASSETS:
+        assert any(spec.assets(name) for spec in JOBS.values())
+    assert {n for n, spec in JOBS.items() if spec.assets("trained_model")} == {
+        "full_pipeline",
+        "train",
+    }
+
+
+def test_every_field_of_the_run_config_has_a_help_text(finished_once):
+    definitions = build_definitions(finished_once.folder)
+    for job in [*JOBS, "import_file"]:
+        schema = definitions.resolve_job_def(job).run_config_schema.run_config_schema_type
+        fields = schema.fields["ops"].config_type.fields[f"do_{job}"].config_type.fields["config"]
+        for name, field in fields.config_type.fields.items():
+            assert len(field.description or "") > 15, (job, name)
+
+
+def test_assets_have_groups_descriptions_owners_and_tags(finished_once):
+    for asset in build_definitions(finished_once.folder).assets or []:
+        (spec,) = asset.specs
+        assert spec.group_name != "default"
+        assert len(spec.description) > 80
+        assert spec.owners
+        assert spec.tags

@@ -1,0 +1,39 @@
+"""The nightly schedule. Off until somebody switches it on.
+
+What belongs here: when. What does not: what (``jobs``), which the job finds out from the store when
+it runs, so that a night that failed is made up for by the next.
+
+See https://docs.dagster.io/guides/automate/schedules.
+"""
+
+import dagster as dg
+
+
+def build_schedule(cron: str) -> dg.ScheduleDefinition:
+    """Make the schedule.
+
+    Parameters
+    ----------
+    cron : str
+        When, as cron writes it.
+
+    Returns
+    -------
+    ScheduleDefinition
+        Stopped until it is switched on.
+    """
+
+    @dg.schedule(
+        name="nightly",
+        cron_schedule=cron,
+        job_name="parcellate",
+        default_status=dg.DefaultScheduleStatus.STOPPED,
+        description="Makes all that is missing or out of date, with the model there is: one job, "
+        "and at most one run per asset. It does not train. After a failure the next night, or a "
+        "run of `parcellate` by hand, takes up what was finished.",
+    )
+    def nightly(context: dg.ScheduleEvaluationContext) -> dg.RunRequest:
+        # Every tick is a request of its own: a failed night must not keep the next from running.
+        return dg.RunRequest(run_key=context.scheduled_execution_time.isoformat())
+
+    return nightly

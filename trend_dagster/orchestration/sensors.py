@@ -1,0 +1,172 @@
+"""The sensor that watches the input folders. Off until somebody switches it on.
+
+What belongs here: noticing files that are new, changed or gone, and asking for jobs. What does not:
+deciding what is out of date (``lineage`` compares digests), or doing it (``jobs``).
+
+See https://docs.dagster.io/guides/automate/sensors.
+"""
+
+import json
+import time
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+
+import dagster as dg
+from dagster._core.definitions.unresolved_asset_job_definition import (
+    UnresolvedAssetJobDefinition,
+)
+
+from trend_dagster.errors import TrendError
+from trend_dagster.orchestration.jobs import op_of
+from trend_dagster.orchestration.partitions import bold_runs, label_files
+from trend_dagster.orchestration.resources import BOLD_RUN, LABEL_FILE, Project, ProjectResource
+from trend_dagster.storage.provenance import digest_of
+
+SETTLED_SECONDS = 10.0
+"""A file that was written to more recently may still be on its way: the next tick looks again."""
+
+INPUTS = {BOLD_RUN: "bold", LABEL_FILE: "geodesic_labels"}
+"""Asset that reads the files of each dimension."""
+
+EMBED, PARCELLATE, CHECK = "embed_new_runs", "parcellate", "check_everything"
+
+Stamps = dict[str, list[int]]
+"""Time of the last change (ns) and size (bytes) of each file, by key."""
+
+
+@dataclass(frozen=True)
+class Change:
+    """What happened to the files of one dimension since the tick before.
+
+    Parameters
+    ----------
+    new, changed, removed : list of str
+        Keys. Only what no output exists of is new.
+    stamps : mapping
+        What the next tick compares with.
+    """
+
+    new: list[str]
+    changed: list[str]
+    removed: list[str]
+    stamps: Stamps
+
+
+def build_sensor(
+    interval_seconds: int, jobs: Sequence[dg.JobDefinition | UnresolvedAssetJobDefinition]
+) -> dg.SensorDefinition:
+    """Make the sensor.
+
+    Parameters
+    ----------
+    interval_seconds : int
+        Time between two looks at the folders.
+    jobs : sequence of JobDefinition
+        Those that it may ask for.
+
+    Returns
+    -------
+    SensorDefinition
+        Stopped until it is switched on.
+    """
+
+    @dg.sensor(
+        name="new_input_files",
+        jobs=[job for job in jobs if job.name in {EMBED, PARCELLATE, CHECK}],
+        minimum_interval_seconds=interval_seconds,
+        default_status=dg.DefaultSensorStatus.STOPPED,
+        description="Looks at the folders of BOLD and label files. A new file becomes a partition, "
+        "and its work is requested: a run is embedded with the model there is, a label file goes "
+        "through the sweep. A changed file is read again, which puts what follows out of date. A "
+        "removed one is reported; it is left out of new averages, and its outputs stay.",
+    )
+    def new_input_files(
+        context: dg.SensorEvaluationContext, project: ProjectResource
+    ) -> dg.SensorResult:
+        before: dict[str, Stamps] = json.loads(context.cursor or "{}")
+        try:
+            opened = project.open()
+            changes = {dim: _look(opened, dim, before.get(dim, {})) for dim in INPUTS}
+        except TrendError as error:
+            return dg.SensorResult(skip_reason=str(error))
+        for dim, change in changes.items():
+            for what in ("new", "changed", "removed"):
+                if keys := getattr(change, what):
+                    context.log.info(f"{dim}: {what}: {', '.join(keys)}")
+        requests = _requests(opened, changes)
+        return dg.SensorResult(
+            run_requests=requests,
+            skip_reason=None if requests else "no file is new, changed or gone",
+            dynamic_partitions_requests=[
+                definition.build_add_request(new)
+                for definition, dim in ((bold_runs, BOLD_RUN), (label_files, LABEL_FILE))
+                if (new := _unregistered(context.instance, dim, changes[dim].new))
+            ],
+            cursor=json.dumps({dim: change.stamps for dim, change in changes.items()}),
+        )
+
+    return new_input_files
+
+
+def _look(project: Project, dim: str, before: Stamps) -> Change:
+    files: Mapping[str, Path] = project.bold_files if dim == BOLD_RUN else project.label_files
+    stamps: Stamps = {}
+    new, changed = [], []
+    for key, path in files.items():
+        stamp = _stamp(path)
+        if stamp is None or 0 <= time.time() - stamp[0] / 1e9 < SETTLED_SECONDS:
+            if key in before:
+                stamps[key] = before[key]
+            continue
+        stamps[key] = stamp
+        if key not in before:
+            if project.store.latest(INPUTS[dim], {dim: key}) is None:
+                new.append(key)
+        elif before[key] != stamp:
+            changed.append(key)
+    return Change(new, changed, sorted(before.keys() - files.keys()), stamps)
+
+
+def _stamp(path: Path) -> list[int] | None:
+    try:
+        found = path.stat()
+    except OSError:  # a link that leads nowhere, or gone since the folder was listed
+        return None
+    return [found.st_mtime_ns, found.st_size]
+
+
+def _unregistered(instance: dg.DagsterInstance, dim: str, keys: list[str]) -> list[str]:
+    known = set(instance.get_dynamic_partitions(dim))
+    return [key for key in keys if key not in known]
+
+
+def _requests(project: Project, changes: Mapping[str, Change]) -> list[dg.RunRequest]:
+    """Ask for at most three runs: one per kind of file, and the checks if a file is gone."""
+    bold, labels = changes[BOLD_RUN], changes[LABEL_FILE]
+    requests = []
+    if bold.new or bold.changed:
+        select = ["bold"]
+        model = project.store.latest("trained_model")
+        if bold.new and (model is not None or project.settings.features.source == "bold"):
+            select.append("embeddings")
+        requests.append(_request(EMBED, select, bold))
+    if labels.new or labels.changed:
+        select = ["geodesic_labels"]
+        if labels.new and project.store.latest("average_correlation") is not None:
+            select += ["thresholded_matrix", "nmf_sweep"]
+        requests.append(_request(PARCELLATE, select, labels))
+    if gone := [*bold.removed, *labels.removed]:
+        key = digest_of([gone, {dim: change.stamps for dim, change in changes.items()}])
+        requests.append(dg.RunRequest(run_key=f"removed-{key}", job_name=CHECK))
+    return requests
+
+
+def _request(job: str, select: list[str], change: Change) -> dg.RunRequest:
+    keys = [*change.new, *change.changed]
+    return dg.RunRequest(
+        # The same files in the same state are asked for once.
+        run_key=f"{job}-{digest_of({key: change.stamps[key] for key in keys})}",
+        job_name=job,
+        run_config={"ops": {op_of(job): {"config": {"select": select}}}},
+    )
