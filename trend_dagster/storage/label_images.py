@@ -1,0 +1,423 @@
+"""Write parcellations as the files that other programs open.
+
+Every format stores the same keys: 0 where there is no signal, ``cluster + 1`` elsewhere. Names and
+colours travel inside the file, in the way of its format. What is written reads back equal.
+"""
+
+from __future__ import annotations
+
+import io
+import tempfile
+import xml.etree.ElementTree as ET
+from collections.abc import Iterable, Mapping, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any, Literal
+
+import nibabel as nib
+import numpy as np
+from nibabel import cifti2, gifti
+from nibabel.freesurfer import write_annot
+from numpy.typing import NDArray
+
+from trend_dagster.errors import StoreError
+
+Side = Literal["L", "R"]
+
+NO_SIGNAL_KEY = 0
+NO_SIGNAL_NAME = "???"  # what Workbench calls a vertex without a label
+# FreeSurfer has no transparent label; its own colour for "unknown" is this one.
+FREESURFER_UNKNOWN = ("unknown", (25, 5, 25))
+
+STRUCTURE: Mapping[Side, str] = {"L": "CortexLeft", "R": "CortexRight"}
+CIFTI_STRUCTURE: Mapping[Side, str] = {
+    "L": "CIFTI_STRUCTURE_CORTEX_LEFT",
+    "R": "CIFTI_STRUCTURE_CORTEX_RIGHT",
+}
+FREESURFER_SIDE: Mapping[Side, str] = {"L": "lh", "R": "rh"}
+
+WORKBENCH_EXTENSION = 30  # NIfTI's code for Workbench's XML
+
+
+@dataclass(frozen=True)
+class Network:
+    """One row of a label table.
+
+    Parameters
+    ----------
+    key : int
+        The number in the files, from 1.
+    name : str
+        Its name.
+    rgb : tuple of int
+        Its colour, 0 to 255 each; no two networks of a table may share one.
+    hemisphere : str
+        ``L``, ``R``, ``LR`` if it lies in both, empty where that is not known.
+    homologue : int, optional
+        Key of its mirror image in the other hemisphere.
+    n_vertices : int
+        Vertices (or voxels) that carry it.
+    """
+
+    key: int
+    name: str
+    rgb: tuple[int, int, int]
+    hemisphere: str = ""
+    homologue: int | None = None
+    n_vertices: int = 0
+
+    @property
+    def rgba(self) -> tuple[float, float, float, float]:
+        """Colour as GIFTI and CIFTI write it: 0 to 1, and opaque."""
+        red, green, blue = self.rgb
+        return red / 255, green / 255, blue / 255, 1.0
+
+
+Networks = Sequence[Network]
+
+
+def keys_of(labels: NDArray[np.integer]) -> NDArray[np.int32]:
+    """Numbers that stand in the files for a label vector.
+
+    Parameters
+    ----------
+    labels : ndarray of shape (n_vertices,)
+        Cluster of each vertex from 0, -1 without signal.
+
+    Returns
+    -------
+    ndarray of shape (n_vertices,), int32
+        Cluster + 1; 0 without signal.
+    """
+    return (np.maximum(labels, -1) + 1).astype(np.int32)
+
+
+def unique_rgb(colours: Iterable[Sequence[float]]) -> list[tuple[int, int, int]]:
+    """Round colours to bytes so that no two are equal: FreeSurfer tells labels by their colour.
+
+    Parameters
+    ----------
+    colours : iterable of (red, green, blue)
+        From 0 to 1.
+
+    Returns
+    -------
+    list of tuple of int
+        0 to 255; a colour that was taken already is moved by the least step that is free.
+    """
+    taken = {(0, 0, 0), FREESURFER_UNKNOWN[1]}  # FreeSurfer reads black as "no label"
+    found = []
+    for colour in colours:
+        wanted = np.clip(np.rint(np.asarray(colour, dtype=float) * 255), 0, 255).astype(int)
+        free = next(rgb for step in range(256) for rgb in _around(wanted, step) if rgb not in taken)
+        taken.add(free)
+        found.append(free)
+    return found
+
+
+def _around(rgb: NDArray[Any], step: int) -> Iterable[tuple[int, int, int]]:
+    for axis in (2, 1, 0):
+        for sign in (1, -1) if step else (1,):
+            moved = rgb.copy()
+            moved[axis] += sign * step
+            if 0 <= moved[axis] <= 255:
+                red, green, blue = moved.tolist()
+                yield red, green, blue
+
+
+# Surfaces
+
+
+def gifti_surface(
+    coordinates: NDArray[np.floating],
+    triangles: NDArray[np.integer],
+    side: Side,
+    kind: Literal["MidThickness", "Inflated", "Sphere"],
+) -> bytes:
+    """Write one hemisphere of a mesh as ``.surf.gii``.
+
+    Parameters
+    ----------
+    coordinates : ndarray of shape (n_vertices, 3)
+        In mm.
+    triangles : ndarray of shape (n_triangles, 3)
+        Vertices of each triangle, numbered within the hemisphere.
+    side : {"L", "R"}
+        Hemisphere.
+    kind : {"MidThickness", "Inflated", "Sphere"}
+        What the coordinates are.
+
+    Returns
+    -------
+    bytes
+        The file.
+    """
+    drawn = {"Inflated": "Inflated", "Sphere": "Spherical"}
+    meta = {"AnatomicalStructurePrimary": STRUCTURE[side]}
+    meta["GeometricType"] = drawn.get(kind, "Anatomical")
+    if kind == "MidThickness":
+        meta["AnatomicalStructureSecondary"] = kind
+    points = gifti.GiftiDataArray(
+        np.asarray(coordinates, dtype=np.float32),
+        intent="NIFTI_INTENT_POINTSET",
+        datatype="NIFTI_TYPE_FLOAT32",
+        meta=gifti.GiftiMetaData(meta),
+    )
+    faces = gifti.GiftiDataArray(
+        np.asarray(triangles, dtype=np.int32),
+        intent="NIFTI_INTENT_TRIANGLE",
+        datatype="NIFTI_TYPE_INT32",
+    )
+    return bytes(gifti.GiftiImage(darrays=[points, faces]).to_bytes())
+
+
+def gifti_labels(
+    keys: NDArray[np.integer], networks: Networks, side: Side, map_name: str
+) -> bytes:
+    """Write one hemisphere of a parcellation as ``.label.gii``.
+
+    Parameters
+    ----------
+    keys : ndarray of shape (n_vertices_of_the_hemisphere,)
+        Key of each vertex of the mesh, 0 for none.
+    networks : sequence of Network
+        The label table.
+    side : {"L", "R"}
+        Hemisphere.
+    map_name : str
+        Name of the map.
+
+    Returns
+    -------
+    bytes
+        The file.
+    """
+    _check_keys(keys, networks)
+    table = gifti.GiftiLabelTable()
+    for key, name, rgba in _entries(networks):
+        label = gifti.GiftiLabel(key, *rgba)
+        label.label = name
+        table.labels.append(label)
+    array = gifti.GiftiDataArray(
+        np.asarray(keys, dtype=np.int32),
+        intent="NIFTI_INTENT_LABEL",
+        datatype="NIFTI_TYPE_INT32",
+        meta=gifti.GiftiMetaData({"Name": map_name}),
+    )
+    meta = gifti.GiftiMetaData({"AnatomicalStructurePrimary": STRUCTURE[side]})
+    return bytes(gifti.GiftiImage(darrays=[array], labeltable=table, meta=meta).to_bytes())
+
+
+def annot(keys: NDArray[np.integer], networks: Networks) -> bytes:
+    """Write one hemisphere of a parcellation as FreeSurfer's ``.annot``.
+
+    Parameters
+    ----------
+    keys : ndarray of shape (n_vertices_of_the_hemisphere,)
+        Key of each vertex of the mesh, 0 for none.
+    networks : sequence of Network
+        The label table; keys from 1 without a gap, since the row in the file is the key.
+
+    Returns
+    -------
+    bytes
+        The file. Row 0 of its table is FreeSurfer's "unknown".
+    """
+    _check_keys(keys, networks)
+    rows = {NO_SIGNAL_KEY: FREESURFER_UNKNOWN}
+    rows |= {network.key: (network.name, network.rgb) for network in networks}
+    if sorted(rows) != list(range(len(rows))) or len({rgb for _, rgb in rows.values()}) < len(rows):
+        raise _mistake("keys 0, 1, 2, ... and a colour for each", f"{len(rows)} rows")
+    table = np.array([[*rows[key][1], 0] for key in sorted(rows)], dtype=np.int64)
+    with tempfile.TemporaryDirectory() as folder:  # nibabel writes this format to a path only
+        path = Path(folder) / "labels.annot"
+        write_annot(path, np.asarray(keys), table, [rows[key][0] for key in sorted(rows)])
+        return path.read_bytes()
+
+
+# Grayordinates and volumes
+
+
+def cifti_labels(
+    keys: NDArray[np.integer],
+    networks: Networks,
+    brain_models: cifti2.BrainModelAxis,
+    map_name: str,
+) -> bytes:
+    """Write a parcellation as ``.dlabel.nii`` over given brain models.
+
+    Parameters
+    ----------
+    keys : ndarray of shape (n_grayordinates,)
+        Key of each grayordinate, in the order of the brain models; 0 for none.
+    networks : sequence of Network
+        The label table.
+    brain_models : BrainModelAxis
+        What each grayordinate is.
+    map_name : str
+        Name of the map.
+
+    Returns
+    -------
+    bytes
+        The file.
+    """
+    _check_keys(keys, networks)
+    table = {key: (name, rgba) for key, name, rgba in _entries(networks)}
+    maps = cifti2.LabelAxis([map_name], [table])
+    image = cifti2.Cifti2Image(np.asarray(keys, dtype=np.int32)[None], (maps, brain_models))
+    image.update_headers()
+    image.nifti_header.set_intent("NIFTI_INTENT_CONNECTIVITY_DENSE_LABELS")
+    return _bytes_of(image)
+
+
+def nifti_labels(
+    keys: NDArray[np.integer],
+    networks: Networks,
+    affine: NDArray[np.floating],
+    mask: NDArray[np.bool_],
+    map_name: str,
+) -> bytes:
+    """Write a parcellation of voxels as ``.nii.gz``, with Workbench's label table inside.
+
+    Parameters
+    ----------
+    keys : ndarray of shape (n_voxels_in_the_mask,)
+        Key of each voxel of the mask, in C order; 0 for none.
+    networks : sequence of Network
+        The label table.
+    affine : ndarray of shape (4, 4)
+        From voxels to mm.
+    mask : ndarray of shape (x, y, z), bool
+        Voxels that the keys belong to; all others are 0.
+    map_name : str
+        Name of the map.
+
+    Returns
+    -------
+    bytes
+        The file, compressed.
+    """
+    _check_keys(keys, networks)
+    volume = np.zeros(mask.shape, dtype=np.int32)
+    volume[mask] = keys
+    image = nib.nifti1.Nifti1Image(volume, affine)
+    image.header.set_xyzt_units("mm")
+    image.header.extensions.append(
+        nib.nifti1.Nifti1Extension(WORKBENCH_EXTENSION, _workbench_xml(networks, map_name))
+    )
+    target = io.BytesIO()
+    # Not gzip's own time stamp: equal labels, equal bytes.
+    import gzip
+
+    with gzip.GzipFile(fileobj=target, mode="wb", mtime=0) as packed:
+        packed.write(image.to_bytes())
+    return target.getvalue()
+
+
+def _workbench_xml(networks: Networks, map_name: str) -> bytes:
+    root = ET.Element("CaretExtension")
+    info = ET.SubElement(root, "VolumeInformation", Index="0")
+    table = ET.SubElement(info, "LabelTable")
+    for key, name, rgba in _entries(networks):
+        colour = {c: str(v) for c, v in zip(("Red", "Green", "Blue", "Alpha"), rgba, strict=True)}
+        ET.SubElement(table, "Label", Key=str(key), **colour).text = name
+    meta = ET.SubElement(ET.SubElement(info, "MetaData"), "MD")
+    ET.SubElement(meta, "Name").text = "Name"
+    ET.SubElement(meta, "Value").text = map_name
+    ET.SubElement(info, "VolumeType").text = "Label"
+    return ET.tostring(root, encoding="utf-8", xml_declaration=True)
+
+
+# Beside the images
+
+
+def label_tsv(networks: Networks) -> bytes:
+    """Write the label table as BIDS has it: ``index``, ``name``, ``color``, then what else is known.
+
+    Parameters
+    ----------
+    networks : sequence of Network
+        The label table.
+
+    Returns
+    -------
+    bytes
+        Tab-separated; "n/a" for what is not known. See the BIDS specification, "Segmentations".
+    """
+    lines = ["index\tname\tcolor\themisphere\thomologue\tn_vertices"]
+    for network in networks:
+        values = (
+            network.key,
+            network.name,
+            "#{:02x}{:02x}{:02x}".format(*network.rgb),
+            network.hemisphere or "n/a",
+            network.homologue or "n/a",
+            network.n_vertices,
+        )
+        lines.append("\t".join(map(str, values)))
+    return ("\n".join(lines) + "\n").encode()
+
+
+def spec_file(files: Iterable[tuple[str, str]]) -> bytes:
+    """Write a Workbench ``.spec``: `wb_view` with it opens surfaces and labels together.
+
+    Parameters
+    ----------
+    files : iterable of (str, str)
+        Name relative to the spec file, and the side ("L", "R") it belongs to, or "" for both.
+
+    Returns
+    -------
+    bytes
+        The file; every data file is selected.
+    """
+    root = ET.Element("CaretSpecFile", Version="1.0")
+    ET.SubElement(root, "MetaData")
+    structures: dict[str, str] = {**STRUCTURE, "": "Invalid"}
+    for name, side in files:
+        kind = next((kind for ending, kind in _SPEC_KINDS.items() if name.endswith(ending)), None)
+        if kind is None:
+            continue
+        ET.SubElement(
+            root, "DataFile", Structure=structures[side], DataFileType=kind, Selected="true"
+        ).text = name
+    ET.indent(root)
+    return ET.tostring(root, encoding="utf-8", xml_declaration=True)
+
+
+_SPEC_KINDS = {
+    ".surf.gii": "SURFACE",
+    ".label.gii": "LABEL",
+    ".dlabel.nii": "CONNECTIVITY_DENSE_LABEL",
+    ".nii.gz": "VOLUME",
+}
+
+
+def _entries(
+    networks: Networks,
+) -> Iterable[tuple[int, str, tuple[float, float, float, float]]]:
+    yield NO_SIGNAL_KEY, NO_SIGNAL_NAME, (1.0, 1.0, 1.0, 0.0)
+    for network in networks:
+        yield network.key, network.name, network.rgba
+
+
+def _check_keys(keys: NDArray[np.integer], networks: Networks) -> None:
+    known = {NO_SIGNAL_KEY, *(network.key for network in networks)}
+    if unknown := sorted(set(np.unique(keys).tolist()) - known):
+        raise _mistake("a row in the label table for every key", f"none for {unknown[:5]}")
+
+
+def _mistake(expected: str, found: str) -> StoreError:
+    return StoreError(
+        "label image",
+        expected=expected,
+        found=found,
+        remedy="This is a mistake in the caller: mend it there.",
+    )
+
+
+def _bytes_of(image: Any) -> bytes:
+    target = io.BytesIO()
+    image.to_file_map({"image": nib.fileholders.FileHolder(fileobj=target)})
+    return target.getvalue()
