@@ -150,7 +150,6 @@ def surface_files(surface: Surface, side: Side) -> dict[str, bytes]:
     own = np.isin(surface.triangles[:, 0], inside)
     triangles = np.searchsorted(inside, surface.triangles[own])
     files = {}
-    # Workbench shows the first one it is given.
     if surface.inflated is not None:
         files[f"{side}.inflated.surf.gii"] = gifti_surface(
             surface.inflated[inside], triangles, side, "Inflated"

@@ -116,6 +116,12 @@ SCHEMA: dict[str, dict[str, ArraySpec]] = {
             ("parcellation", "vertex"), "int32", "cluster of each vertex; -1 no signal"
         ),
     },
+    "parcellation_images": {
+        "n_clusters": ArraySpec(("parcellation",), "int64", "number of clusters asked for"),
+        "keys": ArraySpec(
+            ("parcellation", "vertex"), "int32", "number of each vertex in the files; 0 no signal"
+        ),
+    },
     "control_correlation": {
         "correlation": ArraySpec(
             ("control", "vertex", "vertex"), "float32", "mean over runs", "correlation"

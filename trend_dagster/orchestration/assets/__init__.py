@@ -11,6 +11,7 @@ from trend_dagster.orchestration.assets import (  # noqa: I001 - the order of co
     connectivity,
     parcellation,
     controls,
+    delivery,
 )
 
-__all__ = ["bold", "connectivity", "controls", "features", "parcellation"]
+__all__ = ["bold", "connectivity", "controls", "delivery", "features", "parcellation"]
