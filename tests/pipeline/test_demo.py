@@ -3,30 +3,17 @@
 from __future__ import annotations
 
 import csv
-import subprocess
-import sys
 
 import numpy as np
 import openpyxl
 import pytest
 
+from tests.pipeline.conftest import demo
 from trend_dagster.orchestration.resources import Project
 from trend_dagster.science.evaluation import mean_dice
 
-pytestmark = pytest.mark.slow
-
-
-def demo(folder):
-    command = [sys.executable, "-c", "from trend_dagster.cli import main; main()"]
-    return subprocess.run(
-        [*command, "demo", str(folder)], capture_output=True, text=True, check=False, timeout=400
-    )
-
-
-@pytest.fixture(scope="module")
-def made(tmp_path_factory):
-    folder = tmp_path_factory.mktemp("demo") / "demo"
-    return folder, demo(folder)
+# One worker makes the demo and runs all that looks at it.
+pytestmark = [pytest.mark.slow, pytest.mark.xdist_group("demo")]
 
 
 def test_it_ends_with_the_table_and_the_places(made):

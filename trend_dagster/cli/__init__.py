@@ -11,10 +11,11 @@ from trend_dagster.cli import (  # noqa: I001 - the order of `trend --help`
     runs,
     status,
     show,
+    export,
     dev,
     examples,
     imports,
 )
 from trend_dagster.cli.app import main
 
-__all__ = ["dev", "examples", "imports", "main", "runs", "settings", "show", "status"]
+__all__ = ["dev", "examples", "export", "imports", "main", "runs", "settings", "show", "status"]

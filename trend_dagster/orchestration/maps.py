@@ -54,7 +54,7 @@ def networks_of(labels: NDArray[np.integer], surface: Surface | None) -> list[Ne
     n = int(labels.max(initial=-1)) + 1
     sizes = np.bincount(labels[labels >= 0], minlength=n)
     if surface is None:
-        colours = np.clip(oklch_to_rgb(*distinct_colours(n).T), 0, 1) if n else []
+        colours = np.clip(oklch_to_rgb(*distinct_colours(n).T), 0, 1)
         return [
             Network(k + 1, f"network_{k + 1:02d}", rgb, n_vertices=int(sizes[k]))
             for k, rgb in enumerate(unique_rgb(colours))

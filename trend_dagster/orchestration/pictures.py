@@ -40,6 +40,12 @@ def surface_of(project: Project) -> Surface | None:
     return load_fsaverage(VERTICES_PER_HEMISPHERE[name])
 
 
+def fitting_surface(project: Project, labels: NDArray[np.integer]) -> Surface | None:
+    """Mesh of the project if it has as many vertices as a label vector, else None."""
+    surface = surface_of(project)
+    return surface if surface is not None and surface.n_vertices == len(labels) else None
+
+
 def draw_parcellation(project: Project, labels: NDArray[np.int32], title: str) -> Figure:
     """Draw a parcellation on the project's surface; without one, its cluster sizes.
 
@@ -57,8 +63,8 @@ def draw_parcellation(project: Project, labels: NDArray[np.int32], title: str) -
     Figure
         Four views, or a bar chart.
     """
-    surface = surface_of(project)
-    if surface is None or len(surface.coordinates) != len(labels):
+    surface = fitting_surface(project, labels)
+    if surface is None:
         return sizes_figure(labels, title=title)
     return parcellation_figure(surface, labels, title)
 
@@ -84,8 +90,8 @@ def draw_comparison(
     Figure or None
         None without a surface.
     """
-    surface = surface_of(project)
-    if surface is None or len(surface.coordinates) != len(found):
+    surface = fitting_surface(project, found)
+    if surface is None:
         return None
     titles = ("Planted networks", f"Found from BOLD (Dice {dice:.2f})")
     return comparison_figure(surface, planted, found, titles)

@@ -6,7 +6,9 @@ colours travel inside the file, in the way of its format. What is written reads 
 
 from __future__ import annotations
 
+import gzip
 import io
+import itertools
 import tempfile
 import xml.etree.ElementTree as ET
 from collections.abc import Iterable, Mapping, Sequence
@@ -16,9 +18,11 @@ from typing import Any, Literal
 
 import nibabel as nib
 import numpy as np
-from nibabel import cifti2, gifti
-from nibabel.freesurfer import write_annot
-from numpy.typing import NDArray
+from nibabel.cifti2.cifti2 import Cifti2Image
+from nibabel.cifti2.cifti2_axes import BrainModelAxis, LabelAxis
+from nibabel.freesurfer.io import write_annot
+from nibabel.gifti import gifti
+from numpy.typing import ArrayLike, NDArray
 
 from trend_dagster.errors import StoreError
 
@@ -89,10 +93,10 @@ def keys_of(labels: NDArray[np.integer]) -> NDArray[np.int32]:
     ndarray of shape (n_vertices,), int32
         Cluster + 1; 0 without signal.
     """
-    return (np.maximum(labels, -1) + 1).astype(np.int32)
+    return np.asarray(np.maximum(labels, -1) + 1, dtype=np.int32)
 
 
-def unique_rgb(colours: Iterable[Sequence[float]]) -> list[tuple[int, int, int]]:
+def unique_rgb(colours: Iterable[ArrayLike]) -> list[tuple[int, int, int]]:
     """Round colours to bytes so that no two are equal: FreeSurfer tells labels by their colour.
 
     Parameters
@@ -116,13 +120,11 @@ def unique_rgb(colours: Iterable[Sequence[float]]) -> list[tuple[int, int, int]]
 
 
 def _around(rgb: NDArray[Any], step: int) -> Iterable[tuple[int, int, int]]:
-    for axis in (2, 1, 0):
-        for sign in (1, -1) if step else (1,):
-            moved = rgb.copy()
-            moved[axis] += sign * step
-            if 0 <= moved[axis] <= 255:
-                red, green, blue = moved.tolist()
-                yield red, green, blue
+    """Colours that differ by the step in one channel, and by no more in the others."""
+    for offset in itertools.product(range(-step, step + 1), repeat=3):
+        red, green, blue = moved = (rgb + offset).tolist()
+        if max(map(abs, offset)) == step and min(moved) >= 0 and max(moved) <= 255:
+            yield red, green, blue
 
 
 # Surfaces
@@ -171,9 +173,7 @@ def gifti_surface(
     return bytes(gifti.GiftiImage(darrays=[points, faces]).to_bytes())
 
 
-def gifti_labels(
-    keys: NDArray[np.integer], networks: Networks, side: Side, map_name: str
-) -> bytes:
+def gifti_labels(keys: NDArray[np.integer], networks: Networks, side: Side, map_name: str) -> bytes:
     """Write one hemisphere of a parcellation as ``.label.gii``.
 
     Parameters
@@ -195,7 +195,7 @@ def gifti_labels(
     _check_keys(keys, networks)
     table = gifti.GiftiLabelTable()
     for key, name, rgba in _entries(networks):
-        label = gifti.GiftiLabel(key, *rgba)
+        label: Any = gifti.GiftiLabel(key, *rgba)
         label.label = name
         table.labels.append(label)
     array = gifti.GiftiDataArray(
@@ -241,7 +241,7 @@ def annot(keys: NDArray[np.integer], networks: Networks) -> bytes:
 def cifti_labels(
     keys: NDArray[np.integer],
     networks: Networks,
-    brain_models: cifti2.BrainModelAxis,
+    brain_models: BrainModelAxis,
     map_name: str,
 ) -> bytes:
     """Write a parcellation as ``.dlabel.nii`` over given brain models.
@@ -264,8 +264,8 @@ def cifti_labels(
     """
     _check_keys(keys, networks)
     table = {key: (name, rgba) for key, name, rgba in _entries(networks)}
-    maps = cifti2.LabelAxis([map_name], [table])
-    image = cifti2.Cifti2Image(np.asarray(keys, dtype=np.int32)[None], (maps, brain_models))
+    maps = LabelAxis([map_name], [table])
+    image = Cifti2Image(np.asarray(keys, dtype=np.int32)[None], (maps, brain_models))
     image.update_headers()
     image.nifti_header.set_intent("NIFTI_INTENT_CONNECTIVITY_DENSE_LABELS")
     return _bytes_of(image)
@@ -308,8 +308,6 @@ def nifti_labels(
     )
     target = io.BytesIO()
     # Not gzip's own time stamp: equal labels, equal bytes.
-    import gzip
-
     with gzip.GzipFile(fileobj=target, mode="wb", mtime=0) as packed:
         packed.write(image.to_bytes())
     return target.getvalue()
@@ -321,19 +319,19 @@ def _workbench_xml(networks: Networks, map_name: str) -> bytes:
     table = ET.SubElement(info, "LabelTable")
     for key, name, rgba in _entries(networks):
         colour = {c: str(v) for c, v in zip(("Red", "Green", "Blue", "Alpha"), rgba, strict=True)}
-        ET.SubElement(table, "Label", Key=str(key), **colour).text = name
+        ET.SubElement(table, "Label", {"Key": str(key), **colour}).text = name
     meta = ET.SubElement(ET.SubElement(info, "MetaData"), "MD")
     ET.SubElement(meta, "Name").text = "Name"
     ET.SubElement(meta, "Value").text = map_name
     ET.SubElement(info, "VolumeType").text = "Label"
-    return ET.tostring(root, encoding="utf-8", xml_declaration=True)
+    return bytes(ET.tostring(root, encoding="utf-8", xml_declaration=True))
 
 
 # Beside the images
 
 
 def label_tsv(networks: Networks) -> bytes:
-    """Write the label table as BIDS has it: ``index``, ``name``, ``color``, then what else is known.
+    """Write the label table with the columns of BIDS, then what else is known.
 
     Parameters
     ----------
@@ -374,7 +372,7 @@ def spec_file(files: Iterable[tuple[str, str]]) -> bytes:
     """
     root = ET.Element("CaretSpecFile", Version="1.0")
     ET.SubElement(root, "MetaData")
-    structures: dict[str, str] = {**STRUCTURE, "": "Invalid"}
+    structures = {str(side): name for side, name in STRUCTURE.items()} | {"": "Invalid"}
     for name, side in files:
         kind = next((kind for ending, kind in _SPEC_KINDS.items() if name.endswith(ending)), None)
         if kind is None:
@@ -383,7 +381,7 @@ def spec_file(files: Iterable[tuple[str, str]]) -> bytes:
             root, "DataFile", Structure=structures[side], DataFileType=kind, Selected="true"
         ).text = name
     ET.indent(root)
-    return ET.tostring(root, encoding="utf-8", xml_declaration=True)
+    return bytes(ET.tostring(root, encoding="utf-8", xml_declaration=True))
 
 
 _SPEC_KINDS = {

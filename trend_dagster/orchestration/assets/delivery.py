@@ -8,7 +8,7 @@ import numpy as np
 
 from trend_dagster.orchestration.io_managers import Result
 from trend_dagster.orchestration.maps import map_files, networks_of
-from trend_dagster.orchestration.pictures import surface_of
+from trend_dagster.orchestration.pictures import fitting_surface
 from trend_dagster.orchestration.stored_asset import Cell, stored_asset
 from trend_dagster.storage.label_images import keys_of, label_tsv
 from trend_dagster.storage.stores import Version
@@ -26,16 +26,15 @@ def parcellation_images(cell: Cell, selected_parcellations: Version) -> Result:
     `wb_view outputs/maps/selected_14_clusters.spec`. Networks that are mirror images of each other
     share a number and a hue. 0 is where there is no signal.
     """
-    surface = surface_of(cell.project)
     files: dict[str, bytes] = {}
     tables: dict[str, str] = {}
     all_keys = []
     chosen = selected_parcellations.facts["chosen"]
     for choice, labels in zip(chosen, selected_parcellations.read("labels"), strict=True):
-        fitting = surface if surface is not None and surface.n_vertices == len(labels) else None
-        networks = networks_of(labels, fitting)
+        surface = fitting_surface(cell.project, labels)
+        networks = networks_of(labels, surface)
         name = f"selected_{choice['n_clusters']}_clusters"
-        written = map_files(name, cell_title(choice), labels, networks, fitting)
+        written = map_files(name, cell_title(choice), labels, networks, surface)
         files |= {f"{MAPS}/{file}": content for file, content in written.items()}
         tables[f"networks, {choice['n_clusters']} clusters"] = _markdown(label_tsv(networks))
         all_keys.append(keys_of(labels))

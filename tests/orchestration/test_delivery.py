@@ -1,0 +1,124 @@
+"""Parcellations as files: names, colours, and the cells that a person asks for."""
+
+from __future__ import annotations
+
+import colorsys
+import csv
+import io
+
+import nibabel as nib
+import numpy as np
+import pytest
+
+from tests.conftest import N_VERTICES
+from trend_dagster.errors import MissingUpstreamError, SettingsError
+from trend_dagster.orchestration.exporting import export_cells
+from trend_dagster.orchestration.maps import map_files, networks_of
+from trend_dagster.orchestration.resources import Project
+from trend_dagster.science.geodesic import Surface, geodesic_labels
+from trend_dagster.storage.label_images import keys_of, label_tsv
+from trend_dagster.storage.meshes import load_fsaverage
+
+
+@pytest.fixture(scope="module")
+def surface() -> Surface:
+    return load_fsaverage(642)
+
+
+def hue(rgb: tuple[int, int, int]) -> float:
+    return colorsys.rgb_to_hsv(*(c / 255 for c in rgb))[0]
+
+
+def rows_of(tsv: bytes) -> list[dict[str, str]]:
+    return list(csv.DictReader(io.StringIO(tsv.decode()), delimiter="\t"))
+
+
+def test_homologous_networks_share_a_number_and_a_hue(surface):
+    left = geodesic_labels(surface, 5)
+    _, mirror = np.unique(left, return_inverse=True)
+    rng = np.random.default_rng(3)
+    labels = rng.permutation(10)[mirror]
+    labels[surface.medial_wall] = -1
+    networks = networks_of(labels, surface)
+    assert [n.key for n in networks] == list(range(1, 11))
+    assert sum(n.n_vertices for n in networks) == (labels >= 0).sum()
+    assert len({n.name for n in networks}) == len({n.rgb for n in networks}) == 10
+    pairs = [(n, networks[n.homologue - 1]) for n in networks if n.homologue]
+    assert len(pairs) == 10
+    for one, other in pairs:
+        assert other.homologue == one.key
+        assert {one.hemisphere, other.hemisphere} == {"L", "R"}
+        assert one.name[3:] == other.name[3:]
+        turn = hue(one.rgb) - hue(other.rgb)
+        assert abs((turn + 0.5) % 1 - 0.5) < 0.02
+        inside = labels == one.key - 1
+        assert (surface.hemisphere[inside] == "LR".index(one.hemisphere)).all()
+
+
+def test_networks_of_both_hemispheres_and_missing_ones_have_their_rows(surface):
+    labels = geodesic_labels(surface, 3) % 3
+    labels[labels == 1] = 4
+    networks = networks_of(labels, surface)
+    assert [n.hemisphere for n in networks] == ["LR", "", "LR", "", "LR"]
+    assert [n.n_vertices == 0 for n in networks] == [False, True, False, True, False]
+    files = map_files("x", "x", labels, networks, surface)
+    assert rows_of(files["x.tsv"])[1]["n_vertices"] == "0"
+
+
+def test_without_a_surface_there_is_the_table(surface):
+    labels = np.array([0, 0, 2, -1])
+    networks = networks_of(labels, None)
+    assert [n.n_vertices for n in networks] == [2, 0, 1]
+    assert map_files("x", "x", labels, networks, None) == {"x.tsv": label_tsv(networks)}
+
+
+def test_the_files_of_a_map_agree(surface, tmp_path):
+    labels = np.where(surface.medial_wall, -1, geodesic_labels(surface, 4))
+    files = map_files("x", "8 clusters", labels, networks_of(labels, surface), surface)
+    for name, content in files.items():
+        (tmp_path / name).write_bytes(content)
+    keys = [nib.load(tmp_path / f"x.{side}.label.gii").darrays[0].data for side in "LR"]
+    np.testing.assert_array_equal(np.concatenate(keys), keys_of(labels))
+    named = [line for line in files["x.spec"].decode().split("<") if line.startswith("DataFile")]
+    assert len(named) == 6
+    assert all(entry.split(">")[1].strip() in files for entry in named)
+
+
+def test_the_chosen_parcellations_are_delivered(finished):
+    project = Project.open(finished)
+    images = project.store.latest("parcellation_images")
+    labels = project.store.latest("selected_parcellations").read("labels")
+    np.testing.assert_array_equal(images.read("keys"), labels + 1)
+    for c in (3, 4):
+        rows = rows_of((project.outputs / f"maps/selected_{c}_clusters.tsv").read_bytes())
+        assert len(rows) == c
+        assert sum(int(row["n_vertices"]) for row in rows) == (labels[c - 3] >= 0).sum()
+
+
+def test_any_cell_can_be_exported(finished, tmp_path):
+    project = Project.open(finished)
+    wanted = {"label_file": "six", "n_components": 6, "n_clusters": None}
+    paths = list(export_cells(project, wanted, tmp_path))
+    assert [p.name for p in paths] == [f"six_6_components_{c}_clusters.tsv" for c in (3, 4)]
+    stored = project.store.latest("nmf_sweep", {"label_file": "six", "n_components": "6"})
+    sizes = stored.read("cluster_sizes")[0, 1]
+    rows = rows_of(paths[1].read_bytes())
+    assert [int(row["n_vertices"]) for row in rows] == sizes.tolist()
+    assert sizes.sum() < N_VERTICES
+
+
+def test_by_default_the_chosen_ones_are_exported(finished, tmp_path):
+    project = Project.open(finished)
+    chosen = project.store.latest("selected_parcellations").facts["chosen"]
+    names = [p.name for p in export_cells(project, {}, tmp_path)]
+    assert len(names) == len(chosen) == 2
+    for cell, name in zip(chosen, names, strict=True):
+        assert name.startswith(f"{cell['label_file']}_{cell['n_components']}_components_")
+
+
+def test_a_cell_that_is_not_there_is_named_with_those_that_are(finished, project_folder, tmp_path):
+    with pytest.raises(SettingsError, match=r"n_components 4, 6.*none with n_components 5"):
+        list(export_cells(Project.open(finished), {"n_components": 5}, tmp_path))
+    with pytest.raises(MissingUpstreamError, match="trend run"):
+        list(export_cells(Project.open(project_folder), {}, tmp_path))
+    assert not list(tmp_path.glob("*.tsv"))
