@@ -116,9 +116,12 @@ def test_by_default_the_chosen_ones_are_exported(finished, tmp_path):
         assert name.startswith(f"{cell['label_file']}_{cell['n_components']}_components_")
 
 
-def test_a_cell_that_is_not_there_is_named_with_those_that_are(finished, project_folder, tmp_path):
+def test_a_cell_that_is_not_there_is_named_with_those_that_are(finished, tmp_path):
     with pytest.raises(SettingsError, match=r"n_components 4, 6.*none with n_components 5"):
         list(export_cells(Project.open(finished), {"n_components": 5}, tmp_path))
+    assert not list(tmp_path.glob("*.tsv"))
+
+
+def test_without_a_sweep_there_is_nothing_to_export(project_folder, tmp_path):
     with pytest.raises(MissingUpstreamError, match="trend run"):
         list(export_cells(Project.open(project_folder), {}, tmp_path))
-    assert not list(tmp_path.glob("*.tsv"))

@@ -46,6 +46,8 @@ def test_everything_is_made_without_errors(finished_once):
         "control_correlation": 1,
         "control_sweep": 4,
         "control_comparison": 1,
+        "parcellation_images": 1,
+        "report": 1,
     }
     assert all(not outcome.errors for outcome in finished_once.outcomes.values())
     assert all(status == {"current"} for status in statuses(finished_once.folder).values())

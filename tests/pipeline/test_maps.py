@@ -82,8 +82,8 @@ def test_workbench_shows_cortex_with_the_networks_in_their_colours(maps):
     assert (picture.max(axis=2) > 0.2).mean() > 0.3, "the cortex is not there"
     # Light makes a colour paler or darker and leaves its hue. The left hemisphere is on the left.
     hues = dict(zip("LR", np.split(hue_of(picture), 2, axis=1), strict=True))
-    rows = csv.DictReader((maps / f"{NAME}.tsv").open(), delimiter="\t")
-    for row in rows:
+    lines = (maps / f"{NAME}.tsv").read_text().splitlines()
+    for row in csv.DictReader(lines, delimiter="\t"):
         rgb = np.array([int(row["color"][i : i + 2], 16) for i in (1, 3, 5)]) / 255
         share = {
             side: (np.abs((seen - hue_of(rgb) + 3) % 6 - 3) < 0.2).mean()

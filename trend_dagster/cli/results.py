@@ -94,18 +94,12 @@ def read_controls(found: pd.DataFrame) -> list[str]:
     list of str
         One line per chosen cell that has controls and planted networks.
     """
-    lines = []
-    for row in found[found["chosen"]].to_dict("records"):
-        controls = {n: row[f"dice_{n}"] for n in ("untrained", "bold") if f"dice_{n}" in row}
-        if not controls or "dice_trained" not in row:
-            continue
-        best, trained = max(controls.values()), row["dice_trained"]
-        verdict = "finds more than" if trained > best else "does not find more than"
-        lines.append(
-            f"{row['n_clusters']:.0f} clusters: the trained model (Dice {trained:.3f}) {verdict} "
-            f"its best control ({best:.3f})."
-        )
-    return lines
+    from trend_dagster.orchestration.assets.controls import verdict
+
+    if "dice_trained" not in found:
+        return []
+    said = (verdict(row) for row in found[found["chosen"]].to_dict("records"))
+    return [line for line in said if line]
 
 
 def _comparison(found: pd.DataFrame) -> Table:

@@ -122,6 +122,7 @@ SCHEMA: dict[str, dict[str, ArraySpec]] = {
             ("parcellation", "vertex"), "int32", "number of each vertex in the files; 0 no signal"
         ),
     },
+    "report": {"sha256": ArraySpec(("byte",), "uint8", "SHA-256 of the page")},
     "control_correlation": {
         "correlation": ArraySpec(
             ("control", "vertex", "vertex"), "float32", "mean over runs", "correlation"

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -265,3 +265,40 @@ def comparison_table(comparison: Version) -> pd.DataFrame:
     table = pd.DataFrame({name: comparison.read(name) for name in comparison.names()})
     table.insert(0, "label_file", comparison.facts["label_files"])
     return table.assign(chosen=comparison.facts["chosen"])
+
+
+def verdict(row: Mapping[Any, Any]) -> str:
+    """Say whether the trained model was worth it in a cell.
+
+    Parameters
+    ----------
+    row : mapping
+        A row of the comparison.
+
+    Returns
+    -------
+    str
+        A sentence; empty without controls.
+    """
+    metric = "dice" if "dice_trained" in row else "silhouette"
+    own = row["dice_trained"] if metric == "dice" else row["silhouette"]
+    controls = {
+        name: float(row[f"{metric}_{name}"])
+        for name in ("untrained", "bold")
+        if pd.notna(row.get(f"{metric}_{name}"))
+    }
+    if not controls:
+        return ""
+    best = max(controls.values())
+    cell = f"{row['n_clusters']:.0f} clusters: "
+    if metric == "dice":
+        says = "finds more than" if own > best else "does not find more than"
+        return cell + f"the trained model (Dice {own:.3f}) {says} its best control ({best:.3f})."
+    return cell + (
+        f"silhouette {own:.3f} with the trained model, "
+        + ", ".join(f"{value:.3f} with {TITLES[name]}" for name, value in controls.items())
+        + ". The label file alone can raise it: this says nothing of truth."
+    )
+
+
+TITLES = {"untrained": "the untrained one", "bold": "raw BOLD"}

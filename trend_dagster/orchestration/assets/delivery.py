@@ -2,13 +2,17 @@
 
 from __future__ import annotations
 
+import hashlib
+from collections.abc import Sequence
 from typing import Any
 
 import numpy as np
 
+from trend_dagster.figures.report import render
 from trend_dagster.orchestration.io_managers import Result
 from trend_dagster.orchestration.maps import map_files, networks_of
 from trend_dagster.orchestration.pictures import fitting_surface
+from trend_dagster.orchestration.reporting import gather, shown_files
 from trend_dagster.orchestration.stored_asset import Cell, stored_asset
 from trend_dagster.storage.label_images import keys_of, label_tsv
 from trend_dagster.storage.stores import Version
@@ -30,8 +34,9 @@ def parcellation_images(cell: Cell, selected_parcellations: Version) -> Result:
     tables: dict[str, str] = {}
     all_keys = []
     chosen = selected_parcellations.facts["chosen"]
-    for choice, labels in zip(chosen, selected_parcellations.read("labels"), strict=True):
-        surface = fitting_surface(cell.project, labels)
+    all_labels = selected_parcellations.read("labels")
+    surface = fitting_surface(cell.project, all_labels[0])
+    for choice, labels in zip(chosen, all_labels, strict=True):
         networks = networks_of(labels, surface)
         name = f"selected_{choice['n_clusters']}_clusters"
         written = map_files(name, cell_title(choice), labels, networks, surface)
@@ -46,6 +51,36 @@ def parcellation_images(cell: Cell, selected_parcellations: Version) -> Result:
         facts={"n_files": len(files)},
         tables=tables,
         files=files,
+    )
+
+
+@stored_asset(
+    group="delivery",
+    settings=("inputs", "selection"),
+    files=shown_files,
+    incomplete=frozenset({"nmf_sweep"}),
+)
+def report(
+    cell: Cell,
+    sweep_summary: Version,
+    nmf_sweep: Sequence[Version],
+    selected_parcellations: Version,
+    control_comparison: Version,
+) -> Result:
+    """Everything a reader asks of a run, in one HTML file that works offline.
+
+    What went in and what was excluded, settings, training, the sweep with its controls, the chosen
+    parcellations and why, on a surface that can be turned, provenance, and how to cite.
+    """
+    project = cell.project
+    said = gather(project, nmf_sweep, sweep_summary, selected_parcellations, control_comparison)
+    page = render(said).encode()
+    pictures = {f"{c.n_clusters} clusters, sorted correlation": c.correlation for c in said.chosen}
+    return Result(
+        arrays={"sha256": np.frombuffer(hashlib.sha256(page).digest(), dtype=np.uint8)},
+        facts={"megabytes": round(len(page) / 1e6, 2), "cells_on_the_surface": len(said.shown)},
+        pictures=pictures,
+        files={"report.html": page},
     )
 
 
