@@ -45,6 +45,8 @@ def show_results(folder: Path, profile: str | None = None) -> None:
         console.print(f"[bold]{escape(note)}[/]")
     pictures = sorted(project.outputs.glob("parcellation_*.png"))
     places = {
+        "report": project.outputs / "report.html",
+        "maps": project.outputs / "maps",
         "workbook": project.outputs / "Complete_Clustering.xlsx",
         "comparison": project.outputs / "control_comparison.csv",
         "store": project.store.root,
