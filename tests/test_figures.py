@@ -198,6 +198,20 @@ def test_sweep_shows_each_cell_in_its_place() -> None:
     assert [t.get_text() for t in first.get_yticklabels()] == ["coarse.npy", "fine.npy"]
 
 
+def test_a_metric_and_its_null_share_one_scale() -> None:
+    table = sweep_table()
+    table["null"] = table["Average_SI"] - 0.5
+    figure = sweep_figure(table, beside={"rotated": "null"})
+    panels = figure.axes[:4]
+    assert [axes.get_title() for axes in panels] == [
+        "14 clusters", "38 clusters", "14 clusters, rotated", "38 clusters, rotated"
+    ]  # fmt: skip
+    assert len({axes.images[0].get_clim() for axes in panels}) == 1
+    np.testing.assert_allclose(
+        panels[2].images[0].get_array(), panels[0].images[0].get_array() - 0.5
+    )
+
+
 @pytest.mark.parametrize("lost", [slice(0, 1), slice(None)])
 def test_sweep_leaves_missing_cells_white(lost: slice) -> None:
     table = sweep_table()

@@ -11,6 +11,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from nibabel import cifti2
 
+from tests.workbench import wb_command
 from trend_dagster.errors import StoreError
 from trend_dagster.storage.label_images import (
     Network,
@@ -28,10 +29,10 @@ from trend_dagster.storage.label_images import (
 labellings = st.lists(st.integers(-1, 11), min_size=1, max_size=60).map(np.array)
 
 
-def table(n: int = 12) -> list[Network]:
+def table(n: int = 12, third: str = "Réseau 3") -> list[Network]:
     rng = np.random.default_rng(n)
     rgb = unique_rgb(rng.random((n, 3)))
-    names = ["LH_01", 'a <b> & "c"', "Réseau 3", *(f"network_{k}" for k in range(3, n))]
+    names = ["LH_01", 'a <b> & "c"', third, *(f"network_{k}" for k in range(3, n))]
     return [Network(k + 1, names[k], rgb[k], "L") for k in range(n)]
 
 
@@ -108,6 +109,7 @@ def test_nifti_reads_back_equal(tmp_path_factory, seed):
     np.testing.assert_array_equal(volume[mask], keys_of(labels))
     assert not volume[~mask].any()
     np.testing.assert_array_equal(image.affine, affine)
+    assert bytes(image.header["descrip"].item()) == b"14 clusters"
     assert content == nifti_labels(keys_of(labels), table(), affine, mask, "14 clusters")
 
 
@@ -154,3 +156,45 @@ def test_a_spec_names_its_files_safely():
     (entry,) = root.findall("DataFile")
     assert entry.text == name
     assert entry.attrib == {"Structure": "CortexLeft", "DataFileType": "LABEL", "Selected": "true"}
+
+
+def grayordinates() -> tuple[cifti2.BrainModelAxis, np.ndarray]:
+    """Brain models of two hemispheres of 642 vertices with a medial wall, and labels for them."""
+    rng = np.random.default_rng(5)
+    cortex = rng.random((2, 642)) < 0.9
+    models = cifti2.BrainModelAxis.from_mask(cortex[0], "CortexLeft")
+    models += cifti2.BrainModelAxis.from_mask(cortex[1], "CortexRight")
+    return models, rng.integers(-1, 12, cortex.sum())
+
+
+@pytest.mark.usefixtures("workbench")
+def test_workbench_separates_grayordinates_into_the_same_labels(tmp_path):
+    models, labels = grayordinates()
+    # Workbench itself leaves out of GIFTI what is not ASCII; the names that we give are.
+    content = cifti_labels(keys_of(labels), table(third="third"), models, "maps")
+    (tmp_path / "x.dlabel.nii").write_bytes(content)
+    shown = wb_command("-file-information", tmp_path / "x.dlabel.nii")
+    assert "Dense Label" in shown
+    for structure, side in (("CORTEX_LEFT", "Left"), ("CORTEX_RIGHT", "Right")):
+        out = tmp_path / f"{side}.label.gii"
+        wb_command("-cifti-separate", tmp_path / "x.dlabel.nii", "COLUMN", "-label", structure, out)
+        own = np.flatnonzero(models.name == f"CIFTI_STRUCTURE_{structure}")
+        expected = np.zeros(642, dtype=int)
+        expected[models.vertex[own]] = keys_of(labels)[own]
+        found = nib.load(out)
+        np.testing.assert_array_equal(found.darrays[0].data, expected)
+        names = {label.key: label.label for label in found.labeltable.labels}
+        assert names[3] == "third"
+
+
+@pytest.mark.usefixtures("workbench")
+def test_workbench_reads_the_label_table_of_a_volume(tmp_path):
+    mask = np.ones((4, 5, 6), dtype=bool)
+    labels = np.arange(120) % 13 - 1
+    content = nifti_labels(keys_of(labels), table(), np.diag([2, 2, 2, 1.0]), mask, "14 clusters")
+    (tmp_path / "x.nii.gz").write_bytes(content)
+    shown = wb_command("-file-information", tmp_path / "x.nii.gz")
+    assert "Maps with LabelTable:   true" in shown
+    wb_command("-volume-label-export-table", tmp_path / "x.nii.gz", "1", tmp_path / "t.txt")
+    lines = (tmp_path / "t.txt").read_text().splitlines()
+    assert {n.name for n in table()} <= set(lines)

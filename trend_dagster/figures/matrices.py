@@ -88,7 +88,12 @@ def _mark_networks(axes: Axes, sorted_labels: NDArray[np.integer], scale: float)
         axes.set_ylabel("Network")
 
 
-def sweep_figure(table: pd.DataFrame, metric: str = "Average_SI", title: str = "") -> Figure:
+def sweep_figure(
+    table: pd.DataFrame,
+    metric: str = "Average_SI",
+    title: str = "",
+    beside: Mapping[str, str] | None = None,
+) -> Figure:
     """Heat maps of a metric over n_components and label file, one for each n_clusters.
 
     Parameters
@@ -100,6 +105,9 @@ def sweep_figure(table: pd.DataFrame, metric: str = "Average_SI", title: str = "
         Column to show.
     title : str
         Written above; the metric's name by default.
+    beside : mapping of str to str, optional
+        Title -> column of what the metric must be compared with (controls, a null): a row of
+        panels each, below.
 
     Returns
     -------
@@ -111,25 +119,29 @@ def sweep_figure(table: pd.DataFrame, metric: str = "Average_SI", title: str = "
         figure = Figure(figsize=(4.0, 1.0))
         figure.text(0.5, 0.5, "No finished cell yet", ha="center", va="center", color=GREY)
         return figure
+    kinds = {"": metric} | dict(beside or {})
     n_files = table["label_file"].nunique()
     columns = table["n_components"].nunique()
     width = 1.9 + len(panels) * max(2.2, 0.42 * columns)
-    figure = Figure(figsize=(width, 1.5 + 0.42 * n_files), layout="constrained")
-    row = figure.subplots(1, len(panels), squeeze=False, sharey=True)[0]
-    values = table[metric].to_numpy(dtype=float)
+    height = 0.6 + len(kinds) * (0.9 + 0.42 * n_files)
+    figure = Figure(figsize=(width, height), layout="constrained")
+    rows = figure.subplots(len(kinds), len(panels), squeeze=False, sharey=True)
+    values = table[list(kinds.values())].to_numpy(dtype=float)
     known = values[np.isfinite(values)]
     low, high = (known.min(), known.max()) if len(known) else (0.0, 1.0)
-    for axes, (n_clusters, cells) in zip(row, panels, strict=True):
-        grid = cells.pivot_table(
-            index="label_file", columns="n_components", values=metric, dropna=False
-        )
-        image = axes.imshow(grid, cmap="viridis", vmin=low, vmax=high, aspect="auto")
-        _write_cells(axes, grid, (low + high) / 2)
-        axes.set_xticks(range(grid.shape[1]), grid.columns, fontsize=8)
-        axes.set_yticks(range(grid.shape[0]), grid.index, fontsize=8)
+    for row, (kind, column) in zip(rows, kinds.items(), strict=True):
+        for axes, (n_clusters, cells) in zip(row, panels, strict=True):
+            grid = cells.pivot_table(
+                index="label_file", columns="n_components", values=column, dropna=False
+            )
+            image = axes.imshow(grid, cmap="viridis", vmin=low, vmax=high, aspect="auto")
+            _write_cells(axes, grid, (low + high) / 2)
+            axes.set_xticks(range(grid.shape[1]), grid.columns, fontsize=8)
+            axes.set_yticks(range(grid.shape[0]), grid.index, fontsize=8)
+            axes.set_title(f"{n_clusters} clusters{f', {kind}' if kind else ''}", fontsize=10)
+    for axes in rows[-1]:
         axes.set_xlabel("n_components", fontsize=9)
-        axes.set_title(f"{n_clusters} clusters", fontsize=10)
-    figure.colorbar(image, ax=list(row), shrink=0.9)
+    figure.colorbar(image, ax=list(rows.flat), shrink=0.9)
     figure.suptitle(title or metric.replace("_", " "), fontsize=12)
     return figure
 

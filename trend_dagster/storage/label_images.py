@@ -303,8 +303,9 @@ def nifti_labels(
     volume[mask] = keys
     image = nib.nifti1.Nifti1Image(volume, affine)
     image.header.set_xyzt_units("mm")
+    image.header["descrip"] = map_name.encode("ascii", "replace")[:79]
     image.header.extensions.append(
-        nib.nifti1.Nifti1Extension(WORKBENCH_EXTENSION, _workbench_xml(networks, map_name))
+        nib.nifti1.Nifti1Extension(WORKBENCH_EXTENSION, _workbench_xml(networks))
     )
     target = io.BytesIO()
     # Not gzip's own time stamp: equal labels, equal bytes.
@@ -313,16 +314,13 @@ def nifti_labels(
     return target.getvalue()
 
 
-def _workbench_xml(networks: Networks, map_name: str) -> bytes:
+def _workbench_xml(networks: Networks) -> bytes:
     root = ET.Element("CaretExtension")
     info = ET.SubElement(root, "VolumeInformation", Index="0")
     table = ET.SubElement(info, "LabelTable")
     for key, name, rgba in _entries(networks):
         colour = {c: str(v) for c, v in zip(("Red", "Green", "Blue", "Alpha"), rgba, strict=True)}
         ET.SubElement(table, "Label", {"Key": str(key), **colour}).text = name
-    meta = ET.SubElement(ET.SubElement(info, "MetaData"), "MD")
-    ET.SubElement(meta, "Name").text = "Name"
-    ET.SubElement(meta, "Value").text = map_name
     ET.SubElement(info, "VolumeType").text = "Label"
     return bytes(ET.tostring(root, encoding="utf-8", xml_declaration=True))
 

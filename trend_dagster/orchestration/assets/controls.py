@@ -11,6 +11,7 @@ import pandas as pd
 from numpy.typing import NDArray
 
 from trend_dagster.errors import CohortError, InputError
+from trend_dagster.figures.matrices import sweep_figure
 from trend_dagster.figures.png import small_png, to_png
 from trend_dagster.orchestration.assets.connectivity import check_label_length
 from trend_dagster.orchestration.assets.features import signal_of
@@ -184,6 +185,13 @@ def control_comparison(
         if figure is not None:
             files["planted_and_found.png"] = to_png(figure, 110)
             pictures["planted and found"] = small_png(figure)
+    for metric, own in (("dice", "dice_trained"), ("silhouette", "silhouette")):
+        beside = {
+            TITLES[name]: f"{metric}_{name}" for name in TITLES if f"{metric}_{name}" in table
+        }
+        if own in table and beside:
+            figure = sweep_figure(table, own, metric.capitalize(), beside)
+            pictures[f"{metric} beside its controls"] = small_png(figure)
     shown = table.drop(columns=["cluster_sizes", "version", "digest", "seconds"])
     numbers = shown.select_dtypes("number")
     return Result(
@@ -301,4 +309,4 @@ def verdict(row: Mapping[Any, Any]) -> str:
     )
 
 
-TITLES = {"untrained": "the untrained one", "bold": "raw BOLD"}
+TITLES = {"untrained": "the untrained model", "bold": "raw BOLD"}
