@@ -322,6 +322,15 @@ def test_what_changed_is_named_and_training_starts_afresh(tmp_path):
     assert "train from" in fit(tmp_path, runs=cohort(NAMES[:5])).why_fresh
 
 
+def test_what_sets_it_apart_from_a_training_in_another_folder_is_named(tmp_path):
+    fit(tmp_path / "old", FAST.model_copy(update={"n_epochs": 1}))
+    slower = FAST.model_copy(update={"n_epochs": 1, "learning_rate": 2e-3})
+    result = fit(tmp_path / "new", slower, abandoned=tmp_path / "old")
+    assert result.why_fresh == "the settings changed: learning_rate from 0.001 to 0.002"
+    again = fit(tmp_path / "new", slower, abandoned=tmp_path / "old")
+    assert (again.resumed_from, again.why_fresh) == (1, None)
+
+
 def test_settings_of_speed_change_nothing_about_a_state(tmp_path):
     fit(tmp_path, FAST.model_copy(update={"n_epochs": 1}))
     assert fit(tmp_path, FAST.model_copy(update={"on_corrupt_state": "fresh"})).resumed_from == 1
@@ -430,6 +439,17 @@ def test_out_of_memory_names_sizes_and_settings(tmp_path):
         fit(tmp_path, runs=runs)
 
 
+def test_what_the_machine_cannot_hold_is_refused_before_it_is_tried(tmp_path, monkeypatch):
+    """The system kills a program that takes too much: there would be no error to read."""
+    from trend_dagster.science import training
+
+    tiny = type("Memory", (), {"total": 10_000})
+    monkeypatch.setattr(training.psutil, "virtual_memory", lambda: tiny)
+    with pytest.raises(TrainingError, match=r"30 vertices.*about .* GB.*vertex_subsample"):
+        fit(tmp_path)
+    assert not (tmp_path / "state.pt").exists()
+
+
 def test_memory_estimate_grows_as_it_should():
     full = AutoencoderConfig()
     one, two, four = (estimate_training_memory(full, v, 1600) for v in (1000, 2000, 4000))
@@ -450,12 +470,26 @@ def test_a_gpu_that_is_not_there_is_refused(tmp_path):
 
 
 @pytest.mark.slow
+def test_a_compiled_model_trains_to_the_same_weights(tmp_path):
+    short = FAST.model_copy(update={"n_epochs": 2})
+    plain = fit(tmp_path / "plain", short)
+    compiled = fit(tmp_path / "compiled", short.model_copy(update={"compile": True}))
+    assert [r.validation_loss for r in compiled.history] == pytest.approx(
+        [r.validation_loss for r in plain.history], rel=1e-4
+    )
+    assert fit(tmp_path / "compiled", short).resumed_from == 2  # its state is that of any other
+
+
+@pytest.mark.slow
 def test_two_processes_average_the_gradients_of_their_runs(tmp_path):
     """A step of two processes is a step over the same two runs accumulated by one."""
     still = SMALL.model_copy(update={"dropout": 0.0})
     base = FAST.model_copy(update={"n_epochs": 2})
     one = fit(tmp_path / "one", base.model_copy(update={"accumulate": 2}), still)
-    two = fit(tmp_path / "two", base.model_copy(update={"n_devices": 2}), still)
+    seen = []  # a callback of this process: it need not be picklable
+    pair = base.model_copy(update={"n_devices": 2})
+    two = fit(tmp_path / "two", pair, still, on_epoch=lambda record: seen.append(record))
+    assert tuple(seen) == two.history
     assert [r.train_loss for r in two.history] == pytest.approx(
         [r.train_loss for r in one.history], rel=1e-5
     )

@@ -56,6 +56,34 @@ def test_plain_zarr_opens_a_store_without_this_package(tmp_path):
     assert group.attrs["provenance"]["inputs"] == {"file bold": "abc"}
 
 
+def publish_with_file(store: Store, name: str, content: bytes):
+    with store.draft("bold", RUN) as draft:
+        draft.write("bold", np.ones((5, 5), dtype=np.float32))
+        draft.write("vertex_mask", np.ones(5, dtype=bool))
+        draft.attach(name, content)
+        return store.publish(draft, RUN, RECIPE)
+
+
+def test_an_attached_file_is_part_of_the_version(tmp_path):
+    store = Store(tmp_path)
+    first, again, other = (publish_with_file(store, "a.txt", c) for c in (b"x", b"x", b"y"))
+    assert first.file("a.txt").read_bytes() == b"x"
+    assert first.digest == again.digest != other.digest
+    assert first.names() == ["bold", "vertex_mask"]
+    other.file("a.txt").write_bytes(b"changed")
+    with pytest.raises(StoreError, match="digest"):
+        other.verify()
+    for missing in ("b.txt", "../current"):
+        with pytest.raises(StoreError, match="no file"):
+            first.file(missing)
+
+
+@pytest.mark.parametrize("name", ["../a.txt", "zarr.json", "bold", ".hidden", ""])
+def test_a_file_cannot_take_another_place_than_its_own(tmp_path, name):
+    with pytest.raises(StoreError, match="a name of its own"):
+        publish_with_file(Store(tmp_path), name, b"x")
+
+
 def test_equal_content_has_an_equal_digest_and_other_content_another(tmp_path):
     store = Store(tmp_path)
     first, again, other = publish(store, 1.0), publish(store, 1.0), publish(store, 2.0)

@@ -2,8 +2,9 @@
 
 from __future__ import annotations
 
+from functools import partial
 from pathlib import Path
-from typing import TYPE_CHECKING, Annotated
+from typing import TYPE_CHECKING, Annotated, Literal
 
 import typer
 from rich.markup import escape
@@ -37,6 +38,29 @@ def import_correlation(file: File, folder: Into = Path(), debug: Debug = False) 
     from trend_dagster.orchestration.importing import read_correlation
 
     import_one(file, folder, read_correlation)
+
+
+@app.command("import-checkpoint")
+def import_checkpoint(
+    file: File,
+    folder: Into = Path(),
+    n_heads: Annotated[int, typer.Option(help="Attention heads; the weights do not tell.")] = 8,
+    confidence: Annotated[
+        Literal["tutorial", "key"],
+        typer.Option(help="'key' lets the confidence weights act, which are untrained."),
+    ] = "tutorial",
+    debug: Debug = False,
+) -> None:
+    """Take a model that the tutorial trained (its .pth) in place of training one here.
+
+    Embeddings are made with it from then on. No code in the file is run.
+    """
+    from trend_dagster.orchestration.importing import read_checkpoint
+
+    import_one(file, folder, partial(read_checkpoint, n_heads=n_heads, confidence=confidence))
+    act = "they act as random weights" if confidence == "key" else "they are left out"
+    note = f"Its confidence weights are untrained (the published code cancels them): {act}."
+    console.print(f"[yellow]{note}[/]", soft_wrap=True)
 
 
 def import_one(file: Path, folder: Path, read: Reader) -> None:

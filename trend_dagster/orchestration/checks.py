@@ -46,6 +46,16 @@ def _pieces(array: Any) -> Iterator[Any]:
         yield array[start : start + step]
 
 
+def _finite_weights(project: Project, version: Version) -> Iterator[str]:
+    from safetensors.numpy import load_file
+
+    from trend_dagster.storage.weights import WEIGHTS
+
+    for name, weight in load_file(version.file(WEIGHTS)).items():
+        if bad := int((~np.isfinite(weight)).sum()):
+            yield f"weight {name} has {bad} values that are not finite"
+
+
 def _symmetric(project: Project, version: Version) -> Iterator[str]:
     array = version.array("correlation")
     step = array.chunks[0]
@@ -154,7 +164,7 @@ def _complete(project: Project, version: Version) -> Iterator[str]:
 
 QUESTIONS: dict[str, dict[str, Find]] = {
     "bold": {"usable": _not_excluded, "finite": _finite},
-    "trained_model": {"finite": _finite},
+    "trained_model": {"finite": _finite_weights},
     "geodesic_labels": {"right_shape": _right_shape},
     "embeddings": {"right_shape": _right_shape, "finite": _finite, "not_collapsed": _not_collapsed},
     "average_correlation": {

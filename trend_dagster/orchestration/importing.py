@@ -1,6 +1,6 @@
 """Take up what was computed elsewhere: a user's file becomes an output like any other.
 
-What belongs here: the one way in, and the readers of the tutorial's embeddings and correlation.
+What belongs here: the one way in, and the readers of the tutorial's outputs.
 What does not: reading bytes (``storage``) and terminal output (``cli``).
 
 A reader looks at the whole file and raises before anything is registered; what it returns is
@@ -17,7 +17,7 @@ from collections.abc import Callable, Iterable, Iterator, Mapping
 from contextlib import suppress
 from dataclasses import asdict, dataclass, field
 from pathlib import Path
-from typing import Any
+from typing import Any, Literal
 
 import dagster as dg
 import numpy as np
@@ -35,7 +35,7 @@ from trend_dagster.orchestration.io_managers import (
 from trend_dagster.orchestration.partitions import register
 from trend_dagster.orchestration.resources import BOLD_RUN, Project
 from trend_dagster.orchestration.stored_asset import STORED_ASSETS, publish_alone
-from trend_dagster.storage.images import read_labels, read_numbers
+from trend_dagster.storage.images import read_bold, read_labels, read_numbers
 from trend_dagster.storage.provenance import Recipe, digest_of_file
 from trend_dagster.storage.stores import WHOLE, Partition, Version
 
@@ -311,8 +311,74 @@ def _not_finite(subject: str, where: str) -> InputError:
     )
 
 
+def read_checkpoint(
+    project: Project,
+    file: Path,
+    *,
+    n_heads: int = 8,
+    confidence: Literal["key", "tutorial"] = "tutorial",
+) -> Found:
+    """Check a checkpoint that the tutorial's notebook wrote; no code in it is run.
+
+    Parameters
+    ----------
+    project : Project
+        Its BOLD files tell how many timepoints the weights must take.
+    file : Path
+        A .pth file.
+    n_heads : int
+        Attention heads: the one number that the weights do not tell.
+    confidence : {"tutorial", "key"}
+        How the encoder treats the confidence weights, which are untrained: the published code
+        cancels them, so 'tutorial' leaves them out.
+
+    Returns
+    -------
+    Found
+        The output of ``trained_model``.
+
+    Raises
+    ------
+    InputError
+        If the file is no such checkpoint, or was trained on runs of another length.
+    """
+    from trend_dagster.orchestration.assets.features import model_result
+    from trend_dagster.storage.weights import load_tutorial_checkpoint
+
+    model, origin = load_tutorial_checkpoint(file, n_heads=n_heads, confidence=confidence)
+    _check_timepoints(project, file, model.n_timepoints)
+    facts = {"n_timepoints": model.n_timepoints, "origin": origin.as_dict()}
+    result = model_result(model, (), {"origin": origin.as_dict()}, facts)
+    settings = {"autoencoder": model.config.model_dump()}
+    return Found("trained_model", [(WHOLE, result)], settings)
+
+
+def _check_timepoints(project: Project, file: Path, n_timepoints: int) -> None:
+    """Compare with the stored runs, or with the first file where none is stored yet."""
+    stored = (project.store.latest("bold", {BOLD_RUN: key}) for key in project.keys(BOLD_RUN))
+    known = {
+        v.partition[BOLD_RUN]: int(v.facts["n_timepoints"])
+        for v in stored
+        if v is not None and v.excluded is None
+    }
+    if not known:
+        key, path = next(iter(project.bold_files.items()))
+        known = {key: read_bold(path).shape[1]}
+    crop = project.settings.cohort.lengths == "crop"
+    for key, length in known.items():
+        if length < n_timepoints or (length > n_timepoints and not crop):
+            raise InputError(
+                f"checkpoint {file}",
+                expected=f"weights for the {length} timepoints of BOLD run {key}",
+                found=f"weights for {n_timepoints}",
+                remedy="Import it into a project with runs of that length. Runs that are longer "
+                "can be cut: `cohort: {lengths: crop}` in trend.yaml.",
+            )
+
+
 READERS: dict[str, Reader] = {
     "embeddings": read_embeddings,
     "correlation": read_correlation,
+    "checkpoint": read_checkpoint,
 }
 """What can be imported, by the name that the command and the page give it."""

@@ -61,6 +61,9 @@ class Result:
         Small PNG files (tens of kB), shown in the UI.
     files : mapping of str to bytes
         Files for people, by path below the project's ``outputs`` folder.
+    attachments : mapping of str to bytes
+        Files that are part of the output: stored beside its arrays, and delivered to a folder of
+        the asset's name below ``outputs``.
     excluded : str, optional
         Why there is no data: the output is an exclusion.
     """
@@ -70,6 +73,7 @@ class Result:
     tables: Mapping[str, str] = field(default_factory=dict)
     pictures: Mapping[str, bytes] = field(default_factory=dict)
     files: Mapping[str, bytes] = field(default_factory=dict)
+    attachments: Mapping[str, bytes] = field(default_factory=dict)
     excluded: str | None = None
 
 

@@ -33,7 +33,7 @@ from trend_dagster.orchestration.lineage import State, states
 from trend_dagster.orchestration.partitions import register, to_key
 from trend_dagster.orchestration.resources import BOLD_RUN, LABEL_FILE, Project
 from trend_dagster.orchestration.settings import resource_folder
-from trend_dagster.orchestration.stored_asset import STORED_ASSETS, StoredAsset
+from trend_dagster.orchestration.stored_asset import STORED_ASSETS, StoredAsset, restore_files
 from trend_dagster.storage.stores import describe
 
 NAMED_ELSEWHERE = {"up_to_date", "usable"}  # checks whose findings are outcomes by themselves
@@ -223,6 +223,9 @@ def _run(
     selected: bool,
 ) -> Outcome:
     before = states(project, asset)
+    for state in before:
+        if state.version is not None:
+            restore_files(project, state.version)
     # Only who names an asset can mean to give up what was imported for it.
     force = force and (selected or not any(s.version and s.version.imported for s in before))
     keep = asset.keep_when_inputs_change and not (retrain or force)

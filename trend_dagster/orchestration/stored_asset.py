@@ -424,6 +424,7 @@ def current_version(
     version = project.store.latest(asset.name, partition)
     if version is None or version.recipe != recipe or missing_files(project, version):
         return None
+    restore_files(project, version)
     return version
 
 
@@ -434,9 +435,42 @@ def imported_version(asset: StoredAsset, project: Project, partition: Partition)
 
 
 def missing_files(project: Project, version: Version) -> list[str]:
-    """Name the delivered files of a version that are gone; a file somebody edited is theirs."""
+    """Name the delivered files of a version that are gone; a file somebody edited is theirs.
+
+    What the version itself holds is not missing: it is given back (:func:`restore_files`).
+    """
+    return [name for name in _gone(project, version) if _attached(version, name) is None]
+
+
+def restore_files(project: Project, version: Version) -> None:
+    """Deliver once more what is gone and the version itself holds.
+
+    Parameters
+    ----------
+    project : Project
+        Whose outputs.
+    version : Version
+        A stored version; nothing is computed.
+    """
+    for name in _gone(project, version):
+        if (held := _attached(version, name)) is not None:
+            replace_file(project.outputs / name, held.read_bytes())
+
+
+def _gone(project: Project, version: Version) -> list[str]:
     files: Mapping[str, str] = version.facts.get("files", {})
     return [name for name in files if not (project.outputs / name).is_file()]
+
+
+def _attached(version: Version, delivered: str) -> Path | None:
+    """File of a version that is delivered under a name; the inverse of :func:`_deliver_as`."""
+    held = version.path / Path(delivered).name
+    same = delivered == _deliver_as(version.asset, version.partition, held.name)
+    return held if same and held.is_file() else None
+
+
+def _deliver_as(asset: str, partition: Partition, attachment: str) -> str:
+    return "/".join([asset, *partition.values(), attachment])
 
 
 def _batches(asset: StoredAsset, partitions: Sequence[Partition]) -> Iterator[list[Partition]]:
@@ -538,10 +572,14 @@ def _excluded_by(asset: StoredAsset, inputs: Mapping[str, list[Version]]) -> str
 def _publish(cell: Cell, result: Result, recipe: Recipe, *, run_id: str, seconds: float) -> Version:
     for name, values in result.arrays.items():
         cell.draft.write(name, values)
-    _deliver(cell, result.files)
+    files = dict(result.files)
+    for name, content in result.attachments.items():
+        cell.draft.attach(name, content)
+        files[_deliver_as(cell.draft.asset, cell.partition, name)] = content
+    _deliver(cell, files)
     facts = dict(result.facts)
-    if result.files:
-        facts["files"] = {n: digest_of_file(cell.project.outputs / n) for n in result.files}
+    if files:
+        facts["files"] = {name: digest_of_file(cell.project.outputs / name) for name in files}
     return cell.project.store.publish(
         cell.draft,
         cell.partition,

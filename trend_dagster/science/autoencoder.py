@@ -11,10 +11,9 @@ Parameter names are those of the published notebook, so that its checkpoints loa
 from __future__ import annotations
 
 import math
-import warnings
-from collections.abc import Mapping
-from dataclasses import asdict, dataclass
-from pathlib import Path
+from collections.abc import Callable, Mapping
+from dataclasses import dataclass
+from functools import partial
 from typing import Any, Literal, NamedTuple
 
 import numpy as np
@@ -22,14 +21,15 @@ import torch
 from numpy.typing import NDArray
 from torch import Tensor, nn
 from torch.nn.functional import logsigmoid, pad, relu, scaled_dot_product_attention
+from torch.utils.checkpoint import checkpoint
 
 from trend_dagster.errors import InputError, SettingsError
 from trend_dagster.science.model_settings import AutoencoderConfig as AutoencoderConfig
 
 FeatureSource = Literal["input_projection", "encoder", "bold"]
 
-_KERNEL_MULTIPLE = 8
-"""Fused attention on CUDA takes head widths that are multiples of this."""
+_CUDA_MULTIPLE = 8
+"""Fused attention on CUDA takes head widths that are multiples of this; on the CPU any."""
 
 
 # --- Attention ------------------------------------------------------------------------------
@@ -79,26 +79,82 @@ def attend(query: Tensor, source: Source, dropout: float = 0.0) -> Tensor:
     """
     d_k = query.shape[-1]
     # The scale stays that of the original width: the added features are no part of the model.
-    scale = 1 / math.sqrt(d_k)
-    keys, values = source.keys, source.values
-    if source.log_confidence is not None:
-        query, keys, values = _with_key_bias(query, source, source.log_confidence)
-    mixed = scaled_dot_product_attention(query, keys, values, dropout_p=dropout, scale=scale)
-    return mixed[..., :d_k]
+    kernel = partial(scaled_dot_product_attention, dropout_p=dropout, scale=1 / math.sqrt(d_k))
+    if source.log_confidence is None:
+        return kernel(query, source.keys, source.values)
+    bias = (math.sqrt(d_k) * source.log_confidence).to(query.dtype)[:, None, :, None]
+    return _attend_widened(kernel, query, source.keys, source.values, bias)
 
 
-def _with_key_bias(
-    query: Tensor, source: Source, log_confidence: Tensor
-) -> tuple[Tensor, Tensor, Tensor]:
-    """Widen queries, keys and values alike, so that query x key gains sqrt(d_k) log c_j."""
-    batch, heads, n_vertices, d_k = source.keys.shape
-    n_zeros = -(d_k + 1) % _KERNEL_MULTIPLE
+def _attend_widened(
+    kernel: Callable[[Tensor, Tensor, Tensor], Tensor],
+    query: Tensor,
+    keys: Tensor,
+    values: Tensor,
+    bias: Tensor,
+) -> Tensor:
+    """Attend with one more feature: 1 for queries, the bias for keys, 0 for values.
+
+    What the kernel keeps for its backward pass would be a widened copy of each. It is told to keep
+    how to widen the originals once more, which other layers hold anyway.
+    """
+    d_k = query.shape[-1]
+    n_zeros = -(d_k + 1) % (_CUDA_MULTIPLE if query.is_cuda else 1)
     one = query.new_ones(1).expand(*query.shape[:-1], 1)
-    bias = (math.sqrt(d_k) * log_confidence).to(query.dtype)
-    bias = bias[:, None, :, None].expand(batch, heads, n_vertices, 1)
-    wide_query = pad(torch.cat([query, one], dim=-1), (0, n_zeros))
-    wide_keys = pad(torch.cat([source.keys, bias], dim=-1), (0, n_zeros))
-    return wide_query, wide_keys, pad(source.values, (0, n_zeros + 1))
+    added = bias.expand(*keys.shape[:-1], 1)
+    wide_query = _widened(query, one, n_zeros)
+    wide_keys = _widened(keys, added, n_zeros)
+    wide_values = pad(values, (0, n_zeros + 1))
+    if torch.compiler.is_compiling():  # a compiled graph decides by itself what it keeps
+        return kernel(wide_query, wide_keys, wide_values)[..., :d_k]
+
+    kept: list[_Kept] = []
+
+    def keep(tensor: Tensor) -> _Kept:
+        kept.append(_Kept(tensor))
+        return kept[-1]
+
+    with torch.autograd.graph.saved_tensors_hooks(keep, _Kept.unpack):
+        mixed = kernel(wide_query, wide_keys, wide_values)
+    # The layout of the next product, which keeps it as well: (B, V, heads, d_k).
+    output = mixed[..., :d_k].transpose(1, 2).contiguous()
+    narrow, zeros = output.detach().transpose(1, 2), (0, n_zeros + 1)
+    for one_kept in kept:
+        one_kept.replace(wide_query, partial(_widened, query.detach(), one, n_zeros))
+        one_kept.replace(wide_keys, partial(_widened, keys.detach(), added.detach(), n_zeros))
+        one_kept.replace(wide_values, partial(pad, values.detach(), zeros))
+        one_kept.replace(mixed, partial(pad, narrow, zeros))  # values end in zeros, so it does
+    return output.transpose(1, 2)
+
+
+class _Kept:
+    """A tensor that a backward pass needs: itself, or the way to make it once more."""
+
+    def __init__(self, tensor: Tensor) -> None:
+        self.tensor: Tensor | None = tensor
+        self.make: Callable[[], Tensor] | None = None
+
+    def replace(self, original: Tensor, make: Callable[[], Tensor]) -> None:
+        """Forget the tensor if it is this one, whole and in this layout."""
+        tensor = self.tensor
+        if tensor is not None and (tensor.data_ptr(), tensor.shape, tensor.stride()) == (
+            original.data_ptr(),
+            original.shape,
+            original.stride(),
+        ):
+            self.tensor, self.make = None, make
+
+    def unpack(self) -> Tensor:
+        """Return the tensor, or its equal."""
+        if self.tensor is not None:
+            return self.tensor
+        assert self.make is not None
+        return self.make()
+
+
+def _widened(x: Tensor, feature: Tensor, n_zeros: int) -> Tensor:
+    zeros = x.new_zeros(1).expand(*x.shape[:-1], n_zeros)
+    return torch.cat([x, feature, zeros], dim=-1)  # in one go: a copy of a copy costs memory
 
 
 class ConfidenceAttention(nn.Module):
@@ -122,7 +178,7 @@ class ConfidenceAttention(nn.Module):
         The published code takes the confidence of the sequence that asks, even where another one
         is attended to. A reliability belongs to the vertex that is listened to.
         """
-        confidence = self.confidence_module(memory) if self.uses_confidence else None
+        confidence = self._confidence(memory) if self.uses_confidence else None
         return Source(self._heads(self.w_k(memory)), self._heads(self.w_v(memory)), confidence)
 
     def forward(self, x: Tensor, source: Source) -> Tensor:
@@ -131,6 +187,13 @@ class ConfidenceAttention(nn.Module):
         mixed = attend(self._heads(self.w_q(x)), source, dropout)  # (B, heads, V, d_k)
         output: Tensor = self.w_o(mixed.transpose(1, 2).flatten(2))
         return output
+
+    def _confidence(self, memory: Tensor) -> Tensor:
+        # Its hidden layer is computed once more in the backward pass: cheaper than to keep it.
+        confidence: Tensor = checkpoint(
+            self.confidence_module, memory, use_reentrant=False, preserve_rng_state=False
+        )
+        return confidence
 
     def _heads(self, x: Tensor) -> Tensor:
         batch, n_vertices, _ = x.shape
@@ -312,7 +375,7 @@ def initial_model(
     return model.eval()
 
 
-def _blank_model(config: AutoencoderConfig, n_timepoints: int) -> TransformerAutoencoder:
+def blank_model(config: AutoencoderConfig, n_timepoints: int) -> TransformerAutoencoder:
     """Make a model whose weights are about to be read, without touching the global generator."""
     with torch.random.fork_rng(devices=[]):
         return TransformerAutoencoder(config, n_timepoints)
@@ -503,7 +566,7 @@ def collapse_measures(features: NDArray[np.floating]) -> CollapseMeasures:
     return CollapseMeasures(float(mean), float(np.exp(-np.sum(shares * np.log(shares)))))
 
 
-# --- Weights as arrays and files ------------------------------------------------------------
+# --- Weights as arrays ----------------------------------------------------------------------
 
 
 def weights_to_arrays(model: TransformerAutoencoder) -> dict[str, NDArray[np.float32]]:
@@ -542,7 +605,7 @@ def model_from_arrays(
     InputError
         If a weight is missing, unknown, or has another shape.
     """
-    model = _blank_model(config, n_timepoints)
+    model = blank_model(config, n_timepoints)
     own = dict(model.named_parameters())
     wrong = sorted(own.keys() ^ arrays.keys()) or sorted(
         name for name, p in own.items() if tuple(p.shape) != np.shape(arrays[name])
@@ -558,250 +621,3 @@ def model_from_arrays(
         for name, p in own.items():
             p.copy_(torch.tensor(np.asarray(arrays[name])))
     return model.eval()
-
-
-def save_weights(model: TransformerAutoencoder, path: Path, card: Mapping[str, Any]) -> None:
-    """Write weights as safetensors, and a JSON card beside them.
-
-    Parameters
-    ----------
-    model : TransformerAutoencoder
-    path : Path
-        Ends in ``.safetensors``; the card gets the same name with ``.json``.
-    card : mapping
-        What else to record: cohort fingerprint, history summary, versions. Settings and shapes
-        are added.
-    """
-    import json
-
-    from safetensors.torch import save_model
-
-    own = {"settings": model.config.model_dump(), "n_timepoints": model.n_timepoints}
-    text = json.dumps({**card, **own}, indent=2, sort_keys=True)
-    temporary = path.with_suffix(".part")
-    save_model(model, str(temporary))
-    # The card first: weights without a card could not be read back.
-    path.with_suffix(".json").write_text(text + "\n", encoding="utf-8")
-    temporary.replace(path)
-
-
-def load_weights(path: Path) -> tuple[TransformerAutoencoder, dict[str, Any]]:
-    """Read what `save_weights` wrote.
-
-    Parameters
-    ----------
-    path : Path
-        The safetensors file.
-
-    Returns
-    -------
-    model : TransformerAutoencoder
-        In evaluation mode.
-    card : dict
-
-    Raises
-    ------
-    InputError
-        If weights or card are missing or do not fit each other.
-    """
-    import json
-
-    from safetensors import SafetensorError
-    from safetensors.torch import load_model
-
-    try:
-        card = json.loads(path.with_suffix(".json").read_text(encoding="utf-8"))
-        config = AutoencoderConfig(**card["settings"])
-        model = _blank_model(config, card["n_timepoints"])
-        load_model(model, str(path))
-    except (OSError, KeyError, TypeError, ValueError, RuntimeError, SafetensorError) as error:
-        raise InputError(
-            f"Weights {path.name}",
-            expected="a safetensors file with its JSON card beside it",
-            found=str(error).strip().splitlines()[0],
-            remedy="Materialize trained_model again, or restore both files.",
-        ) from error
-    return model.eval(), card
-
-
-# --- The tutorial's checkpoints -------------------------------------------------------------
-
-
-@dataclass(frozen=True)
-class CheckpointInfo:
-    """Where imported weights come from.
-
-    Attributes
-    ----------
-    path : str
-    epoch : int or None
-        Epochs that were trained, if the file says.
-    best_validation_loss : float or None
-        Summed over validation runs, as the notebook keeps it.
-    n_timepoints : int
-    data_parallel : bool
-        Whether names carried the prefix of several GPUs.
-    confidence_trained : bool
-        Always False: the published code cannot train them.
-    """
-
-    path: str
-    epoch: int | None
-    best_validation_loss: float | None
-    n_timepoints: int
-    data_parallel: bool
-    confidence_trained: bool = False
-
-    def as_dict(self) -> dict[str, Any]:
-        """Return the fields as a plain dictionary, for metadata."""
-        return asdict(self)
-
-
-def load_tutorial_checkpoint(
-    path: Path,
-    *,
-    n_heads: int = 8,
-    n_timepoints: int | None = None,
-    confidence: Literal["key", "tutorial"] = "tutorial",
-) -> tuple[TransformerAutoencoder, CheckpointInfo]:
-    """Read a ``.pth`` that the tutorial's notebook wrote.
-
-    Parameters
-    ----------
-    path : Path
-        Holds a dictionary with ``model_state_dict``; never runs code from the file.
-    n_heads : int
-        The only part of the shape that the weights do not tell; 8 in the tutorial.
-    n_timepoints : int or None
-        If given, the length of the cohort's runs, which the weights must fit.
-    confidence : {"tutorial", "key"}
-        With ``key`` a warning tells that the confidence weights are untrained.
-
-    Returns
-    -------
-    model : TransformerAutoencoder
-        In evaluation mode; its outputs equal those of the published code.
-    info : CheckpointInfo
-
-    Raises
-    ------
-    InputError
-        If the file cannot be read without running code, lacks weights, or has another length.
-    """
-    content = _read_pickle(path)
-    state, data_parallel = _model_state(content, path)
-    config = _infer_config(state, n_heads, confidence, path)
-    model = _blank_model(config, state["embedding.weight"].shape[1])
-    _load_published(model, state, path)
-    if n_timepoints not in (None, model.n_timepoints):
-        raise _checkpoint_error(
-            path, f"weights for {n_timepoints} time points", f"{model.n_timepoints} time points"
-        )
-    if confidence == "key":
-        warnings.warn(
-            f"{path.name}: its confidence weights are untrained, because the published code "
-            "cancels them; in mode 'key' they act as random weights. Train on, or use "
-            "confidence='tutorial'.",
-            stacklevel=2,
-        )
-    epoch, loss = content.get("epoch"), content.get("best_val_loss")
-    info = CheckpointInfo(
-        path=str(path),
-        epoch=None if epoch is None else int(epoch),
-        best_validation_loss=None if loss is None else float(loss),
-        n_timepoints=model.n_timepoints,
-        data_parallel=data_parallel,
-    )
-    return model.eval(), info
-
-
-def _checkpoint_error(path: Path, expected: str, found: str) -> InputError:
-    return InputError(
-        f"Checkpoint {path.name}",
-        expected=expected,
-        found=found,
-        remedy="Import a .pth written by step 1f of the tutorial for runs of this length.",
-    )
-
-
-def _read_pickle(path: Path) -> dict[str, Any]:
-    """Read a torch file, refusing everything but tensors and plain values."""
-    import pickle
-
-    if not path.is_file():
-        raise _checkpoint_error(path, "a file", "nothing under that name")
-    try:
-        with warnings.catch_warnings():  # torch warns of a foreign pickle before it refuses it
-            warnings.simplefilter("ignore", UserWarning)
-            content = torch.load(path, map_location="cpu", weights_only=True)
-    except pickle.UnpicklingError as error:
-        raise _checkpoint_error(
-            path,
-            "tensors and plain values only",
-            "a file that is damaged or asks to run code, which is refused",
-        ) from error
-    except (RuntimeError, EOFError, ValueError, KeyError) as error:
-        raise _checkpoint_error(path, "a torch checkpoint", str(error).splitlines()[0]) from error
-    if not isinstance(content, dict) or "model_state_dict" not in content:
-        raise _checkpoint_error(path, "an entry model_state_dict", "none")
-    return content
-
-
-def _model_state(content: Mapping[str, Any], path: Path) -> tuple[dict[str, Tensor], bool]:
-    """Weights by name without the prefix of several GPUs, and whether it was there."""
-    prefix = "module."
-    state = content["model_state_dict"]
-    data_parallel = bool(state) and all(name.startswith(prefix) for name in state)
-    state = {name.removeprefix(prefix): tensor for name, tensor in state.items()}
-    for name in ("embedding.weight", "decoder.linear.weight"):
-        if name not in state:
-            raise _checkpoint_error(path, f"the weight {name}", f"none among {len(state)}")
-    n_in, n_out = state["embedding.weight"].shape[1], state["decoder.linear.weight"].shape[0]
-    if n_in != n_out:
-        raise _checkpoint_error(path, "as many time points out as in", f"{n_in} in and {n_out} out")
-    return state, data_parallel
-
-
-def _infer_config(
-    state: Mapping[str, Tensor], n_heads: int, confidence: Literal["key", "tutorial"], path: Path
-) -> AutoencoderConfig:
-    """Read the shape of the model from the shapes of its weights."""
-    depth = {
-        part: len({name.split(".")[2] for name in state if name.startswith(f"{part}.layers.")})
-        for part in ("encoder", "decoder")
-    }
-    layer = "encoder.layers.0."
-    try:
-        return AutoencoderConfig(
-            d_model=state["embedding.weight"].shape[0],
-            n_heads=n_heads,
-            n_encoder_layers=depth["encoder"],
-            n_decoder_layers=depth["decoder"],
-            dim_feedforward=state[layer + "linear1.weight"].shape[0],
-            confidence_hidden=state[layer + "self_attn.confidence_module.mlp.0.weight"].shape[0],
-            confidence=confidence,
-            attention_dropout=0.1,
-            share_layers=_is_shared(state),
-        )
-    except (KeyError, ValueError) as error:
-        raise _checkpoint_error(path, "the published layers", f"{error} missing") from error
-
-
-def _is_shared(state: Mapping[str, Tensor]) -> bool:
-    """Whether every layer holds the weights of its part's first one."""
-    for name, tensor in state.items():
-        part, _, rest = name.partition(".layers.")
-        if not rest:
-            continue
-        first = state.get(f"{part}.layers.0.{rest.partition('.')[2]}")
-        if first is None or not torch.equal(first, tensor):
-            return False
-    return True
-
-
-def _load_published(model: TransformerAutoencoder, state: dict[str, Tensor], path: Path) -> None:
-    try:
-        model.load_state_dict(state)
-    except RuntimeError as error:
-        found = "; ".join(line.strip() for line in str(error).splitlines()[1:3])
-        raise _checkpoint_error(path, "exactly the published weights", found) from error

@@ -13,16 +13,18 @@ from __future__ import annotations
 import json
 import math
 import os
+import threading
 import time
 import warnings
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from concurrent.futures import ThreadPoolExecutor
-from dataclasses import asdict, dataclass, field
+from dataclasses import asdict, dataclass, field, replace
 from functools import partial
 from pathlib import Path
 from typing import Any, Literal
 
 import numpy as np
+import psutil
 import torch
 from numpy.typing import NDArray
 from torch import Tensor
@@ -40,6 +42,11 @@ from trend_dagster.science.model_settings import NO_IDENTITY, AutoencoderConfig
 from trend_dagster.science.model_settings import TrainingConfig as TrainingConfig
 
 RunLoader = Callable[[], NDArray[np.floating]]
+
+
+def warn(notice: str) -> None:
+    """Tell what is wrong and was dealt with, the way a library does."""
+    warnings.warn(notice, stacklevel=2)
 
 
 # --- Split ----------------------------------------------------------------------------------
@@ -340,6 +347,16 @@ class _Checkpoints:
             return None, f"{last} epochs are trained, and n_epochs asks for {n_epochs} only"
         return state, None
 
+    def why_not(self) -> str | None:
+        """Tell what sets these settings apart from a training that is found here."""
+        try:
+            # Mapped, not read: only the settings are looked at.
+            state = torch.load(self.state_path, map_location="cpu", weights_only=True, mmap=True)
+            changes = _differences(state["settings"], self.settings)
+        except Exception:  # what cannot be read tells nothing
+            return None
+        return f"the settings changed: {'; '.join(changes)}" if changes else None
+
     def _keep_aside(self, error: Exception) -> str:
         n = sum(1 for _ in self.state_path.parent.glob("state.pt.corrupt*"))
         aside = self.state_path.with_name(f"state.pt.corrupt{n or ''}")
@@ -382,8 +399,10 @@ class _Job:
     model: AutoencoderConfig
     config: TrainingConfig
     folder: Path
-    on_epoch: Callable[[EpochRecord], None] | None
+    on_epoch: Callable[[EpochRecord], None]
+    on_notice: Callable[[str], None]
     cohort: str
+    abandoned: Path | None
     precision: str
     n_timepoints: int
 
@@ -422,6 +441,8 @@ class _Loop:
             progress.resumed_from = progress.epoch
         elif progress.why_fresh and "corrupt" in progress.why_fresh:
             self._start_from_best(progress)
+        elif progress.why_fresh is None and self.job.abandoned is not None:
+            progress.why_fresh = _Checkpoints(self.job.abandoned, self.files.settings).why_not()
         return progress
 
     def _start_from_best(self, progress: _Progress) -> None:
@@ -460,8 +481,7 @@ class _Loop:
             if improved:
                 self.files.write_best(self.bare, validation_loss)
             self.files.write_state(self.progress, self.parts)
-            if self.job.on_epoch is not None:
-                self.job.on_epoch(record)
+            self.job.on_epoch(record)
         self.fabric.barrier()
 
     def _seed(self, epoch: int) -> None:
@@ -547,7 +567,7 @@ class _Loop:
                 found=f"{total}",
                 remedy="Look at these runs' BOLD, lower learning_rate, or use precision '32'.",
             )
-        warnings.warn(f"NaN or infinity in {what}: skipped ({total} so far).", stacklevel=2)
+        self.job.on_notice(f"NaN or infinity in {what}: skipped ({total} so far).")
 
     def _finite_everywhere(self, loss: Tensor) -> bool:
         # All processes step together or none does.
@@ -601,8 +621,10 @@ def train(
     config: TrainingConfig,
     *,
     checkpoint_dir: Path,
-    on_epoch: Callable[[EpochRecord], None] | None = None,
+    on_epoch: Callable[[EpochRecord], None] = lambda record: None,
+    on_notice: Callable[[str], None] = warn,
     cohort: str = "",
+    abandoned: Path | None = None,
 ) -> TrainingResult:
     """Train the autoencoder, or go on with a training that was interrupted.
 
@@ -620,8 +642,14 @@ def train(
         the same settings and cohort is continued; any other is started afresh.
     on_epoch : callable, optional
         Called with every new `EpochRecord`, after the state is safe.
+    on_notice : callable, optional
+        Called with what went wrong and was dealt with (a step with NaN, a costly setting); a
+        warning by default.
     cohort : str
         Fingerprint of the runs' contents; a changed one starts afresh.
+    abandoned : Path, optional
+        Folder of another training: if there is nothing to go on with, what sets it apart from
+        this one is given as the reason.
 
     Returns
     -------
@@ -645,15 +673,17 @@ def train(
         config,
         checkpoint_dir,
         on_epoch,
+        on_notice,
         cohort,
+        abandoned,
         precision,
         n_timepoints=first[-1],
     )
     n_vertices = min(first[0], config.vertex_subsample or first[0])
     device_type = fabric.device.type
-    _warn_if_explicit(model_config, n_vertices, device_type, precision)
+    _check_memory(job, n_vertices, device_type)
     try:
-        ended = fabric.launch(partial(_fit, job=job))
+        ended = _launch(fabric, job)
     except (RuntimeError, MemoryError) as error:
         if not _is_out_of_memory(error):
             raise
@@ -711,18 +741,61 @@ def _make_fabric(config: TrainingConfig) -> tuple[Any, str]:
     return fabric, precision
 
 
-def _warn_if_explicit(
-    config: AutoencoderConfig, n_vertices: int, device_type: str, precision: str
-) -> None:
-    plan = attention_plan(config, n_vertices, device_type, 2 if precision == "bf16" else 4)
+def _launch(fabric: Any, job: _Job) -> dict[str, Any]:
+    """Run all processes of a training; what they tell is told in this one."""
+    if job.config.n_devices == 1 or torch.distributed.is_torchelastic_launched():
+        return dict(fabric.launch(partial(_fit, job=job)))
+    # Callbacks of a caller (a progress bar, a log) belong to this process and stay here.
+    queue = torch.multiprocessing.get_context("spawn").SimpleQueue()
+    errors: list[Exception] = []
+
+    def listen() -> None:
+        while (told := queue.get()) is not None:
+            try:
+                if isinstance(told, str):
+                    job.on_notice(told)
+                else:
+                    job.on_epoch(told)
+            except Exception as error:
+                errors.append(error)
+
+    listener = threading.Thread(target=listen, daemon=True)
+    listener.start()
+    try:
+        told_apart = replace(job, on_epoch=queue.put, on_notice=queue.put)
+        ended = dict(fabric.launch(partial(_fit, job=told_apart)))
+    finally:
+        queue.put(None)
+        listener.join()
+    if errors:
+        raise errors[0]
+    return ended
+
+
+def _check_memory(job: _Job, n_vertices: int, device_type: str) -> None:
+    """Say what a costly request costs, and refuse what this machine cannot hold."""
+    plan = attention_plan(job.model, n_vertices, device_type, 2 if job.precision == "bf16" else 4)
     if plan.kernel == "explicit":
-        warnings.warn(
-            f"attention_dropout={config.attention_dropout} has no fused kernel on the "
+        job.on_notice(
+            f"attention_dropout={job.model.attention_dropout} has no fused kernel on the "
             f"{device_type}: a step over {n_vertices} vertices keeps about "
             f"{plan.pairwise_bytes / 1e9:.1f} GB of attention weights. attention_dropout=0 keeps "
-            "none.",
-            stacklevel=3,
+            "none."
         )
+    # A program that takes more than there is gets no error from the system: it is killed.
+    there_is = psutil.virtual_memory().total
+    if device_type == "cpu" and _estimate(job, n_vertices, device_type) > there_is:
+        raise _out_of_memory(job, n_vertices, device_type, f"{there_is / 1e9:.1f} GB")
+
+
+def _estimate(job: _Job, n_vertices: int, device_type: str) -> int:
+    return estimate_training_memory(
+        job.model,
+        n_vertices,
+        job.n_timepoints,
+        device_type=device_type,
+        bytes_per_number=2 if job.precision == "bf16" else 4,
+    )
 
 
 def _is_out_of_memory(error: BaseException) -> bool:
@@ -731,18 +804,14 @@ def _is_out_of_memory(error: BaseException) -> bool:
     return "allocate memory" in str(error) or "out of memory" in str(error)
 
 
-def _out_of_memory(job: _Job, n_vertices: int, device_type: str) -> TrainingError:
-    need = estimate_training_memory(
-        job.model,
-        n_vertices,
-        job.n_timepoints,
-        device_type=device_type,
-        bytes_per_number=2 if job.precision == "bf16" else 4,
-    )
+def _out_of_memory(
+    job: _Job, n_vertices: int, device_type: str, found: str = "less"
+) -> TrainingError:
+    need = _estimate(job, n_vertices, device_type)
     return TrainingError(
         f"Training on {n_vertices} vertices and {job.n_timepoints} time points",
         expected=f"about {need / 1e9:.1f} GB of memory on the {device_type}",
-        found="less",
+        found=found,
         remedy=(
             "Set vertex_subsample, precision 'bf16' or attention_dropout 0, or lower d_model, "
             "dim_feedforward or the number of layers."

@@ -73,7 +73,7 @@ _SWEEP_CELL: dict[str, ArraySpec] = {
 _GRID = ("alpha_W", "l1_ratio", "n_clusters")  # the axes of a cell, the same for every control
 
 ANY_ARRAYS = "*"
-"""Key of a schema whose arrays are named by something else (the weights of a model)."""
+"""Key of a schema whose arrays are named by something else (the columns of a table)."""
 
 SCHEMA: dict[str, dict[str, ArraySpec]] = {
     "bold": {
@@ -81,11 +81,12 @@ SCHEMA: dict[str, dict[str, ArraySpec]] = {
         "vertex_mask": _MASK,
     },
     "trained_model": {
-        ANY_ARRAYS: ArraySpec((), "float32", "a weight of the model"),
+        # The weights are files beside these arrays (storage/weights.py).
         "history_epoch": ArraySpec(("epoch",), "int64", "number of the epoch, from 1"),
         "history_train_loss": ArraySpec(("epoch",), "float64", "mean loss of the training runs"),
         "history_validation_loss": ArraySpec(("epoch",), "float64", "mean loss of the others"),
         "history_learning_rate": ArraySpec(("epoch",), "float64", "step size of Adam"),
+        "history_skipped_steps": ArraySpec(("epoch",), "int64", "steps with NaN or infinity"),
     },
     "embeddings": {
         "features": ArraySpec(("vertex", "feature"), "float32", "features of each vertex"),

@@ -141,7 +141,31 @@ class Version:
 
     def names(self) -> list[str]:
         """Names of the arrays."""
-        return sorted(self.group.array_keys())
+        # Not by asking zarr, which warns of every attached file that it meets.
+        return sorted(path.parent.name for path in self.path.glob("*/zarr.json"))
+
+    def file(self, name: str) -> Path:
+        """Find a file that was stored beside the arrays.
+
+        Parameters
+        ----------
+        name : str
+            Name that it was attached under.
+
+        Returns
+        -------
+        Path
+            It must not be changed.
+
+        Raises
+        ------
+        StoreError
+            If it is not there.
+        """
+        path = self.path / name
+        if not SAFE_NAME.fullmatch(name) or not path.is_file():
+            raise self._corrupt(f"no file {name!r}")
+        return path
 
     def array(self, name: str) -> zarr.Array[Any]:
         """Open one array lazily.
@@ -286,6 +310,25 @@ class Draft:
         array = self.create(name, values.shape)
         if values.size:
             array[...] = values.astype(dtype, copy=False)
+
+    def attach(self, name: str, content: bytes) -> None:
+        """Put a file beside the arrays, for what is better kept in a format of its own.
+
+        Parameters
+        ----------
+        name : str
+            Name of the file.
+        content : bytes
+            What it holds; it counts in the digest of the version.
+        """
+        if not SAFE_NAME.fullmatch(name) or (self.path / name).exists():
+            raise StoreError(
+                f"file {name!r} of {self.asset}",
+                expected="a name of its own, of letters, digits, '_', '-' and '.'",
+                found=repr(name),
+                remedy="This is a mistake in the asset: mend it there.",
+            )
+        (self.path / name).write_bytes(content)
 
 
 class Store:

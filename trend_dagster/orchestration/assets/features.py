@@ -2,9 +2,12 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Sequence
+import shutil
+from collections.abc import Mapping, Sequence
 from dataclasses import asdict
-from typing import TYPE_CHECKING
+from functools import partial
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
 
 import numpy as np
 from numpy.typing import NDArray
@@ -17,13 +20,13 @@ from trend_dagster.orchestration.resources import BOLD_RUN
 from trend_dagster.orchestration.settings import Settings
 from trend_dagster.orchestration.stored_asset import Cell, stored_asset
 from trend_dagster.science.bold import check_same_vertices, common_length
-from trend_dagster.science.model_settings import AutoencoderConfig
 from trend_dagster.storage.images import subject_of
 from trend_dagster.storage.provenance import digest_of
 from trend_dagster.storage.stores import Version
 
 if TYPE_CHECKING:  # torch takes seconds to import: only the functions that compute with it do
     from trend_dagster.science.autoencoder import TransformerAutoencoder
+    from trend_dagster.science.training import EpochRecord
 
 
 def signal_of(run: Version, n_timepoints: int | None = None) -> NDArray[np.float32]:
@@ -31,13 +34,14 @@ def signal_of(run: Version, n_timepoints: int | None = None) -> NDArray[np.float
     return np.ascontiguousarray(run.read("bold")[run.read("vertex_mask"), :n_timepoints])
 
 
-def _reader(run: Version, n_timepoints: int) -> Callable[[], NDArray[np.float32]]:
-    return lambda: signal_of(run, n_timepoints)
+def _read_signal(path: Path, n_timepoints: int) -> NDArray[np.float32]:
+    return signal_of(Version("bold", {}, path), n_timepoints)
 
 
 @stored_asset(
     group="features",
     settings=("bold", "cohort", "autoencoder", "training"),
+    code_version="2",
     keep_when_inputs_change=True,
     pool="training",
 )
@@ -49,8 +53,7 @@ def trained_model(cell: Cell, bold: Sequence[Version]) -> Result:
     subject stand on the same side of the split. Training that was interrupted goes on where it
     stopped.
     """
-    from trend_dagster.science.autoencoder import weights_to_arrays
-    from trend_dagster.science.training import EpochRecord, split_runs, train
+    from trend_dagster.science.training import split_runs, train
 
     settings = cell.settings
     runs = {run.partition[BOLD_RUN]: run for run in bold}
@@ -79,41 +82,155 @@ def trained_model(cell: Cell, bold: Sequence[Version]) -> Result:
         )
         cell.progress(f"epoch {record.epoch}", record.epoch / settings.training.n_epochs)
 
-    cell.scratch.mkdir(parents=True, exist_ok=True)
+    cohort = digest_of({name: run.digest for name, run in runs.items()})
+    states = TrainingStates(cell, cohort)
     trained = train(
-        {name: _reader(run, n_timepoints) for name, run in runs.items()},
+        # Paths, not open stores: they travel to the processes of several devices.
+        {name: partial(_read_signal, run.path, n_timepoints) for name, run in runs.items()},
         split,
         settings.autoencoder,
         settings.training,
-        checkpoint_dir=cell.scratch,
+        checkpoint_dir=states.own,
         on_epoch=show,
-        cohort=digest_of({name: run.digest for name, run in runs.items()}),
+        on_notice=cell.log,
+        cohort=cohort,
+        abandoned=states.latest_other(),
     )
-    history = trained.history
-    train_loss, validation_loss, learning_rate = (
-        np.array([getattr(record, name) for record in history])
-        for name in ("train_loss", "validation_loss", "learning_rate")
-    )
-    return Result(
-        arrays={
-            **weights_to_arrays(trained.model),
-            "history_epoch": np.array([r.epoch for r in history]),
-            "history_train_loss": train_loss,
-            "history_validation_loss": validation_loss,
-            "history_learning_rate": learning_rate,
-        },
-        facts={
+    if trained.why_fresh is not None:
+        cell.log(f"training started afresh: {trained.why_fresh}")
+    states.forget_old()
+    about = {
+        "trained_on": {"cohort": cohort, **asdict(split)},
+        "training": settings.training.model_dump() | {"precision": trained.precision},
+    }
+    return model_result(
+        trained.model,
+        trained.history,
+        about,
+        {
             "n_timepoints": n_timepoints,
-            "n_parameters": sum(p.numel() for p in trained.model.parameters()),
             "training_runs": list(split.train),
             "validation_runs": list(split.validation),
             "split_by": split.by,
+            "precision": trained.precision,
             "best_epoch": trained.best_epoch,
-            "best_validation_loss": float(np.nanmin(validation_loss)),
             "epochs_resumed_from": trained.resumed_from,
+            "started_afresh_because": trained.why_fresh,
         },
-        pictures={"loss": small_png(training_figure(train_loss, validation_loss, learning_rate))},
     )
+
+
+HISTORY = {
+    "epoch": np.int64,
+    "train_loss": np.float64,
+    "validation_loss": np.float64,
+    "learning_rate": np.float64,
+    "skipped_steps": np.int64,
+}
+"""Columns of the history; seconds are left out, for they are no content."""
+
+
+def model_result(
+    model: TransformerAutoencoder,
+    history: Sequence[EpochRecord],
+    about: Mapping[str, Any],
+    facts: Mapping[str, Any],
+) -> Result:
+    """Put a model together as an output of ``trained_model``.
+
+    Parameters
+    ----------
+    model : TransformerAutoencoder
+        Trained here or elsewhere.
+    history : sequence of EpochRecord
+        Of its training; empty where nobody knows it.
+    about : mapping
+        What the card says of its origin.
+    facts : mapping
+        What is worth looking at besides.
+
+    Returns
+    -------
+    Result
+        Weights and card as files, the history as arrays.
+    """
+    from trend_dagster.storage.weights import weights_files
+
+    columns = {
+        name: np.array([getattr(record, name) for record in history], dtype=dtype)
+        for name, dtype in HISTORY.items()
+    }
+    summary: dict[str, Any] = {"n_epochs": len(history)}
+    if history:
+        losses = columns["validation_loss"]
+        summary |= {
+            "best_validation_loss": float(losses[np.isfinite(losses)].min(initial=np.inf)),
+            "last_learning_rate": history[-1].learning_rate,
+            "skipped_steps": int(columns["skipped_steps"].sum()),
+        }
+    return Result(
+        arrays={f"history_{name}": column for name, column in columns.items()},
+        facts={"n_parameters": sum(p.numel() for p in model.parameters()), **facts, **summary},
+        tables={"history": _history_table(history)} if history else {},
+        pictures={"loss": _loss_picture(columns)} if history else {},
+        attachments=weights_files(model, {**about, "history": summary}),
+    )
+
+
+def _loss_picture(columns: Mapping[str, NDArray[Any]]) -> bytes:
+    figure = training_figure(
+        columns["train_loss"], columns["validation_loss"], columns["learning_rate"]
+    )
+    return small_png(figure)
+
+
+def _history_table(history: Sequence[EpochRecord]) -> str:
+    """At most twenty epochs, evenly spread, the first and the last among them."""
+    shown = np.unique(np.linspace(0, len(history) - 1, 20).round().astype(int))
+    rows = [
+        f"| {r.epoch} | {r.train_loss:.5f} | {r.validation_loss:.5f} | {r.learning_rate:.1e} "
+        f"| {r.skipped_steps} |"
+        for r in (history[i] for i in shown)
+    ]
+    head = "| epoch | training loss | validation loss | learning rate | skipped steps |"
+    return "\n".join([head, "| --- | --- | --- | --- | --- |", *rows])
+
+
+class TrainingStates:
+    """Where interrupted and finished trainings are kept, to go on from.
+
+    Each training has a folder of its own, found by what decides its path: everything but the
+    number of epochs. It stays when the model is published, so that more epochs continue it.
+
+    Parameters
+    ----------
+    cell : Cell
+        Of ``trained_model``.
+    cohort : str
+        Digest of the runs.
+    """
+
+    def __init__(self, cell: Cell, cohort: str) -> None:
+        settings = {name: cell.settings.identity(name) for name in trained_model.settings}
+        settings["training"].pop("n_epochs")
+        key = digest_of([trained_model.code_version, settings, cohort])
+        self.folder = cell.scratch.parent
+        self.own = self.folder / f".training-{key}"
+        self.n_kept = cell.settings.storage.keep_versions
+
+    def _others(self) -> list[Path]:
+        """All but this one, the one that was written to last in front."""
+        found = {path.parent for path in self.folder.glob(".training-*/state.pt")} - {self.own}
+        return sorted(found, key=lambda f: (f / "state.pt").stat().st_mtime, reverse=True)
+
+    def latest_other(self) -> Path | None:
+        """Return the folder of the training before this one."""
+        return next(iter(self._others()), None)
+
+    def forget_old(self) -> None:
+        """Remove all but the latest few."""
+        for folder in self._others()[self.n_kept - 1 :]:
+            shutil.rmtree(folder, ignore_errors=True)
 
 
 def _excluded(cell: Cell) -> str:
@@ -164,9 +281,7 @@ def embeddings(cell: Cell, bold: Version, trained_model: Version | None) -> Resu
 
 def _load_model(trained_model: Version) -> TransformerAutoencoder:
     """Build the model as it was trained, whatever the settings say today."""
-    from trend_dagster.science.autoencoder import model_from_arrays
+    from trend_dagster.storage.weights import WEIGHTS, read_weights
 
-    config = AutoencoderConfig.model_validate(trained_model.recipe.settings["autoencoder"])
-    names = [name for name in trained_model.names() if not name.startswith("history_")]
-    weights = {name: trained_model.read(name) for name in names}
-    return model_from_arrays(weights, config, trained_model.facts["n_timepoints"])
+    model, _ = read_weights(trained_model.file(WEIGHTS))
+    return model
