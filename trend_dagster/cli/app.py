@@ -16,7 +16,9 @@ from trend_dagster.errors import TrendError
 app = typer.Typer(
     no_args_is_help=True,
     pretty_exceptions_enable=False,
-    help="Maps of functional networks from resting-state BOLD, as Dagster assets.",
+    help="Maps of functional networks from resting-state BOLD, as Dagster assets.\n\n"
+    "Your own data: `trend init DIR`, put the files in, `trend run DIR`, `trend status DIR`, "
+    "`trend dev DIR`. To see what comes out first: `trend demo`.",
 )
 WIDTH = 116  # where the output goes to a file or a log there is no width to find out
 console = Console(highlight=False, width=None if sys.stdout.isatty() else WIDTH)

@@ -47,9 +47,11 @@ def dev(
     }
     console.print(f"Dagster UI of {project.folder}: http://127.0.0.1:{port}  (Ctrl-C ends it)")
     workspace = resource_folder("workspace.yaml")
-    command = [sys.executable, "-m", "dagster", "dev", "--workspace", str(workspace)]
+    # Dagster asks to be started by another program, which would look for settings of its own.
+    silent = "ignore:Function `dev_command` is superseded"
+    command = [sys.executable, "-W", silent, "-m", "dagster", "dev", "--workspace", str(workspace)]
     command += ["--host", "127.0.0.1", "--port", str(port), "--log-level", "warning"]
-    with subprocess.Popen(command, env=environment) as process:
+    with subprocess.Popen(command, env=environment, cwd=project.folder) as process:
         try:
             status = process.wait()
         except KeyboardInterrupt:  # the same signal has reached dagster: let it end in order

@@ -9,41 +9,45 @@ from typing import TYPE_CHECKING, Annotated, Literal
 import typer
 from rich.markup import escape
 
-from trend_dagster.cli.app import Debug, app, console
+from trend_dagster.cli.app import Debug, Profile, ProjectFolder, app, console
 
 if TYPE_CHECKING:
     from trend_dagster.orchestration.importing import Reader
 
 File = Annotated[Path, typer.Argument(help="The file; it is copied from.")]
-Into = Annotated[Path, typer.Option("--folder", help="Folder of the project.")]
 
 
 @app.command("import-embeddings")
-def import_embeddings(file: File, folder: Into = Path(), debug: Debug = False) -> None:
+def import_embeddings(
+    file: File, folder: ProjectFolder = Path(), profile: Profile = None, debug: Debug = False
+) -> None:
     """Take embeddings (runs, vertices, features) from a .npy in place of a model's.
 
     The runs must be those of the BOLD files, in the order of their names.
     """
     from trend_dagster.orchestration.importing import read_embeddings
 
-    import_one(file, folder, read_embeddings)
+    import_one(file, folder, read_embeddings, profile)
 
 
 @app.command("import-correlation")
-def import_correlation(file: File, folder: Into = Path(), debug: Debug = False) -> None:
+def import_correlation(
+    file: File, folder: ProjectFolder = Path(), profile: Profile = None, debug: Debug = False
+) -> None:
     """Take an average correlation (vertices, vertices) from a .npy.
 
     It is what the tutorial saves as TF_emb_average_correlation.npy. No BOLD is needed then.
     """
     from trend_dagster.orchestration.importing import read_correlation
 
-    import_one(file, folder, read_correlation)
+    import_one(file, folder, read_correlation, profile)
 
 
 @app.command("import-checkpoint")
 def import_checkpoint(
     file: File,
-    folder: Into = Path(),
+    folder: ProjectFolder = Path(),
+    profile: Profile = None,
     n_heads: Annotated[int, typer.Option(help="Attention heads; the weights do not tell.")] = 8,
     confidence: Annotated[
         Literal["tutorial", "key"],
@@ -57,13 +61,14 @@ def import_checkpoint(
     """
     from trend_dagster.orchestration.importing import read_checkpoint
 
-    import_one(file, folder, partial(read_checkpoint, n_heads=n_heads, confidence=confidence))
+    read = partial(read_checkpoint, n_heads=n_heads, confidence=confidence)
+    import_one(file, folder, read, profile)
     act = "they act as random weights" if confidence == "key" else "they are left out"
     note = f"Its confidence weights are untrained (the published code cancels them): {act}."
     console.print(f"[yellow]{note}[/]", soft_wrap=True)
 
 
-def import_one(file: Path, folder: Path, read: Reader) -> None:
+def import_one(file: Path, folder: Path, read: Reader, profile: str | None = None) -> None:
     """Import a file into a project, and say what is current now.
 
     Parameters
@@ -74,13 +79,15 @@ def import_one(file: Path, folder: Path, read: Reader) -> None:
         Folder of the project.
     read : Reader
         What checks and opens it.
+    profile : str, optional
+        In place of the profile that `trend.yaml` names.
     """
     from trend_dagster.orchestration.importing import import_file
     from trend_dagster.orchestration.resources import Project
     from trend_dagster.orchestration.running import only_run_here, open_instance
     from trend_dagster.storage.stores import describe
 
-    project = Project.open(folder)
+    project = Project.open(folder, profile)
     with only_run_here(project.folder), open_instance(project.folder) as instance:
         for version in import_file(project, instance, file, read):
             name = describe(version.asset, version.partition)

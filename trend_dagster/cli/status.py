@@ -10,7 +10,7 @@ import typer
 from rich.markup import escape
 from rich.table import Table
 
-from trend_dagster.cli.app import Debug, Folder, Json, Profile, app, console, emit
+from trend_dagster.cli.app import Debug, Folder, Json, Profile, app, console, emit, problems
 
 if TYPE_CHECKING:
     from trend_dagster.orchestration.overview import AssetStatus
@@ -23,23 +23,31 @@ def status(
     folder: Folder = Path(),
     profile: Profile = None,
     all_reasons: Annotated[bool, typer.Option("--all", help="Give every reason.")] = False,
+    verify: Annotated[
+        bool, typer.Option("--verify", help="Compare every stored byte with its digest as well.")
+    ] = False,
     as_json: Json = False,
     debug: Debug = False,
 ) -> None:
     """Say what exists, what is out of date and why, what is missing or excluded, and the sizes."""
     import trend_dagster.orchestration.assets  # noqa: F401 - defines the assets
-    from trend_dagster.orchestration.overview import overview
+    from trend_dagster.orchestration.overview import damages, overview
     from trend_dagster.orchestration.resources import Project
 
     project = Project.open(folder, profile)
     found = overview(project)
+    damaged = list(damages(project)) if verify else []
     if as_json:
-        emit({"project": str(project.folder), "assets": [asdict(asset) for asset in found]})
-        return
-    console.print(_table(found))
-    for asset in found:
-        for line in _reasons(asset, None if all_reasons else MAX_REASONS):
-            console.print(escape(line), soft_wrap=True)
+        data = {"project": str(project.folder), "assets": [asdict(asset) for asset in found]}
+        emit(data | ({"damaged": damaged} if verify else {}))
+    else:
+        console.print(_table(found))
+        for asset in found:
+            for line in _reasons(asset, None if all_reasons else MAX_REASONS):
+                console.print(escape(line), soft_wrap=True)
+        for line in damaged:
+            problems.print(f"[bold red]damaged[/] {escape(line)}", soft_wrap=True)
+    raise typer.Exit(1 if damaged else 0)
 
 
 def _table(found: list[AssetStatus]) -> Table:

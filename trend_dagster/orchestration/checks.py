@@ -13,6 +13,7 @@ import dagster as dg
 import numpy as np
 from dagster import AssetCheckExecutionContext
 
+from trend_dagster.errors import StoreError
 from trend_dagster.orchestration.lineage import states
 from trend_dagster.orchestration.overview import removed
 from trend_dagster.orchestration.resources import BOLD_RUN, Project
@@ -31,6 +32,7 @@ Find = Callable[[Project, Version], Iterator[str]]
 
 
 def _finite(project: Project, version: Version) -> Iterator[str]:
+    """No value is NaN or infinite."""
     for name in version.names():
         array = version.array(name)
         if array.dtype.kind == "f":
@@ -57,6 +59,7 @@ def _finite_weights(project: Project, version: Version) -> Iterator[str]:
 
 
 def _symmetric(project: Project, version: Version) -> Iterator[str]:
+    """The correlation of two vertices is the same either way."""
     array = version.array("correlation")
     step = array.chunks[0]
     worst = 0.0
@@ -69,6 +72,7 @@ def _symmetric(project: Project, version: Version) -> Iterator[str]:
 
 
 def _unit_diagonal(project: Project, version: Version) -> Iterator[str]:
+    """Every vertex with signal correlates perfectly with itself."""
     diagonal = np.concatenate(
         [
             np.asarray(version.array("correlation")[i : i + 4096, i : i + 4096]).diagonal()
@@ -81,7 +85,7 @@ def _unit_diagonal(project: Project, version: Version) -> Iterator[str]:
 
 
 def _right_shape(project: Project, version: Version) -> Iterator[str]:
-    """Vertices must be those of the BOLD, whichever way they came."""
+    """There are as many vertices as in the BOLD runs."""
     expected = _n_vertices(project)
     for name in version.names():
         array = version.array(name)
@@ -100,11 +104,13 @@ def _n_vertices(project: Project) -> int | None:
 
 
 def _not_excluded(project: Project, version: Version) -> Iterator[str]:
+    """Every run can be used."""
     if version.excluded:
         yield f"is excluded: {version.excluded}. Mend or remove the file"
 
 
 def _not_collapsed(project: Project, version: Version) -> Iterator[str]:
+    """The embeddings tell vertices apart: they are not all but one direction."""
     correlation, rank = version.facts["mean_correlation"], version.facts["effective_rank"]
     if correlation > MAX_MEAN_CORRELATION or rank < MIN_EFFECTIVE_RANK:
         yield (
@@ -114,12 +120,14 @@ def _not_collapsed(project: Project, version: Version) -> Iterator[str]:
 
 
 def _non_negative(project: Project, version: Version) -> Iterator[str]:
+    """No entry is below 0, which NMF could not take."""
     lowest = min((float(piece.min()) for piece in _pieces(version.array("data"))), default=0.0)
     if lowest < 0:
         yield f"has entries down to {lowest:.3g}; NMF needs none below 0"
 
 
 def _every_vertex_once(project: Project, version: Version) -> Iterator[str]:
+    """The blocks hold every vertex with signal exactly once."""
     kept = version.read("permutation")
     correlation = project.store.latest("average_correlation")
     if correlation is not None:
@@ -131,6 +139,7 @@ def _every_vertex_once(project: Project, version: Version) -> Iterator[str]:
 
 
 def _every_vertex_labelled(project: Project, version: Version) -> Iterator[str]:
+    """Every vertex with signal has a label, and no other."""
     labels = version.read("labels")
     correlation = project.store.latest("average_correlation")
     if correlation is None:
@@ -145,6 +154,7 @@ def _every_vertex_labelled(project: Project, version: Version) -> Iterator[str]:
 
 
 def _alive(project: Project, version: Version) -> Iterator[str]:
+    """The penalty has left loadings in W, and enough distinct rows to cluster."""
     limit = project.settings.selection.max_zero_row_share
     share = float(version.read("zero_row_share").max())
     if share > limit:
@@ -158,6 +168,7 @@ def _alive(project: Project, version: Version) -> Iterator[str]:
 
 
 def _complete(project: Project, version: Version) -> Iterator[str]:
+    """Every cell of the grid has its figures."""
     if failed := version.facts["n_failed"]:
         yield f"lacks figures for {failed} of {version.facts['n_cells']} rows; see column status"
 
@@ -197,6 +208,10 @@ CHECKS = dg.define_asset_job(
 )
 
 
+ADVISE = {_not_excluded, _not_collapsed, _alive, _complete}
+"""Questions whose findings say themselves what to do."""
+
+
 def build_checks() -> list[dg.AssetChecksDefinition]:
     """Make all checks: the questions above, and for every asset whether it is up to date."""
     checks = [
@@ -209,22 +224,31 @@ def build_checks() -> list[dg.AssetChecksDefinition]:
 
 
 def _check(asset: StoredAsset, name: str, find: Find) -> dg.AssetChecksDefinition:
+    anew = (
+        f"Make it anew (`trend run --select {asset.name} --force`). If it comes again, look at "
+        f"what it is made from (`trend show {asset.name}`)."
+    )
+
     @dg.asset_check(
         asset=asset.name,
         name=name,
         required_resource_keys={"project"},
-        description=f"{name.replace('_', ' ').capitalize()}: asked of every stored partition.",
+        description=f"{find.__doc__} Asked of every stored output.",
     )
     def check(context: AssetCheckExecutionContext) -> dg.AssetCheckResult:
         project: Project = context.resources.project.open()
         asked, wrong = 0, []
         for partition in asset.partitions(project):
-            version = project.store.latest(asset.name, partition)
+            try:
+                version = project.store.latest(asset.name, partition)
+            except StoreError as error:
+                wrong.append(str(error))
+                continue
             if version is None or (version.excluded is not None and find is not _not_excluded):
                 continue
             asked += 1
             wrong += [f"{describe(asset.name, partition)} {w}" for w in find(project, version)]
-        return _result(wrong, {"outputs_checked": asked})
+        return _result(wrong, {"outputs_checked": asked}, "" if find in ADVISE else anew)
 
     return check
 

@@ -36,7 +36,7 @@ PROJECT_POOL = "project"  # of the jobs: one at a time, like `trend run`
 
 
 class MakeConfig(dg.Config):
-    """What `trend run` takes as options."""
+    """What `trend run` takes as options; the profile is the project's (resources)."""
 
     select: list[str] = Field(
         default=[],
@@ -50,10 +50,6 @@ class MakeConfig(dg.Config):
         default=False,
         description="Train the model anew if runs were added or changed since. Otherwise the "
         "model there is stays in use.",
-    )
-    profile: str = Field(
-        default="",
-        description="Profile in place of the one in trend.yaml: default, demo or tutorial.",
     )
 
 
@@ -156,15 +152,14 @@ def _run(
     context: OpExecutionContext, config: MakeConfig, spec: JobSpec, build: BuildDefinitions
 ) -> Iterator[Outcome]:
     resource: ProjectResource = context.resources.project
-    profile = config.profile or resource.profile or None
-    project = Project.open(Path(resource.folder), profile)
+    project = resource.open()
     for asset in config.select:
         find_asset(asset)
     with only_run_here(project.folder, wait=context.log.info):
         end_dead_runs(context.instance)
         yield from run_all(
             project,
-            build(profile),
+            build(resource.profile or None),
             context.instance,
             select=config.select,
             among=[asset for asset in STORED_ASSETS if spec.assets(asset)],

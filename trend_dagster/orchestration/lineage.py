@@ -7,16 +7,17 @@ What belongs here: comparing what is stored with what would be made today. What 
 from __future__ import annotations
 
 from collections.abc import Iterable, Iterator
+from contextlib import suppress
 from dataclasses import dataclass, replace
 from typing import Literal
 
-from trend_dagster.errors import TrendError
+from trend_dagster.errors import StoreError, TrendError
 from trend_dagster.orchestration.resources import Project
 from trend_dagster.orchestration.stored_asset import STORED_ASSETS, StoredAsset, missing_files
 from trend_dagster.storage.provenance import differences
 from trend_dagster.storage.stores import Partition, Version, describe
 
-Status = Literal["current", "out of date", "missing", "blocked", "not needed"]
+Status = Literal["current", "out of date", "missing", "blocked", "damaged", "not needed"]
 
 
 @dataclass(frozen=True)
@@ -30,8 +31,9 @@ class State:
     partition : mapping
         Key by dimension.
     status : str
-        ``current``, ``out of date``, ``missing``, ``blocked`` (cannot be made now), or ``not
-        needed`` (not current, and nothing that has to be made is made from it).
+        ``current``, ``out of date``, ``missing``, ``blocked`` (cannot be made now), ``damaged``
+        (stored, but cannot be read: made anew only on request), or ``not needed`` (not current, and
+        nothing that has to be made is made from it).
     reasons : tuple of str
         Why, unless it is current.
     version : Version or None
@@ -119,15 +121,20 @@ class _Walk:
         without = consumer.unless.get(asset.name)
         if without is not None and without(self.project.settings):
             return False
-        made = (
-            self.project.store.latest(consumer.name, partition)
-            for partition in consumer.partitions(self.project)
-        )
-        return any(v is None or not v.imported for v in made) and self._is_needed(consumer)
+        stored = [self._look_up(consumer, p) for p in consumer.partitions(self.project)]
+        return any(v is None or not v.imported for v in stored) and self._is_needed(consumer)
+
+    def _look_up(self, asset: StoredAsset, partition: Partition) -> Version | None:
+        with suppress(StoreError):  # damaged: it has to be made
+            return self.project.store.latest(asset.name, partition)
+        return None
 
     def _look(self, asset: StoredAsset, partition: Partition) -> State:
         project, store = self.project, self.project.store
-        version = store.latest(asset.name, partition)
+        try:
+            version = store.latest(asset.name, partition)
+        except StoreError as error:
+            return State(asset.name, partition, "damaged", (str(error),), None)
         if version is not None and version.imported:
             return State(asset.name, partition, "current", (), version)
         try:

@@ -6,16 +6,17 @@ What belongs here: counting and sizing what ``lineage`` finds. What does not: sh
 from __future__ import annotations
 
 from collections import Counter
-from collections.abc import Mapping
+from collections.abc import Iterator, Mapping
 from dataclasses import dataclass
+from typing import get_args
 
-from trend_dagster.errors import InputError
-from trend_dagster.orchestration.lineage import State, all_states
+from trend_dagster.errors import InputError, StoreError
+from trend_dagster.orchestration.lineage import State, Status, all_states
 from trend_dagster.orchestration.resources import N_COMPONENTS, Project
 from trend_dagster.orchestration.stored_asset import STORED_ASSETS, StoredAsset
 from trend_dagster.storage.stores import Partition, describe
 
-STATUSES = ("current", "out of date", "missing", "blocked", "not needed")
+STATUSES: tuple[Status, ...] = get_args(Status)
 
 
 @dataclass(frozen=True)
@@ -64,7 +65,7 @@ def overview(project: Project) -> list[AssetStatus]:
 
 
 def _status(project: Project, asset: StoredAsset, found: list[State]) -> AssetStatus:
-    counts = Counter(str(state.status) for state in found)
+    counts = Counter(state.status for state in found)
     return AssetStatus(
         asset=asset.name,
         counts={status: counts[status] for status in STATUSES},
@@ -101,6 +102,18 @@ def removed(project: Project, asset: StoredAsset) -> list[Partition]:
         for partition in project.store.stored(asset.name, asset.dims)
         if any(partition[dim] not in today[dim] for dim in dims)
     ]
+
+
+def damages(project: Project) -> Iterator[str]:
+    """Compare every stored byte with the digest taken when it was written; yield what differs."""
+    for name, asset in STORED_ASSETS.items():
+        for partition in project.store.stored(name, asset.dims):
+            try:
+                version = project.store.latest(name, partition)
+                if version is not None:
+                    version.verify()
+            except StoreError as error:
+                yield str(error)
 
 
 def _keys(project: Project, dim: str) -> set[str]:

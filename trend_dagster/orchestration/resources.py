@@ -63,7 +63,7 @@ class Project:
                 f"project {folder}",
                 expected="a folder with bold/, geodesic_labels/ and trend.yaml",
                 found="a file" if folder.exists() else "no such folder",
-                remedy="Name the project's folder, or make it (README, 'Your own data').",
+                remedy="Name the project's folder, or make one: `trend init DIR`.",
             )
         return cls(folder.resolve(), load_settings(folder, profile))
 
@@ -140,7 +140,10 @@ class ProjectResource(dg.ConfigurableResource[Any]):
     """The project that a run works in."""
 
     folder: str = Field(description="Folder of the project: settings, inputs, store, outputs.")
-    profile: str = Field("", description="Profile in place of the one that trend.yaml names.")
+    profile: str = Field(
+        "",
+        description="Profile in place of the one that trend.yaml names: default, demo, tutorial.",
+    )
 
     def open(self) -> Project:
         """Open it, reading its settings and input folders afresh."""

@@ -26,6 +26,7 @@ from dagster._core.storage.tags import (
     ASSET_PARTITION_RANGE_START_TAG,
 )
 from dagster_shared.error import SerializableErrorInfo
+from sqlalchemy.exc import DatabaseError
 
 from trend_dagster.errors import StoreError, TrendError
 from trend_dagster.orchestration.io_managers import PLANNED_TAG
@@ -88,12 +89,26 @@ def open_instance(project: Path) -> Iterator[dg.DagsterInstance]:
     ------
     DagsterInstance
         Also set as DAGSTER_HOME for what is started from here.
+
+    Raises
+    ------
+    StoreError
+        If its databases cannot be used.
     """
     home = instance_home(project)
     os.environ["DAGSTER_HOME"] = str(home)
-    with dg.DagsterInstance.from_config(str(home)) as instance:
-        end_dead_runs(instance)
-        yield instance
+    try:
+        with dg.DagsterInstance.from_config(str(home)) as instance:
+            end_dead_runs(instance)
+            yield instance
+    except DatabaseError as error:
+        raise StoreError(
+            f"Dagster's records in {home}",
+            expected="databases that can be read and written, on a disk with room",
+            found=str(error.orig),
+            remedy="Free space, then run again: what is stored is recorded then. Records that are "
+            "damaged can be deleted; outputs and their provenance lie in the store.",
+        ) from error
 
 
 @contextmanager
@@ -234,7 +249,12 @@ def _run(
     waiting = [
         s
         for s in before
-        if s not in kept_as_is and (s.status == "blocked" or (s.waits_for and not selected))
+        if s not in kept_as_is
+        and (
+            s.status == "blocked"
+            or (s.status == "damaged" and not (force and selected))
+            or (s.waits_for and not selected)
+        )
     ]
     blocked = [(*s.waits_for, *s.reasons)[0] for s in waiting]
     notes = tuple(

@@ -17,7 +17,7 @@ import resource
 import sys
 import time
 from collections.abc import Callable, Iterator, Mapping, Sequence
-from contextlib import ExitStack, contextmanager
+from contextlib import ExitStack, contextmanager, suppress
 from contextvars import ContextVar
 from dataclasses import dataclass
 from pathlib import Path
@@ -27,7 +27,7 @@ import dagster as dg
 from dagster import AssetExecutionContext
 from pydantic import Field
 
-from trend_dagster.errors import MissingUpstreamError, SettingsError, TrendError
+from trend_dagster.errors import MissingUpstreamError, SettingsError, StoreError, TrendError
 from trend_dagster.orchestration.io_managers import RECORDED_ONE_BY_ONE, Published, Result
 from trend_dagster.orchestration.partitions import partitions_of, to_partition
 from trend_dagster.orchestration.resources import BOLD_RUN, Project
@@ -497,30 +497,50 @@ def _compute(
 ) -> Iterator[Published]:
     """Compute a batch whose partitions share their inputs."""
     _, _, inputs = pending[0]
-    reason = _excluded_by(asset, inputs)
-    with _cells(asset, project, pending, log) as cells:
-        started = time.perf_counter()
-        try:
-            if reason is not None:
-                results: Iterator[tuple[Cell, Result]] = (
-                    (cell, Result(excluded=reason)) for cell in cells
-                )
-            elif asset.together is not None:
-                results = asset.compute(cells, **_arguments(asset, inputs))
-            else:
-                results = ((c, asset.compute(c, **_arguments(asset, inputs))) for c in cells)
-            for cell, result in results:
-                recipe = next(r for p, r, _ in pending if p == cell.partition)
+    recipes = {describe(asset.name, partition): recipe for partition, recipe, _ in pending}
+    try:
+        with _cells(asset, project, pending, log) as cells:
+            started = time.perf_counter()
+            for cell, result in _results(asset, cells, inputs):
                 seconds = time.perf_counter() - started
+                recipe = recipes[cell.name]
                 version = _publish(cell, result, recipe, run_id=run_id, seconds=seconds)
                 yield Published(version, recipe, result, seconds)
                 started = time.perf_counter()
-        except TrendError as error:
-            for partition, recipe, _ in pending:
-                stored = project.store.latest(asset.name, partition)
-                if stored is None or stored.recipe != recipe:
-                    _remember(project, asset, partition, error)
-            errors.append(error)
+    except Exception as error:
+        known = error if isinstance(error, TrendError) else _damage(inputs)
+        if known is None:
+            raise
+        for partition, recipe, _ in pending:
+            with suppress(StoreError):
+                if current_version(asset, project, partition, recipe) is not None:
+                    continue
+            _remember(project, asset, partition, known)
+        errors.append(known)
+
+
+def _results(
+    asset: StoredAsset, cells: list[Cell], inputs: Mapping[str, list[Version]]
+) -> Iterator[tuple[Cell, Result]]:
+    """Compute the cells of a batch one by one; those made from an exclusion are excluded."""
+    reason = _excluded_by(asset, inputs)
+    if reason is not None:
+        yield from ((cell, Result(excluded=reason)) for cell in cells)
+    elif asset.together is not None:
+        yield from asset.compute(cells, **_arguments(asset, inputs))
+    else:
+        yield from ((c, asset.compute(c, **_arguments(asset, inputs))) for c in cells)
+
+
+def _damage(inputs: Mapping[str, list[Version]]) -> TrendError | None:
+    """Name the damaged store among the inputs of what failed, whatever it failed with."""
+    for versions in inputs.values():
+        for version in versions:
+            try:
+                version.verify()
+            except TrendError as error:
+                return error
+    return None
 
 
 @contextmanager
@@ -624,10 +644,20 @@ def publish_alone(
 def _deliver(cell: Cell, files: Mapping[str, bytes]) -> None:
     """Write the files for people, and take away those of the version before that are no more."""
     outputs = cell.project.outputs
-    before = cell.project.store.latest(cell.draft.asset, cell.partition)
+    before = None
+    with suppress(StoreError):  # damaged: nobody knows what it had delivered
+        before = cell.project.store.latest(cell.draft.asset, cell.partition)
     old: Mapping[str, str] = {} if before is None else before.facts.get("files", {})
     for name, content in files.items():
-        replace_file(outputs / name, content)
+        try:
+            replace_file(outputs / name, content)
+        except OSError as error:
+            raise StoreError(
+                f"file {outputs / name}",
+                expected="a folder that can be written to, on a disk with room",
+                found=error.strerror or str(error),
+                remedy="Free space or mend the permissions, then run again.",
+            ) from error
     for name, digest in old.items():
         path = outputs / name
         if name not in files and path.is_file() and digest_of_file(path) == digest:

@@ -12,6 +12,7 @@ import numpy as np
 from pydantic import BaseModel, Field, field_validator
 from threadpoolctl import threadpool_limits
 
+from trend_dagster.errors import FactorizationError
 from trend_dagster.science.block_matrix import BlockMatrix, FloatArray
 from trend_dagster.science.clustering import Clustering, ClusteringConfig, cluster
 from trend_dagster.science.cores import usable_cores
@@ -138,9 +139,16 @@ def sweep(
     Raises
     ------
     FactorizationError
-        If there are more components than vertices with signal.
+        If there are more components or clusters than vertices with signal.
     """
     grid = grid or SweepGrid()
+    if (most := max(grid.n_clusters)) > matrix.n_kept:
+        raise FactorizationError(
+            "sweep.n_clusters",
+            expected=f"at most the {matrix.n_kept} vertices with signal",
+            found=str(most),
+            remedy="Ask for fewer clusters.",
+        )
     n_threads = n_threads or usable_cores()
     with threadpool_limits(1), _pool(n_threads) as pool:
         waiting: list[tuple[Factorization, Future[tuple[Clustering, ...]]]] = []

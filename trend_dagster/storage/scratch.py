@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 from pathlib import Path
 from typing import Any
 
@@ -41,6 +42,8 @@ class ResumableMatrix:
         self.array: NDArray[np.float32] = np.lib.format.open_memmap(
             path, mode=mode, dtype=np.float32, shape=shape
         )
+        if mode == "w+":
+            _reserve(path)
         self.done = self._read()
 
     def _read(self) -> set[Tile]:
@@ -58,3 +61,15 @@ class ResumableMatrix:
         with self._list.open("a") as file:
             file.write(f"{tile[0]} {tile[1]}\n")
         self.done.add(tile)
+
+
+def _reserve(path: Path) -> None:
+    """Take the room of a file on the disk now: where a mapped file finds none, the process dies."""
+    if not hasattr(os, "posix_fallocate"):  # macOS
+        return
+    try:
+        with path.open("r+b") as file:
+            os.posix_fallocate(file.fileno(), 0, path.stat().st_size)
+    except OSError:
+        path.unlink()
+        raise

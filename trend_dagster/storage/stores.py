@@ -93,11 +93,13 @@ class Version:
             group = zarr.open_group(store, mode="r", zarr_format=3)
         except (OSError, ValueError, KeyError) as error:
             raise self._corrupt(str(error)) from error
-        if group.attrs.get("store_format", 0) != STORE_FORMAT:
+        if "store_format" not in group.attrs:
+            raise self._corrupt("one that does not say what it is")
+        if group.attrs["store_format"] != STORE_FORMAT:
             raise StoreError(
                 f"store {self.path}",
                 expected=f"store format {STORE_FORMAT}",
-                found=f"format {group.attrs.get('store_format')}",
+                found=f"format {group.attrs['store_format']}",
                 remedy="It was made by another version of trend_dagster: use that version, "
                 "or materialize the asset again.",
             )
@@ -403,6 +405,8 @@ class Store:
         tried = None
         while (name := _text(folder / POINTER)) is not None:
             version = Version(asset, dict(partition), folder / name)
+            if not SAFE_NAME.fullmatch(name):
+                raise version._corrupt(f"{name!r} in {folder / POINTER}")
             try:
                 _ = version.group  # takes the lock: from here on it stays
             except FileNotFoundError:
@@ -560,7 +564,7 @@ class Store:
 
 
 def _text(path: Path) -> str | None:
-    with suppress(FileNotFoundError):
+    with suppress(FileNotFoundError, NotADirectoryError):
         return path.read_text(encoding="utf-8").strip()
     return None
 

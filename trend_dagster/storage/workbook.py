@@ -35,6 +35,8 @@ TUTORIAL_COLUMNS = {
 }
 """The tutorial's column names and ours; None for its two constants."""
 
+MAX_COLUMNS = 16384  # of a sheet of the format; sizes of clusters beyond stand in the store alone
+
 CONSTANTS = {"Clustering_Algorithm": "NMF", "Helper_Algo": "KMeans"}
 
 MORE_COLUMNS = (
@@ -79,7 +81,7 @@ def tutorial_table(table: pd.DataFrame, file_names: Mapping[str, str]) -> pd.Dat
     }
     columns["label_file"] = table["label_file"].map(lambda key: file_names.get(key, key))
     sizes = [s if isinstance(s, tuple) else () for s in table["cluster_sizes"]]
-    for i in range(int(table["n_clusters"].max())):
+    for i in range(min(int(table["n_clusters"].max()), MAX_COLUMNS - len(columns))):
         columns[f"Voxels_in_Cluster_{i + 1}"] = [s[i] if i < len(s) else None for s in sizes]
     return pd.DataFrame(columns, index=table.index)
 

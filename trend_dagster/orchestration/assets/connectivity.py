@@ -125,6 +125,13 @@ def thresholded_matrix(
         cell.settings.thresholding,
     )
     sizes = [len(block) for block in matrix.blocks]
+    if max(sizes) < 2:
+        raise InputError(
+            f"geodesic label file {geodesic_labels.facts['file']}",
+            expected="labels that vertices share: thresholding keeps correlations within labels",
+            found=f"a label of its own for each of the {len(sizes)} vertices with signal",
+            remedy="Make label files with fewer, larger labels.",
+        )
     return Result(
         arrays=matrix.arrays(),
         facts={

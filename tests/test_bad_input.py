@@ -1,0 +1,719 @@
+"""Every row of docs/bad-input.md: what it says is said, and what was stored is still there."""
+
+from __future__ import annotations
+
+import os
+import re
+import shutil
+import socket
+import subprocess
+import sys
+import warnings
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
+from dataclasses import dataclass, field
+from pathlib import Path
+
+import numpy as np
+import openpyxl
+import pytest
+from sklearn.exceptions import ConvergenceWarning
+
+from tests.conftest import N_VERTICES, Finished, run, simulate_run
+from trend_dagster import cli
+from trend_dagster.orchestration.resources import Project
+from trend_dagster.orchestration.running import only_run_here
+from trend_dagster.orchestration.stored_asset import STORED_ASSETS
+from trend_dagster.storage import stores
+
+TABLE = Path(__file__).parents[1] / "docs" / "bad-input.md"
+
+
+@dataclass(frozen=True)
+class Row:
+    """A row of the table."""
+
+    name: str
+    message: str
+    kept: str
+
+    @property
+    def pattern(self) -> str:
+        """What must be said; `…` stands for any text."""
+        parts = " ".join(self.message.split()).split("…")
+        return ".*?".join(re.escape(part.strip()) for part in parts)
+
+    @property
+    def accepted_as(self) -> str | None:
+        """Key under which an odd input is accepted, or None where it is refused."""
+        found = re.fullmatch(r"accepted as `(.+)`", self.message)
+        return found.group(1) if found else None
+
+
+def rows() -> dict[str, Row]:
+    found = {}
+    for line in TABLE.read_text().splitlines():
+        if line.startswith("| ") and not line.startswith(("| case", "| ---")):
+            name, _, message, kept = (c.strip() for c in re.split(r"(?<!\\)\|", line)[1:-1])
+            assert name not in found, name
+            if not message.startswith("accepted"):
+                message = message[1:-1]
+            found[name] = Row(name, message, kept)
+    return found
+
+
+ROWS = rows()
+ACCEPTED = [name for name, row in ROWS.items() if row.accepted_as]
+
+
+@dataclass
+class Desk:
+    """A project in which something goes wrong, and what is said of it."""
+
+    folder: Path
+    monkeypatch: pytest.MonkeyPatch
+    capsys: pytest.CaptureFixture
+    before: dict = field(default_factory=dict)
+    may_change: set = field(default_factory=set)
+
+    def trend(self, *words: object, status: int = 1) -> str:
+        """Run a command; all that it says."""
+        self.monkeypatch.setattr(sys, "argv", ["trend", *map(str, words)])
+        self.monkeypatch.setattr(cli.app.console, "quiet", False)
+        found = 0
+        try:
+            cli.main()
+        except SystemExit as end:
+            found = int(end.code or 0)
+        said = " ".join("".join(self.capsys.readouterr()).split())
+        assert found == status, said
+        assert "Traceback" not in said
+        return said
+
+    def run(self, *assets: str, status: int = 1, force: bool = False) -> str:
+        """Make assets."""
+        selected = [word for asset in assets for word in ("--select", asset)]
+        more = ["--force"] if force else []
+        return self.trend("run", self.folder, *selected, *more, status=status)
+
+    def settings(self, text: str | bytes) -> str:
+        """Read these settings, in a project that has nothing else."""
+        folder = self.folder.parent / "settings"
+        folder.mkdir(exist_ok=True)
+        file = folder / "trend.yaml"
+        file.write_bytes(text if isinstance(text, bytes) else text.encode())
+        return self.trend("settings", folder)
+
+    def add_settings(self, text: str) -> None:
+        with (self.folder / "trend.yaml").open("a") as file:
+            file.write(text + "\n")
+
+    def replace_settings(self, old: str, new: str) -> None:
+        file = self.folder / "trend.yaml"
+        assert old in file.read_text()
+        file.write_text(file.read_text().replace(old, new))
+
+    def bold(self, array: np.ndarray, name: str = "sub-02_run-1.npy") -> Path:
+        np.save(self.folder / "bold" / name, array)
+        return self.folder / "bold" / name
+
+    def labels(self, array: np.ndarray, name: str = "wrong.npy") -> Path:
+        np.save(self.folder / "geodesic_labels" / name, array)
+        return self.folder / "geodesic_labels" / name
+
+    def pointers(self) -> dict[tuple, str]:
+        """Current version of everything stored."""
+        store = self.folder / "store"
+        return {p.relative_to(store).parts: p.read_text() for p in store.rglob("current")}
+
+
+CASES: dict[str, Callable[[Desk], str]] = {}
+FAST: set[str] = set()
+
+
+def case(name: str, *, fast: bool = False, may_change: tuple[str, ...] = ()):
+    """Register what a row does; assets that may get a new version are named."""
+
+    def register(do: Callable[[Desk], str]) -> Callable[[Desk], str]:
+        def with_changes(desk: Desk) -> str:
+            desk.may_change = set(may_change)
+            return do(desk)
+
+        CASES[name] = with_changes
+        if fast:
+            FAST.add(name)
+        return do
+
+    return register
+
+
+# Settings
+
+SETTINGS: dict[str, str | bytes] = {
+    "misspelt-setting": "training: {learning_rat: 1}",
+    "misspelt-section": "autoencodr: {d_model: 8}",
+    "wrong-type": "training: {n_epochs: many}",
+    "fraction-for-integer": "training: {n_epochs: 1.5}",
+    "out-of-range": "training: {test_size: 1}",
+    "infinite": "training: {gradient_clip: .inf}",
+    "single-cluster": "sweep: {n_clusters: [1]}",
+    "grid-value-twice": "sweep: {n_components: [4, 4]}",
+    "heads": "autoencoder: {d_model: 10, n_heads: 4}",
+    "bad-cron": "automation: {nightly: at night}",
+    "section-twice": "sweep: {n_clusters: [3]}\nsweep: {n_components: [4]}",
+    "setting-twice": "sweep:\n  alpha_W: [1]\n  alpha_W: [2]",
+    "not-yaml": "training: {n_epochs: [",
+    "not-utf8": "inputs: {note: Zürich}".encode("latin-1"),
+    "no-such-profile": "profile: tutorail",
+}
+for _name, _text in SETTINGS.items():
+    case(_name, fast=True)(lambda desk, text=_text: desk.settings(text))
+
+
+@case("code-in-yaml", fast=True)
+def _(desk):
+    trace = desk.folder.parent / "trace"
+    said = desk.settings(f"profile: !!python/object/apply:os.mkdir ['{trace}']")
+    assert not trace.exists()
+    return said
+
+
+@case("surface-unknown")
+def _(desk):
+    desk.add_settings("#")
+    desk.replace_settings("inputs: {", "inputs: {surface: fsaverage9, ")
+    return desk.run("selected_parcellations")
+
+
+# The command line
+
+
+@case("no-such-profile-option", fast=True)
+def _(desk):
+    return desk.trend("run", desk.folder, "--profile", "tutorail")
+
+
+@case("no-project", fast=True)
+def _(desk):
+    nowhere = desk.folder.parent / "nowhere"
+    said = desk.trend("run", nowhere)
+    assert not nowhere.exists()
+    return said
+
+
+@case("misspelt-asset", fast=True)
+def _(desk):
+    return desk.run("nmf_swep")
+
+
+@case("no-such-partition", fast=True)
+def _(desk):
+    return desk.trend("show", "nmf_sweep", "two", "5", "--folder", desk.folder)
+
+
+@case("init-over-project", fast=True)
+def _(desk):
+    before = (desk.folder / "trend.yaml").read_bytes()
+    said = desk.trend("init", desk.folder)
+    assert (desk.folder / "trend.yaml").read_bytes() == before
+    return said
+
+
+@case("port-in-use", fast=True)
+def _(desk):
+    with socket.socket() as taken:
+        taken.bind(("127.0.0.1", 0))
+        taken.listen()
+        return desk.trend("dev", desk.folder, "--port", taken.getsockname()[1])
+
+
+@case("two-runs", fast=True)
+def _(desk):
+    with only_run_here(desk.folder):
+        return desk.run("bold")
+
+
+# BOLD
+
+
+@case("bold-folder-missing", fast=True)
+def _(desk):
+    shutil.rmtree(desk.folder / "bold")
+    return desk.run("bold")
+
+
+@case("bold-folder-empty", fast=True)
+def _(desk):
+    shutil.rmtree(desk.folder / "bold")
+    (desk.folder / "bold").mkdir()
+    (desk.folder / "bold" / "scan.dcm").touch()
+    return desk.run("bold")
+
+
+@case("bold-truncated")
+def _(desk):
+    path = desk.folder / "bold" / "sub-02_run-1.npy"
+    path.write_bytes(path.read_bytes()[:5000])
+    return desk.run("bold")
+
+
+@case("bold-no-file")
+def _(desk):
+    path = desk.folder / "bold" / "sub-02_run-1.npy"
+    path.unlink()
+    path.symlink_to(desk.folder / "annexed")
+    return desk.run("bold")
+
+
+class Bomb:
+    """A Python object that would leave a trace if it were unpickled."""
+
+    def __init__(self, trace: Path) -> None:
+        self.trace = str(trace)
+
+    def __reduce__(self):
+        return (os.mkdir, (self.trace,))
+
+
+@case("bold-pickle")
+def _(desk):
+    trace = desk.folder.parent / "trace"
+    bombs = np.array([[Bomb(trace)]], dtype=object)
+    np.save(desk.folder / "bold" / "sub-02_run-1.npy", bombs, allow_pickle=True)
+    said = desk.run("bold")
+    assert not trace.exists()
+    return said
+
+
+@case("bold-archive")
+def _(desk):
+    path = desk.folder / "bold" / "sub-02_run-1.npy"
+    with path.open("wb") as file:
+        np.savez(file, simulate_run(1))
+    return desk.run("bold")
+
+
+@case("bold-3d")
+def _(desk):
+    desk.bold(np.stack([simulate_run(1), simulate_run(2)]))
+    return desk.run("bold")
+
+
+@case("bold-complex")
+def _(desk):
+    desk.bold(simulate_run(1).astype(np.complex128))
+    return desk.run("bold")
+
+
+@case("bold-nan", may_change=("bold",))
+def _(desk):
+    bold = simulate_run(1)
+    bold[3, 5], bold[4, 5] = np.nan, np.inf
+    desk.bold(bold)
+    return desk.run("bold", status=0)
+
+
+@case("bold-constant", may_change=("bold",))
+def _(desk):
+    desk.bold(np.ones((N_VERTICES, 40), dtype=np.float32))
+    return desk.run("bold", status=0)
+
+
+@case("bold-fewer-vertices", may_change=("bold", "embeddings"))
+def _(desk):
+    desk.bold(simulate_run(1)[:80])
+    return desk.run("bold", "embeddings", "average_correlation")
+
+
+@case("bold-shorter", may_change=("bold",))
+def _(desk):
+    desk.bold(simulate_run(1, 30))
+    return desk.run("bold", "trained_model")
+
+
+@case("bold-one-usable", may_change=("bold",))
+def _(desk):
+    for path in sorted((desk.folder / "bold").iterdir())[1:]:
+        desk.bold(np.ones((N_VERTICES, 40), dtype=np.float32), path.name)
+    return desk.run("bold", "trained_model")
+
+
+@case("bold-one-key", fast=True)
+def _(desk):
+    for name in ("sub 01.npy", "sub+01.npy"):
+        desk.bold(simulate_run(1), name)
+    return desk.run("bold")
+
+
+# Label files
+
+HALVES = np.arange(N_VERTICES) // 45
+ODD_NAMES = {
+    "labels-pipe": "a|b",
+    "labels-comma": "c,d",
+    "labels-space": " sp ace",
+    "labels-dots": ".",
+    "labels-dots-name": "..x",
+    "labels-newline": "new\nline",
+    "labels-not-utf8": b"\xff",
+    "labels-equals": "=1+2",
+    "labels-plus": "+p",
+    "labels-minus": "-m",
+    "labels-at": "@at",
+}
+
+
+def odd_labels(name: str) -> np.ndarray:
+    """Content of the label file of a row."""
+    labels = np.zeros(N_VERTICES, dtype=int)
+    if name == "labels-lonely":
+        labels[7] = 1
+    elif name != "labels-one":
+        labels[45:] = 1
+    return labels
+
+
+@pytest.fixture(scope="module")
+def accepted(finished_once: Finished, tmp_path_factory: pytest.TempPathFactory) -> Project:
+    """The finished project with all the odd label files, made current again in one run."""
+    folder = tmp_path_factory.mktemp("accepted") / "project"
+    shutil.copytree(finished_once.folder, folder)
+    settings = (folder / "trend.yaml").read_text()
+    (folder / "trend.yaml").write_text(settings.replace("[4, 6]", "[4]"))
+    for row in (ROWS[name] for name in ACCEPTED):
+        name = os.fsencode(ODD_NAMES.get(row.name, row.accepted_as)) + b".npy"
+        with open(os.fsencode(folder / "geodesic_labels") + b"/" + name, "wb") as file:  # noqa: PTH123
+            np.save(file, odd_labels(row.name))
+    names = ["geodesic_labels", "thresholded_matrix", "nmf_sweep", "sweep_summary"]
+    outcomes = run(folder, select=names)
+    assert [outcome.errors for outcome in outcomes.values() if outcome.errors] == []
+    return Project.open(folder)
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("name", ACCEPTED)
+def test_an_odd_label_file_is_accepted(name: str, accepted: Project):
+    key = ROWS[name].accepted_as
+    assert key in accepted.keys("label_file")
+    cell = accepted.store.latest("nmf_sweep", {"label_file": key, "n_components": "4"})
+    assert (cell.read("labels") >= 0).any()
+    stored = accepted.store.latest("geodesic_labels", {"label_file": key})
+    assert np.array_equal(stored.read("labels"), odd_labels(name))
+    book = openpyxl.load_workbook(accepted.outputs / "Complete_Clustering.xlsx")
+    cells = [cell for sheet in book for line in sheet.iter_rows() for cell in line]
+    assert all(cell.data_type != "f" for cell in cells)
+    assert key in {line[0].value for line in book["Details"].iter_rows()}
+
+
+@case("labels-one-key", fast=True)
+def _(desk):
+    for name in ("a b.npy", "a+b.npy"):
+        desk.labels(HALVES, name)
+    return desk.run("geodesic_labels")
+
+
+@case("labels-length")
+def _(desk):
+    desk.labels(np.zeros(N_VERTICES + 3, dtype=int))
+    return desk.run("geodesic_labels", "thresholded_matrix")
+
+
+@case("labels-floats")
+def _(desk):
+    desk.labels(HALVES.astype(float))
+    return desk.run("geodesic_labels")
+
+
+@case("labels-negative")
+def _(desk):
+    desk.labels(HALVES - 1)
+    return desk.run("geodesic_labels")
+
+
+@case("labels-each")
+def _(desk):
+    desk.labels(1000 * np.arange(N_VERTICES))
+    return desk.run("geodesic_labels", "thresholded_matrix")
+
+
+# The sweep
+
+
+@case("too-many-components")
+def _(desk):
+    desk.replace_settings("[4, 6]", "[4, 6, 120]")
+    return desk.run("nmf_sweep")
+
+
+@case("too-many-clusters")
+def _(desk):
+    desk.replace_settings("n_clusters: [3, 4]", "n_clusters: [3, 5000]")
+    return desk.run("nmf_sweep")
+
+
+@case("fewer-rows-than-clusters", may_change=("nmf_sweep",))
+def _(desk):
+    desk.replace_settings("alpha_W: [1.0e-4]", "alpha_W: [10.0]")
+    with warnings.catch_warnings():  # scikit-learn's, which `distinct_rows` says in figures
+        warnings.simplefilter("ignore", ConvergenceWarning)
+        return desk.run("nmf_sweep", status=0)
+
+
+@case("planted-length")
+def _(desk):
+    np.save(desk.folder / "planted_networks.npy", np.zeros(80, dtype=int))
+    return desk.run("control_comparison")
+
+
+# Files brought from elsewhere
+
+
+def bring(desk: Desk, kind: str, array: np.ndarray) -> str:
+    path = desk.folder.parent / "brought.npy"
+    np.save(path, array)
+    return desk.trend(f"import-{kind}", path, "--folder", desk.folder)
+
+
+@case("import-correlation-shape", fast=True)
+def _(desk):
+    return bring(desk, "correlation", np.eye(80))
+
+
+@case("import-correlation-values", fast=True)
+def _(desk):
+    matrix = np.eye(N_VERTICES)
+    matrix[1, 2] = 0.9
+    return bring(desk, "correlation", matrix)
+
+
+@case("import-embeddings-runs", fast=True)
+def _(desk):
+    return bring(desk, "embeddings", np.random.default_rng(0).normal(size=(5, N_VERTICES, 3)))
+
+
+@case("import-embeddings-nan", fast=True)
+def _(desk):
+    embeddings = np.random.default_rng(0).normal(size=(6, N_VERTICES, 3))
+    embeddings[3, 7, 1] = np.nan
+    return bring(desk, "embeddings", embeddings)
+
+
+# The store and the disk
+
+
+def stored(desk: Desk, asset: str = "average_correlation") -> Path:
+    return Project.open(desk.folder).store.latest(asset).path
+
+
+def made_anew(desk: Desk, asset: str = "average_correlation") -> None:
+    """What is damaged is made anew on request, and only then."""
+    desk.run(asset, force=True, status=0)
+    Project.open(desk.folder).store.latest(asset).verify()
+    desk.may_change = {asset}
+
+
+def damage_chunk(desk: Desk) -> None:
+    chunk = max(stored(desk).glob("correlation/c/**/*"), key=lambda p: p.is_file())
+    content = bytearray(chunk.read_bytes())
+    content[len(content) // 2] ^= 0xFF
+    chunk.write_bytes(bytes(content))
+
+
+@case("newer-store")
+def _(desk):
+    with desk.monkeypatch.context() as patch:
+        patch.setattr(stores, "STORE_FORMAT", 2)
+        desk.run("sweep_summary", force=True, status=1)  # its inputs are of format 1
+        project = Project.open(desk.folder)
+        with project.store.draft("average_correlation") as draft:
+            shape = (N_VERTICES, N_VERTICES)
+            draft.write("correlation", np.zeros(shape, dtype=np.float32))
+            draft.write("vertex_mask", np.ones(N_VERTICES, dtype=bool))
+            draft.write("run_masks", np.ones((1, N_VERTICES), dtype=bool))
+            recipe = stores.Recipe("average_correlation", "1")
+            project.store.publish(draft, {}, recipe)
+    desk.may_change = {"average_correlation"}
+    return desk.run("thresholded_matrix")
+
+
+@case("store-damaged")
+def _(desk):
+    damage_chunk(desk)
+    said = desk.trend("status", desk.folder, "--verify")
+    assert desk.run("average_correlation", status=0)  # nobody has asked for it to be made anew
+    made_anew(desk)
+    return said
+
+
+@case("store-damaged-read")
+def _(desk):
+    damage_chunk(desk)
+    return desk.run("thresholded_matrix", force=True)
+
+
+@case("store-metadata")
+def _(desk):
+    (stored(desk) / "zarr.json").write_text("{}")
+    assert "damaged" in desk.trend("status", desk.folder, status=0)
+    said = desk.run("average_correlation")
+    made_anew(desk)
+    return said
+
+
+@case("store-version-gone")
+def _(desk):
+    shutil.rmtree(stored(desk))
+    said = desk.run("average_correlation")
+    made_anew(desk)
+    return said
+
+
+@case("store-no-folder")
+def _(desk):
+    folder = desk.folder / "store" / "geodesic_labels" / "label_file=wrong"
+    desk.labels(HALVES)
+    folder.touch()
+    return desk.run("geodesic_labels")
+
+
+@contextmanager
+def full_disk(folder: Path, room: int) -> Iterator[Callable[[], None]]:
+    """Let a folder lie on a real disk with that little room; call what is given to free it."""
+    content = folder.with_name(f"{folder.name}-content")
+    shutil.copytree(folder, content)
+    done = subprocess.run(
+        ["mount", "-t", "tmpfs", "-o", "size=32m", "none", str(folder)],
+        capture_output=True,
+        check=False,
+    )
+    if done.returncode:
+        pytest.skip("no right to mount a small disk here")
+    try:
+        shutil.copytree(content, folder, dirs_exist_ok=True)
+        filler = folder / "filler"
+        with filler.open("wb") as file:
+            free = os.statvfs(folder).f_bavail * os.statvfs(folder).f_frsize
+            file.write(bytes(free - room))
+        yield filler.unlink
+        shutil.rmtree(content)
+        shutil.copytree(folder, content)
+    finally:
+        subprocess.run(["umount", "--lazy", str(folder)], check=True)
+    shutil.rmtree(folder)
+    content.rename(folder)
+
+
+@case("disk-full-store")
+def _(desk):
+    desk.bold(simulate_run(99))
+    with full_disk(desk.folder / "store", room=12_000) as free:
+        said = desk.run("bold")
+        unchanged(desk)
+        free()
+        desk.run("bold", status=0)
+    desk.may_change = {"bold"}
+    return said
+
+
+@case("disk-full-scratch")
+def _(desk):
+    with full_disk(desk.folder / "store", room=24_000) as free:
+        said = desk.run("average_correlation", force=True)
+        unchanged(desk)
+        free()
+        desk.run("average_correlation", force=True, status=0)
+    desk.may_change = {"average_correlation"}
+    return said
+
+
+@case("disk-full-outputs")
+def _(desk):
+    with full_disk(desk.folder / "outputs", room=0) as free:
+        said = desk.run("sweep_summary", force=True)
+        unchanged(desk)
+        book = openpyxl.load_workbook(desk.folder / "outputs" / "Complete_Clustering.xlsx")
+        assert book["Sheet1"].max_row == 9
+        free()
+        desk.run("sweep_summary", force=True, status=0)
+    desk.may_change = {"sweep_summary"}
+    return said
+
+
+@case("disk-full-records")
+def _(desk):
+    desk.bold(simulate_run(99))
+    with full_disk(desk.folder / ".dagster", room=8_000) as free:
+        said = desk.run("bold")
+        free()
+        desk.run("bold", status=0)
+    desk.may_change = {"bold"}
+    return said
+
+
+@case("disk-full-publish")
+def _(desk):
+    desk.bold(simulate_run(99))
+    replace = stores.replace_file
+
+    def full(path: Path, content: bytes) -> None:
+        if path.name == "current":
+            raise OSError(28, "No space left on device")
+        replace(path, content)
+
+    with desk.monkeypatch.context() as patch:
+        patch.setattr(stores, "replace_file", full)
+        return desk.run("bold")
+
+
+# The tests
+
+
+@pytest.fixture
+def desk(
+    finished_once: Finished,
+    tmp_path: Path,
+    monkeypatch: pytest.MonkeyPatch,
+    capsys: pytest.CaptureFixture,
+    request: pytest.FixtureRequest,
+) -> Desk:
+    """The finished project; where only settings are read, an empty folder does."""
+    folder = tmp_path / "project"
+    if request.node.callspec.params["name"] in {*SETTINGS, "code-in-yaml", "no-project"}:
+        folder.mkdir()
+    else:
+        shutil.copytree(finished_once.folder, folder)
+    desk = Desk(folder, monkeypatch, capsys)
+    desk.before = desk.pointers()
+    return desk
+
+
+def unchanged(desk: Desk) -> None:
+    """What was stored is current, whole and readable; only what may change is newer."""
+    after = desk.pointers()
+    store = Project.open(desk.folder).store if desk.before else None
+    for parts, version in desk.before.items():
+        asset = parts[0]
+        if asset not in desk.may_change:
+            assert after[parts] == version, parts
+    for parts in after:
+        partition = dict(part.split("=", 1) for part in parts[1:-1])
+        if parts[0] in desk.may_change or parts not in desk.before:
+            assert parts[0] in STORED_ASSETS
+            store.latest(parts[0], partition)
+    assert not list(desk.folder.glob("store/**/.partial-*"))
+
+
+@pytest.mark.parametrize(
+    "name", [pytest.param(n, marks=[] if n in FAST else pytest.mark.slow) for n in CASES]
+)
+def test_bad_input(name: str, desk: Desk):
+    said = CASES[name](desk)
+    assert re.search(ROWS[name].pattern, said), f"{ROWS[name].pattern}\n\nnot in\n\n{said}"
+    if name != "newer-store":
+        unchanged(desk)
+
+
+def test_the_table_and_the_cases_are_the_same():
+    assert set(ROWS) == {*CASES, *ACCEPTED}
+    assert len(ROWS) >= 40
+    assert all(row.kept for row in ROWS.values())
