@@ -116,6 +116,30 @@ class PositionMixer(nn.Module):
         return mixed
 
 
+class NetworkBottleneck(nn.Module):
+    """Vertices meet in a few network tokens: attention by learned position, one token a network.
+
+    Every token listens to the vertices (weights from their positions, and from their confidence),
+    and every vertex is told back what its tokens heard: what a vertex gets is common to many.
+    """
+
+    def __init__(self, n_tokens: int, width: int = 32) -> None:
+        super().__init__()
+        self.position = nn.Parameter(torch.randn(N_VERTICES, width) * 0.3)
+        self.listen = nn.Parameter(torch.randn(n_tokens, width) * 0.3)
+        self.tell = nn.Parameter(torch.randn(n_tokens, width) * 0.3)
+        self.log_confidence = nn.Parameter(torch.zeros(N_VERTICES))
+
+    def forward(self, x: Tensor, visible: Tensor | None = None) -> Tensor:
+        """Mix (B, V, T); hidden vertices are told, but not listened to."""
+        scores = self.listen @ self.position.T + self.log_confidence  # (tokens, V)
+        if visible is not None:
+            scores = scores.masked_fill(~visible, -torch.inf)
+        tokens = torch.softmax(scores, -1) @ x
+        mixed: Tensor = (self.position @ self.tell.T) @ tokens
+        return mixed
+
+
 Loss = Callable[[Any, Tensor], Tensor]
 
 
@@ -185,6 +209,32 @@ def mix_by_position(runs: list[NDArray[np.float32]], n_epochs: int) -> list[NDAr
         return [mixer(torch.from_numpy(run)[None])[0].numpy() for run in runs]
 
 
+def hidden_quarter(model: Any, x: Tensor) -> Tensor:
+    """Squared error of a quarter of the vertices, told from the others."""
+    visible = torch.rand(x.shape[1]) >= 0.25
+    return (model(x, visible) - x)[:, ~visible].square().mean()
+
+
+def through_networks(
+    runs: list[NDArray[np.float32]], n_tokens: int, n_epochs: int
+) -> list[NDArray[np.float32]]:
+    """Embed with the network bottleneck."""
+    model = NetworkBottleneck(n_tokens)
+    optimise(model, runs, hidden_quarter, 1e-2, n_epochs)
+    with torch.no_grad():
+        return [model(torch.from_numpy(run)[None])[0].numpy() for run in runs]
+
+
+def through_components(
+    runs: list[NDArray[np.float32]], n_components: int
+) -> list[NDArray[np.float32]]:
+    """Project on the leading eigenvectors of the average correlation: the bottleneck's control."""
+    average = np.mean([np.corrcoef(run) for run in runs], axis=0)
+    np.fill_diagonal(average, 0)
+    leading = np.linalg.eigh(average)[1][:, -n_components:].astype(np.float32)
+    return [leading @ (leading.T @ run) for run in runs]
+
+
 PRE = {"norm_first": True}
 CENTRED = {"norm_first": True, "remove_mean": True}
 CANDIDATES: dict[str, Candidate] = {
@@ -204,11 +254,13 @@ CANDIDATES: dict[str, Candidate] = {
 }
 
 
-def scores_of(seed: int, snr: float) -> dict[str, dict[str, float]]:
+def scores_of(seed: int, snr: float, *, only_bottlenecks: bool) -> dict[str, dict[str, float]]:
     """Score the control and every candidate on one cohort."""
     runs, labels = make_cohort(seed, snr)
     torch.manual_seed(seed)
     found = {"bold (control)": score(runs, labels)}
+    if only_bottlenecks:
+        return found | bottlenecks(runs, labels)
     for name, candidate in CANDIDATES.items():
         start = time.perf_counter()
         found[name] = score(candidate.embeddings(runs, seed), labels)
@@ -218,6 +270,19 @@ def scores_of(seed: int, snr: float) -> dict[str, dict[str, float]]:
     for n in (100, 400):
         found[f"position mixer, {n} epochs"] = score(mix_by_position(runs, n), labels)
         print(f"  mixer {n}: {found[f'position mixer, {n} epochs']['dice']:.3f}", flush=True)
+    return found | bottlenecks(runs, labels)
+
+
+def bottlenecks(
+    runs: list[NDArray[np.float32]], labels: NDArray[np.int64]
+) -> dict[str, dict[str, float]]:
+    """Score the learned bottleneck beside its linear control."""
+    found = {}
+    for k in (N_NETWORKS, 2 * N_NETWORKS, 4 * N_NETWORKS):
+        found[f"{k} leading eigenvectors (control)"] = score(through_components(runs, k), labels)
+        name = f"bottleneck of {k} network tokens"
+        found[name] = score(through_networks(runs, k, n_epochs=240), labels)
+        print(f"  {name}: {found[name]['dice']:.3f}", flush=True)
     return found
 
 
@@ -226,8 +291,12 @@ def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__.split("\n", maxsplit=1)[0])
     parser.add_argument("--seeds", type=int, nargs="+", default=[0, 1, 2])
     parser.add_argument("--snr", type=float, default=0.02)
+    parser.add_argument("--only-bottlenecks", action="store_true")
     options = parser.parse_args()
-    found = [scores_of(seed, options.snr) for seed in options.seeds]
+    found = [
+        scores_of(seed, options.snr, only_bottlenecks=options.only_bottlenecks)
+        for seed in options.seeds
+    ]
     summary: dict[str, dict[str, Any]] = {
         name: {
             "dice": [round(f[name]["dice"], 3) for f in found],
