@@ -217,6 +217,7 @@ def compare(n_vertices: int, device: str, repeats: int, rounds: int) -> dict[str
     for i in range(rounds):
         for side, precision in SIDES[min(i, 1) :]:  # the published dropout is slow: once is enough
             found = apart(side, precision, n_vertices, device, repeats)
+            print(f"  round {i + 1}, {describe(f'{side} {precision}', found)}", flush=True)
             old = best.get(f"{side} {precision}", found)
             best[f"{side} {precision}"] = {k: min(old[k], found[k]) for k in found}
     return best
@@ -235,6 +236,14 @@ def summarise(best: dict[str, dict[str, Any]], mode: str) -> dict[str, float]:
     }
 
 
+def describe(name: str, found: dict[str, Any]) -> str:
+    """One line of the table."""
+    return (
+        f"{name:14s} {found['seconds']:9.3f} s  {found['cpu_seconds']:9.3f} processor s  "
+        f"{found['bytes'] / 1e9:8.3f} GB added"
+    )
+
+
 def grow(sizes: Sequence[int], device: str) -> dict[int, dict[str, Any]]:
     """Measure one step at growing numbers of vertices V.
 
@@ -249,7 +258,8 @@ def grow(sizes: Sequence[int], device: str) -> dict[int, dict[str, Any]]:
         work, seconds, size = flops_per_step(n) / 1e9, found[n]["seconds"], found[n]["bytes"]
         print(
             f"  {n:6d} {seconds:10.3f} {work:7.0f} {work / seconds:8.0f} {size / 1e9:10.3f} "
-            f"{size / 1e3 / n:14.1f}"
+            f"{size / 1e3 / n:14.1f}",
+            flush=True,
         )
     return found
 
@@ -270,13 +280,11 @@ def main() -> None:
     parser.add_argument("--rounds", type=int, default=2)
     parser.add_argument("--growth", type=int, nargs="*", default=[642, 1284, 2568, 5124])
     options = parser.parse_args()
-    best = compare(options.n_vertices, options.device, options.repeats, options.rounds)
     print(f"V={options.n_vertices}, T={N_TIMEPOINTS}, d=512, 6+6 layers, {options.device}")
+    best = compare(options.n_vertices, options.device, options.repeats, options.rounds)
+    print("Best of all rounds")
     for name, found in best.items():
-        print(
-            f"  {name:14s} {found['seconds']:9.3f} s  {found['cpu_seconds']:9.3f} processor s  "
-            f"{found['bytes'] / 1e9:8.3f} GB added"
-        )
+        print(f"  {describe(name, found)}")
     growth = grow(options.growth, options.device)
     # The published weights' mode does the tutorial's arithmetic: the fair side of the ratio.
     result: dict[str, Any] = {
