@@ -212,7 +212,8 @@ def mix_by_position(runs: list[NDArray[np.float32]], n_epochs: int) -> list[NDAr
 def hidden_quarter(model: Any, x: Tensor) -> Tensor:
     """Squared error of a quarter of the vertices, told from the others."""
     visible = torch.rand(x.shape[1]) >= 0.25
-    return (model(x, visible) - x)[:, ~visible].square().mean()
+    error: Tensor = (model(x, visible) - x)[:, ~visible].square().mean()
+    return error
 
 
 def through_networks(
