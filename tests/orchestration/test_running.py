@@ -19,6 +19,10 @@ from trend_dagster.orchestration.resources import Project
 from trend_dagster.orchestration.running import only_run_here, open_instance
 from trend_dagster.orchestration.stored_asset import STORED_ASSETS
 
+TO_CORRELATION = ["bold", "trained_model", "embeddings", "average_correlation"]
+TO_SWEEP = [*TO_CORRELATION, "geodesic_labels", "thresholded_matrix", "nmf_sweep"]
+TO_WORKBOOK = [*TO_SWEEP, "sweep_summary"]
+
 
 def statuses(folder):
     project = Project.open(folder)
@@ -163,7 +167,7 @@ def test_a_parcellation_can_be_followed_to_its_files(finished_once):
 def test_a_changed_bold_file_puts_what_follows_out_of_date_but_keeps_the_model(finished):
     np.save(finished / "bold" / "sub-02_run-1.npy", simulate_run(99))
     assert reasons(finished, "bold") == ["input file bold has changed"]
-    outcomes = run(finished)
+    outcomes = run(finished, among=TO_SWEEP)
     assert outcomes["bold"].made == 1
     assert outcomes["trained_model"].made == 0
     assert "bold[bold_run=sub-02_run-1] has changed" in outcomes["trained_model"].notes[0]
@@ -171,7 +175,7 @@ def test_a_changed_bold_file_puts_what_follows_out_of_date_but_keeps_the_model(f
     assert outcomes["average_correlation"].made == 1
     assert outcomes["geodesic_labels"].made == 0
     assert outcomes["nmf_sweep"].made == 4
-    assert run(finished, retrain=True)["trained_model"].made == 1
+    assert run(finished, among=["trained_model"], retrain=True)["trained_model"].made == 1
 
 
 def test_the_check_says_what_is_out_of_date_and_why(finished):
@@ -198,7 +202,7 @@ def test_a_changed_setting_remakes_only_what_reads_it(finished):
     assert reasons(finished, "thresholded_matrix") == [
         "setting thresholding.negatives is abs, was clip"
     ]
-    outcomes = run(finished)
+    outcomes = run(finished, among=[*TO_WORKBOOK, "control_sweep"])
     made = {name for name, outcome in outcomes.items() if outcome.made}
     assert made >= {"thresholded_matrix", "nmf_sweep", "sweep_summary", "control_sweep"}
     assert made.isdisjoint({"bold", "trained_model", "embeddings", "average_correlation"})
@@ -207,13 +211,13 @@ def test_a_changed_setting_remakes_only_what_reads_it(finished):
 def test_a_new_n_components_adds_cells_and_keeps_the_others(finished):
     settings = (finished / "trend.yaml").read_text().replace("[4, 6]", "[4, 5, 6]")
     (finished / "trend.yaml").write_text(settings)
-    outcomes = run(finished)
+    outcomes = run(finished, among=["nmf_sweep"])
     assert (outcomes["nmf_sweep"].made, outcomes["nmf_sweep"].kept) == (2, 4)
 
 
 def test_a_removed_bold_file_is_left_out_and_its_stores_stay(finished):
     (finished / "bold" / "sub-03_run-2.npy").unlink()
-    outcomes = run(finished)
+    outcomes = run(finished, among=TO_CORRELATION)
     assert outcomes["average_correlation"].made == 1
     project = Project.open(finished)
     assert "sub-03_run-2" not in project.store.latest("average_correlation").facts["runs"]
@@ -223,7 +227,7 @@ def test_a_removed_bold_file_is_left_out_and_its_stores_stay(finished):
 def test_a_deleted_workbook_is_made_again(finished):
     (finished / "outputs" / "Complete_Clustering.xlsx").unlink()
     assert "file Complete_Clustering.xlsx is gone" in reasons(finished, "sweep_summary")
-    assert run(finished)["sweep_summary"].made == 1
+    assert run(finished, among=["sweep_summary"])["sweep_summary"].made == 1
     assert (finished / "outputs" / "Complete_Clustering.xlsx").exists()
 
 
@@ -233,7 +237,7 @@ def test_an_excluded_run_says_so_and_the_rest_goes_on(project_folder):
     bold[4, 5] = np.inf
     np.save(project_folder / "bold" / "sub-01_run-1.npy", bold)
     np.save(project_folder / "bold" / "sub-01_run-2.npy", np.ones_like(bold))
-    outcomes = run(project_folder)
+    outcomes = run(project_folder, among=TO_CORRELATION)
     assert outcomes["bold"].excluded == (
         "bold[bold_run=sub-01_run-1]: sub-01_run-1.npy: 1 NaN and 1 infinite values in 2 of 90 "
         "vertices",
@@ -249,7 +253,7 @@ def test_an_excluded_run_says_so_and_the_rest_goes_on(project_folder):
 
 def test_a_bad_label_file_stops_only_itself(project_folder):
     np.save(project_folder / "geodesic_labels" / "wrong.npy", np.zeros(N_VERTICES + 3, dtype=int))
-    outcomes = run(project_folder)
+    outcomes = run(project_folder, among=TO_WORKBOOK)
     assert outcomes["nmf_sweep"].made == 4
     assert outcomes["nmf_sweep"].blocked == 2
     assert "wrong.npy: expected 90 labels" in outcomes["thresholded_matrix"].errors[0]
@@ -318,7 +322,7 @@ def test_runs_of_different_length_are_cropped_if_the_settings_say_so(project_fol
     np.save(project_folder / "bold" / "sub-01_run-1.npy", simulate_run(1, 30))
     settings = (project_folder / "trend.yaml").read_text()
     (project_folder / "trend.yaml").write_text(settings + "cohort: {lengths: crop}\n")
-    outcomes = run(project_folder)
+    outcomes = run(project_folder, among=[*TO_CORRELATION, "control_correlation"])
     assert all(not outcome.errors for outcome in outcomes.values())
     assert Project.open(project_folder).store.latest("trained_model").facts["n_timepoints"] == 30
 
@@ -372,7 +376,7 @@ def test_what_follows_from_something_out_of_date_is_out_of_date_too(finished):
 def test_what_waits_for_a_failed_run_is_not_made_from_its_old_version(finished):
     (finished / "bold" / "sub-02_run-1.npy").write_bytes(b"cut short")
     before = stored_paths(finished, "average_correlation")
-    outcomes = run(finished)
+    outcomes = run(finished, among=TO_CORRELATION)
     assert "sub-02_run-1.npy: expected a complete .npy file" in outcomes["bold"].errors[0]
     assert outcomes["embeddings"].blocked == 1
     assert outcomes["average_correlation"].blocked == 1
@@ -386,7 +390,7 @@ def stored_paths(folder, asset):
 
 def test_a_new_bad_label_file_gets_its_rows_in_a_finished_workbook(finished):
     np.save(finished / "geodesic_labels" / "bad.npy", np.zeros(10, dtype=int))
-    assert run(finished)["sweep_summary"].made == 1
+    assert run(finished, among=TO_WORKBOOK)["sweep_summary"].made == 1
     book = openpyxl.load_workbook(finished / "outputs" / "Complete_Clustering.xlsx")
     assert [row[0] for row in book["Sheet1"].values].count("bad.npy") == 4
 
@@ -396,7 +400,7 @@ def test_a_workbook_that_somebody_edited_is_left_alone(finished):
     book = openpyxl.load_workbook(path)
     book["Sheet1"]["A20"] = "a note"
     book.save(path)
-    assert run(finished)["sweep_summary"].made == 0
+    assert run(finished, among=["sweep_summary"])["sweep_summary"].made == 0
     assert openpyxl.load_workbook(path)["Sheet1"]["A20"].value == "a note"
 
 
@@ -405,7 +409,7 @@ def test_pictures_of_what_is_no_longer_asked_for_go(finished):
         (finished / "trend.yaml").read_text().replace("n_clusters: [3, 4]", "n_clusters: [3]")
     )
     (finished / "trend.yaml").write_text(settings)
-    run(finished)
+    run(finished, among=[*TO_WORKBOOK, "selected_parcellations"])
     names = {p.name for p in (finished / "outputs").iterdir()}
     assert "parcellation_3_clusters.png" in names
     assert "parcellation_4_clusters.png" not in names

@@ -22,6 +22,7 @@ import dagster as dg
 import numpy as np
 import pytest
 
+from tests.browser import browser  # noqa: F401 - a fixture
 from tests.conftest import N_VERTICES, Finished, simulate_run
 from trend_dagster.orchestration.lineage import states
 from trend_dagster.orchestration.resources import Project
@@ -31,9 +32,6 @@ from trend_dagster.storage.stores import Version
 
 pytestmark = pytest.mark.slow
 
-CHROMIUM = next(
-    (p for n in ("chromium", "chromium-browser", "google-chrome") if (p := shutil.which(n))), None
-)
 RUN = {"bold_run": "sub-02_run-1"}
 
 # The nightly schedule every minute, so that a test can wait for it.
@@ -123,21 +121,11 @@ def _wait_until(condition, seconds: float, what: str) -> None:
 
 
 @pytest.fixture
-def page():
-    """A page of a headless browser that talks to nobody but this machine."""
-    if CHROMIUM is None:
-        if os.environ.get("TREND_REQUIRE_BROWSER"):
-            pytest.fail("no Chromium found, and TREND_REQUIRE_BROWSER is set")
-        pytest.skip("no Chromium on this machine (Debian: apt-get install chromium)")
-    from playwright.sync_api import sync_playwright
-
-    with sync_playwright() as playwright:
-        browser = playwright.chromium.launch(
-            executable_path=CHROMIUM,
-            args=["--no-sandbox", "--disable-gpu", "--disable-background-networking"],
-        )
-        yield browser.new_page(viewport={"width": 1400, "height": 1000})
-        browser.close()
+def page(browser):  # noqa: F811
+    """A page of its own for each test."""
+    page = browser.new_page(viewport={"width": 1400, "height": 1000})
+    yield page
+    page.close()
 
 
 @pytest.fixture(scope="module")

@@ -14,7 +14,7 @@ import numpy as np
 from dagster import AssetCheckExecutionContext
 
 from trend_dagster.errors import StoreError
-from trend_dagster.orchestration.lineage import states
+from trend_dagster.orchestration.lineage import State, states_of
 from trend_dagster.orchestration.overview import removed
 from trend_dagster.orchestration.resources import BOLD_RUN, Project
 from trend_dagster.orchestration.stored_asset import STORED_ASSETS, StoredAsset
@@ -220,7 +220,7 @@ def build_checks() -> list[dg.AssetChecksDefinition]:
         for name, find in questions.items()
     ]
     checks += [_files_there(STORED_ASSETS[name]) for name in ("bold", "geodesic_labels")]
-    return checks + [_up_to_date(asset) for asset in STORED_ASSETS.values()]
+    return [*checks, _up_to_date()]
 
 
 def _check(asset: StoredAsset, name: str, find: Find) -> dg.AssetChecksDefinition:
@@ -253,27 +253,47 @@ def _check(asset: StoredAsset, name: str, find: Find) -> dg.AssetChecksDefinitio
     return check
 
 
-def _up_to_date(asset: StoredAsset) -> dg.AssetChecksDefinition:
-    @dg.asset_check(
-        asset=asset.name,
-        name="up_to_date",
-        required_resource_keys={"project"},
-        description="Made from today's inputs, settings and code; says which have changed since.",
-    )
-    def check(context: AssetCheckExecutionContext) -> dg.AssetCheckResult:
-        project: Project = context.resources.project.open()
-        found = [s for s in states(project, asset) if s.version is not None]
-        stale = [
-            f"{describe(s.asset, s.partition)} is {s.status}: {'; '.join(s.reasons)}"
-            for s in found
-            if s.status != "current"
-        ]
-        advice = "Materialize it again (`trend run` makes all that is out of date)."
-        if asset.keep_when_inputs_change:
-            advice = "It is used as it is. To train anew: `trend run --retrain`."
-        return _result(stale, {"outputs_checked": len(found)}, advice)
+def _up_to_date() -> dg.AssetChecksDefinition:
+    """One step for all assets: each output is looked at once."""
 
-    return check
+    @dg.multi_asset_check(
+        name="up_to_date",
+        specs=[
+            dg.AssetCheckSpec(
+                "up_to_date",
+                asset=name,
+                description="Made from today's inputs, settings and code; says which have changed "
+                "since.",
+            )
+            for name in STORED_ASSETS
+        ],
+        can_subset=True,
+        required_resource_keys={"project"},
+    )
+    def up_to_date(context: AssetCheckExecutionContext) -> Iterator[dg.AssetCheckResult]:
+        project: Project = context.resources.project.open()
+        asked = {key.asset_key.path[-1] for key in context.selected_asset_check_keys}
+        found = states_of(
+            project, [asset for name, asset in STORED_ASSETS.items() if name in asked]
+        )
+        for name, states in found.items():
+            yield _staleness(STORED_ASSETS[name], states)
+
+    return up_to_date
+
+
+def _staleness(asset: StoredAsset, states: list[State]) -> dg.AssetCheckResult:
+    stored = [s for s in states if s.version is not None]
+    stale = [
+        f"{describe(s.asset, s.partition)} is {s.status}: {'; '.join(s.reasons)}"
+        for s in stored
+        if s.status != "current"
+    ]
+    advice = "Materialize it again (`trend run` makes all that is out of date)."
+    if asset.keep_when_inputs_change:
+        advice = "It is used as it is. To train anew: `trend run --retrain`."
+    result = _result(stale, {"outputs_checked": len(stored)}, advice)
+    return result._replace(asset_key=dg.AssetKey(asset.name), check_name="up_to_date")
 
 
 def _files_there(asset: StoredAsset) -> dg.AssetChecksDefinition:

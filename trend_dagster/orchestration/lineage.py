@@ -81,10 +81,10 @@ def states(project: Project, asset: StoredAsset) -> list[State]:
     return _Walk(project).states(asset)
 
 
-def all_states(project: Project) -> dict[str, list[State]]:
-    """States of the outputs of all assets, by asset; each output is looked at once."""
+def states_of(project: Project, assets: Iterable[StoredAsset]) -> dict[str, list[State]]:
+    """States of the outputs of several assets, by asset; each output is looked at once."""
     walk = _Walk(project)
-    return {name: walk.states(asset) for name, asset in STORED_ASSETS.items()}
+    return {asset.name: walk.states(asset) for asset in assets}
 
 
 class _Walk:

@@ -11,7 +11,7 @@ from dataclasses import dataclass
 from typing import get_args
 
 from trend_dagster.errors import InputError, StoreError
-from trend_dagster.orchestration.lineage import State, Status, all_states
+from trend_dagster.orchestration.lineage import State, Status, states_of
 from trend_dagster.orchestration.resources import N_COMPONENTS, Project
 from trend_dagster.orchestration.stored_asset import STORED_ASSETS, StoredAsset
 from trend_dagster.storage.stores import Partition, describe
@@ -60,7 +60,7 @@ def overview(project: Project) -> list[AssetStatus]:
     list of AssetStatus
         In the order of computation.
     """
-    found = all_states(project)
+    found = states_of(project, STORED_ASSETS.values())
     return [_status(project, asset, found[name]) for name, asset in STORED_ASSETS.items()]
 
 
