@@ -251,7 +251,7 @@ def test_identity_leaves_out_what_only_changes_speed_or_place(section):
     left_out = SECTIONS[section].model_fields.keys() - Settings().identity(section).keys()
     assert left_out == {
         "inputs": {"bold", "geodesic_labels", "truth", "note"},
-        "training": {"max_skipped_steps", "accelerator", "compile", "on_corrupt_state"},
+        "training": {"max_skipped_steps", "accelerator", "on_corrupt_state"},
         "correlation": {"memory_budget_gib", "tile"},
     }.get(section, set())
 

@@ -169,8 +169,8 @@ class TrainingConfig(BaseModel, frozen=True, extra="forbid"):
     compile: bool = Field(
         default=False,
         description="Compile the model first: minutes at the start. On a CPU it gained nothing "
-        "where it was measured (docs/experiments.md); try it on a GPU.",
-        json_schema_extra=NO_IDENTITY,
+        "where it was measured (docs/experiments.md); try it on a GPU. Dropout then draws other "
+        "numbers, so it decides results.",
     )
     on_corrupt_state: Literal["best", "fresh"] = Field(
         default="best",
