@@ -143,9 +143,21 @@ class NetworkBottleneck(nn.Module):
 Loss = Callable[[Any, Tensor], Tensor]
 
 
-def optimise(model: Any, runs: list[NDArray[np.float32]], loss: Loss, rate: float, n: int) -> None:
-    """Adam over all runs in turn, ``n`` epochs, with the published clipping."""
+def optimise(
+    model: Any,
+    runs: list[NDArray[np.float32]],
+    loss: Loss,
+    rate: float,
+    n: int,
+    *,
+    anneal: bool = False,
+) -> None:
+    """Adam over all runs in turn, ``n`` epochs, with the published clipping.
+
+    With ``anneal`` the rate falls to zero along a cosine.
+    """
     optimizer = torch.optim.Adam([p for p in model.parameters() if p.requires_grad], lr=rate)
+    schedule = torch.optim.lr_scheduler.CosineAnnealingLR(optimizer, n if anneal else 10**9)
     model.train()
     for _ in range(n):
         for i in torch.randperm(len(runs)).tolist():
@@ -153,6 +165,7 @@ def optimise(model: Any, runs: list[NDArray[np.float32]], loss: Loss, rate: floa
             torch.autograd.backward(loss(model, torch.from_numpy(runs[i])[None]))
             torch.nn.utils.clip_grad_norm_(model.parameters(), 1.0)
             optimizer.step()
+        schedule.step()
     model.eval()
 
 
@@ -217,11 +230,11 @@ def hidden_quarter(model: Any, x: Tensor) -> Tensor:
 
 
 def through_networks(
-    runs: list[NDArray[np.float32]], n_tokens: int, n_epochs: int
+    runs: list[NDArray[np.float32]], n_tokens: int, n_epochs: int, *, anneal: bool
 ) -> list[NDArray[np.float32]]:
     """Embed with the network bottleneck."""
     model = NetworkBottleneck(n_tokens)
-    optimise(model, runs, hidden_quarter, 1e-2, n_epochs)
+    optimise(model, runs, hidden_quarter, 1e-2, n_epochs, anneal=anneal)
     with torch.no_grad():
         return [model(torch.from_numpy(run)[None])[0].numpy() for run in runs]
 
@@ -281,9 +294,10 @@ def bottlenecks(
     found = {}
     for k in (N_NETWORKS, 2 * N_NETWORKS, 4 * N_NETWORKS):
         found[f"{k} leading eigenvectors (control)"] = score(through_components(runs, k), labels)
-        name = f"bottleneck of {k} network tokens"
-        found[name] = score(through_networks(runs, k, n_epochs=240), labels)
-        print(f"  {name}: {found[name]['dice']:.3f}", flush=True)
+        for anneal in (False, True):
+            name = f"bottleneck of {k} network tokens{', annealed' if anneal else ''}"
+            found[name] = score(through_networks(runs, k, 240, anneal=anneal), labels)
+            print(f"  {name}: {found[name]['dice']:.3f}", flush=True)
     return found
 
 

@@ -248,9 +248,10 @@ def estimate_training_memory(
         n_weights = sum(p.numel() for p in weights)
     n_attentions = config.n_encoder_layers + 2 * config.n_decoder_layers
     n_layers = config.n_encoder_layers + config.n_decoder_layers
-    # Per attention: input, queries, keys, values twice (plain and widened), result, output.
-    per_vertex = n_attentions * (10 * config.d_model + 2 * config.confidence_hidden)
-    per_vertex += n_layers * (3 * config.dim_feedforward + 4 * config.d_model) + 4 * n_timepoints
+    # Per attention: queries, keys, values, result, and its normalisation's input and output. Per
+    # feed-forward network: the hidden layer before and after dropout, and the normalisation.
+    per_vertex = n_attentions * 6 * config.d_model + 4 * n_timepoints
+    per_vertex += n_layers * (2 * config.dim_feedforward + 2 * config.d_model)
     plan = attention_plan(config, n_vertices, device_type, bytes_per_number)
     return 16 * n_weights + n_vertices * per_vertex * bytes_per_number + plan.pairwise_bytes
 
