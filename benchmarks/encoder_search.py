@@ -230,11 +230,11 @@ def hidden_quarter(model: Any, x: Tensor) -> Tensor:
 
 
 def through_networks(
-    runs: list[NDArray[np.float32]], n_tokens: int, n_epochs: int, *, anneal: bool
+    runs: list[NDArray[np.float32]], n_tokens: int, n_epochs: int
 ) -> list[NDArray[np.float32]]:
     """Embed with the network bottleneck."""
     model = NetworkBottleneck(n_tokens)
-    optimise(model, runs, hidden_quarter, 1e-2, n_epochs, anneal=anneal)
+    optimise(model, runs, hidden_quarter, 1e-2, n_epochs, anneal=True)
     with torch.no_grad():
         return [model(torch.from_numpy(run)[None])[0].numpy() for run in runs]
 
@@ -274,7 +274,7 @@ def scores_of(seed: int, snr: float, *, only_bottlenecks: bool) -> dict[str, dic
     torch.manual_seed(seed)
     found = {"bold (control)": score(runs, labels)}
     if only_bottlenecks:
-        return found | bottlenecks(runs, labels)
+        return found | bottlenecks(runs, labels, seed)
     for name, candidate in CANDIDATES.items():
         start = time.perf_counter()
         found[name] = score(candidate.embeddings(runs, seed), labels)
@@ -284,20 +284,19 @@ def scores_of(seed: int, snr: float, *, only_bottlenecks: bool) -> dict[str, dic
     for n in (100, 400):
         found[f"position mixer, {n} epochs"] = score(mix_by_position(runs, n), labels)
         print(f"  mixer {n}: {found[f'position mixer, {n} epochs']['dice']:.3f}", flush=True)
-    return found | bottlenecks(runs, labels)
+    return found | bottlenecks(runs, labels, seed)
 
 
 def bottlenecks(
-    runs: list[NDArray[np.float32]], labels: NDArray[np.int64]
+    runs: list[NDArray[np.float32]], labels: NDArray[np.int64], seed: int
 ) -> dict[str, dict[str, float]]:
     """Score the learned bottleneck beside its linear control."""
     found = {}
     for k in (N_NETWORKS, 2 * N_NETWORKS, 4 * N_NETWORKS):
         found[f"{k} leading eigenvectors (control)"] = score(through_components(runs, k), labels)
-        for anneal in (False, True):
-            name = f"bottleneck of {k} network tokens{', annealed' if anneal else ''}"
-            found[name] = score(through_networks(runs, k, 240, anneal=anneal), labels)
-            print(f"  {name}: {found[name]['dice']:.3f}", flush=True)
+    torch.manual_seed(seed)
+    mixed = through_networks(runs, n_tokens=4 * N_NETWORKS, n_epochs=240)
+    found["bottleneck of 28 network tokens"] = score(mixed, labels)
     return found
 
 

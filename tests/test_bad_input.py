@@ -498,6 +498,40 @@ def _(desk):
     return bring(desk, "embeddings", embeddings)
 
 
+def checkpoint(desk: Desk, content: object) -> str:
+    import torch
+
+    path = desk.folder.parent / "best.pth"
+    torch.save(content, path)
+    return desk.trend("import-checkpoint", path, "--folder", desk.folder)
+
+
+@case("import-checkpoint-length", fast=True)
+def _(desk):
+    from benchmarks.tutorial_model import TutorialModel
+    from trend_dagster.science.model_settings import AutoencoderConfig
+
+    small = AutoencoderConfig(d_model=8, n_encoder_layers=1, n_decoder_layers=1, dim_feedforward=8)
+    return checkpoint(desk, {"model_state_dict": TutorialModel(small, 41).state_dict()})
+
+
+class _Code:
+    def __reduce__(self):
+        return (Path.touch, (Path("executed"),))
+
+
+@case("import-checkpoint-code", fast=True)
+def _(desk):
+    said = checkpoint(desk, {"model_state_dict": _Code()})
+    assert not Path("executed").exists()
+    return said
+
+
+@case("import-checkpoint-other", fast=True)
+def _(desk):
+    return checkpoint(desk, {"state_dict": {}})
+
+
 # The store and the disk
 
 
