@@ -9,6 +9,9 @@ diagonal are in the wall time; the memory of the output is taken from the system
 starts, on both sides. Where other work shares the machine, wall times tell little:
 ``fraction_of_gemm_peak_by_cpu_time`` sets processor time against processor time. ``speedup`` is
 against a loop of np.corrcoef in float64, at a size where that loop fits into memory.
+
+With ``--device cuda`` the peak is still the CPU's product, so that the fraction says what the card
+gains on the same machine; the card's own product stands beside it, ``device_gemm_gflops``.
 """
 
 from __future__ import annotations
@@ -20,18 +23,18 @@ from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from functools import partial
 from pathlib import Path
-from typing import Any
+from typing import Any, get_args
 
 import numpy as np
 from rich.console import Console
 from rich.table import Table
 from threadpoolctl import threadpool_limits
 
-from benchmarks.measure import in_process, report
+from benchmarks.measure import in_process, report, result_path
+from trend_dagster.science._device import Device, full_float32
 from trend_dagster.science.block_matrix import BoolArray, FloatArray
 from trend_dagster.science.correlation import CorrelationConfig, Run, average_correlation
 
-RESULTS = Path(__file__).parent / "results"
 _GEMM_SIZE = 4096
 
 
@@ -44,6 +47,7 @@ class Case:
     n_features: int
     budget_gib: float
     n_threads: int
+    device: Device = "cpu"
 
     def save(self, folder: Path) -> None:
         """Write the features of all runs."""
@@ -55,6 +59,11 @@ class Case:
         mask = np.ones(self.n_vertices, dtype=bool)
         paths = [folder / f"{seed}.npy" for seed in range(self.n_runs)]
         return [partial(_read, path, mask) for path in paths]
+
+    @property
+    def config(self) -> CorrelationConfig:
+        """Return the engine's settings."""
+        return CorrelationConfig(memory_budget_gib=self.budget_gib, device=self.device)
 
     def run(self, seed: int) -> Run:
         """Make one run."""
@@ -85,6 +94,22 @@ def gemm_peak(repeats: int = 5) -> tuple[float, float]:
     return operations / min(wall), operations / min(cpu)
 
 
+def device_gemm_gflops(repeats: int = 5) -> float:
+    """Return the card's own float32 product of large matrices, in Gflop/s."""
+    import torch
+
+    best = float("inf")
+    with full_float32():
+        a = torch.rand((_GEMM_SIZE, _GEMM_SIZE), device="cuda")
+        for _ in range(repeats + 1):
+            torch.cuda.synchronize()
+            began = time.perf_counter()
+            a @ a
+            torch.cuda.synchronize()
+            best = min(best, time.perf_counter() - began)
+    return 2 * _GEMM_SIZE**3 / best / 1e9
+
+
 def _read(path: Path, mask: BoolArray) -> Run:
     return np.load(path), mask
 
@@ -92,14 +117,15 @@ def _read(path: Path, mask: BoolArray) -> Run:
 def prepare(case: Case, folder: Path) -> tuple[Case, Path, FloatArray]:
     """Warm the matrix product up, and take the output's memory from the system."""
     gemm_peak(1)
+    small = Case(64, 1, 8, case.budget_gib, case.n_threads, case.device)
+    average_correlation([small.run(0)], small.config)
     return case, folder, np.full((case.n_vertices, case.n_vertices), np.nan, dtype=np.float32)
 
 
 def tiled(prepared: tuple[Case, Path, FloatArray]) -> None:
     """Average all runs."""
     case, folder, out = prepared
-    config = CorrelationConfig(memory_budget_gib=case.budget_gib)
-    average_correlation(case.runs(folder), config, out=out, n_threads=case.n_threads)
+    average_correlation(case.runs(folder), case.config, out=out, n_threads=case.n_threads)
 
 
 def against_peak(case: Case, repeats: int = 3) -> dict[str, Any]:
@@ -136,7 +162,7 @@ def against_corrcoef(case: Case) -> dict[str, Any]:
     with threadpool_limits(case.n_threads):
         for _ in range(3):
             began = time.perf_counter()
-            fast = average_correlation(runs, n_threads=case.n_threads)
+            fast = average_correlation(runs, case.config, n_threads=case.n_threads)
             ours.append(time.perf_counter() - began)
             began = time.perf_counter()
             plain = loop(runs)
@@ -166,16 +192,19 @@ def main() -> None:
     parser.add_argument("--features", type=int, default=512)
     parser.add_argument("--budget", type=float, default=2.0, help="GiB")
     parser.add_argument("--threads", type=int, default=2)
+    parser.add_argument("--device", choices=get_args(Device), default="cpu")
     parser.add_argument("--keep", action="store_true", help="write figures to benchmarks/results")
     args = parser.parse_args()
-    sizes = args.runs, args.features, args.budget, args.threads
+    sizes = args.runs, args.features, args.budget, args.threads, args.device
     figures = against_peak(Case(args.vertices, *sizes))
     figures |= against_corrcoef(Case(args.reference_vertices, *sizes))
+    if args.device == "cuda":
+        figures["device_gemm_gflops"] = device_gemm_gflops()
     table = Table("figure", "value")
     for key, value in figures.items():
         table.add_row(key, f"{value:.5g}" if isinstance(value, float) else str(value))
     Console(width=100).print(table)
-    report(figures, RESULTS / "correlation.json" if args.keep else None)
+    report(figures, result_path("correlation", args.device) if args.keep else None, args.device)
 
 
 if __name__ == "__main__":

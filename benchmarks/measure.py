@@ -10,6 +10,7 @@ import time
 from collections.abc import Callable, Sequence
 from concurrent.futures import ProcessPoolExecutor
 from dataclasses import dataclass
+from datetime import date
 from pathlib import Path
 from typing import Any
 
@@ -91,9 +92,25 @@ def machine() -> dict[str, Any]:
     return {"cpu": model, "cores": len(os.sched_getaffinity(0)), "blas": sorted(set(blas))}
 
 
-def report(figures: dict[str, Any], keep: Path | None) -> None:
-    """Print figures as the last line, and keep them with the machine's description."""
+def result_path(name: str, device: str = "cpu") -> Path:
+    """Return where figures are kept, apart for each device."""
+    suffix = "" if device == "cpu" else f"_{device}"
+    return Path(__file__).parent / "results" / f"{name}{suffix}.json"
+
+
+def card() -> str:
+    """Name the CUDA card."""
+    import torch
+
+    return str(torch.cuda.get_device_name())
+
+
+def report(figures: dict[str, Any], keep: Path | None, device: str = "cpu") -> None:
+    """Print figures as the last line; keep them with machine and date."""
     if keep is not None:
         keep.parent.mkdir(parents=True, exist_ok=True)
-        keep.write_text(json.dumps({**figures, "machine": machine()}, indent=2) + "\n")
+        found = {**figures, "date": date.today().isoformat(), "machine": machine()}
+        if device == "cuda":
+            found["machine"]["card"] = card()
+        keep.write_text(json.dumps(found, indent=2) + "\n")
     print(json.dumps(figures))

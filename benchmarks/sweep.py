@@ -6,10 +6,14 @@ The reference does what the tutorial does, cell by cell: NMF for every pair of n
 n_clusters, KMeans, silhouette, Davies-Bouldin, connectivity by loops, with as many workers as
 threads are given to the engine. It is timed on an even sample of n_components, and scaled.
 
-With fewer components k than labels L, (L - k) / L of the vertices are left without a component
-whatever the penalty, since a component ends in one label. Such cells belong to the tutorial's
-grid and are solved and timed, but whether a factorisation lives is judged (``zero_rows_max``)
-where there are components enough; ``zero_rows_max_fewer_components`` tells the others.
+``zero_rows_max`` is the largest share of zero rows of W among cells with k >= L components for L
+labels (null where the grid has none). With k < L the rows of L - k labels are empty whatever the
+solver and the matrix, since the penalty leaves a component in one label only: a share of
+(L - k) / L for labels of one size, which says nothing about health. Such cells belong to the
+tutorial's grid, and are solved, compared and timed; ``zero_rows_max_fewer_components`` tells their
+share, and ``zero_rows_excess_max`` what goes beyond max(0, (L - k) / L) in any cell. Where the
+excess is over 5 % the factorisation has collapsed: nothing is reported, and the exit code is 1. In
+the table of growth such a case is named and left out of the fits.
 
 How far clusterings differ by chance depends on the seed of KMeans more than on anything else, and
 a single seed is a toss. So every factorisation is clustered from several seeds:
@@ -28,7 +32,7 @@ from concurrent.futures import ProcessPoolExecutor
 from dataclasses import dataclass
 from itertools import product
 from pathlib import Path
-from typing import Any
+from typing import Any, get_args
 
 import numpy as np
 from numpy.typing import NDArray
@@ -40,10 +44,12 @@ from sklearn.metrics import adjusted_rand_score, davies_bouldin_score, silhouett
 from threadpoolctl import threadpool_limits
 
 from benchmarks.cohort import Correlation, from_bold, simulate
-from benchmarks.measure import Measured, in_process, report
+from benchmarks.measure import Measured, in_process, report, result_path
+from trend_dagster.science._device import Device
 from trend_dagster.science.block_matrix import BlockMatrix, threshold_by_label
 from trend_dagster.science.clustering import cluster
 from trend_dagster.science.factorization import (
+    FactorizationConfig,
     Problem,
     factorize_many,
     leading_eigenpairs,
@@ -58,7 +64,7 @@ L1_RATIO = 0.4
 N_CLUSTERS = (14, 38)
 SAMPLE = (10, 16, 22, 28, 34, 40)
 KMEANS_SEEDS = range(108, 113)
-RESULTS = Path(__file__).parent / "results"
+COLLAPSE = 0.05
 console = Console(width=100)
 
 
@@ -72,6 +78,7 @@ class Case:
     n_threads: int
     bold: Path | None = None
     sample: tuple[int, ...] = SAMPLE
+    device: Device = "cpu"
 
     def source(self) -> tuple[Correlation, Array]:
         """Return the correlation, computed where it is sliced, and the labels."""
@@ -83,6 +90,11 @@ class Case:
     def grid(self) -> SweepGrid:
         """Return the tutorial's grid at this penalty."""
         return SweepGrid(alpha_W=(self.alpha_W,), l1_ratio=(L1_RATIO,), n_clusters=N_CLUSTERS)
+
+    @property
+    def config(self) -> FactorizationConfig:
+        """Return the engine's settings."""
+        return FactorizationConfig(device=self.device)
 
 
 # --- The tutorial's way ----------------------------------------------------------------------
@@ -170,14 +182,19 @@ def reference_worker(prepared: tuple[Array, Array, Case]) -> None:
 
 def load_dense(folder: Path, case: Case) -> tuple[Array, Array, Case]:
     """Load the input of both sides, and compile the engine."""
-    list(sweep(small_matrix(), SweepGrid(n_components=(2,), n_clusters=(2,))))
+    warm_up(case)
     return np.load(folder / "correlation.npy"), np.load(folder / "labels.npy"), case
 
 
 def load_lazy(case: Case) -> tuple[Correlation, Array, Case]:
     """Make the input where the dense correlation would not fit, and compile the engine."""
-    list(sweep(small_matrix(), SweepGrid(n_components=(2,), n_clusters=(2,))))
+    warm_up(case)
     return *case.source(), case
+
+
+def warm_up(case: Case) -> None:
+    """Run everything once, so that nothing is compiled or started within the clock."""
+    list(sweep(small_matrix(), SweepGrid(n_components=(2,), n_clusters=(2,)), case.config))
 
 
 def small_matrix() -> BlockMatrix:
@@ -189,7 +206,7 @@ def engine(prepared: tuple[Any, Array, Case]) -> list[SweepCell]:
     """Threshold and sweep."""
     correlation, labels, case = prepared
     matrix = threshold_by_label(correlation, labels)
-    return list(sweep(matrix, case.grid, n_threads=case.n_threads))
+    return list(sweep(matrix, case.grid, case.config, n_threads=case.n_threads))
 
 
 def engine_alone(prepared: tuple[Any, Array, Case]) -> tuple[dict[int, float], int]:
@@ -198,7 +215,7 @@ def engine_alone(prepared: tuple[Any, Array, Case]) -> tuple[dict[int, float], i
     matrix = threshold_by_label(correlation, labels)
     cells = [
         (cell.n_components, cell.zero_row_share, cell.n_iter)
-        for cell in sweep(matrix, case.grid, n_threads=case.n_threads)
+        for cell in sweep(matrix, case.grid, case.config, n_threads=case.n_threads)
     ]
     return {k: share for k, share, _ in cells}, sum(n for _, _, n in cells)
 
@@ -218,13 +235,14 @@ def same_start(matrix: BlockMatrix, X: Array, case: Case) -> tuple[float, float]
         starts.append((W0, H0))
     l1, l2 = penalties(matrix, case.alpha_W, L1_RATIO)
     ratios, agreement = [], []
-    for i, ours in factorize_many(matrix, problems, starts=starts, n_threads=case.n_threads):
+    found = factorize_many(matrix, problems, case.config, starts=starts, n_threads=case.n_threads)
+    for i, ours in found:
         model = sklearn_nmf(case.sample[i], case.alpha_W, init="custom")
         W = model.fit_transform(X, W=starts[i][0].copy(), H=starts[i][1].copy())
         ratios.append(ours.objective / objective(matrix, W, model.components_, l1, l2))
         theirs = [KMeans(c, n_init="auto", random_state=108).fit(W).labels_ for c in N_CLUSTERS]
-        for found, labels in zip(cluster(matrix, ours.W, N_CLUSTERS), theirs, strict=True):
-            agreement.append(adjusted_rand_score(found.labels, labels))
+        for mine, labels in zip(cluster(matrix, ours.W, N_CLUSTERS), theirs, strict=True):
+            agreement.append(adjusted_rand_score(mine.labels, labels))
     return max(ratios), min(agreement)
 
 
@@ -299,14 +317,21 @@ def labelings(W: Array, n_clusters: int) -> list[Array]:
     ]
 
 
-def zero_rows(shares: dict[int, float], n_labels: int) -> dict[str, float]:
-    """Return the largest share of zero rows, with components enough for all labels and without."""
+def zero_rows(shares: dict[int, float], n_labels: int) -> dict[str, float | None]:
+    """Return the largest shares of zero rows; the keys are explained at the top."""
     enough = [share for k, share in shares.items() if k >= n_labels]
     fewer = [share for k, share in shares.items() if k < n_labels]
+    excess = [share - max(0.0, 1 - k / n_labels) for k, share in shares.items()]
     return {
-        "zero_rows_max": max(enough or fewer),
-        "zero_rows_max_fewer_components": max(fewer, default=0.0),
+        "zero_rows_max": max(enough, default=None),
+        "zero_rows_max_fewer_components": max(fewer, default=None),
+        "zero_rows_excess_max": max(excess),
     }
+
+
+def collapsed(figures: dict[str, Any]) -> bool:
+    """Tell whether solvers agree about nothing, as W is empty where it need not be."""
+    return bool(figures["zero_rows_excess_max"] > COLLAPSE)
 
 
 def alone(case: Case) -> dict[str, Any]:
@@ -329,18 +354,25 @@ GROWTH = ((1284, 20), (2562, 20), (5124, 20), (10242, 20), (20484, 20))
 GROWTH_LABELS = ((5124, 2), (5124, 5), (5124, 10), (5124, 50), (5124, 100))
 
 
-def growth(n_threads: int) -> dict[str, Any]:
+def growth(n_threads: int, device: Device) -> dict[str, Any]:
     """Time the engine over V and L; return the fitted exponents."""
-    sizes = [Case(v, n, 1e-5, n_threads) for v, n in (*GROWTH, *GROWTH_LABELS)]
-    rows = [alone(case) for case in sizes]
+    rows = []
+    for n_vertices, n_labels in (*GROWTH, *GROWTH_LABELS):
+        row = alone(Case(n_vertices, n_labels, 1e-5, n_threads, device=device))
+        rows.append({**row, "collapsed": collapsed(row)})
+        # Each as it is found: whoever interrupts the table keeps what there is.
+        console.print({k: row[k] for k in ("n_vertices", "n_labels", "engine_seconds")})
     show(rows)
-    over_v = [row for row in rows if row["n_labels"] == 20]
-    over_l = sorted((r for r in rows if r["n_vertices"] == 5124), key=lambda r: r["n_labels"])
+    alive = [row for row in rows if not row["collapsed"]]
+    over_v = [row for row in alive if row["n_labels"] == 20]
+    over_l = sorted((r for r in alive if r["n_vertices"] == 5124), key=lambda r: r["n_labels"])
     return {
         "rows": rows,
+        "rows_collapsed": len(rows) - len(alive),
         "seconds_exponent_in_vertices": exponent(over_v, "n_vertices", "engine_seconds"),
         "memory_exponent_in_vertices": exponent(over_v, "n_vertices", "engine_increment_mib"),
         "seconds_exponent_in_labels": exponent(over_l, "n_labels", "engine_seconds"),
+        "memory_exponent_in_labels": exponent(over_l, "n_labels", "engine_increment_mib"),
     }
 
 
@@ -365,29 +397,34 @@ def main() -> None:
     parser.add_argument("--alpha", type=float, default=1e-5, help="alpha_W")
     parser.add_argument("--sample", type=int, nargs="+", default=SAMPLE, help="k of the reference")
     parser.add_argument("--threads", type=int, default=2)
+    parser.add_argument("--device", choices=get_args(Device), default="cpu", help="of the engine")
     parser.add_argument("--bold", type=Path, help="real BOLD, (vertices, timepoints) in .npy")
     parser.add_argument("--growth", action="store_true", help="the engine over V and L")
     parser.add_argument("--alone", action="store_true", help="no reference; so beyond 10242")
     parser.add_argument("--keep", action="store_true", help="write figures to benchmarks/results")
     args = parser.parse_args()
-    case = Case(args.vertices, args.labels, args.alpha, args.threads, args.bold, tuple(args.sample))
+    case = Case(
+        args.vertices, args.labels, args.alpha, args.threads, args.bold, tuple(args.sample),
+        args.device,
+    )  # fmt: skip
     if args.growth:
-        name, figures = "sweep_growth", growth(args.threads)
+        name, figures = "sweep_growth", growth(args.threads, args.device)
     elif args.alone or args.vertices > 10242:
         name, figures = f"sweep_V{args.vertices}_L{args.labels}", alone(case)
     else:
         name, figures = f"sweep_V{args.vertices}_L{args.labels}", compare(case)
-    if figures.get("zero_rows_max", 0) > 0.05:
+    if not args.growth and collapsed(figures):
         raise SystemExit(
-            f"{figures['zero_rows_max']:.0%} of the rows of W are zero: solvers agree about "
-            "nothing there. Choose a smaller --alpha."
+            f"{figures['zero_rows_excess_max']:.0%} of the rows of W are zero beyond those of "
+            "labels without a component: solvers agree about nothing there. Choose a smaller "
+            "--alpha."
         )
     if not args.growth:
         table = Table("figure", "value")
         for key, value in figures.items():
             table.add_row(key, f"{value:.5g}" if isinstance(value, float) else str(value))
         console.print(table)
-    report(figures, RESULTS / f"{name}.json" if args.keep else None)
+    report(figures, result_path(name, args.device) if args.keep else None, args.device)
 
 
 if __name__ == "__main__":

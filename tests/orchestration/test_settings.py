@@ -252,7 +252,8 @@ def test_identity_leaves_out_what_only_changes_speed_or_place(section):
     assert left_out == {
         "inputs": {"bold", "geodesic_labels", "truth", "note"},
         "training": {"max_skipped_steps", "accelerator", "on_corrupt_state"},
-        "correlation": {"memory_budget_gib", "tile"},
+        "correlation": {"memory_budget_gib", "tile", "device"},
+        "factorization": {"device"},
     }.get(section, set())
 
 

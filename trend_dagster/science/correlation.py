@@ -10,6 +10,7 @@ from __future__ import annotations
 
 from collections.abc import Callable, Container, Hashable, Iterable, Mapping, Sequence
 from concurrent.futures import ThreadPoolExecutor
+from contextlib import nullcontext
 from dataclasses import dataclass, field
 from functools import partial
 from threading import Lock
@@ -21,6 +22,7 @@ from pydantic import BaseModel, Field
 from threadpoolctl import threadpool_limits
 
 from trend_dagster.errors import CohortError
+from trend_dagster.science._device import DESCRIPTION, Device, full_float32, torch_device
 from trend_dagster.science.block_matrix import BoolArray, FloatArray
 from trend_dagster.science.cores import usable_cores
 
@@ -59,6 +61,9 @@ class CorrelationConfig(BaseModel, frozen=True, extra="forbid"):
         ge=1,
         description="Vertices along a side of a tile; a multiple of the chunks of a store.",
         json_schema_extra={"identity": False},
+    )
+    device: Device = Field(
+        default="cpu", description=DESCRIPTION, json_schema_extra={"identity": False}
     )
 
 
@@ -107,7 +112,8 @@ def average_correlation(
     Raises
     ------
     CohortError
-        If there is no run, runs differ in their number of vertices, or features are not finite.
+        If there is no run, runs differ in their number of vertices, features are not finite, or
+        the device does not exist.
     """
     config = config or CorrelationConfig()
     job = _Job(runs, config, groups, group_sums or {})
@@ -121,7 +127,11 @@ def average_correlation(
         if (a, b) not in done
     ]
     n_threads = n_threads or usable_cores()
-    with threadpool_limits(1, user_api="blas"), ThreadPoolExecutor(n_threads) as pool:
+    with (
+        threadpool_limits(1, user_api="blas"),
+        nullcontext() if config.device == "cpu" else full_float32(),
+        ThreadPoolExecutor(n_threads) as pool,
+    ):
         job.run(tiles, out, on_tile, pool, n_threads)
     return out
 
@@ -222,10 +232,10 @@ def _standardize_rows(rows: FloatArray) -> BoolArray:
 
 @dataclass(eq=False)
 class _Stack:
-    """Standardised features of some runs of one group."""
+    """Standardised features of some runs of one group; torch tensors on a device."""
 
     group: Hashable
-    parts: list[FloatArray]
+    parts: list[Any]
 
 
 @dataclass(eq=False)
@@ -261,6 +271,8 @@ class _Job:
         self.masks = np.zeros((len(self.runs), self.n_vertices), dtype=bool)
         self.lock = Lock()
         self.failed = False
+        device = self.config.device
+        self.place = None if device == "cpu" else torch_device(device, CohortError)
 
     def stacks(self) -> list[list[int]]:
         """Divide runs into stacks: of one group each, and within half of the budget."""
@@ -278,7 +290,15 @@ class _Job:
         if self.config.average == "arithmetic":
             # Side by side, the runs' products add up within one matrix product.
             parts = [np.concatenate(parts, axis=1)] if len(parts) > 1 else parts
-        return _Stack(self.groups[members[0]] if self.groups is not None else None, parts)
+        group = self.groups[members[0]] if self.groups is not None else None
+        return _Stack(group, [self._placed(part) for part in parts])
+
+    def _placed(self, rows: FloatArray) -> Any:
+        if self.place is None:
+            return rows
+        import torch
+
+        return torch.from_numpy(rows).to(self.place)
 
     def _standardized(self, run: int) -> FloatArray:
         features, mask = _read(self.runs[run])
@@ -339,11 +359,10 @@ class _Job:
     def _product(self, tile: Tile, stack: _Stack) -> FloatArray:
         rows, columns = self._slices(tile)
         if self.config.average == "arithmetic":
-            Z = stack.parts[0]
-            return Z[rows] @ Z[columns].T
-        total = _transformed(stack.parts[0][rows] @ stack.parts[0][columns].T, self.config)
+            return _gram(stack.parts[0], rows, columns)
+        total = _transformed(_gram(stack.parts[0], rows, columns), self.config)
         for Z in stack.parts[1:]:
-            total += _transformed(Z[rows] @ Z[columns].T, self.config)
+            total += _transformed(_gram(Z, rows, columns), self.config)
         return total
 
     def _finish(
@@ -408,6 +427,12 @@ class _Job:
 def _read(run: Run | Callable[[], Run]) -> Run:
     features, mask = run() if callable(run) else run
     return np.asarray(features), np.asarray(mask, dtype=bool)
+
+
+def _gram(Z: Any, rows: slice, columns: slice) -> FloatArray:
+    """Multiply rows of an array or tensor with others of them; return an array."""
+    product = Z[rows] @ Z[columns].T
+    return product if isinstance(product, np.ndarray) else product.cpu().numpy()
 
 
 def _counts(masks: BoolArray, rows: slice, columns: slice) -> FloatArray | float:

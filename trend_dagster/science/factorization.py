@@ -30,7 +30,9 @@ from sklearn.exceptions import ConvergenceWarning
 from threadpoolctl import threadpool_limits
 
 from trend_dagster.errors import FactorizationError
+from trend_dagster.science._device import DESCRIPTION, Device, torch_device
 from trend_dagster.science._hals import add_grams, half_sweep
+from trend_dagster.science._hals_torch import TorchLockstep
 from trend_dagster.science.block_matrix import BlockMatrix, FloatArray, IntArray
 from trend_dagster.science.smoothness import Graph, solve_smooth
 
@@ -74,6 +76,9 @@ class FactorizationConfig(BaseModel, frozen=True, extra="forbid"):
         default=108,
         ge=0,
         description="Seed of the randomised SVD of solver='sklearn'; 'block' needs no chance.",
+    )
+    device: Device = Field(
+        default="cpu", description=DESCRIPTION, json_schema_extra={"identity": False}
     )
 
 
@@ -509,7 +514,11 @@ def _solve_block(
 ) -> Iterator[tuple[int, FloatArray, FloatArray, int, bool]]:
     """Yield index, W transposed, H, sweeps and convergence of each problem as it finishes."""
     weights = [penalties(matrix, p.alpha_W, p.l1_ratio, config.penalty) for p in problems]
-    state = _Lockstep(matrix, starts, weights, pool, n_threads)
+    state: _Lockstep | TorchLockstep
+    if config.device == "cpu":
+        state = _Lockstep(matrix, starts, weights, pool, n_threads)
+    else:
+        state = TorchLockstep(matrix, starts, weights, config.device)
     running = list(range(len(problems)))
     initial: FloatArray = np.zeros(len(problems))
     for n_iter in range(1, config.max_iter + 1):
@@ -676,11 +685,13 @@ def factorize_many(
     ------
     FactorizationError
         If there are more components than vertices with signal, the matrix has negative entries,
-        a start does not fit, or smoothness is asked for without a graph or of solver='sklearn'.
+        a start does not fit, smoothness is asked for without a graph or of solver='sklearn', or
+        the device does not exist or does not know the solver.
     """
     config = config or FactorizationConfig()
     _check_problems(matrix, problems, starts)
     _check_smoothness(config)
+    _check_device(config)
     smooth = Graph.of(graph, matrix, config.smoothness) if config.smoothness > 0 else None
     if config.solver == "sklearn":
         with threadpool_limits(n_threads):
@@ -782,6 +793,19 @@ def _check_smoothness(config: FactorizationConfig) -> None:
             found=f"{config.smoothness}",
             remedy="Use solver='block'.",
         )
+
+
+def _check_device(config: FactorizationConfig) -> None:
+    if config.device == "cpu":
+        return
+    if config.smoothness > 0 or config.solver == "sklearn":
+        raise FactorizationError(
+            "device",
+            expected="'cpu' for solver='sklearn' and for smoothness > 0",
+            found=f"'{config.device}'",
+            remedy="Set device to 'cpu'.",
+        )
+    torch_device(config.device, FactorizationError)
 
 
 def _check_problems(
