@@ -67,4 +67,6 @@ def test_number_of_threads_changes_nothing():
 
 def test_a_grid_larger_than_the_matrix_is_refused():
     with pytest.raises(FactorizationError, match="n_components"):
-        list(sweep(block_matrix(8, 2, 0), SweepGrid(n_components=(9,))))
+        list(sweep(block_matrix(8, 2, 0), SweepGrid(n_components=(9,), n_clusters=(2,))))
+    with pytest.raises(FactorizationError, match="n_clusters"):
+        list(sweep(block_matrix(8, 2, 0), SweepGrid(n_components=(4,), n_clusters=(9,))))
