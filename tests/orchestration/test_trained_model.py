@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import json
+from dataclasses import asdict
+from types import SimpleNamespace
 
 import numpy as np
 import pytest
@@ -13,11 +15,13 @@ from safetensors.torch import load_file
 from benchmarks.tutorial_model import TutorialModel
 from tests.conftest import MEDIAL_WALL, N_TIMEPOINTS, N_VERTICES, run, simulate_run
 from trend_dagster.errors import InputError
+from trend_dagster.orchestration.checks import _not_collapsed
 from trend_dagster.orchestration.importing import import_file, read_checkpoint
 from trend_dagster.orchestration.lineage import states
 from trend_dagster.orchestration.resources import Project
 from trend_dagster.orchestration.running import open_instance
 from trend_dagster.orchestration.stored_asset import STORED_ASSETS, restore_files
+from trend_dagster.science.autoencoder import collapse_measures, embed, initial_model
 from trend_dagster.science.model_settings import AutoencoderConfig
 
 CONFIG = AutoencoderConfig(
@@ -75,6 +79,19 @@ def test_a_delivered_file_that_is_gone_comes_from_the_store_without_training(fin
     assert state.status == "current"
     restore_files(project, version)
     assert weights.read_bytes() == version.file("model.safetensors").read_bytes()
+
+
+@pytest.mark.parametrize("source", ["input_projection", "bold"])
+def test_features_that_have_become_alike_are_told(source, rng):
+    model = initial_model(CONFIG, N_TIMEPOINTS, 0)
+    bold = rng.standard_normal((60, N_TIMEPOINTS)).astype(np.float32)
+    alike = bold[:1] + 0.01 * bold
+    told = [
+        list(_not_collapsed(None, SimpleNamespace(facts=asdict(collapse_measures(features)))))
+        for features in (embed(model, series, source=source) for series in (bold, alike))
+    ]
+    assert told[0] == []
+    assert "has collapsed: mean correlation between vertices 1.000" in told[1][0]
 
 
 # --- Training goes on -----------------------------------------------------------------------
