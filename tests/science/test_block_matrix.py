@@ -2,6 +2,9 @@
 
 from __future__ import annotations
 
+import re
+from pathlib import Path
+
 import numpy as np
 import pytest
 import zarr
@@ -161,3 +164,14 @@ def test_what_cannot_be_used_is_refused():
     arrays = threshold_by_label(C, np.zeros(6)).arrays()
     with pytest.raises(FactorizationError, match="36 numbers"):
         BlockMatrix.from_arrays({**arrays, "data": arrays["data"][:-1]}, 6)
+
+
+def test_the_docs_open_a_stored_matrix_with_numpy_alone():
+    text = (Path(__file__).parents[2] / "docs" / "method-engine.md").read_text()
+    code = next(p for p in re.findall(r"```python\n(.*?)```", text, re.S) if "block_sizes" in p)
+    rng = np.random.default_rng(0)
+    C = np.corrcoef(rng.standard_normal((30, 9)))
+    matrix = threshold_by_label(C, rng.integers(0, 4, 30), rng.random(30) > 0.2)
+    scope = {"np": np, "n_vertices": 30, **matrix.arrays()}
+    exec(code, scope)
+    np.testing.assert_array_equal(scope["dense"], matrix.to_dense())

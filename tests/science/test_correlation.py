@@ -112,6 +112,11 @@ def test_runs_are_read_lazily_and_once_where_they_fit():
     np.testing.assert_array_equal(C, average_correlation(runs, CorrelationConfig(tile=7)))
     # The first is opened once more, to learn how many vertices there are.
     assert reads == [2, 1, 1]
+    # Sums over groups come from the same pass.
+    sums = {g: np.zeros((30, 30), np.float32) for g in "ab"}
+    config = CorrelationConfig(tile=7)
+    average_correlation([reader(r) for r in range(3)], config, groups="aba", group_sums=sums)
+    assert reads == [4, 2, 2]
 
 
 class SwitchedOffError(Exception):
