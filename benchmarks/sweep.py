@@ -353,6 +353,10 @@ def alone(case: Case) -> dict[str, Any]:
 GROWTH = ((1284, 20), (2562, 20), (5124, 20), (10242, 20), (20484, 20))
 GROWTH_LABELS = ((5124, 2), (5124, 5), (5124, 10), (5124, 50), (5124, 100))
 
+COLUMNS = (
+    "n_vertices", "n_labels", "engine_seconds", "engine_increment_mib", "sweeps", "collapsed",
+)  # fmt: skip
+
 
 def growth(n_threads: int, device: Device) -> dict[str, Any]:
     """Time the engine over V and L; return the fitted exponents."""
@@ -362,7 +366,7 @@ def growth(n_threads: int, device: Device) -> dict[str, Any]:
         rows.append({**row, "collapsed": collapsed(row)})
         # Each as it is found: whoever interrupts the table keeps what there is.
         console.print({k: row[k] for k in ("n_vertices", "n_labels", "engine_seconds")})
-    show(rows)
+    show([{name: row[name] for name in COLUMNS} for row in rows])
     alive = [row for row in rows if not row["collapsed"]]
     over_v = [row for row in alive if row["n_labels"] == 20]
     over_l = sorted((r for r in alive if r["n_vertices"] == 5124), key=lambda r: r["n_labels"])
@@ -376,8 +380,10 @@ def growth(n_threads: int, device: Device) -> dict[str, Any]:
     }
 
 
-def exponent(rows: Sequence[dict[str, Any]], x: str, y: str) -> float:
-    """Fit y as a power of x."""
+def exponent(rows: Sequence[dict[str, Any]], x: str, y: str) -> float | None:
+    """Fit y as a power of x, where there are points to fit."""
+    if len({row[x] for row in rows}) < 2:
+        return None
     return float(np.polyfit(np.log([r[x] for r in rows]), np.log([r[y] for r in rows]), 1)[0])
 
 
