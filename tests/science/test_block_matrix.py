@@ -16,6 +16,7 @@ from trend_dagster.science import block_matrix
 from trend_dagster.science.block_matrix import (
     BlockMatrix,
     ThresholdConfig,
+    equal_labels,
     threshold_by_distance,
     threshold_by_label,
 )
@@ -175,3 +176,14 @@ def test_the_docs_open_a_stored_matrix_with_numpy_alone():
     scope = {"np": np, "n_vertices": 30, **matrix.arrays()}
     exec(code, scope)
     np.testing.assert_array_equal(scope["dense"], matrix.to_dense())
+
+
+def test_a_smooth_encoding_is_as_local_as_a_number_of_equal_labels():
+    """No limit leaves the hemispheres; no width leaves each vertex alone; between, in between."""
+    x = np.arange(30.0)
+    d = np.abs(x[:, None] - x)
+    assert equal_labels([d, d], 1e6) == pytest.approx(2)
+    assert equal_labels([d, d], 1e-3) == pytest.approx(60)
+    # Three labels as walls of distance: weights are those of the labels.
+    walls = np.where(np.arange(30)[:, None] // 10 == np.arange(30) // 10, 0.0, np.inf)
+    assert equal_labels([walls], 1.0) == pytest.approx(3)

@@ -21,6 +21,7 @@ from trend_dagster.science.factorization import (
     objective,
     penalties,
 )
+from trend_dagster.science.smoothness import neighbour_graph
 
 SKLEARN = FactorizationConfig(solver="sklearn")
 
@@ -353,6 +354,39 @@ def ring(n: int) -> sparse.csr_array:
         (np.full(n, 0.5), (np.arange(n), np.roll(np.arange(n), 1))), shape=(n, n)
     )
     return one + one.T
+
+
+def line(n: int, step: float) -> np.ndarray:
+    """Distances between points on a line."""
+    x = step * np.arange(n)
+    return np.abs(x[:, None] - x)
+
+
+def test_the_graph_is_a_gaussian_of_distance_cut_at_three_sigma():
+    """Stripes, both hemispheres, zero diagonal, none across, mean row sum 1."""
+    distances = [line(700, 2.0), line(30, 3.0)]
+    graph = neighbour_graph(distances, 4.0).toarray()
+    dense = np.zeros((730, 730))
+    for at, d in ((0, distances[0]), (700, distances[1])):
+        inside = slice(at, at + len(d))
+        dense[inside, inside] = np.where(d <= 12.0, np.exp(-(d**2) / 32), 0) - np.eye(len(d))
+    np.testing.assert_allclose(graph, dense * 730 / dense.sum(), rtol=1e-5)
+    assert graph.sum() / 730 == pytest.approx(1)
+    with pytest.raises(FactorizationError, match="smoothness_sigma_mm"):
+        neighbour_graph([line(5, 100.0)], 4.0)
+
+
+@given(scale=st.floats(1e-2, 1e2))
+@settings(max_examples=5, deadline=None)
+def test_one_lambda_means_the_same_whatever_the_scale_of_the_matrix(scale):
+    matrix = block_matrix(40, 2, 5).astype(np.float64)
+    blocks = tuple(scale * block for block in matrix.blocks)
+    scaled = BlockMatrix(blocks, matrix.permutation, matrix.n_vertices)
+    config = FactorizationConfig(smoothness=2.0, max_iter=50)
+    W0, H0 = full_start(matrix, 3)
+    one = factorize(matrix, 3, 0.0, 0.4, config, W0=W0, H0=H0, graph=ring(40))
+    other = factorize(scaled, 3, 0.0, 0.4, config, W0=scale * W0, H0=H0, graph=ring(40))
+    np.testing.assert_allclose(other.W / scale, one.W, rtol=1e-6, atol=1e-9)
 
 
 def roughness(W: np.ndarray) -> float:

@@ -12,53 +12,56 @@ from benchmarks.measure import in_process
 from tests.science.test_factorization import block_matrix
 from trend_dagster.errors import FactorizationError
 from trend_dagster.science.block_matrix import BlockMatrix
-from trend_dagster.science.fanout import Encoding, count_workers, sweep_encodings, worker_memory
-from trend_dagster.science.sweep import SweepGrid, sweep
+from trend_dagster.science.cores import usable_cores
+from trend_dagster.science.fanout import count_workers, side_by_side, worker_memory
+from trend_dagster.science.sweep import SweepCell, SweepGrid, sweep
 
 GRID = SweepGrid(n_components=(3, 5), alpha_W=(1e-4,), n_clusters=(3,))
 
 
-def encoding(n: int, n_labels: int) -> Encoding:
-    load = partial(block_matrix, n, n_labels, 1)
-    return Encoding(load().block_sizes, load)
+def cells(n_labels: int) -> tuple[int, int, list[SweepCell]]:
+    return os.getpid(), usable_cores(), list(sweep(block_matrix(60, n_labels, 1), GRID))
 
 
 @pytest.mark.slow
 def test_encodings_in_processes_give_what_each_gives_alone():
-    encodings = {f"L{n}": encoding(60, n) for n in (1, 2, 4)}
-    found = dict(sweep_encodings(encodings, GRID, memory_gib=4, n_cores=2))
-    assert set(found) == set(encodings)
-    for name, cells in found.items():
-        alone = {c.n_components: c for c in sweep(encodings[name].load(), GRID)}
-        for cell in cells:
-            np.testing.assert_array_equal(cell.W, alone[cell.n_components].W)
+    n_labels = (1, 2, 4)
+    found = dict(side_by_side([partial(cells, n) for n in n_labels], n_workers=2, n_cores=2))
+    assert set(found) == {0, 1, 2}
+    for number, (process, cores, there) in found.items():
+        assert process != os.getpid()
+        assert cores == 1  # a share of two
+        here = {c.n_components: c for c in cells(n_labels[number])[2]}
+        for cell in there:
+            np.testing.assert_array_equal(cell.W, here[cell.n_components].W)
 
 
-def broken(parent: int) -> BlockMatrix:
-    if os.getpid() != parent:
-        raise FactorizationError("file", expected="a", found="b", remedy="Mend it.")
-    return block_matrix(30, 2, 0)
+def broken() -> BlockMatrix:
+    raise FactorizationError("file", expected="a", found="b", remedy="Mend it.")
 
 
 @pytest.mark.slow
 def test_what_a_worker_raises_arrives():
-    bad = Encoding(np.array([15, 15]), partial(broken, os.getpid()))
     with pytest.raises(FactorizationError, match="Mend it"):
-        list(sweep_encodings({"bad": bad}, GRID, memory_gib=4, n_cores=1))
+        list(side_by_side([broken], n_workers=1, n_cores=1))
 
 
 def test_workers_are_bounded_by_cores_files_and_memory():
-    encodings = {str(n): encoding(60, n) for n in (1, 2, 4)}
-    assert count_workers(encodings, GRID, 100, 2) == 2
-    assert count_workers(encodings, GRID, 100, 16) == 3
-    one = worker_memory(encodings["1"].block_sizes, GRID, 16) / 2**30
-    assert count_workers(encodings, GRID, 1.5 * one, 16) == 1
+    sizes = [block_matrix(60, n, 1).block_sizes for n in (1, 2, 4)]
+
+    def needs(n_threads: int) -> list[int]:
+        return [worker_memory(size, GRID, n_threads) for size in sizes]
+
+    assert count_workers(needs, 3, 2, 100) == 2
+    assert count_workers(needs, 3, 16, 100) == 3
+    one = max(needs(16)) / 2**30
+    assert count_workers(needs, 3, 16, 1.5 * one) == 1
     with pytest.raises(FactorizationError, match="GiB for one worker"):
-        count_workers(encodings, GRID, 0.5 * one, 16)
+        count_workers(needs, 3, 16, 0.5 * one)
 
 
 def test_nothing_to_do():
-    assert list(sweep_encodings({}, memory_gib=1)) == []
+    assert list(side_by_side([], 1, 1)) == []
 
 
 def compiled(n: int, n_labels: int) -> BlockMatrix:

@@ -257,12 +257,11 @@ def _tags(published: Published, upstream: Mapping[str, dg.EventLogRecord | None]
         CODE_VERSION_TAG: recipe.code_version,
     }
     for asset, record in upstream.items():
-        if recipe.imported_from is not None:
-            # Made from none of them: out of date, for Dagster, when one of them changes from now.
-            used = _data_version(record)
-        else:
-            digests = {n: d for n, d in recipe.inputs.items() if n.partition("[")[0] == asset}
-            used = digests.get(asset) or digest_of(digests)
+        digests = {n: d for n, d in recipe.inputs.items() if n.partition("[")[0] == asset}
+        # Where it is not made from it (imported, or not needed for this partition) it is out of
+        # date, for Dagster, when that changes from now.
+        made_from = digests.get(asset) or digest_of(digests)
+        used = made_from if digests else _data_version(record)
         key = dg.AssetKey(asset)
         tags[get_input_data_version_tag(key)] = used
         tags[get_input_event_pointer_tag(key)] = (

@@ -118,10 +118,11 @@ class _Walk:
         return self.needed[asset.name]
 
     def _takes(self, consumer: StoredAsset, asset: StoredAsset) -> bool:
-        without = consumer.unless.get(asset.name)
-        if without is not None and without(self.project.settings):
-            return False
-        stored = [self._look_up(consumer, p) for p in consumer.partitions(self.project)]
+        stored = [
+            self._look_up(consumer, partition)
+            for partition in consumer.partitions(self.project)
+            if consumer.takes(asset.name, self.project.settings, partition)
+        ]
         return any(v is None or not v.imported for v in stored) and self._is_needed(consumer)
 
     def _look_up(self, asset: StoredAsset, partition: Partition) -> Version | None:

@@ -18,7 +18,7 @@ import dagster as dg
 from pydantic import Field
 
 from trend_dagster.errors import InputError
-from trend_dagster.orchestration.settings import Settings, load_settings
+from trend_dagster.orchestration.settings import Settings, load_settings, smooth_encodings
 from trend_dagster.storage.images import find_files
 from trend_dagster.storage.stores import Store
 
@@ -95,8 +95,20 @@ class Project:
 
     @cached_property
     def label_files(self) -> dict[str, Path]:
-        """Geodesic label files by key."""
-        return find_files(self.folder / self.settings.inputs.geodesic_labels, "geodesic label")
+        """Geodesic label files by key; may be none where there are smooth encodings."""
+        folder = self.folder / self.settings.inputs.geodesic_labels
+        smooth = smooth_encodings(self.settings)
+        if smooth and not any(folder.glob("*.npy")):
+            return {}
+        files = find_files(folder, "geodesic label")
+        for key in files.keys() & smooth.keys():
+            raise InputError(
+                f"geodesic label file {files[key]}",
+                expected="a name that no smooth encoding has",
+                found=f"{key}, which stands for thresholding.smooth_sigma_mm",
+                remedy="Rename the file.",
+            )
+        return files
 
     def keys(self, dimension: str) -> list[str]:
         """Partition keys that a dimension has today.
@@ -114,7 +126,7 @@ class Project:
         if dimension == BOLD_RUN:
             return list(self.bold_files)
         if dimension == LABEL_FILE:
-            return list(self.label_files)
+            return [*self.label_files, *smooth_encodings(self.settings)]
         return [str(k) for k in self.settings.sweep.n_components]
 
     def input_file(self, dimension: str, key: str) -> Path:

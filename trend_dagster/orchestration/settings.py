@@ -49,6 +49,14 @@ class InputsConfig(BaseModel, frozen=True, extra="forbid"):
         description="Folder of geodesic label files, one .npy each.",
         json_schema_extra=PLACE,
     )
+    geodesic_distances: tuple[str, ...] = Field(
+        (),
+        max_length=2,
+        description="Distances along the cortex in mm, for smooth spatial encodings and smooth "
+        "loadings: a .npy of shape (vertices, vertices) per hemisphere, in the order of the "
+        "vertices of the BOLD runs (left, then right).",
+        json_schema_extra=PLACE,
+    )
     truth: str | None = Field(
         None,
         description="A .npy with the planted network of each vertex (-1 none), for simulated "
@@ -113,6 +121,24 @@ class StorageConfig(BaseModel, frozen=True, extra="forbid"):
     )
 
 
+class ComputeConfig(BaseModel, frozen=True, extra="forbid"):
+    """How much of the machine is used; nothing here changes a result."""
+
+    workers: int = Field(
+        1,
+        ge=1,
+        description="Label files that are swept at the same time at most, each in a process with "
+        "its share of the cores. One uses all cores by itself; several help where there are many "
+        "cores and label files with small labels.",
+    )
+    memory_gib: float = Field(
+        8.0,
+        gt=0,
+        description="Memory of all workers together, if there are several; so many work at a "
+        "time as fit.",
+    )
+
+
 class AutomationConfig(BaseModel, frozen=True, extra="forbid"):
     """When the sensor and the schedule work, once they are switched on (page, Automation)."""
 
@@ -154,6 +180,7 @@ class Settings(BaseModel, frozen=True, extra="forbid"):
     controls: ControlsConfig = ControlsConfig()
     delivery: DeliveryConfig = DeliveryConfig()
     storage: StorageConfig = StorageConfig()
+    compute: ComputeConfig = ComputeConfig()
     automation: AutomationConfig = AutomationConfig()
 
     def identity(self, section: str) -> dict[str, Any]:
@@ -176,6 +203,22 @@ class Settings(BaseModel, frozen=True, extra="forbid"):
             if isinstance(extra, Mapping) and extra.get("identity") is False:
                 del values[name]
         return values
+
+
+def smooth_encodings(settings: Settings) -> dict[str, float]:
+    """Width in mm of each smooth spatial encoding, by its partition key among the label files.
+
+    Parameters
+    ----------
+    settings : Settings
+        Of the project.
+
+    Returns
+    -------
+    dict of str to float
+        In the order of the settings.
+    """
+    return {f"smooth_{s:.12g}mm": s for s in settings.thresholding.smooth_sigma_mm}
 
 
 def resource_folder(name: str) -> Path:

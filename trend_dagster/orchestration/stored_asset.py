@@ -19,7 +19,8 @@ import time
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import ExitStack, contextmanager, suppress
 from contextvars import ContextVar
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
+from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -32,6 +33,8 @@ from trend_dagster.orchestration.io_managers import RECORDED_ONE_BY_ONE, Publish
 from trend_dagster.orchestration.partitions import partitions_of, to_partition
 from trend_dagster.orchestration.resources import BOLD_RUN, Project
 from trend_dagster.orchestration.settings import Settings, nearest
+from trend_dagster.science.cores import usable_cores
+from trend_dagster.science.fanout import count_workers, side_by_side
 from trend_dagster.storage.provenance import Recipe, digest_of, digest_of_file
 from trend_dagster.storage.stores import Draft, Partition, Version, describe, replace_file
 
@@ -105,6 +108,9 @@ class Cell:
 
 Compute = Callable[..., Any]
 FilesOf = Callable[[Project, Partition], Mapping[str, Path]]
+Unless = Callable[[Settings, Partition], bool]
+WorkerBytes = Callable[[Settings, Mapping[str, list[Version]], int], int]
+Pending = list[tuple[Partition, Recipe, dict[str, list[Version]]]]
 
 
 @dataclass(frozen=True)
@@ -117,7 +123,8 @@ class StoredAsset:
         Takes a cell and, by name, what it is made from: one ``Version`` where partitions
         correspond, a list of them (excluded ones left out) where it takes all, None where the
         settings say that it is not needed. Returns a ``Result``. With ``together`` it takes a
-        list of cells and yields ``(cell, Result)`` as each is finished.
+        list of cells and yields ``(cell, Result)`` as each is finished, or ``(cell, TrendError)``
+        where only that cell cannot be made.
     dims : tuple of str
         Dimensions of its partitions.
     group : str
@@ -131,13 +138,18 @@ class StoredAsset:
     together : str, optional
         Dimension whose partitions are computed in one go.
     unless : mapping of str to callable
-        Upstream assets that are not needed under some settings.
+        Upstream assets that some partitions are made without, and when: the callable takes the
+        settings and a partition.
     incomplete : frozenset of str
         Upstream assets of which partitions may be missing; they are then passed over.
     keep_when_inputs_change : bool
         Made anew only when asked or when its settings change (a trained model).
     pool : str, optional
         Concurrency pool.
+    worker_bytes : callable, optional
+        Takes settings, the inputs of a batch and a number of threads; returns the most memory
+        that a process needs for the batch. With it, batches may run side by side
+        (``compute.workers``).
     """
 
     compute: Compute
@@ -147,10 +159,11 @@ class StoredAsset:
     code_version: str
     files: FilesOf | None
     together: str | None
-    unless: Mapping[str, Callable[[Settings], bool]]
+    unless: Mapping[str, Unless]
     incomplete: frozenset[str]
     keep_when_inputs_change: bool
     pool: str | None
+    worker_bytes: WorkerBytes | None
 
     @property
     def name(self) -> str:
@@ -203,8 +216,13 @@ class StoredAsset:
         return {
             name: self._versions(project, STORED_ASSETS[name], partition)
             for name in self.upstream
-            if not (name in self.unless and self.unless[name](project.settings))
+            if self.takes(name, project.settings, partition)
         }
+
+    def takes(self, upstream: str, settings: Settings, partition: Partition) -> bool:
+        """Tell whether a partition is made from an upstream asset at all."""
+        without = self.unless.get(upstream)
+        return without is None or not without(settings, partition)
 
     def _versions(
         self, project: Project, upstream: "StoredAsset", partition: Partition
@@ -317,10 +335,11 @@ def stored_asset(
     code_version: str = "1",
     files: FilesOf | None = None,
     together: str | None = None,
-    unless: Mapping[str, Callable[[Settings], bool]] | None = None,
+    unless: Mapping[str, Unless] | None = None,
     incomplete: frozenset[str] = frozenset(),
     keep_when_inputs_change: bool = False,
     pool: str | None = None,
+    worker_bytes: WorkerBytes | None = None,
 ) -> Callable[[Compute], StoredAsset]:
     """Make an asset of a function; see :class:`StoredAsset` for the parameters."""
 
@@ -337,6 +356,7 @@ def stored_asset(
             incomplete=incomplete,
             keep_when_inputs_change=keep_when_inputs_change,
             pool=pool,
+            worker_bytes=worker_bytes,
         )
         STORED_ASSETS[asset.name] = asset
         return asset
@@ -383,8 +403,9 @@ def produce(
         At the end, with every error a user can mend.
     """
     errors: list[TrendError] = []
+    batches: list[Pending] = []  # that wait to be computed side by side
     for batch in _batches(asset, partitions):
-        pending: list[tuple[Partition, Recipe, dict[str, list[Version]]]] = []
+        pending: Pending = []
         for partition in batch:
             if len(partitions) > 1 and not _exists(asset, project, partition):
                 log(f"{describe(asset.name, partition)}: its input is gone; what is stored stays")
@@ -403,14 +424,76 @@ def produce(
                 pending.append((partition, recipe, inputs))
             else:
                 yield Published(version, recipe, None)
-        if pending:
+        if pending and asset.worker_bytes is not None and project.settings.compute.workers > 1:
+            batches.append(pending)
+        elif pending:
             yield from _compute(asset, project, pending, errors, run_id=run_id, log=log)
+    if batches:
+        yield from _side_by_side(asset, project, batches, errors, run_id=run_id, log=log)
     if errors:
         raise dg.Failure(
             description="\n".join(str(error) for error in errors),
             metadata={"errors": len(errors), "of": len(partitions)},
             allow_retries=False,
         )
+
+
+def _side_by_side(
+    asset: StoredAsset,
+    project: Project,
+    batches: Sequence[Pending],
+    errors: list[TrendError],
+    *,
+    run_id: str,
+    log: Callable[[str], None],
+) -> Iterator[Published]:
+    """Compute batches in processes of their own; each publishes what it makes by itself."""
+    compute, cores = project.settings.compute, usable_cores()
+
+    def needs(n_threads: int) -> list[int]:
+        assert asset.worker_bytes is not None
+        return [asset.worker_bytes(project.settings, b[0][2], n_threads) for b in batches]
+
+    try:
+        n_tasks = min(len(batches), compute.workers)
+        n_workers = count_workers(needs, n_tasks, cores, compute.memory_gib)
+    except TrendError as error:
+        errors += [_remember(project, asset, p, error) for b in batches for p, _, _ in b][:1]
+        return
+    most = max(needs(cores // n_workers)) / 2**30
+    log(f"{n_workers} workers of {cores // n_workers} cores, at most {most:.2g} GiB each")
+    elsewhere = Project(project.folder, project.settings)
+    tasks = [
+        partial(_compute_elsewhere, asset.name, elsewhere, [p for p, _, _ in b], run_id)
+        for b in batches
+    ]
+    for done, (_, (published, failed)) in enumerate(side_by_side(tasks, n_workers, cores), 1):
+        errors += failed
+        yield from published
+        PROGRESS.get()(asset.name, f"{done} of {len(tasks)} batches", done / len(tasks))
+
+
+def _compute_elsewhere(
+    name: str, project: Project, partitions: Sequence[Partition], run_id: str
+) -> tuple[list[Published], list[TrendError]]:
+    """Compute a batch in this process, and return what there is to be recorded of it."""
+    import trend_dagster.orchestration.assets  # noqa: F401 - defines the assets
+
+    asset, errors = STORED_ASSETS[name], list[TrendError]()
+    pending: Pending = []
+    for partition in partitions:
+        inputs = asset.inputs(project, partition)
+        pending.append((partition, asset.recipe(project, partition, inputs), inputs))
+    published = [
+        # The numbers are in the store; what the page shows of them is small.
+        replace(
+            p,
+            version=replace(p.version),
+            result=None if p.result is None else replace(p.result, arrays={}),
+        )
+        for p in _compute(asset, project, pending, errors, run_id=run_id, log=lambda line: None)
+    ]
+    return published, errors
 
 
 def _exists(asset: StoredAsset, project: Project, partition: Partition) -> bool:
@@ -489,7 +572,7 @@ def _batches(asset: StoredAsset, partitions: Sequence[Partition]) -> Iterator[li
 def _compute(
     asset: StoredAsset,
     project: Project,
-    pending: list[tuple[Partition, Recipe, dict[str, list[Version]]]],
+    pending: Pending,
     errors: list[TrendError],
     *,
     run_id: str,
@@ -502,6 +585,9 @@ def _compute(
         with _cells(asset, project, pending, log) as cells:
             started = time.perf_counter()
             for cell, result in _results(asset, cells, inputs):
+                if isinstance(result, TrendError):
+                    errors.append(_remember(project, asset, cell.partition, result))
+                    continue
                 seconds = time.perf_counter() - started
                 recipe = recipes[cell.name]
                 version = _publish(cell, result, recipe, run_id=run_id, seconds=seconds)
@@ -521,7 +607,7 @@ def _compute(
 
 def _results(
     asset: StoredAsset, cells: list[Cell], inputs: Mapping[str, list[Version]]
-) -> Iterator[tuple[Cell, Result]]:
+) -> Iterator[tuple[Cell, Result | TrendError]]:
     """Compute the cells of a batch one by one; those made from an exclusion are excluded."""
     reason = _excluded_by(asset, inputs)
     if reason is not None:

@@ -9,7 +9,7 @@ from __future__ import annotations
 
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
-from typing import Any, Literal
+from typing import Annotated, Any, Literal
 
 import numpy as np
 from numpy.typing import ArrayLike, NDArray
@@ -27,7 +27,19 @@ _ASYMMETRY_LIMIT = 1e-4
 
 
 class ThresholdConfig(BaseModel, frozen=True, extra="forbid"):
-    """How a correlation becomes the non-negative matrix that a factorisation needs."""
+    """How a correlation becomes the local, non-negative matrix that a factorisation needs."""
+
+    smooth_sigma_mm: tuple[Annotated[float, Field(gt=0, le=1000)], ...] = Field(
+        default=(),
+        description=(
+            "Smooth spatial encodings beside the label files: each number adds one, in which a "
+            "correlation is weighted by exp(-d^2 / 2 sigma^2), with d the distance along the "
+            "cortex within a hemisphere, and by zero across. No border cuts a network in two. "
+            "Needs geodesic distances."
+        ),
+        # Each is a partition with a key of its own, which tells sigma.
+        json_schema_extra={"identity": False},
+    )
 
     negatives: Literal["clip", "shift", "abs"] = Field(
         default="clip",
@@ -290,6 +302,32 @@ def threshold_by_distance(
         rows = np.searchsorted(np.flatnonzero(hemispheres == number), members)
         _weight_block(block, distance_of[number], rows, sigma_mm)
     return matrix
+
+
+def equal_labels(distances: Sequence[NDArray[Any]], sigma_mm: float) -> float:
+    """Return how local a smooth encoding is, as a number of labels.
+
+    L labels of equal size leave V^2 / L of the V^2 correlations. Weights between 0 and 1 leave
+    their sum, so that V^2 over the sum is the number of equal labels that would leave as much.
+
+    Parameters
+    ----------
+    distances : sequence of ndarray of shape (n_h, n_h)
+        As for `threshold_by_distance`.
+    sigma_mm : float
+        Width of the Gaussian in mm.
+
+    Returns
+    -------
+    float
+        The number of hemispheres for an infinite sigma, of vertices for none.
+    """
+    left = 0.0
+    for distance in distances:
+        for start in range(0, len(distance), _STRIPE_ROWS):
+            d = np.asarray(distance[start : start + _STRIPE_ROWS], dtype=np.float64)
+            left += float(np.exp(-0.5 * (d / sigma_mm) ** 2).sum())
+    return sum(len(distance) for distance in distances) ** 2 / left
 
 
 def _weight_block(

@@ -72,6 +72,14 @@ class FactorizationConfig(BaseModel, frozen=True, extra="forbid"):
             "reproducible parcels: judge it against the same on data without networks."
         ),
     )
+    smoothness_sigma_mm: float = Field(
+        default=8.0,
+        gt=0,
+        description=(
+            "Who neighbours are, for smoothness: vertices weigh exp(-d^2 / 2 sigma^2) at distance "
+            "d along the cortex, up to 3 sigma. Needs geodesic distances."
+        ),
+    )
     random_state: int = Field(
         default=108,
         ge=0,
@@ -785,6 +793,30 @@ def _finisher(
     return finish
 
 
+def too_many_components(n_kept: int, n_components: int) -> FactorizationError | None:
+    """Say why a matrix cannot be factorised into so many components; None if it can.
+
+    Parameters
+    ----------
+    n_kept : int
+        Vertices with signal.
+    n_components : int
+        Components wanted.
+
+    Returns
+    -------
+    FactorizationError or None
+    """
+    if 0 < n_components <= n_kept:
+        return None
+    return FactorizationError(
+        "n_components",
+        expected=f"between 1 and the {n_kept} vertices with signal",
+        found=f"{n_components}",
+        remedy="Ask for fewer components, or check the mask of vertices with signal.",
+    )
+
+
 def _check_smoothness(config: FactorizationConfig) -> None:
     if config.smoothness > 0 and config.solver == "sklearn":
         raise FactorizationError(
@@ -813,14 +845,9 @@ def _check_problems(
     problems: Sequence[Problem],
     starts: Sequence[tuple[FloatArray, FloatArray]] | None,
 ) -> None:
-    k_max = max((p.n_components for p in problems), default=0)
-    if not 0 < k_max <= matrix.n_kept:
-        raise FactorizationError(
-            "n_components",
-            expected=f"between 1 and the {matrix.n_kept} vertices with signal",
-            found=f"{k_max}",
-            remedy="Ask for fewer components, or check the mask of vertices with signal.",
-        )
+    error = too_many_components(matrix.n_kept, max((p.n_components for p in problems), default=0))
+    if error is not None:
+        raise error
     lowest = min(float(block.min()) for block in matrix.blocks)
     if not lowest >= 0:
         raise FactorizationError(

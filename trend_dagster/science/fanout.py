@@ -3,37 +3,21 @@
 from __future__ import annotations
 
 import multiprocessing
-from collections.abc import Callable, Iterator, Mapping
+from collections.abc import Callable, Iterator, Sequence
 from concurrent.futures import ProcessPoolExecutor, as_completed
-from dataclasses import dataclass
+from typing import TypeVar
 
 from trend_dagster.errors import FactorizationError
-from trend_dagster.science.block_matrix import BlockMatrix, IntArray
-from trend_dagster.science.clustering import ClusteringConfig
-from trend_dagster.science.cores import usable_cores
-from trend_dagster.science.factorization import FactorizationConfig
-from trend_dagster.science.sweep import SweepCell, SweepGrid, sweep
+from trend_dagster.science.block_matrix import IntArray
+from trend_dagster.science.cores import limit_cores
+from trend_dagster.science.sweep import SweepGrid
+
+T = TypeVar("T")
 
 _MIB = 2**20
 # Python, numpy, scipy, scikit-learn and compiled code, before any data.
 _IMPORTS = 320 * _MIB
 _TILE_ROWS = 512
-
-
-@dataclass(frozen=True, eq=False)
-class Encoding:
-    """One block matrix that a worker can load for itself.
-
-    Parameters
-    ----------
-    block_sizes : ndarray of shape (n_blocks,)
-        Vertices per block, known before the matrix is loaded.
-    load : callable
-        Returns the matrix; must survive a journey to another process.
-    """
-
-    block_sizes: IntArray
-    load: Callable[[], BlockMatrix]
 
 
 def worker_memory(block_sizes: IntArray, grid: SweepGrid, n_threads: int) -> int:
@@ -68,72 +52,21 @@ def worker_memory(block_sizes: IntArray, grid: SweepGrid, n_threads: int) -> int
     return _IMPORTS + matrix + eigen + factors + tiles + distances
 
 
-def sweep_encodings(
-    encodings: Mapping[str, Encoding],
-    grid: SweepGrid | None = None,
-    factorization: FactorizationConfig | None = None,
-    clustering: ClusteringConfig | None = None,
-    *,
-    memory_gib: float,
-    n_cores: int | None = None,
-) -> Iterator[tuple[str, tuple[SweepCell, ...]]]:
-    """Sweep several encodings in processes, each with its share of the cores.
-
-    Parameters
-    ----------
-    encodings : mapping of str to Encoding
-        What to sweep, by name.
-    grid : SweepGrid, optional
-        The grid of each.
-    factorization : FactorizationConfig, optional
-        Solver and stop rule.
-    clustering : ClusteringConfig, optional
-        Seed and row scaling.
-    memory_gib : float
-        Memory for all workers together; as many work at a time as fit by `worker_memory`.
-    n_cores : int, optional
-        Cores for all workers together; all of this process by default.
-
-    Yields
-    ------
-    tuple of str and tuple of SweepCell
-        An encoding's name and cells, as soon as it is finished.
-
-    Raises
-    ------
-    FactorizationError
-        If not even one worker fits the memory; or what a worker raised.
-    """
-    if not encodings:
-        return
-    grid = grid or SweepGrid()
-    n_cores = n_cores or usable_cores()
-    n_workers = count_workers(encodings, grid, memory_gib, n_cores)
-    context = multiprocessing.get_context("spawn")
-    with ProcessPoolExecutor(n_workers, mp_context=context) as pool:
-        run = {
-            pool.submit(_work, e.load, grid, factorization, clustering, n_cores // n_workers): name
-            for name, e in encodings.items()
-        }
-        for future in as_completed(run):
-            yield run[future], future.result()
-
-
 def count_workers(
-    encodings: Mapping[str, Encoding], grid: SweepGrid, memory_gib: float, n_cores: int
+    needs: Callable[[int], Sequence[int]], n_tasks: int, n_cores: int, memory_gib: float
 ) -> int:
-    """Return how many workers fit the cores and, the largest encodings at once, the memory.
+    """Return how many workers fit the cores and, the largest tasks at once, the memory.
 
     Parameters
     ----------
-    encodings : mapping of str to Encoding
-        What will be swept.
-    grid : SweepGrid
-        The grid of each.
-    memory_gib : float
-        Memory for all workers together.
+    needs : callable
+        Takes the threads of a worker, returns the bytes that each task needs with so many.
+    n_tasks : int
+        How many tasks there are.
     n_cores : int
         Cores for all workers together.
+    memory_gib : float
+        Memory for all workers together.
 
     Returns
     -------
@@ -144,26 +77,56 @@ def count_workers(
     FactorizationError
         If not even one worker fits the memory.
     """
-    budget = memory_gib * 2**30
-    for n_workers in range(min(n_cores, len(encodings)), 0, -1):
-        needs = sorted(
-            worker_memory(e.block_sizes, grid, n_cores // n_workers) for e in encodings.values()
-        )
-        if sum(needs[-n_workers:]) <= budget:
+    sizes: list[int] = [0]
+    for n_workers in range(max(min(n_cores, n_tasks), 1), 0, -1):
+        sizes = sorted(needs(n_cores // n_workers))
+        if sum(sizes[-n_workers:]) <= memory_gib * 2**30:
             return n_workers
     raise FactorizationError(
-        "memory_gib",
-        expected=f"at least {needs[-1] / 2**30:.2g} GiB for one worker",
+        "compute.memory_gib",
+        expected=f"at least {sizes[-1] / 2**30:.2g} GiB for one worker",
         found=f"{memory_gib} GiB",
-        remedy="Give more memory, or try fewer n_components and n_clusters at once.",
+        remedy="Give more memory, try fewer n_components and n_clusters at once, or set "
+        "compute.workers to 1.",
     )
 
 
-def _work(
-    load: Callable[[], BlockMatrix],
-    grid: SweepGrid,
-    factorization: FactorizationConfig | None,
-    clustering: ClusteringConfig | None,
-    n_threads: int,
-) -> tuple[SweepCell, ...]:
-    return tuple(sweep(load(), grid, factorization, clustering, n_threads=n_threads))
+def side_by_side(
+    tasks: Sequence[Callable[[], T]], n_workers: int, n_cores: int
+) -> Iterator[tuple[int, T]]:
+    """Run tasks in processes of their own, each with its share of the cores.
+
+    Parameters
+    ----------
+    tasks : sequence of callable
+        Each must survive a journey to another process, and so must what it returns.
+    n_workers : int
+        Processes at a time.
+    n_cores : int
+        Cores for all of them together.
+
+    Yields
+    ------
+    tuple of int and object
+        Number of the task and what it returned, as soon as it is finished.
+
+    Raises
+    ------
+    Exception
+        What a task raised. Tasks that are running then are ended, for nobody waits for them.
+    """
+    context = multiprocessing.get_context("spawn")
+    before = set(multiprocessing.active_children())
+    pool = ProcessPoolExecutor(
+        n_workers, mp_context=context, initializer=limit_cores, initargs=(n_cores // n_workers,)
+    )
+    try:
+        running = {pool.submit(task): number for number, task in enumerate(tasks)}
+        for future in as_completed(running):
+            yield running[future], future.result()
+    except BaseException:
+        for process in set(multiprocessing.active_children()) - before:
+            process.terminate()
+        raise
+    finally:
+        pool.shutdown(cancel_futures=True)

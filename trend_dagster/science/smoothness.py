@@ -10,6 +10,7 @@ could shrink and H grow. Cai et al., doi:10.1109/TPAMI.2010.231.
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import Any
 
@@ -18,6 +19,9 @@ from scipy import sparse
 
 from trend_dagster.errors import FactorizationError
 from trend_dagster.science.block_matrix import BlockMatrix, FloatArray
+
+_STRIPE_ROWS = 512
+_CUT = 3.0
 
 
 @dataclass(frozen=True, eq=False)
@@ -58,6 +62,52 @@ class Graph:
     def energy(self, Wt: FloatArray) -> float:
         """Return lambda / 2 tr(W^T (D - A) W) for W transposed, of shape (k, n_kept)."""
         return 0.5 * float(sum(w @ self.gradient(w) for w in Wt.astype(np.float64)))
+
+
+def neighbour_graph(distances: Sequence[Any], sigma_mm: float) -> sparse.csr_array:
+    """Weigh neighbours by a Gaussian of their distance along the cortex.
+
+    Parameters
+    ----------
+    distances : sequence of array of shape (n_h, n_h)
+        Geodesic distances in mm within each hemisphere, hemispheres in the order of the vertices.
+        Numpy or zarr arrays; read in stripes of rows, never whole.
+    sigma_mm : float
+        Width of the Gaussian, which is cut at three times that.
+
+    Returns
+    -------
+    sparse array of shape (n_vertices, n_vertices)
+        Symmetric, zero on the diagonal and across hemispheres, scaled to a mean row sum of 1.
+
+    Raises
+    ------
+    FactorizationError
+        If no two vertices are near enough to be neighbours.
+    """
+    stripes = []
+    for distance in distances:
+        n = distance.shape[0]
+        rows = [_near(distance, start, sigma_mm) for start in range(0, n, _STRIPE_ROWS)]
+        stripes.append(sparse.vstack(rows, format="csr"))
+    graph = sparse.csr_array(sparse.block_diag(stripes, format="csr"))
+    total = float(graph.sum())
+    if total == 0:
+        raise FactorizationError(
+            "factorization.smoothness_sigma_mm",
+            expected="a width that reaches from a vertex to its neighbours",
+            found=f"{sigma_mm} mm, within three times which no vertex has any",
+            remedy="Widen it, or check that the distances are in mm.",
+        )
+    return graph * (graph.shape[0] / total)
+
+
+def _near(distance: Any, start: int, sigma_mm: float) -> sparse.csr_array:
+    d = np.asarray(distance[start : start + _STRIPE_ROWS], dtype=np.float32)
+    weights = np.exp(-0.5 * (d / np.float32(sigma_mm)) ** 2)
+    weights[d > _CUT * sigma_mm] = 0
+    weights[np.arange(len(d)), start + np.arange(len(d))] = 0
+    return sparse.csr_array(weights)
 
 
 def solve_smooth(

@@ -14,6 +14,7 @@ from numpy.typing import NDArray
 from trend_dagster.errors import InputError
 
 _UNSAFE = re.compile(r"[^A-Za-z0-9_.-]+")
+_STRIPE = 512
 _SUBJECT = re.compile(r"(?:^|_)sub-([A-Za-z0-9]+)(?=_|$)")
 
 
@@ -185,6 +186,48 @@ def read_signed_labels(path: Path) -> NDArray[np.int64]:
         If the file cannot be read or is not such an array.
     """
     return _read_integers(path, "network").astype(np.int64)
+
+
+def read_distances(path: Path) -> NDArray[np.floating[Any]]:
+    """Open the geodesic distances of one hemisphere without reading them whole.
+
+    Parameters
+    ----------
+    path : Path
+        A .npy file of shape (vertices, vertices), in mm; infinite where no path leads.
+
+    Returns
+    -------
+    ndarray of shape (n_vertices, n_vertices)
+        Mapped from the file.
+
+    Raises
+    ------
+    InputError
+        If it is not a square matrix of numbers from 0 up, equal to its transpose, with zeros on
+        the diagonal.
+    """
+    distances = read_numbers(path, "geodesic distance", ("vertices", "vertices"))
+    wrong = None
+    if distances.shape[0] != distances.shape[1]:
+        wrong = f"shape {distances.shape}"
+    elif distances.diagonal().any():
+        wrong = "a vertex that is not at distance 0 of itself"
+    else:
+        for start in range(0, len(distances), _STRIPE):
+            rows = distances[start : start + _STRIPE]
+            if not (rows >= 0).all():
+                wrong = "NaN or a negative distance"
+            elif not np.allclose(rows, distances[:, start : start + _STRIPE].T, rtol=1e-3):
+                wrong = "distances there that differ from those back"
+    if wrong is not None:
+        raise InputError(
+            f"geodesic distance file {path}",
+            expected="a symmetric (vertices, vertices) matrix in mm with zeros on the diagonal",
+            found=wrong,
+            remedy="Compute the distances of all vertices of one hemisphere to each other.",
+        )
+    return distances
 
 
 def read_numbers(path: Path, what: str, dims: tuple[str, ...]) -> NDArray[Any]:

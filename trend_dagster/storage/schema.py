@@ -99,6 +99,14 @@ SCHEMA: dict[str, dict[str, ArraySpec]] = {
         "vertex_mask": _MASK,
         "run_masks": ArraySpec(("bold_run", "vertex"), "bool", "vertices with signal per run"),
     },
+    "geodesic_distances": {
+        ANY_ARRAYS: ArraySpec(
+            ("from_vertex", "to_vertex"),
+            "float32",
+            "distances along the cortex between the vertices of one hemisphere",
+            "mm",
+        ),
+    },
     "geodesic_labels": {
         "labels": ArraySpec(("vertex",), "int64", "geodesic label of each vertex"),
     },

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Callable, Sequence
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 from numpy.typing import NDArray
@@ -13,13 +14,23 @@ from trend_dagster.figures.matrices import correlation_figure
 from trend_dagster.figures.png import small_png
 from trend_dagster.orchestration.io_managers import Result
 from trend_dagster.orchestration.resources import BOLD_RUN, LABEL_FILE, Project
+from trend_dagster.orchestration.settings import Settings, smooth_encodings
 from trend_dagster.orchestration.stored_asset import Cell, stored_asset
-from trend_dagster.science.block_matrix import threshold_by_label
+from trend_dagster.science.block_matrix import (
+    BlockMatrix,
+    equal_labels,
+    threshold_by_distance,
+    threshold_by_label,
+)
 from trend_dagster.science.bold import check_same_vertices
 from trend_dagster.science.correlation import average_correlation as correlate
-from trend_dagster.storage.images import read_labels
+from trend_dagster.science.smoothness import neighbour_graph
+from trend_dagster.storage.images import read_distances, read_labels
 from trend_dagster.storage.scratch import ResumableMatrix
 from trend_dagster.storage.stores import Partition, Version
+
+HEMISPHERES = ("left", "right")
+"""Names of the distance matrices, in the order of the vertices."""
 
 
 @stored_asset(group="connectivity", settings=("correlation",), pool="memory")
@@ -74,16 +85,99 @@ def _reader(run: Version) -> Callable[[], tuple[NDArray[np.float32], NDArray[np.
     return lambda: (run.read("features"), run.read("vertex_mask"))
 
 
+def _distance_files(project: Project, partition: Partition) -> dict[str, Path]:
+    names = project.settings.inputs.geodesic_distances
+    return {
+        hemisphere: project.folder / name
+        for hemisphere, name in zip(HEMISPHERES, names, strict=False)
+    }
+
+
+@stored_asset(group="connectivity", files=_distance_files)
+def geodesic_distances(cell: Cell) -> Result:
+    """Distances along the cortex in mm, for smooth spatial encodings and smooth loadings.
+
+    One matrix per hemisphere: no path along the cortex joins two hemispheres. Made only if the
+    settings ask for a smooth encoding (thresholding.smooth_sigma_mm) or for smooth loadings.
+    """
+    files = _distance_files(cell.project, cell.partition)
+    settings = cell.settings
+    if not files and not smooth_encodings(settings) and settings.factorization.smoothness == 0:
+        # Somebody materializes all there is on the page.
+        return Result(excluded="nothing asks for geodesic distances, and none are given")
+    if not files:
+        raise InputError(
+            "inputs.geodesic_distances",
+            expected="a file of distances for each hemisphere: the settings ask for smooth "
+            "encodings or loadings",
+            found="none",
+            remedy="Name the files in trend.yaml (inputs), or empty thresholding.smooth_sigma_mm "
+            "and set factorization.smoothness to 0.",
+        )
+    arrays = {hemisphere: read_distances(path) for hemisphere, path in files.items()}
+    sizes = [len(distances) for distances in arrays.values()]
+    return Result(
+        arrays=arrays,
+        facts={
+            "distance_files": [path.name for path in files.values()],
+            "n_vertices": sum(sizes),
+            "vertices_per_hemisphere": sizes,
+        },
+    )
+
+
+def read_hemispheres(geodesic_distances: Version) -> tuple[list[NDArray[np.float32]], Any]:
+    """Read the distances of each hemisphere, and the hemisphere of each vertex."""
+    distances = [geodesic_distances.read(h) for h in HEMISPHERES if h in geodesic_distances.names()]
+    return distances, np.repeat(np.arange(len(distances)), [len(d) for d in distances])
+
+
+def graph_of(settings: Settings, distances: Version | None) -> Any:
+    """Neighbours on the cortex, if loadings are to be smooth; else None."""
+    if distances is None or settings.factorization.smoothness == 0:
+        return None
+    matrices = [distances.array(h) for h in HEMISPHERES if h in distances.names()]
+    return neighbour_graph(matrices, settings.factorization.smoothness_sigma_mm)
+
+
+def loadings_are_free(settings: Settings, partition: Partition) -> bool:
+    """Tell whether nothing asks for loadings that are smooth along the cortex."""
+    return settings.factorization.smoothness == 0
+
+
+def is_label_file(settings: Settings, partition: Partition) -> bool:
+    """Tell whether a spatial encoding is a label file; the others are smooth."""
+    return partition[LABEL_FILE] not in smooth_encodings(settings)
+
+
 def _file(project: Project, partition: Partition) -> dict[str, Path]:
+    if not is_label_file(project.settings, partition):
+        return {}
     return {"labels": project.input_file(LABEL_FILE, partition[LABEL_FILE])}
 
 
-@stored_asset(group="connectivity", dims=(LABEL_FILE,), files=_file)
-def geodesic_labels(cell: Cell) -> Result:
+@stored_asset(
+    group="connectivity",
+    dims=(LABEL_FILE,),
+    files=_file,
+    unless={"geodesic_distances": is_label_file},
+)
+def geodesic_labels(cell: Cell, geodesic_distances: Version | None) -> Result:
     """One geodesic label per vertex: which vertices are near each other on the cortex.
 
-    Thresholding keeps the correlation of two vertices only if they carry the same label.
+    Thresholding keeps the correlation of two vertices only if they carry the same label. For a
+    smooth encoding the labels are the hemispheres.
     """
+    if geodesic_distances is not None:
+        _, hemisphere = read_hemispheres(geodesic_distances)
+        return Result(
+            arrays={"labels": hemisphere},
+            facts={
+                "file": ", ".join(geodesic_distances.facts["distance_files"]),
+                "n_vertices": len(hemisphere),
+                "n_labels": int(hemisphere.max()) + 1,
+            },
+        )
     path = cell.project.input_file(LABEL_FILE, cell.partition[LABEL_FILE])
     labels = read_labels(path)
     return Result(
@@ -107,22 +201,49 @@ def check_label_length(labels: Version, n_vertices: int) -> None:
         )
 
 
-@stored_asset(group="connectivity", dims=(LABEL_FILE,), settings=("thresholding",), pool="memory")
+def spatial_matrix(
+    cell: Cell,
+    correlation: Any,
+    mask: NDArray[np.bool_],
+    labels: Version,
+    distances: Version | None,
+) -> BlockMatrix:
+    """Limit a correlation to what is near on the cortex: by labels, or smoothly by distance."""
+    check_label_length(labels, len(mask))
+    config = cell.settings.thresholding
+    if distances is None or is_label_file(cell.settings, cell.partition):
+        return threshold_by_label(correlation, labels.read("labels"), mask, config)
+    matrices, hemisphere = read_hemispheres(distances)
+    sigma = smooth_encodings(cell.settings)[cell.partition[LABEL_FILE]]
+    return threshold_by_distance(correlation, matrices, hemisphere, sigma, mask, config)
+
+
+@stored_asset(
+    group="connectivity",
+    dims=(LABEL_FILE,),
+    settings=("thresholding",),
+    unless={"geodesic_distances": is_label_file},
+    pool="memory",
+)
 def thresholded_matrix(
-    cell: Cell, average_correlation: Version, geodesic_labels: Version
+    cell: Cell,
+    average_correlation: Version,
+    geodesic_labels: Version,
+    geodesic_distances: Version | None,
 ) -> Result:
     """The average correlation within labels, stored as its diagonal blocks.
 
     Between labels it is zero, so with vertices sorted by label it is block diagonal: L blocks of
-    about (V/L) x (V/L) are stored in place of V x V numbers. NMF takes no negative numbers; what
-    is done with them is a setting, and their share is recorded.
+    about (V/L) x (V/L) are stored in place of V x V numbers. A smooth encoding weights by distance
+    instead and has a block per hemisphere. NMF takes no negative numbers; what is done with them
+    is a setting, and their share is recorded.
     """
-    check_label_length(geodesic_labels, average_correlation.facts["n_vertices"])
-    matrix = threshold_by_label(
+    matrix = spatial_matrix(
+        cell,
         average_correlation.array("correlation"),
-        geodesic_labels.read("labels"),
         average_correlation.read("vertex_mask"),
-        cell.settings.thresholding,
+        geodesic_labels,
+        geodesic_distances,
     )
     sizes = [len(block) for block in matrix.blocks]
     if max(sizes) < 2:
@@ -136,7 +257,7 @@ def thresholded_matrix(
         arrays=matrix.arrays(),
         facts={
             "n_vertices": matrix.n_vertices,
-            "n_labels": len(sizes),
+            "n_labels": _n_labels(cell, sizes, geodesic_distances),
             "smallest_label": min(sizes),
             "largest_label": max(sizes),
             "stored_share": sum(n**2 for n in sizes) / matrix.n_vertices**2,
@@ -144,3 +265,12 @@ def thresholded_matrix(
             "mean": matrix.mean(),
         },
     )
+
+
+def _n_labels(cell: Cell, sizes: Sequence[int], distances: Version | None) -> int:
+    """Count labels; for a smooth encoding, those of equal size that would be as local."""
+    if distances is None:
+        return len(sizes)
+    matrices, _ = read_hemispheres(distances)
+    sigma = smooth_encodings(cell.settings)[cell.partition[LABEL_FILE]]
+    return round(equal_labels(matrices, sigma))

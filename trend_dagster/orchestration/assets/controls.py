@@ -10,17 +10,22 @@ import numpy as np
 import pandas as pd
 from numpy.typing import NDArray
 
-from trend_dagster.errors import CohortError, InputError
+from trend_dagster.errors import CohortError, InputError, TrendError
 from trend_dagster.figures.matrices import sweep_figure
 from trend_dagster.figures.png import small_png, to_png
-from trend_dagster.orchestration.assets.connectivity import check_label_length
+from trend_dagster.orchestration.assets.connectivity import (
+    graph_of,
+    is_label_file,
+    loadings_are_free,
+    spatial_matrix,
+)
 from trend_dagster.orchestration.assets.features import signal_of
-from trend_dagster.orchestration.assets.parcellation import summary_table, sweep_arrays
+from trend_dagster.orchestration.assets.parcellation import feasible, summary_table, sweep_arrays
 from trend_dagster.orchestration.io_managers import Result
 from trend_dagster.orchestration.pictures import draw_comparison
 from trend_dagster.orchestration.resources import BOLD_RUN, LABEL_FILE, N_COMPONENTS, Project
+from trend_dagster.orchestration.settings import Settings
 from trend_dagster.orchestration.stored_asset import Cell, stored_asset
-from trend_dagster.science.block_matrix import threshold_by_label
 from trend_dagster.science.bold import check_same_vertices, common_length
 from trend_dagster.science.correlation import average_correlation
 from trend_dagster.science.evaluation import mean_dice
@@ -98,29 +103,46 @@ def _readers(cell: Cell, runs: Sequence[Version], control: str, n_timepoints: in
     return [reader(run) for run in runs]
 
 
+def _needs_no_distances(settings: Settings, partition: Partition) -> bool:
+    return is_label_file(settings, partition) and loadings_are_free(settings, partition)
+
+
 @stored_asset(
     group="controls",
     dims=(LABEL_FILE, N_COMPONENTS),
     settings=("thresholding", "sweep", "factorization", "clustering"),
     together=N_COMPONENTS,
+    unless={"geodesic_distances": _needs_no_distances},
     pool="memory",
 )
 def control_sweep(
-    cells: Sequence[Cell], control_correlation: Version, geodesic_labels: Version
-) -> Iterator[tuple[Cell, Result]]:
+    cells: Sequence[Cell],
+    control_correlation: Version,
+    geodesic_labels: Version,
+    geodesic_distances: Version | None,
+) -> Iterator[tuple[Cell, Result | TrendError]]:
     """The same sweep on the matrices of the controls: one more dimension, `control`, in front."""
-    check_label_length(geodesic_labels, control_correlation.facts["n_vertices"])
+    mask = control_correlation.read("vertex_mask")
+    cells, errors = feasible(cells, int(mask.sum()))
+    yield from errors
+    if not cells:
+        return
     settings = cells[0].settings
+    graph = graph_of(settings, geodesic_distances)
     by_key = {int(cell.partition[N_COMPONENTS]): cell for cell in cells}
     grid = settings.sweep.model_copy(update={"n_components": tuple(by_key)})
-    labels, mask = geodesic_labels.read("labels"), control_correlation.read("vertex_mask")
     found: dict[int, list[dict[str, NDArray[Any]]]] = {k: [] for k in by_key}
     for i, _ in enumerate(control_correlation.facts["controls"]):
         correlation = np.asarray(control_correlation.array("correlation")[i])
-        matrix = threshold_by_label(correlation, labels, mask, settings.thresholding)
+        matrix = spatial_matrix(cells[0], correlation, mask, geodesic_labels, geodesic_distances)
         parts: dict[int, list[SweepCell]] = {k: [] for k in by_key}
         for part in sweep(
-            matrix, grid, settings.factorization, settings.clustering, full_correlation=correlation
+            matrix,
+            grid,
+            settings.factorization,
+            settings.clustering,
+            full_correlation=correlation,
+            graph=graph,
         ):
             parts[part.n_components].append(part)
         for k, cell_parts in parts.items():

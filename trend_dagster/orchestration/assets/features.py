@@ -22,7 +22,7 @@ from trend_dagster.orchestration.stored_asset import Cell, stored_asset
 from trend_dagster.science.bold import check_same_vertices, common_length
 from trend_dagster.storage.images import subject_of
 from trend_dagster.storage.provenance import digest_of
-from trend_dagster.storage.stores import Version
+from trend_dagster.storage.stores import Partition, Version
 
 if TYPE_CHECKING:  # torch takes seconds to import: only the functions that compute with it do
     from trend_dagster.science.autoencoder import TransformerAutoencoder
@@ -241,7 +241,7 @@ def _excluded(cell: Cell) -> str:
     return f" (excluded: {'; '.join(reasons)})" if reasons else ""
 
 
-def _needs_no_model(settings: Settings) -> bool:
+def _needs_no_model(settings: Settings, partition: Partition) -> bool:
     return settings.features.source == "bold"
 
 

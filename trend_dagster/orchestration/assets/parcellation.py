@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from typing import Any
 
 import numpy as np
@@ -12,11 +12,15 @@ from numpy.typing import NDArray
 from trend_dagster.errors import CohortError, MissingUpstreamError, TrendError
 from trend_dagster.figures.matrices import sizes_figure, sweep_figure
 from trend_dagster.figures.png import small_png, to_png
+from trend_dagster.orchestration.assets.connectivity import graph_of, loadings_are_free
 from trend_dagster.orchestration.io_managers import Result
 from trend_dagster.orchestration.pictures import draw_parcellation
 from trend_dagster.orchestration.resources import LABEL_FILE, N_COMPONENTS, Project
+from trend_dagster.orchestration.settings import Settings
 from trend_dagster.orchestration.stored_asset import STORED_ASSETS, Cell, stored_asset
 from trend_dagster.science.block_matrix import BlockMatrix
+from trend_dagster.science.factorization import too_many_components
+from trend_dagster.science.fanout import worker_memory
 from trend_dagster.science.selection import RULE, rank_cells
 from trend_dagster.science.sweep import SweepCell, sweep
 from trend_dagster.storage.stores import Partition, Version, describe
@@ -35,16 +39,31 @@ METRICS = (
 PER_FACTORIZATION = ("n_iter", "objective", "zero_row_share", "dead_components", "distinct_rows")
 
 
+def _worker_bytes(settings: Settings, inputs: Mapping[str, list[Version]], n_threads: int) -> int:
+    (matrix,), (correlation,) = inputs["thresholded_matrix"], inputs["average_correlation"]
+    if "block_sizes" not in matrix.names():  # excluded, nothing is computed
+        return 0
+    whole = correlation.array("correlation").nbytes
+    budget = int(settings.correlation.memory_budget_gib * 2**30)
+    needed = worker_memory(matrix.read("block_sizes"), settings.sweep, n_threads)
+    return needed + (whole if whole <= budget else 0)
+
+
 @stored_asset(
     group="parcellation",
     dims=(LABEL_FILE, N_COMPONENTS),
     settings=("sweep", "factorization", "clustering"),
     together=N_COMPONENTS,
+    unless={"geodesic_distances": loadings_are_free},
     pool="memory",
+    worker_bytes=_worker_bytes,
 )
 def nmf_sweep(
-    cells: Sequence[Cell], thresholded_matrix: Version, average_correlation: Version
-) -> Iterator[tuple[Cell, Result]]:
+    cells: Sequence[Cell],
+    thresholded_matrix: Version,
+    average_correlation: Version,
+    geodesic_distances: Version | None,
+) -> Iterator[tuple[Cell, Result | TrendError]]:
     """Regularised NMF and KMeans for one label file and one number of components.
 
     Each output holds, for every alpha_W and l1_ratio, the loadings W and profiles H, and for every
@@ -52,7 +71,31 @@ def nmf_sweep(
     for the matrix, W collapses to zero: that is measured, named, and checked.
     """
     matrix = block_matrix(thresholded_matrix)
-    yield from sweep_cells(cells, matrix, average_correlation.array("correlation"))
+    cells, errors = feasible(cells, matrix.n_kept)
+    yield from errors
+    if cells:
+        correlation: Any = average_correlation.array("correlation")
+        settings = cells[0].settings
+        if correlation.nbytes <= settings.correlation.memory_budget_gib * 2**30:
+            # Every cell reads all of it.
+            correlation = average_correlation.read("correlation")
+        graph = graph_of(settings, geodesic_distances)
+        yield from sweep_cells(cells, matrix, correlation, graph)
+
+
+def feasible(
+    cells: Sequence[Cell], n_kept: int
+) -> tuple[list[Cell], list[tuple[Cell, TrendError]]]:
+    """Part the cells that there are vertices enough for from the others, and say why not."""
+    possible: list[Cell] = []
+    errors: list[tuple[Cell, TrendError]] = []
+    for cell in cells:
+        error = too_many_components(n_kept, int(cell.partition[N_COMPONENTS]))
+        if error is None:
+            possible.append(cell)
+        else:
+            errors.append((cell, error))
+    return possible, errors
 
 
 def block_matrix(thresholded_matrix: Version) -> BlockMatrix:
@@ -62,7 +105,7 @@ def block_matrix(thresholded_matrix: Version) -> BlockMatrix:
 
 
 def sweep_cells(
-    cells: Sequence[Cell], matrix: BlockMatrix, full_correlation: Any
+    cells: Sequence[Cell], matrix: BlockMatrix, full_correlation: Any, graph: Any
 ) -> Iterator[tuple[Cell, Result]]:
     """Run the sweep for the n_components of some cells; yield each cell when it is complete."""
     by_key = {int(cell.partition[N_COMPONENTS]): cell for cell in cells}
@@ -72,7 +115,12 @@ def sweep_cells(
     found: dict[int, list[SweepCell]] = {k: [] for k in by_key}
     done = 0
     for part in sweep(
-        matrix, grid, settings.factorization, settings.clustering, full_correlation=full_correlation
+        matrix,
+        grid,
+        settings.factorization,
+        settings.clustering,
+        full_correlation=full_correlation,
+        graph=graph,
     ):
         found[part.n_components].append(part)
         if len(found[part.n_components]) == wanted:
