@@ -21,7 +21,8 @@ from trend_dagster.science.bold import (
     why_unusable,
 )
 
-ZSCORE, AS_IT_IS = BoldConfig(standardize="zscore"), BoldConfig(standardize="none")
+ZSCORE = BoldConfig(standardize="zscore", global_signal="keep")
+AS_IT_IS = BoldConfig(standardize="none", global_signal="keep")
 ERROR, CROP = CohortConfig(lengths="error"), CohortConfig(lengths="crop")
 
 

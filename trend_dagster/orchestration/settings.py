@@ -28,6 +28,7 @@ from trend_dagster.science.clustering import ClusteringConfig
 from trend_dagster.science.correlation import CorrelationConfig
 from trend_dagster.science.factorization import FactorizationConfig
 from trend_dagster.science.model_settings import AutoencoderConfig, TrainingConfig
+from trend_dagster.science.networks import NetworksConfig
 from trend_dagster.science.selection import SelectionConfig
 from trend_dagster.science.sweep import SweepGrid
 
@@ -176,6 +177,7 @@ class Settings(BaseModel, frozen=True, extra="forbid"):
     sweep: SweepGrid = SweepGrid()
     factorization: FactorizationConfig = FactorizationConfig()
     clustering: ClusteringConfig = ClusteringConfig()
+    networks: NetworksConfig = NetworksConfig()
     selection: SelectionConfig = SelectionConfig()
     controls: ControlsConfig = ControlsConfig()
     delivery: DeliveryConfig = DeliveryConfig()

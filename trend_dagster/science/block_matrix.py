@@ -50,6 +50,24 @@ class ThresholdConfig(BaseModel, frozen=True, extra="forbid"):
             "negative, and their share is recorded with the result."
         ),
     )
+    smoothing_fwhm_mm: float = Field(
+        default=0.0,
+        ge=0,
+        description=(
+            "Smooth the correlation along the cortex, over both of its vertices, before it is "
+            "thresholded: full width at half maximum of the Gaussian. Each vertex' correlation "
+            "with itself is left out, else its noise would be smeared over its neighbours. "
+            "0: not at all, as the tutorial. Needs the mesh (inputs.surface)."
+        ),
+    )
+    exclusion_mm: float = Field(
+        default=0.0,
+        ge=0,
+        description=(
+            "Leave out the correlations of vertices up to so far apart along the cortex as well, "
+            "when correlations are smoothed and networks are found: noise is shared there."
+        ),
+    )
 
 
 @dataclass(frozen=True, eq=False)

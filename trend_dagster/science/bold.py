@@ -27,6 +27,12 @@ class BoldConfig(BaseModel, frozen=True, extra="forbid"):
         "time. 'none': as in the file, as the tutorial does; the model then sees the scanner's "
         "units.",
     )
+    global_signal: Literal["remove", "keep"] = Field(
+        "keep",
+        description="'remove': regress the mean time series of all vertices out of each vertex; "
+        "head motion and breathing are in it, and move all correlations up. 'keep': as the "
+        "tutorial.",
+    )
 
 
 class CohortConfig(BaseModel, frozen=True, extra="forbid"):
@@ -101,15 +107,31 @@ def prepare(
     ndarray of shape (n_vertices, n_timepoints), float32
         In standard deviations, or unchanged; 0 where there is no signal if standardised.
     """
-    if config.standardize == "none":
+    if config.standardize == "none" and config.global_signal == "keep":
         return bold
     # In float64: the mean of raw BOLD is thousands of times its fluctuation.
     signal = bold[mask].astype(np.float64)
-    signal -= signal.mean(axis=1, keepdims=True)
-    signal /= signal.std(axis=1, keepdims=True)
+    centre = signal.mean(axis=1, keepdims=True)
+    signal -= centre
+    if config.global_signal == "remove":
+        signal = _without_global_signal(signal)
+    if config.standardize == "zscore":
+        deviation = signal.std(axis=1, keepdims=True)
+        signal /= np.where(deviation > 0, deviation, 1)
+    else:
+        signal += centre
     prepared = np.zeros_like(bold, dtype=np.float32)
     prepared[mask] = signal
     return prepared
+
+
+def _without_global_signal(signal: NDArray[np.float64]) -> NDArray[np.float64]:
+    """Regress the mean over vertices out of centred time series (doi:10.1152/jn.90777.2008)."""
+    common = signal.mean(axis=0)
+    power = float(common @ common)
+    if power == 0:
+        return signal
+    return np.asarray(signal - np.outer(signal @ common / power, common))
 
 
 def temporal_snr(bold: NDArray[np.float32], mask: NDArray[np.bool_]) -> float:

@@ -93,6 +93,7 @@ def cluster(
     config: ClusteringConfig | None = None,
     *,
     full_correlation: Any = None,
+    labelings: Sequence[IntArray] | None = None,
 ) -> tuple[Clustering, ...]:
     """Group vertices by their loadings, once for each number of clusters.
 
@@ -108,6 +109,8 @@ def cluster(
         Seed and row scaling.
     full_correlation : array of shape (n_vertices, n_vertices), optional
         The correlation before thresholding, read in stripes of rows.
+    labelings : sequence of ndarray of shape (n_vertices,), optional
+        Groups made elsewhere, one labeling for each number of clusters, in place of KMeans'.
 
     Returns
     -------
@@ -118,7 +121,10 @@ def cluster(
     config = config or ClusteringConfig()
     kept = np.sort(matrix.permutation)
     rows = scale_rows(W[kept]) if config.scale_rows else W[kept]
-    fits = [_kmeans(rows, n, config.random_state) for n in n_clusters]
+    if labelings is None:
+        fits = [_kmeans(rows, n, config.random_state) for n in n_clusters]
+    else:
+        fits = [_given(rows, labels[kept]) for labels in labelings]
     one_hot, spans = _one_hots([fit.labels for fit in fits])
     shared = _Shared(
         rows=rows,
@@ -237,6 +243,14 @@ def _kmeans(rows: FloatArray, n_clusters: int, random_state: int) -> _Fit:
         warnings.simplefilter("ignore", ConvergenceWarning)
         model = KMeans(n_clusters=n_clusters, n_init="auto", random_state=random_state).fit(rows)
     return _Fit(model.labels_.astype(np.int64), float(model.inertia_))
+
+
+def _given(rows: FloatArray, labels: IntArray) -> _Fit:
+    """Describe a labeling by the inertia that KMeans would report for it."""
+    labels = np.asarray(np.maximum(labels, 0), dtype=np.int64)
+    one_hot = np.eye(labels.max() + 1)[labels]
+    centres = one_hot.T @ rows / np.maximum(one_hot.sum(axis=0), 1)[:, None]
+    return _Fit(labels, float(np.square(rows - centres[labels]).sum()))
 
 
 def _one_hots(labelings: Sequence[IntArray]) -> tuple[FloatArray, list[slice]]:

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator, Sequence
 from concurrent.futures import Future, ThreadPoolExecutor
 from dataclasses import dataclass
 from itertools import product
@@ -13,7 +13,7 @@ from pydantic import BaseModel, Field, field_validator
 from threadpoolctl import threadpool_limits
 
 from trend_dagster.errors import FactorizationError
-from trend_dagster.science.block_matrix import BlockMatrix, FloatArray
+from trend_dagster.science.block_matrix import BlockMatrix, FloatArray, IntArray
 from trend_dagster.science.clustering import Clustering, ClusteringConfig, cluster
 from trend_dagster.science.cores import usable_cores
 from trend_dagster.science.factorization import (
@@ -109,6 +109,7 @@ def sweep(
     *,
     full_correlation: Any = None,
     graph: Any = None,
+    find: Callable[[FloatArray, int], IntArray] | None = None,
     n_threads: int | None = None,
 ) -> Iterator[SweepCell]:
     """Solve the whole grid for one spatial encoding, yielding cells as they finish.
@@ -127,6 +128,9 @@ def sweep(
         The correlation before thresholding, for connectivity that does not see the labels.
     graph : sparse array of shape (n_vertices, n_vertices), optional
         Weights of neighbouring vertices, for `FactorizationConfig.smoothness` > 0.
+    find : callable, optional
+        Takes W and a number of clusters and returns the cluster of each vertex, in place of
+        KMeans on the rows of W: see `trend_dagster.science.networks.find_networks`.
     n_threads : int, optional
         Threads in use; all cores of this process by default.
 
@@ -156,18 +160,27 @@ def sweep(
             matrix, grid.problems(), factorization, graph=graph, n_threads=n_threads, pool=pool
         ):
             future = pool.submit(
-                cluster,
-                matrix,
-                found.W,
-                grid.n_clusters,
-                clustering,
-                full_correlation=full_correlation,
+                _cluster, matrix, found.W, grid.n_clusters, clustering, full_correlation, find
             )
             waiting.append((found, future))
             while waiting and waiting[0][1].done():
                 yield _cell(matrix, *waiting.pop(0))
         for found, future in waiting:
             yield _cell(matrix, found, future)
+
+
+def _cluster(
+    matrix: BlockMatrix,
+    W: FloatArray,
+    n_clusters: Sequence[int],
+    config: ClusteringConfig | None,
+    full_correlation: Any,
+    find: Callable[[FloatArray, int], IntArray] | None,
+) -> tuple[Clustering, ...]:
+    labelings = None if find is None else [find(W, n) for n in n_clusters]
+    return cluster(
+        matrix, W, n_clusters, config, full_correlation=full_correlation, labelings=labelings
+    )
 
 
 def _pool(n_threads: int) -> ThreadPoolExecutor:

@@ -13,6 +13,7 @@ from trend_dagster.errors import CohortError, InputError
 from trend_dagster.figures.matrices import correlation_figure
 from trend_dagster.figures.png import small_png
 from trend_dagster.orchestration.io_managers import Result
+from trend_dagster.orchestration.mesh import smoothed
 from trend_dagster.orchestration.resources import BOLD_RUN, LABEL_FILE, Project
 from trend_dagster.orchestration.settings import Settings, smooth_encodings
 from trend_dagster.orchestration.stored_asset import Cell, stored_asset
@@ -211,6 +212,7 @@ def spatial_matrix(
     """Limit a correlation to what is near on the cortex: by labels, or smoothly by distance."""
     check_label_length(labels, len(mask))
     config = cell.settings.thresholding
+    correlation = smoothed(cell.project, correlation, mask)
     if distances is None or is_label_file(cell.settings, cell.partition):
         return threshold_by_label(correlation, labels.read("labels"), mask, config)
     matrices, hemisphere = read_hemispheres(distances)
@@ -221,7 +223,7 @@ def spatial_matrix(
 @stored_asset(
     group="connectivity",
     dims=(LABEL_FILE,),
-    settings=("thresholding",),
+    settings=("thresholding", "inputs"),
     unless={"geodesic_distances": is_label_file},
     pool="memory",
 )

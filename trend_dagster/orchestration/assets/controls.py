@@ -22,6 +22,7 @@ from trend_dagster.orchestration.assets.connectivity import (
 from trend_dagster.orchestration.assets.features import signal_of
 from trend_dagster.orchestration.assets.parcellation import feasible, summary_table, sweep_arrays
 from trend_dagster.orchestration.io_managers import Result
+from trend_dagster.orchestration.mesh import network_finder, smoothed
 from trend_dagster.orchestration.pictures import draw_comparison
 from trend_dagster.orchestration.resources import BOLD_RUN, LABEL_FILE, N_COMPONENTS, Project
 from trend_dagster.orchestration.settings import Settings
@@ -110,7 +111,7 @@ def _needs_no_distances(settings: Settings, partition: Partition) -> bool:
 @stored_asset(
     group="controls",
     dims=(LABEL_FILE, N_COMPONENTS),
-    settings=("thresholding", "sweep", "factorization", "clustering"),
+    settings=("thresholding", "sweep", "factorization", "clustering", "networks", "inputs"),
     together=N_COMPONENTS,
     unless={"geodesic_distances": _needs_no_distances},
     pool="memory",
@@ -143,6 +144,7 @@ def control_sweep(
             settings.clustering,
             full_correlation=correlation,
             graph=graph,
+            find=network_finder(cells[0].project, correlation),
         ):
             parts[part.n_components].append(part)
         for k, cell_parts in parts.items():

@@ -14,6 +14,7 @@ from trend_dagster.figures.matrices import sizes_figure, sweep_figure
 from trend_dagster.figures.png import small_png, to_png
 from trend_dagster.orchestration.assets.connectivity import graph_of, loadings_are_free
 from trend_dagster.orchestration.io_managers import Result
+from trend_dagster.orchestration.mesh import network_finder
 from trend_dagster.orchestration.pictures import draw_parcellation
 from trend_dagster.orchestration.resources import LABEL_FILE, N_COMPONENTS, Project
 from trend_dagster.orchestration.settings import Settings
@@ -52,7 +53,7 @@ def _worker_bytes(settings: Settings, inputs: Mapping[str, list[Version]], n_thr
 @stored_asset(
     group="parcellation",
     dims=(LABEL_FILE, N_COMPONENTS),
-    settings=("sweep", "factorization", "clustering"),
+    settings=("sweep", "factorization", "clustering", "networks", "thresholding", "inputs"),
     together=N_COMPONENTS,
     unless={"geodesic_distances": loadings_are_free},
     pool="memory",
@@ -121,6 +122,7 @@ def sweep_cells(
         settings.clustering,
         full_correlation=full_correlation,
         graph=graph,
+        find=network_finder(cells[0].project, full_correlation),
     ):
         found[part.n_components].append(part)
         if len(found[part.n_components]) == wanted:
