@@ -89,7 +89,7 @@ def parcellate(
         matrix = SmoothedCorrelation(correlation, kernel, near.near)  # type: ignore[assignment]
     blocks = threshold_by_label(matrix, surface.hemisphere, mask, config)
 
-    def find(W: FloatArray, n_networks: int) -> Labels:
+    def find(W: FloatArray, n_networks: int) -> NDArray[np.int64]:
         return find_networks(W, correlation, n_networks, near, settings.networks)
 
     for cell in sweep(

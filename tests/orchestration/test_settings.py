@@ -90,7 +90,7 @@ def refused(folder: Path, text: str, **options) -> SettingsError:
 
 
 def test_the_profiles_that_ship_can_be_loaded(tmp_path):
-    assert profile_names() == ["default", "demo", "tutorial"]
+    assert profile_names() == ["default", "demo", "networks", "tutorial"]
     for name in profile_names():
         assert load_settings(tmp_path, name).profile == name
 

@@ -328,7 +328,7 @@ def find_networks(
         0 .. n_networks - 1; -1 for vertices that load on nothing at all.
     """
     border_prior = (config or NetworksConfig()).border_prior
-    loaded = W.any(axis=1)
+    loaded: BoolArray = np.asarray(W.any(axis=1))
     parts = np.full(len(W), -1)
     parts[loaded] = _part(W[loaded], n_networks, random_state)
     n_parts = int(parts.max(initial=-1)) + 1

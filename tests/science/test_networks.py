@@ -1,0 +1,120 @@
+"""Networks from components: known mixtures dissolve, known twins merge, noise is left out."""
+
+import numpy as np
+import pytest
+import scipy.sparse as sp
+
+from trend_dagster.science.baselines import smooth_along_surface
+from trend_dagster.science.bold import BoldConfig, prepare
+from trend_dagster.science.evaluation import mean_dice
+from trend_dagster.science.geodesic import Surface, gaussian_weights
+from trend_dagster.science.networks import (
+    Neighbourhood,
+    NetworksConfig,
+    SmoothedCorrelation,
+    _Parts,
+    find_networks,
+    reduce_parts,
+    smoother,
+)
+from trend_dagster.storage.meshes import load_fsaverage
+
+
+@pytest.fixture(scope="module")
+def surface() -> Surface:
+    return load_fsaverage(642)
+
+
+def table(signals: np.ndarray, sizes: list[int], borders: list[tuple[int, int]]) -> _Parts:
+    """Parts whose mean correlations are 0.04 times those of the signals: the rest is noise."""
+    n = np.array(sizes, dtype=float)
+    pairs = np.outer(n, n) - np.diag(n)
+    edges = np.zeros(pairs.shape)
+    for a, b in borders:
+        edges[a, b] = edges[b, a] = 10
+    unit = signals / np.linalg.norm(signals, axis=1, keepdims=True)
+    return _Parts(0.04 * unit @ unit.T * pairs, pairs, edges, n)
+
+
+def test_parts_of_one_network_merge_however_far_apart_they_are() -> None:
+    signals = np.eye(3)[[0, 1, 2, 0]]
+    network = reduce_parts(table(signals, [50, 50, 50, 40], borders=[]), 3)
+    assert network[0] == network[3]
+    assert len({network[0], network[1], network[2]}) == 3
+
+
+def test_a_zone_between_two_networks_dissolves_before_a_small_network_does() -> None:
+    signals = np.vstack([np.eye(3), [1.0, 1.0, 0.0]])
+    network = reduce_parts(table(signals, [100, 100, 12, 60], [(0, 3), (1, 3)]), 3)
+    assert 3 not in network
+    assert set(network) == {0, 1, 2}
+
+
+def test_a_mixture_of_networks_that_do_not_touch_it_is_a_network() -> None:
+    signals = np.vstack([np.eye(3), [1.0, 1.0, 0.0]])
+    network = reduce_parts(table(signals, [100, 100, 12, 60], borders=[]), 3)
+    assert 3 in network
+    assert 2 not in network
+
+
+def test_smoothing_is_the_plain_formula_without_the_diagonal(
+    surface: Surface, rng: np.random.Generator
+) -> None:
+    n = surface.n_vertices
+    correlation = np.corrcoef(rng.normal(size=(n, 30))).astype(np.float32)
+    mask = np.ones(n, dtype=bool)
+    S, near = smoother(surface, mask, 24.0), Neighbourhood.of(surface, 0).near
+    lazy = SmoothedCorrelation(correlation, S, near)
+    hollow = correlation - np.eye(n)
+    expected = smooth_along_surface(hollow, gaussian_weights(surface, 24 / 2.354820045))
+    rows, columns = slice(200, 500), slice(100, 1200)
+    np.testing.assert_allclose(lazy[rows, columns], expected[rows, columns], atol=1e-6)
+
+
+def test_vertices_without_signal_neither_give_nor_take(surface: Surface) -> None:
+    mask = np.ones(surface.n_vertices, dtype=bool)
+    mask[:100] = False
+    S = smoother(surface, mask, 24.0)
+    assert S[:100].nnz == 0
+    assert S[:, :100].nnz == 0
+    np.testing.assert_allclose(S[100:].sum(axis=1), 1)
+
+
+def test_near_pairs_do_not_count(surface: Surface) -> None:
+    near = Neighbourhood.of(surface, 12.0).near
+    n = surface.n_vertices
+    only_near = near.astype(np.float32).toarray()
+    smoothed = SmoothedCorrelation(only_near, sp.csr_array(sp.eye_array(n)), near)
+    assert not smoothed[slice(0, n), slice(0, n)].any()
+
+
+def test_planted_blocks_come_back_from_too_many_components(rng: np.random.Generator) -> None:
+    truth = np.repeat(np.arange(3), [60, 40, 20])
+    bold = rng.normal(size=(3, 400))[truth] * 0.6 + rng.normal(size=(120, 400))
+    correlation = np.corrcoef(bold)
+    part = np.concatenate([np.arange(60) // 15, 4 + np.arange(40) // 20, 6 + np.arange(20) // 10])
+    W = np.eye(8)[part] * rng.uniform(0.5, 2, size=(120, 1))
+    found = find_networks(W, correlation, 3, Neighbourhood.unknown(120), NetworksConfig())
+    assert mean_dice(found, truth) == 1
+
+
+def test_vertices_that_load_on_nothing_get_no_network(rng: np.random.Generator) -> None:
+    W = rng.uniform(size=(60, 8))
+    W[:5] = 0
+    correlation = np.corrcoef(rng.normal(size=(60, 50)))
+    found = find_networks(W, correlation, 3, Neighbourhood.unknown(60))
+    assert (found[:5] == -1).all()
+    assert set(found[5:]) <= {0, 1, 2}
+
+
+def test_the_global_signal_is_regressed_out(rng: np.random.Generator) -> None:
+    common = rng.normal(size=80)
+    bold = (rng.normal(size=(30, 80)) + rng.uniform(1, 3, (30, 1)) * common).astype(np.float32)
+    mask = np.ones(30, dtype=bool)
+    config = BoldConfig(standardize="none", global_signal="remove")
+    found = prepare(bold, mask, config).astype(np.float64)
+    shared = (bold - bold.mean(axis=1, keepdims=True)).mean(axis=0)
+    design = np.column_stack([np.ones(80), shared])
+    fit = design @ np.linalg.lstsq(design, bold.T.astype(np.float64), rcond=None)[0]
+    expected = bold - fit.T + bold.mean(axis=1, keepdims=True)
+    np.testing.assert_allclose(found, expected, atol=1e-4)
