@@ -177,7 +177,7 @@ def test_a_misspelt_name_gets_the_nearest(tmp_path, text, name, nearest):
 def test_a_name_like_no_other_gets_the_list(tmp_path):
     error = refused(tmp_path, "bold: {qqq: 1}")
     assert error.found == "no such setting"
-    assert error.expected == "one of standardize"
+    assert error.expected == "one of global_signal, standardize"
 
 
 @pytest.mark.parametrize(
@@ -215,7 +215,7 @@ def test_settings_that_do_not_fit_together_are_refused(tmp_path):
 def test_an_unknown_profile_gets_the_nearest(tmp_path):
     error = refused(tmp_path, "profile: tutorail")
     assert str(tmp_path / "trend.yaml") in error.subject
-    assert error.expected == "one of default, demo, tutorial"
+    assert error.expected == "one of default, demo, networks, tutorial"
     assert error.found == "no such profile (did you mean tutorial?)"
     error = refused(tmp_path, "", profile="../tutorial")
     assert error.subject == "profile '../tutorial'"
