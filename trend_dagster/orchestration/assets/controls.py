@@ -22,7 +22,7 @@ from trend_dagster.orchestration.assets.connectivity import (
 from trend_dagster.orchestration.assets.features import signal_of
 from trend_dagster.orchestration.assets.parcellation import feasible, summary_table, sweep_arrays
 from trend_dagster.orchestration.io_managers import Result
-from trend_dagster.orchestration.mesh import network_finder, smoothed
+from trend_dagster.orchestration.mesh import network_finder
 from trend_dagster.orchestration.pictures import draw_comparison
 from trend_dagster.orchestration.resources import BOLD_RUN, LABEL_FILE, N_COMPONENTS, Project
 from trend_dagster.orchestration.settings import Settings
