@@ -45,6 +45,7 @@ def report(text: str, **more) -> Report:
         "label_files": [{"label_file": text, "n_labels": 2, "digest": "0"}],
         "settings": text,
         "training": {"facts": {"a": text}, "epoch": [1], "train": [1.0], "validation": [None]},
+        "own": text,
         "columns": {"label_file": "Label file", "silhouette": "Silhouette"},
         "cells": cells,
         "metrics": [Metric("silhouette", "Silhouette", text)],

@@ -9,8 +9,10 @@ import io
 import nibabel as nib
 import numpy as np
 import pytest
+from nibabel import cifti2
 
-from tests.conftest import N_VERTICES
+from tests.conftest import N_VERTICES, run
+from tests.workbench import wb_command
 from trend_dagster.errors import MissingUpstreamError, SettingsError
 from trend_dagster.orchestration.exporting import export_cells
 from trend_dagster.orchestration.maps import map_files, networks_of
@@ -125,3 +127,58 @@ def test_a_cell_that_is_not_there_is_named_with_those_that_are(finished, tmp_pat
 def test_without_a_sweep_there_is_nothing_to_export(project_folder, tmp_path):
     with pytest.raises(MissingUpstreamError, match="trend run"):
         list(export_cells(Project.open(project_folder), {}, tmp_path))
+
+
+def with_template(folder, image) -> Project:
+    """The project, with an image that says what its rows are."""
+    image.to_filename(folder / "template.nii")
+    settings = folder / "trend.yaml"
+    settings.write_text(
+        settings.read_text().replace("inputs: {", "inputs: {template: template.nii, ")
+    )
+    return Project.open(folder)
+
+
+def dense(left: int, right: int) -> cifti2.Cifti2Image:
+    axis = cifti2.BrainModelAxis.from_surface(np.arange(left) + 7, 60, "CortexLeft")
+    axis += cifti2.BrainModelAxis.from_surface(np.arange(right), 60, "CortexRight")
+    names = cifti2.ScalarAxis(["any"])
+    return cifti2.Cifti2Image(np.zeros((1, left + right), np.float32), (names, axis))
+
+
+@pytest.mark.usefixtures("workbench")
+def test_grayordinates_come_out_as_they_went_in(finished, tmp_path):
+    image = dense(45, N_VERTICES - 45)
+    project = with_template(finished, image)
+    assert run(finished)["parcellation_images"].made == 1
+    labels = project.store.latest("selected_parcellations").read("labels")[0]
+    path = project.outputs / "maps" / "selected_3_clusters.dlabel.nii"
+    written = nib.load(path)
+    np.testing.assert_array_equal(np.asarray(written.dataobj)[0], labels + 1)
+    assert written.header.get_axis(1) == image.header.get_axis(1)
+    wb_command("-cifti-separate", path, "COLUMN", "-label", "CORTEX_LEFT", tmp_path / "l.label.gii")
+    separated = nib.load(tmp_path / "l.label.gii").darrays[0].data
+    ours = nib.load(project.outputs / "maps" / "selected_3_clusters.L.label.gii").darrays[0].data
+    np.testing.assert_array_equal(separated, ours)
+    np.testing.assert_array_equal(ours, np.pad(labels[:45] + 1, (7, 8)))
+
+
+def test_voxels_come_out_as_they_went_in(finished):
+    mask = np.zeros((9, 10, 4), dtype=np.uint8)
+    mask[:, :, 1] = 1
+    affine = np.diag([2.0, 2, 2, 1])
+    project = with_template(finished, nib.Nifti1Image(mask, affine))
+    assert run(finished, select=["parcellation_images"])["parcellation_images"].made == 1
+    labels = project.store.latest("selected_parcellations").read("labels")[0]
+    written = nib.load(project.outputs / "maps" / "selected_3_clusters.nii.gz")
+    volume = np.asarray(written.dataobj)
+    np.testing.assert_array_equal(volume[mask > 0], labels + 1)
+    assert not volume[mask == 0].any()
+    np.testing.assert_array_equal(written.affine, affine)
+
+
+def test_a_template_of_another_size_is_named(finished):
+    with_template(finished, dense(45, 44))
+    (error,) = run(finished, select=["parcellation_images"])["parcellation_images"].errors
+    assert "template.nii: expected 90 entries" in error
+    assert "found 89" in error

@@ -7,8 +7,10 @@ What does not: the formats themselves (``storage.label_images``) and which parce
 
 from __future__ import annotations
 
+from collections.abc import Iterable
+
 import numpy as np
-from numpy.typing import NDArray
+from numpy.typing import ArrayLike, NDArray
 
 from trend_dagster.figures.surface import (
     distinct_colours,
@@ -23,19 +25,25 @@ from trend_dagster.storage.label_images import (
     Networks,
     Side,
     annot,
+    cifti_labels,
     gifti_labels,
     gifti_surface,
     keys_of,
     label_tsv,
+    nifti_labels,
     spec_file,
     unique_rgb,
 )
+from trend_dagster.storage.space import Grayordinates, Space, Voxels
 
 SIDES: tuple[Side, Side] = ("L", "R")
+PREFIX = {"L": "LH", "R": "RH", "LR": "LR", "": "network"}
 ONE_SIDED = 0.9  # share of its vertices that a network of one hemisphere has there
 
 
-def networks_of(labels: NDArray[np.integer], surface: Surface | None) -> list[Network]:
+def networks_of(
+    labels: NDArray[np.integer], surface: Surface | None, space: Space | None = None
+) -> list[Network]:
     """Name and colour the networks of a parcellation.
 
     Parameters
@@ -43,7 +51,9 @@ def networks_of(labels: NDArray[np.integer], surface: Surface | None) -> list[Ne
     labels : ndarray of shape (n_vertices,)
         Cluster of each vertex from 0, -1 without signal.
     surface : Surface, optional
-        The mesh. Without it networks have a number and a colour, but no side.
+        The mesh. Without it no network has a mirror image.
+    space : Grayordinates or Voxels, optional
+        What the rows are. Without it and without a mesh networks have no side.
 
     Returns
     -------
@@ -53,17 +63,17 @@ def networks_of(labels: NDArray[np.integer], surface: Surface | None) -> list[Ne
     """
     n = int(labels.max(initial=-1)) + 1
     sizes = np.bincount(labels[labels >= 0], minlength=n)
-    if surface is None:
+    hemisphere = None
+    of_right: dict[int, int] = {}
+    if surface is not None:
+        hemisphere, of_right = surface.hemisphere, homologous_labels(surface, labels)
+        known = label_colours(surface, labels)
+        colours: Iterable[ArrayLike] = [known.get(k, np.zeros(3)) for k in range(n)]
+    else:
+        hemisphere = space.hemisphere if isinstance(space, Grayordinates) else None
         colours = np.clip(oklch_to_rgb(*distinct_colours(n).T), 0, 1)
-        return [
-            Network(k + 1, f"network_{k + 1:02d}", rgb, n_vertices=int(sizes[k]))
-            for k, rgb in enumerate(unique_rgb(colours))
-        ]
-    of_right = homologous_labels(surface, labels)
     of_left = {left: right for right, left in of_right.items()}
-    found = label_colours(surface, labels)
-    rgb = unique_rgb([found.get(k, np.zeros(3)) for k in range(n)])
-    left_share = [_left_share(surface, labels == k) for k in range(n)]
+    rgb = unique_rgb(colours)
     numbers: dict[int, int] = {}
     for k in range(n):
         if k not in of_right:
@@ -71,13 +81,12 @@ def networks_of(labels: NDArray[np.integer], surface: Surface | None) -> list[Ne
     numbers |= {right: numbers[left] for right, left in of_right.items()}
     networks = []
     for k in range(n):
-        side = _side(left_share[k])
-        prefix = f"{side}H" if len(side) == 1 else side or "empty"
+        side = _side(hemisphere, labels == k)
         homologue = of_right.get(k, of_left.get(k))
         networks.append(
             Network(
                 key=k + 1,
-                name=f"{prefix}_{numbers[k]:02d}",
+                name=f"{PREFIX[side]}_{numbers[k]:02d}",
                 rgb=rgb[k],
                 hemisphere=side,
                 homologue=None if homologue is None else homologue + 1,
@@ -87,22 +96,24 @@ def networks_of(labels: NDArray[np.integer], surface: Surface | None) -> list[Ne
     return networks
 
 
-def _left_share(surface: Surface, inside: NDArray[np.bool_]) -> float:
-    return float((surface.hemisphere[inside] == 0).mean()) if inside.any() else float("nan")
-
-
-def _side(left_share: float) -> str:
-    if np.isnan(left_share):
+def _side(hemisphere: NDArray[np.int8] | None, inside: NDArray[np.bool_]) -> str:
+    if hemisphere is None or not inside.any():
         return ""
-    if left_share > ONE_SIDED:
+    left = float((hemisphere[inside] == 0).mean())
+    if left > ONE_SIDED:
         return "L"
-    return "R" if left_share < 1 - ONE_SIDED else "LR"
+    return "R" if left < 1 - ONE_SIDED else "LR"
 
 
 def map_files(
-    name: str, title: str, labels: NDArray[np.integer], networks: Networks, surface: Surface | None
+    name: str,
+    title: str,
+    labels: NDArray[np.integer],
+    networks: Networks,
+    surface: Surface | None,
+    space: Space | None = None,
 ) -> dict[str, bytes]:
-    """Write one parcellation in every format that fits what its vertices are.
+    """Write one parcellation in every format that fits what its rows are.
 
     Parameters
     ----------
@@ -111,31 +122,53 @@ def map_files(
     title : str
         Name of the map inside them.
     labels : ndarray of shape (n_vertices,)
-        Cluster of each vertex from 0, -1 without signal.
+        Cluster of each row from 0, -1 without signal.
     networks : sequence of Network
         The label table, from :func:`networks_of`.
     surface : Surface, optional
-        The mesh.
+        The mesh, if each row is one of its vertices.
+    space : Grayordinates or Voxels, optional
+        What the rows are, where an image says so.
 
     Returns
     -------
     dict of str to bytes
         File by name. The ``.spec`` names the others relative to itself.
     """
-    files = {f"{name}.tsv": label_tsv(networks)}
-    if surface is None:
-        return files
     keys = keys_of(labels)
+    files = {f"{name}.tsv": label_tsv(networks)}
     listed: list[tuple[str, str]] = []
+    if isinstance(space, Voxels):
+        files[f"{name}.nii.gz"] = nifti_labels(keys, networks, space.affine, space.mask, title)
+        listed.append((f"{name}.nii.gz", ""))
+    if isinstance(space, Grayordinates):
+        dense = f"{name}.dlabel.nii"
+        files[dense] = cifti_labels(keys, networks, space.brain_models, title)
+        listed.append((dense, ""))
     for side in SIDES:
-        inside = np.flatnonzero(surface.hemisphere == SIDES.index(side))
-        label_name = f"{name}.{side}.label.gii"
-        files[label_name] = gifti_labels(keys[inside], networks, side, title)
-        files[f"{FREESURFER_SIDE[side]}.{name}.annot"] = annot(keys[inside], networks)
-        meshes = surface_files(surface, side)
-        files |= meshes
-        listed += [(mesh, side) for mesh in meshes] + [(label_name, side)]
-    return files | {f"{name}.spec": spec_file(listed)}
+        if surface is not None:
+            meshes = surface_files(surface, side)
+            files |= meshes
+            listed += [(mesh, side) for mesh in meshes]
+        own = _on_mesh(keys, side, surface, space)
+        if own is not None:
+            files[f"{name}.{side}.label.gii"] = gifti_labels(own, networks, side, title)
+            files[f"{FREESURFER_SIDE[side]}.{name}.annot"] = annot(own, networks)
+            listed.append((f"{name}.{side}.label.gii", side))
+    if listed:
+        files[f"{name}.spec"] = spec_file(listed)
+    return files
+
+
+def _on_mesh(
+    keys: NDArray[np.int32], side: Side, surface: Surface | None, space: Space | None
+) -> NDArray[np.int32] | None:
+    """Key of each vertex of a hemisphere's mesh, if the rows are vertices of one."""
+    if isinstance(space, Grayordinates):
+        return space.on_mesh(keys, side)
+    if surface is None:
+        return None
+    return np.asarray(keys[surface.hemisphere == SIDES.index(side)])
 
 
 def surface_files(surface: Surface, side: Side) -> dict[str, bytes]:

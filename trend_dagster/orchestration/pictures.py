@@ -1,6 +1,7 @@
 """Pictures that need to know the project: parcellations on its surface.
 
-What belongs here: choosing the mesh that the settings name. What does not: drawing (``figures``).
+What belongs here: choosing the mesh and the template that the settings name. What does not:
+drawing (``figures``).
 """
 
 from __future__ import annotations
@@ -9,12 +10,13 @@ import numpy as np
 from matplotlib.figure import Figure
 from numpy.typing import NDArray
 
-from trend_dagster.errors import SettingsError
+from trend_dagster.errors import InputError, SettingsError
 from trend_dagster.figures.matrices import sizes_figure
 from trend_dagster.figures.surface import comparison_figure, parcellation_figure
 from trend_dagster.orchestration.resources import Project
 from trend_dagster.science.geodesic import Surface
 from trend_dagster.storage.meshes import load_fsaverage
+from trend_dagster.storage.space import Space, read_space
 
 VERTICES_PER_HEMISPHERE = {"fsaverage3": 642, "fsaverage4": 2562, "fsaverage5": 10242}
 
@@ -38,6 +40,29 @@ def surface_of(project: Project) -> Surface | None:
             remedy="Name one of these, or leave it out to go without surface pictures.",
         )
     return load_fsaverage(VERTICES_PER_HEMISPHERE[name])
+
+
+def space_of(project: Project, labels: NDArray[np.integer]) -> Space | None:
+    """What the rows are, from the project's template, if its settings name one.
+
+    Raises
+    ------
+    InputError
+        If the template cannot be read or has another number of rows.
+    """
+    name = project.settings.inputs.template
+    if name is None:
+        return None
+    space = read_space(project.folder / name)
+    if len(space) != len(labels):
+        raise InputError(
+            f"template {name}",
+            expected=f"{len(labels)} entries, one for each row of the BOLD",
+            found=str(len(space)),
+            remedy="Name the image that the BOLD was taken from (inputs.template), or take the "
+            "line out.",
+        )
+    return space
 
 
 def fitting_surface(project: Project, labels: NDArray[np.integer]) -> Surface | None:

@@ -44,6 +44,13 @@ SHOWN_BESIDE = (
 )
 """Assets that the report shows if they are there; a brought correlation needs none of them."""
 
+OWN = {
+    "input_projection": "trained model",
+    "encoder": "trained model",
+    "bold": "signal itself",
+}
+"""Features of the sweep, as the heat maps name them."""
+
 MAX_LABEL_BYTES = 1_500_000  # of all cells that can be looked at on the surface
 MAX_SHOWN = 24
 PICTURE_BYTES = 200_000
@@ -166,6 +173,7 @@ def gather(
     for row in rows:
         row |= {name: int(row[name]) for name in ("n_components", "n_clusters")}
         row["chosen"] = bool(row["chosen"])
+    own = OWN[project.settings.features.source]
     labels = selected.read("labels")
     surface = fitting_surface(project, labels[0])
     networks = [networks_of(v, surface) for v in labels]
@@ -181,6 +189,7 @@ def gather(
         label_files=[_label_file(file) for file in beside["geodesic_labels"]],
         settings=yaml.safe_dump(project.settings.model_dump(mode="json"), sort_keys=False),
         training=None if model is None or model.excluded else _training(model, beside),
+        own=own,
         columns=columns,
         cells=[{str(k): v for k, v in row.items()} for row in rows],
         metrics=[
@@ -192,7 +201,9 @@ def gather(
         if surface is None
         else _shown_cells(surface, table, cells, selected, labels, networks),
         chosen=[
-            _chosen(surface, table, ranked, choice, vector, names, beside["average_correlation"])
+            _chosen(
+                surface, table, ranked, own, choice, vector, names, beside["average_correlation"]
+            )
             for choice, vector, names in zip(
                 selected.facts["chosen"], labels, networks, strict=True
             )
@@ -275,6 +286,7 @@ def _chosen(
     surface: Surface | None,
     table: pd.DataFrame,
     ranked: pd.DataFrame,
+    own: str,
     choice: Mapping[str, Any],
     labels: NDArray[np.int32],
     networks: Sequence[Network],
@@ -302,7 +314,7 @@ def _chosen(
     return Chosen(
         n_clusters=choice["n_clusters"],
         facts={name: value for name, value in facts.items() if value is not None},
-        verdict=verdict(row),
+        verdict=verdict(row, own),
         picture=small_png(picture, PICTURE_BYTES),
         correlation=small_png(sorted_matrix, MATRIX_BYTES),
         networks=[

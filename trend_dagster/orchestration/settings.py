@@ -69,6 +69,13 @@ class InputsConfig(BaseModel, frozen=True, extra="forbid"):
         description="The mesh that the vertices belong to, for pictures: 'fsaverage3', "
         "'fsaverage4' or 'fsaverage5'.",
     )
+    template: str | None = Field(
+        None,
+        description="An image that says what the rows of the BOLD are, so that maps come out in "
+        "its format: the CIFTI file that they were taken from (cortex, in its order), or a NIfTI "
+        "mask of voxels.",
+        json_schema_extra=PLACE,
+    )
     note: str | None = Field(
         None,
         description="A sentence about the data, shown wherever results are.",

@@ -121,6 +121,8 @@ class Report:
         All settings, as YAML.
     training : mapping, optional
         ``facts`` in words, and lists ``epoch``, ``train``, ``validation``.
+    own : str
+        What the features of the sweep come from, as the heat maps name it.
     columns : mapping of str to str
         Columns of the sweep's table and their titles.
     cells : sequence of mapping
@@ -149,6 +151,7 @@ class Report:
     label_files: Sequence[Mapping[str, Any]]
     settings: str
     training: Mapping[str, Any] | None
+    own: str
     columns: Mapping[str, str]
     cells: Sequence[Mapping[str, Any]]
     metrics: Sequence[Metric]
@@ -213,6 +216,7 @@ def _data(report: Report) -> dict[str, Any]:
     training = report.training or {}
     return {
         "cells": [{k: _finite(v) for k, v in cell.items()} for cell in report.cells],
+        "own": report.own,
         "metrics": [asdict(metric) for metric in report.metrics],
         "training": {
             name: [_finite(value) for value in training.get(name, [])]

@@ -195,7 +195,7 @@
     const cells = data.cells.filter((cell) => penaltyOf(cell) === penalty.value);
     const columns = unique(cells.map((cell) => cell.n_components)).sort((a, b) => a - b);
     const files = unique(cells.map((cell) => cell.label_file)).sort().reverse();
-    const kinds = [["trained model", metric.name], ...Object.entries(metric.beside)];
+    const kinds = [[data.own, metric.name], ...Object.entries(metric.beside)];
     const known = cells.flatMap((cell) => kinds.map(([, name]) => cell[name])).filter((v) => v != null);
     const target = find("heatmaps");
     const plots = [];
@@ -213,7 +213,7 @@
           type: "heatmap", x: columns.map(String), y: files, colorscale: "Viridis",
           z: files.map((file) => columns.map((k) => cellAt(file, k)?.[name] ?? null)),
           zmin: known.length ? Math.min(...known) : 0, zmax: known.length ? Math.max(...known) : 1,
-          texttemplate: columns.length <= 8 ? "%{z:.2f}" : "", showscale: title === "trained model",
+          texttemplate: columns.length <= 8 ? "%{z:.2f}" : "", showscale: name === metric.name,
           hovertemplate: "%{y}, %{x} components: %{z:.3f}<extra></extra>", xgap: 1, ygap: 1,
           colorbar: { thickness: 12, len: 1 },
         }], layout({

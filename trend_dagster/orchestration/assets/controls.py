@@ -299,13 +299,15 @@ def comparison_table(comparison: Version) -> pd.DataFrame:
     return table.assign(chosen=comparison.facts["chosen"])
 
 
-def verdict(row: Mapping[Any, Any]) -> str:
-    """Say whether the trained model was worth it in a cell.
+def verdict(row: Mapping[Any, Any], own: str = "trained model") -> str:
+    """Say whether the features of a cell were worth it.
 
     Parameters
     ----------
     row : mapping
         A row of the comparison.
+    own : str
+        What the features come from.
 
     Returns
     -------
@@ -313,7 +315,7 @@ def verdict(row: Mapping[Any, Any]) -> str:
         A sentence; empty without controls.
     """
     metric = "dice" if "dice_trained" in row else "silhouette"
-    own = row["dice_trained"] if metric == "dice" else row["silhouette"]
+    found = row["dice_trained"] if metric == "dice" else row["silhouette"]
     controls = {
         name: float(row[f"{metric}_{name}"])
         for name in ("untrained", "bold")
@@ -324,10 +326,10 @@ def verdict(row: Mapping[Any, Any]) -> str:
     best = max(controls.values())
     cell = f"{row['n_clusters']:.0f} clusters: "
     if metric == "dice":
-        says = "finds more than" if own > best else "does not find more than"
-        return cell + f"the trained model (Dice {own:.3f}) {says} its best control ({best:.3f})."
+        says = "finds more than" if found > best else "does not find more than"
+        return cell + f"the {own} (Dice {found:.3f}) {says} its best control ({best:.3f})."
     return cell + (
-        f"silhouette {own:.3f} with the trained model, "
+        f"silhouette {found:.3f} with the {own}, "
         + ", ".join(f"{value:.3f} with {TITLES[name]}" for name, value in controls.items())
         + ". The label file alone can raise it: this says nothing of truth."
     )
