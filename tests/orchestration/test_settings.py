@@ -250,7 +250,7 @@ def test_yaml_cannot_run_code(tmp_path):
 def test_identity_leaves_out_what_only_changes_speed_or_place(section):
     left_out = SECTIONS[section].model_fields.keys() - Settings().identity(section).keys()
     assert left_out == {
-        "inputs": {"bold", "geodesic_labels", "geodesic_distances", "truth", "note"},
+        "inputs": {"bold", "geodesic_labels", "geodesic_distances", "template", "truth", "note"},
         "thresholding": {"smooth_sigma_mm"},  # a partition each, told by its key
         "training": {"max_skipped_steps", "accelerator", "on_corrupt_state"},
         "correlation": {"memory_budget_gib", "tile", "device"},

@@ -34,7 +34,7 @@ from trend_dagster.storage.label_images import (
     spec_file,
     unique_rgb,
 )
-from trend_dagster.storage.space import Grayordinates, Space, Voxels
+from trend_dagster.storage.template import Grayordinates, Space, Voxels
 
 SIDES: tuple[Side, Side] = ("L", "R")
 PREFIX = {"L": "LH", "R": "RH", "LR": "LR", "": "network"}

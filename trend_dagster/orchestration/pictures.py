@@ -16,7 +16,7 @@ from trend_dagster.figures.surface import comparison_figure, parcellation_figure
 from trend_dagster.orchestration.resources import Project
 from trend_dagster.science.geodesic import Surface
 from trend_dagster.storage.meshes import load_fsaverage
-from trend_dagster.storage.space import Space, read_space
+from trend_dagster.storage.template import Space, read_space
 
 VERTICES_PER_HEMISPHERE = {"fsaverage3": 642, "fsaverage4": 2562, "fsaverage5": 10242}
 

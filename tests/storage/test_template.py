@@ -8,7 +8,7 @@ import pytest
 from nibabel import cifti2
 
 from trend_dagster.errors import InputError
-from trend_dagster.storage.space import Grayordinates, Voxels, read_space
+from trend_dagster.storage.template import Grayordinates, Voxels, read_space
 
 LEFT, RIGHT = np.array([0, 2, 3]), np.array([1, 4])
 
