@@ -108,6 +108,8 @@ def test_a_killed_run_is_taken_up_where_it_stopped(project_folder):
         "control_correlation",
         "control_sweep",
         "control_comparison",
+        "parcellation_images",
+        "report",
     }
     assert cells < {v.path for v in stored(project_folder, "nmf_sweep")}
     for name in STORED_ASSETS:
