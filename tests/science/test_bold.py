@@ -6,14 +6,16 @@ import numpy as np
 import pytest
 from hypothesis import given
 from hypothesis import strategies as st
+from nilearn.signal import clean as nilearn_clean
 from pydantic import ValidationError
 from scipy import stats
 
-from trend_dagster.errors import CohortError
+from trend_dagster.errors import CohortError, SettingsError
 from trend_dagster.science.bold import (
     BoldConfig,
     CohortConfig,
     check_same_vertices,
+    clean,
     common_length,
     prepare,
     signal_mask,
@@ -200,3 +202,55 @@ def test_who_is_named_does_not_depend_on_the_order_of_runs(counts, random):
 def test_only_known_settings_are_taken(wrong):
     with pytest.raises(ValidationError):
         BoldConfig(**wrong)
+
+
+# Cleaning
+
+
+def test_nothing_is_taken_out_by_default(rng):
+    bold = rng.standard_normal((5, 40)).astype(np.float32)
+    assert clean(bold, signal_mask(bold), BoldConfig(), None) is bold
+
+
+def test_cleaning_in_blocks_is_the_regression_and_the_filter(rng, monkeypatch):
+    monkeypatch.setattr("trend_dagster.science.bold.BLOCK_VERTICES", 3)
+    time = np.arange(400) * 0.5
+    confounds = rng.standard_normal((400, 2))
+    slow, kept, fast = (np.sin(2 * np.pi * f * time) for f in (0.002, 0.05, 0.4))
+    bold = np.tile(3 * slow + kept + 2 * fast + confounds @ [1, -2] + 0.01 * time, (8, 1))
+    bold = (bold * np.arange(8)[:, None]).astype(np.float32)
+    mask = signal_mask(bold)
+    config = BoldConfig(detrend=True, high_pass_hz=0.01, low_pass_hz=0.1, confounds=("a", "b"))
+    found = clean(bold, mask, config, 0.5, confounds)
+    assert (found[0] == 0).all()
+    whole = nilearn_clean(
+        bold[1:].T.astype(np.float64),
+        detrend=True,
+        standardize=None,
+        confounds=confounds,
+        high_pass=0.01,
+        low_pass=0.1,
+        t_r=0.5,
+    ).T
+    np.testing.assert_allclose(found[1:], whole, atol=1e-4)
+    window = np.hanning(400)
+    at = {f: abs(np.exp(-2j * np.pi * f * time) @ (window * found[1])) for f in (0.002, 0.05, 0.4)}
+    assert at[0.4] < 0.01 * at[0.05]
+    assert at[0.002] < 0.2 * at[0.05]  # 3 times as large as it before
+
+
+def test_confounds_alone_leave_the_residual_of_least_squares(rng):
+    bold = rng.standard_normal((4, 50)).astype(np.float32)
+    confounds = rng.standard_normal((50, 3))
+    found = clean(bold, signal_mask(bold), BoldConfig(confounds=("a",)), None, confounds)
+    design = np.column_stack([np.ones(50), confounds])
+    residual = bold.T - design @ np.linalg.lstsq(design, bold.T, rcond=None)[0]
+    centred = found - found.mean(axis=1, keepdims=True)
+    np.testing.assert_allclose(centred, residual.T, atol=1e-5)
+
+
+@pytest.mark.parametrize("time", [None, 10.0])
+def test_a_filter_needs_a_repetition_time_that_allows_it(rng, time):
+    bold = rng.standard_normal((4, 50)).astype(np.float32)
+    with pytest.raises(SettingsError):
+        clean(bold, signal_mask(bold), BoldConfig(low_pass_hz=0.1), time)

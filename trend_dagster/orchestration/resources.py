@@ -20,6 +20,7 @@ from pydantic import Field
 from trend_dagster.errors import InputError
 from trend_dagster.orchestration.settings import Settings, load_settings, smooth_encodings
 from trend_dagster.storage.images import find_files
+from trend_dagster.storage.runs import BoldRun, find_runs
 from trend_dagster.storage.stores import Store
 
 BOLD_RUN, LABEL_FILE, N_COMPONENTS = "bold_run", "label_file", "n_components"
@@ -82,11 +83,18 @@ class Project:
         """Folder of what is delivered to people: workbook, pictures, label vectors."""
         return self.folder / "outputs"
 
-    @cached_property
+    @property
     def bold_files(self) -> dict[str, Path]:
-        """BOLD files by run; may be none where the average correlation was imported."""
+        """First BOLD file of each run; :meth:`input_files` gives all."""
+        return {key: run.files[0] for key, run in self.bold_runs.items()}
+
+    @cached_property
+    def bold_runs(self) -> dict[str, BoldRun]:
+        """BOLD runs by key; may be none where the average correlation was imported."""
+        inputs = self.settings.inputs
+        choose = {"space": inputs.space, "den": inputs.density, "desc": inputs.desc}
         try:
-            return find_files(self.folder / self.settings.inputs.bold, "BOLD")
+            return find_runs(self.folder / inputs.bold, choose)
         except InputError:
             correlation = self.store.latest("average_correlation")
             if correlation is not None and correlation.imported:
@@ -146,6 +154,22 @@ class Project:
                 remedy="Put it back to compute it again; what is stored stays as it is.",
             )
         return files[key]
+
+    def bold_run(self, key: str) -> BoldRun:
+        """Run behind a partition key.
+
+        Raises
+        ------
+        InputError
+            If it is not there any more.
+        """
+        self.input_file(BOLD_RUN, key)
+        return self.bold_runs[key]
+
+    def input_files(self, dimension: str, key: str) -> tuple[Path, ...]:
+        """All files behind a partition key; a run may have one for each hemisphere."""
+        first = self.input_file(dimension, key)
+        return self.bold_runs[key].files if dimension == BOLD_RUN else (first,)
 
 
 class ProjectResource(dg.ConfigurableResource[Any]):

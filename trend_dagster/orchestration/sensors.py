@@ -113,8 +113,8 @@ def _look(project: Project, dim: str, before: Stamps) -> Change:
     files: Mapping[str, Path] = project.bold_files if dim == BOLD_RUN else project.label_files
     stamps: Stamps = {}
     new, changed = [], []
-    for key, path in files.items():
-        stamp = _stamp(path)
+    for key in files:
+        stamp = _stamp(project.input_files(dim, key))
         if stamp is None or 0 <= time.time() - stamp[0] / 1e9 < SETTLED_SECONDS:
             if key in before:
                 stamps[key] = before[key]
@@ -128,12 +128,12 @@ def _look(project: Project, dim: str, before: Stamps) -> Change:
     return Change(new, changed, sorted(before.keys() - files.keys()), stamps)
 
 
-def _stamp(path: Path) -> list[int] | None:
+def _stamp(paths: Sequence[Path]) -> list[int] | None:
     try:
-        found = path.stat()
+        found = [path.stat() for path in paths]
     except OSError:  # a link that leads nowhere, or gone since the folder was listed
         return None
-    return [found.st_mtime_ns, found.st_size]
+    return [max(f.st_mtime_ns for f in found), sum(f.st_size for f in found)]
 
 
 def _unregistered(instance: dg.DagsterInstance, dim: str, keys: list[str]) -> list[str]:

@@ -43,7 +43,31 @@ class InputsConfig(BaseModel, frozen=True, extra="forbid"):
     """Where the input files are, relative to the project folder."""
 
     bold: str = Field(
-        "bold", description="Folder of BOLD runs, one .npy per run.", json_schema_extra=PLACE
+        "bold",
+        description="Folder of BOLD runs: .npy, .dtseries.nii, .nii(.gz) with a mask, or pairs of "
+        ".func.gii, .mgh or .mgz; also the folder that fMRIPrep, NiBabies or XCP-D wrote.",
+        json_schema_extra=PLACE,
+    )
+    space: str | None = Field(
+        None,
+        description="Where runs are there in several spaces: the one to take (BIDS space-).",
+        json_schema_extra=PLACE,
+    )
+    density: str | None = Field(
+        None,
+        description="Where they are there in several densities: the one to take (BIDS den-).",
+        json_schema_extra=PLACE,
+    )
+    desc: str | None = Field(
+        None,
+        description="Where they are there in several versions: the one to take (BIDS desc-).",
+        json_schema_extra=PLACE,
+    )
+    volume_mask: str | None = Field(
+        None,
+        description="For volumes: a NIfTI that is not 0 in the voxels to use. None takes the "
+        "desc-brain_mask beside each run.",
+        json_schema_extra=PLACE,
     )
     geodesic_labels: str = Field(
         "geodesic_labels",

@@ -25,12 +25,15 @@ class ArraySpec:
         What the numbers are.
     unit : str
         Unit of the numbers; ``"1"`` for pure numbers.
+    optional : bool
+        Whether an output may lack it.
     """
 
     dims: tuple[str, ...]
     dtype: str
     description: str
     unit: str = "1"
+    optional: bool = False
 
 
 _MASK = ArraySpec(("vertex",), "bool", "true where the vertex has signal")
@@ -79,6 +82,13 @@ SCHEMA: dict[str, dict[str, ArraySpec]] = {
     "bold": {
         "bold": ArraySpec(("vertex", "timepoint"), "float32", "BOLD signal", "as in the file"),
         "vertex_mask": _MASK,
+        # Of CIFTI files and of volumes only: storage.space.
+        "in_data": ArraySpec(
+            ("vertex",), "bool", "true where the file holds the vertex", optional=True
+        ),
+        "voxels": ArraySpec(
+            ("vertex",), "int64", "place of each row in the volume, C order", optional=True
+        ),
     },
     "trained_model": {
         # The weights are files beside these arrays (storage/weights.py).

@@ -487,7 +487,11 @@ class Store:
             The new current version.
         """
         schema = SCHEMA[draft.asset]
-        missing = [n for n in schema if n != ANY_ARRAYS and n not in draft.group]
+        missing = [
+            name
+            for name, spec in schema.items()
+            if name != ANY_ARRAYS and name not in draft.group and not spec.optional
+        ]
         if missing and excluded is None:
             raise StoreError(
                 describe(draft.asset, partition),

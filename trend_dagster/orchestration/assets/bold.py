@@ -3,23 +3,42 @@
 from __future__ import annotations
 
 from pathlib import Path
+from typing import Any
 
+from trend_dagster.errors import InputError
 from trend_dagster.figures.png import small_png
 from trend_dagster.figures.timeseries import carpet_figure
 from trend_dagster.orchestration.io_managers import Result
 from trend_dagster.orchestration.resources import BOLD_RUN, Project
 from trend_dagster.orchestration.stored_asset import Cell, stored_asset
-from trend_dagster.science.bold import prepare, signal_mask, temporal_snr, why_unusable
-from trend_dagster.storage.images import read_bold, subject_of
+from trend_dagster.science.bold import clean, prepare, signal_mask, temporal_snr, why_unusable
+from trend_dagster.storage.confounds import confounds_file, read_confounds
+from trend_dagster.storage.images import subject_of
+from trend_dagster.storage.runs import BoldRun, RawRun, brain_mask_of, read_run
 from trend_dagster.storage.stores import Partition
 
 
-def _file(project: Project, partition: Partition) -> dict[str, Path]:
-    key = partition[BOLD_RUN]
-    return {"bold": project.input_file(BOLD_RUN, key)}
+def _files(project: Project, partition: Partition) -> dict[str, Path]:
+    """Everything that decides what is read: both hemispheres, mask, sidecars, confounds."""
+    run = project.bold_run(partition[BOLD_RUN])
+    names = ("bold",) if len(run.files) == 1 else ("bold L", "bold R")
+    files = dict(zip(names, run.files, strict=True))
+    files |= {f"sidecar {i}": path for i, path in enumerate(run.sidecars)}
+    if (mask := _mask(project, run)) is not None:
+        files["mask"] = mask
+    if project.settings.bold.confounds:
+        files["confounds"] = confounds_file(run)
+    return files
 
 
-@stored_asset(group="inputs", dims=(BOLD_RUN,), settings=("bold",), files=_file)
+def _mask(project: Project, run: BoldRun) -> Path | None:
+    if run.source != "nifti":
+        return None
+    named = project.settings.inputs.volume_mask
+    return brain_mask_of(run) if named is None else project.folder / named
+
+
+@stored_asset(group="inputs", dims=(BOLD_RUN,), settings=("bold",), files=_files)
 def bold(cell: Cell) -> Result:
     """Resting-state BOLD of one run on the cortical surface, with its mask of usable vertices.
 
@@ -27,24 +46,61 @@ def bold(cell: Cell) -> Result:
     once; every later asset obeys this mask. A run with NaN or infinite values, or without any
     signal, is excluded: its output says so and why, and the other runs go on without it.
     """
-    path = cell.project.input_file(BOLD_RUN, cell.partition[BOLD_RUN])
-    signal = read_bold(path)
-    facts = {
-        "file": path.name,
+    config = cell.settings.bold
+    files = _files(cell.project, cell.partition)
+    run = cell.project.bold_run(cell.partition[BOLD_RUN])
+    raw = read_run(run, files.get("mask"))
+    signal = raw.signal
+    time, told_by = _repetition_time(cell, run, raw)
+    facts: dict[str, Any] = {
+        "file": run.name,
         "subject": subject_of(cell.partition[BOLD_RUN]),
         "n_vertices": signal.shape[0],
         "n_timepoints": signal.shape[1],
+        "space": raw.space.facts(),
+        "repetition_time_s": time,
+        "repetition_time_told_by": told_by,
     }
     if (reason := why_unusable(signal)) is not None:
-        return Result(facts=facts, excluded=f"{path.name}: {reason}")
+        return Result(facts=facts, excluded=f"{run.name}: {reason}")
     mask = signal_mask(signal)
-    prepared = prepare(signal, mask, cell.settings.bold)
+    confounds = (
+        read_confounds(files["confounds"], config.confounds, signal.shape[1])
+        if config.confounds
+        else None
+    )
+    snr = temporal_snr(signal, mask)
+    prepared = prepare(clean(signal, mask, config, time, confounds), mask, config)
     return Result(
-        arrays={"bold": prepared, "vertex_mask": mask},
+        arrays={"bold": prepared, "vertex_mask": mask, **raw.space.arrays()},
         facts=facts
         | {
             "n_vertices_without_signal": int((~mask).sum()),
-            "temporal_snr": temporal_snr(signal, mask),
+            "temporal_snr": snr,
+            "cleaned": _taken_out(cell) if config.cleans else "nothing taken out",
         },
         pictures={"carpet": small_png(carpet_figure(prepared[mask]))},
     )
+
+
+def _repetition_time(cell: Cell, run: BoldRun, raw: RawRun) -> tuple[float | None, str]:
+    """The user's word first; a file that claims no time at all needs it."""
+    if cell.settings.bold.repetition_time is not None:
+        return cell.settings.bold.repetition_time, "settings"
+    if raw.told_by == "step 0":
+        raise InputError(
+            f"BOLD file {run.files[0]}",
+            expected="a step between volumes above 0 seconds in the header",
+            found="step 0 or no seconds",
+            remedy="Set bold.repetition_time in trend.yaml, or mend the file: wb_command "
+            "-cifti-change-timestep (or a JSON sidecar with RepetitionTime).",
+        )
+    return raw.repetition_time, raw.told_by
+
+
+def _taken_out(cell: Cell) -> str:
+    config = cell.settings.bold
+    parts = ["linear trend"] if config.detrend else []
+    if config.filters:
+        parts.append(f"frequencies outside {config.high_pass_hz} to {config.low_pass_hz} Hz")
+    return ", ".join([*parts, *config.confounds])

@@ -28,6 +28,7 @@ from trend_dagster.science.correlation import average_correlation as correlate
 from trend_dagster.science.smoothness import neighbour_graph
 from trend_dagster.storage.images import read_distances, read_labels
 from trend_dagster.storage.scratch import ResumableMatrix
+from trend_dagster.storage.space import check_same_space
 from trend_dagster.storage.stores import Partition, Version
 
 HEMISPHERES = ("left", "right")
@@ -51,6 +52,7 @@ def average_correlation(cell: Cell, embeddings: Sequence[Version]) -> Result:
     names = [run.partition[BOLD_RUN] for run in embeddings]
     masks = [run.read("vertex_mask") for run in embeddings]
     check_same_vertices({name: len(mask) for name, mask in zip(names, masks, strict=True)})
+    check_same_space({n: e.facts.get("space") for n, e in zip(names, embeddings, strict=True)})
     run_masks = np.stack(masks)
     mask = np.asarray(run_masks.any(axis=0))
     config = cell.settings.correlation

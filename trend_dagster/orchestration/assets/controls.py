@@ -32,6 +32,7 @@ from trend_dagster.science.correlation import average_correlation
 from trend_dagster.science.evaluation import mean_dice
 from trend_dagster.science.sweep import SweepCell, sweep
 from trend_dagster.storage.images import read_signed_labels
+from trend_dagster.storage.space import check_same_space
 from trend_dagster.storage.stores import Partition, Version
 
 Reader = Callable[[], tuple[NDArray[np.float32], NDArray[np.bool_]]]
@@ -61,6 +62,7 @@ def control_correlation(cell: Cell, bold: Sequence[Version]) -> Result:
             remedy="Look at the reasons (`trend status`), mend the files, or add others.",
         )
     check_same_vertices({name: run.facts["n_vertices"] for name, run in runs.items()})
+    check_same_space({name: run.facts.get("space") for name, run in runs.items()})
     n_timepoints = common_length(
         {name: run.facts["n_timepoints"] for name, run in runs.items()}, settings.cohort
     )

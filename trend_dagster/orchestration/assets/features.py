@@ -22,6 +22,7 @@ from trend_dagster.orchestration.stored_asset import Cell, stored_asset
 from trend_dagster.science.bold import check_same_vertices, common_length
 from trend_dagster.storage.images import subject_of
 from trend_dagster.storage.provenance import digest_of
+from trend_dagster.storage.space import check_same_space
 from trend_dagster.storage.stores import Partition, Version
 
 if TYPE_CHECKING:  # torch takes seconds to import: only the functions that compute with it do
@@ -65,6 +66,7 @@ def trained_model(cell: Cell, bold: Sequence[Version]) -> Result:
             remedy="Add BOLD files, or mend the excluded ones.",
         )
     check_same_vertices({name: run.facts["n_vertices"] for name, run in runs.items()})
+    check_same_space({name: run.facts.get("space") for name, run in runs.items()})
     n_timepoints = common_length(
         {name: run.facts["n_timepoints"] for name, run in runs.items()}, settings.cohort
     )
@@ -275,7 +277,11 @@ def embeddings(cell: Cell, bold: Version, trained_model: Version | None) -> Resu
     features[mask] = found
     return Result(
         arrays={"features": features, "vertex_mask": mask},
-        facts={"source": cell.settings.features.source, **asdict(collapse_measures(found))},
+        facts={
+            "source": cell.settings.features.source,
+            "space": bold.facts.get("space"),
+            **asdict(collapse_measures(found)),
+        },
     )
 
 

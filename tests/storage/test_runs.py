@@ -1,0 +1,309 @@
+"""Runs as labs store them: found, paired, read as what was written; and what is refused."""
+
+from __future__ import annotations
+
+import gzip
+import json
+import os
+from pathlib import Path
+
+import nibabel as nib
+import numpy as np
+import pytest
+from nibabel.cifti2.cifti2_axes import BrainModelAxis, SeriesAxis
+
+from trend_dagster.errors import CohortError, InputError
+from trend_dagster.storage.confounds import confounds_file, read_confounds
+from trend_dagster.storage.runs import brain_mask_of, find_runs, read_run
+from trend_dagster.storage.space import VertexSpace, check_same_space
+
+N_LEFT, N_RIGHT, N_TIMEPOINTS = 30, 20, 12
+
+
+@pytest.fixture
+def signal(rng) -> np.ndarray:
+    return rng.standard_normal((N_LEFT + N_RIGHT, N_TIMEPOINTS), dtype=np.float32)
+
+
+def write_gifti(path: Path, part: np.ndarray, *, one_array: bool = False) -> None:
+    path.parent.mkdir(parents=True, exist_ok=True)
+    arrays = [part] if one_array else list(part.T)
+    image = nib.gifti.GiftiImage(
+        darrays=[
+            nib.gifti.GiftiDataArray(
+                np.ascontiguousarray(a), "NIFTI_INTENT_TIME_SERIES", meta={"TimeStep": "800"}
+            )
+            for a in arrays
+        ]
+    )
+    nib.save(image, path)
+
+
+def write_mgh(path: Path, part: np.ndarray, tr_ms: float = 800) -> None:
+    image = nib.MGHImage(part[:, None, None, :], np.eye(4))
+    image.header["tr"] = tr_ms
+    nib.save(image, path)
+
+
+def models(left, right) -> BrainModelAxis:
+    surfaces = BrainModelAxis.from_surface(
+        left, N_LEFT, "CIFTI_STRUCTURE_CORTEX_LEFT"
+    ) + BrainModelAxis.from_surface(right, N_RIGHT, "CIFTI_STRUCTURE_CORTEX_RIGHT")
+    voxels = np.zeros((4, 4, 4), dtype=bool)
+    voxels[1, 1, :2] = True
+    return surfaces + BrainModelAxis.from_mask(voxels, "CIFTI_STRUCTURE_THALAMUS_LEFT", np.eye(4))
+
+
+def write_cifti(path: Path, values: np.ndarray, axis: BrainModelAxis, step: float = 0.8) -> None:
+    path.parent.mkdir(parents=True, exist_ok=True)
+    series = SeriesAxis(0, step, values.shape[0])
+    nib.save(nib.Cifti2Image(values.astype(np.float32), (series, axis)), path)
+
+
+def the_run(folder: Path, **choose):
+    (run,) = find_runs(folder, choose).values()
+    return run
+
+
+def refused(folder: Path, **choose) -> str:
+    def read() -> None:
+        run = the_run(folder, **choose)
+        read_run(run, brain_mask_of(run))
+
+    with pytest.raises(InputError) as caught:
+        read()
+    assert all((caught.value.expected, caught.value.found, caught.value.remedy))
+    return str(caught.value)
+
+
+# What is read
+
+
+@pytest.mark.parametrize("one_array", [False, True])
+@pytest.mark.parametrize("names", [("hemi-L", "hemi-R"), ("lh", "rh"), ("L", "R")])
+def test_gifti_hemispheres_are_paired_left_first(tmp_path, signal, names, one_array):
+    for side, part in zip(names, np.split(signal, [N_LEFT]), strict=True):
+        write_gifti(tmp_path / f"sub-01_{side}_bold.func.gii", part, one_array=one_array)
+    run = the_run(tmp_path)
+    raw = read_run(run)
+    assert (run.key, len(run.files)) == ("sub-01", 2)
+    assert np.array_equal(raw.signal, signal)
+    assert raw.space.n_vertices == {"L": N_LEFT, "R": N_RIGHT}
+    assert (raw.repetition_time, raw.told_by) == (0.8, "header")
+
+
+@pytest.mark.parametrize("ending", ["mgh", "mgz"])
+def test_freesurfer_overlays(tmp_path, signal, ending):
+    for side, part in zip(("lh", "rh"), np.split(signal, [N_LEFT]), strict=True):
+        write_mgh(tmp_path / f"sub-01_run-1.fsa5.{side}.{ending}", part, tr_ms=0)
+    run = the_run(tmp_path)
+    raw = read_run(run)
+    assert run.key == "sub-01_run-1.fsa5"
+    assert np.array_equal(raw.signal, signal)
+    assert raw.repetition_time is None  # a header without time is not guessed at
+
+
+def test_grayordinates_take_their_place_on_the_full_mesh(tmp_path, rng):
+    left, right = np.arange(0, N_LEFT, 2), np.arange(5, N_RIGHT)
+    axis = models(left, right)
+    values = rng.standard_normal((N_TIMEPOINTS, len(axis))).astype(np.float32)
+    write_cifti(tmp_path / "sub-01_bold.dtseries.nii", values, axis)
+    raw = read_run(the_run(tmp_path))
+    rows = np.concatenate([left, N_LEFT + right])
+    assert np.array_equal(raw.signal[rows], values[:, : len(rows)].T)  # no subcortex
+    assert np.flatnonzero(raw.space.in_data).tolist() == rows.tolist()
+    assert not raw.signal[~raw.space.in_data].any()
+    assert (raw.repetition_time, raw.told_by) == (0.8, "header")
+
+
+@pytest.mark.parametrize("ending", ["nii", "nii.gz"])
+def test_volumes_within_a_mask(tmp_path, rng, ending):
+    volume = rng.standard_normal((4, 5, 3, 6)).astype(np.float32)
+    mask = rng.random((4, 5, 3)) < 0.5
+    folder = tmp_path / "sub-01" / "ses-1" / "func"
+    folder.mkdir(parents=True)
+    image = nib.Nifti1Image(volume, np.diag([2, 2, 2, 1]))
+    image.header.set_xyzt_units("mm", "msec")
+    image.header["pixdim"][4] = 800
+    nib.save(image, folder / f"sub-01_ses-1_space-MNI_desc-preproc_bold.{ending}")
+    mask_image = nib.Nifti1Image(mask.astype(np.uint8), image.affine)
+    nib.save(mask_image, folder / "sub-01_ses-1_space-MNI_desc-brain_mask.nii.gz")
+    run = the_run(tmp_path)
+    raw = read_run(run, brain_mask_of(run))
+    assert run.key == "sub-01_ses-1"
+    assert np.array_equal(raw.signal, volume[mask])
+    assert raw.repetition_time == pytest.approx(0.8)
+    back = np.zeros(volume.shape[:3], dtype=bool)
+    back.flat[raw.space.voxels] = True
+    assert np.array_equal(back, mask)
+
+
+def test_a_space_survives_the_store(tmp_path, rng):
+    axis = models(np.arange(N_LEFT), np.arange(3, N_RIGHT))
+    write_cifti(tmp_path / "a_bold.dtseries.nii", rng.random((5, len(axis))), axis)
+    space = read_run(the_run(tmp_path)).space
+    again = VertexSpace.from_stored(json.loads(json.dumps(space.facts())), space.arrays())
+    assert again.facts() == space.facts()
+
+
+def test_the_sidecar_is_believed_before_the_header(tmp_path, signal):
+    for side, part in zip("LR", np.split(signal, [N_LEFT]), strict=True):
+        write_gifti(tmp_path / f"sub-01_hemi-{side}_bold.func.gii", part)
+        sidecar = tmp_path / f"sub-01_hemi-{side}_bold.json"
+        sidecar.write_text('{"RepetitionTime": 0.392}')
+    raw = read_run(the_run(tmp_path))
+    assert (raw.repetition_time, raw.told_by) == (0.392, "sidecar")
+
+
+# Names
+
+
+def test_which_of_several_must_be_said(tmp_path, signal):
+    func = tmp_path / "sub-01" / "func"
+    func.mkdir(parents=True)
+    for side in "LR":
+        for space in ("fsaverage5", "fsLR_den-32k"):
+            path = func / f"sub-01_task-rest_hemi-{side}_space-{space}_bold.func.gii"
+            write_gifti(path, signal)
+    message = refused(tmp_path)
+    assert "fsaverage5" in message
+    assert "fsLR" in message
+    run = the_run(tmp_path, space="fsLR", den="32k")
+    assert run.key == "sub-01_task-rest"
+    assert all("fsLR" in path.name for path in run.files)
+    assert "none of them" in refused(tmp_path, space="T1w")
+
+
+def test_a_hemisphere_alone_is_refused(tmp_path, signal):
+    write_gifti(tmp_path / "sub-01_hemi-L_bold.func.gii", signal)
+    assert "hemi-R" in refused(tmp_path)
+
+
+def test_names_that_are_not_utf8(tmp_path, signal):
+    with (tmp_path / os.fsdecode(b"sub-\xff.npy")).open("wb") as file:
+        np.save(file, signal)
+    message = refused(tmp_path)
+    assert "UTF-8" in message
+    message.encode()
+
+
+# What is refused
+
+
+def test_hemispheres_of_different_lengths(tmp_path, signal):
+    write_gifti(tmp_path / "a_hemi-L_bold.func.gii", signal)
+    write_gifti(tmp_path / "a_hemi-R_bold.func.gii", signal[:, 1:])
+    assert "12 timepoints in a_hemi-L" in refused(tmp_path)
+
+
+def test_a_series_with_step_zero_has_no_time(tmp_path, rng):
+    axis = models(np.arange(N_LEFT), np.arange(N_RIGHT))
+    write_cifti(tmp_path / "a.dtseries.nii", rng.random((5, len(axis))), axis, step=0)
+    raw = read_run(the_run(tmp_path))
+    assert (raw.repetition_time, raw.told_by) == (None, "step 0")
+
+
+def test_cifti_1_is_named_with_its_converter(tmp_path, rng):
+    axis = models(np.arange(N_LEFT), np.arange(N_RIGHT))
+    path = tmp_path / "a.dtseries.nii"
+    write_cifti(path, rng.random((5, len(axis))), axis)
+    path.write_bytes(path.read_bytes().replace(b'<CIFTI Version="2.0"', b'<CIFTI Version="1.0"'))
+    message = refused(tmp_path)
+    assert "CIFTI-1" in message
+    assert "-cifti-version-convert" in message
+
+
+def test_brain_models_that_differ_between_runs(tmp_path, rng):
+    spaces = {}
+    for name, first in (("a", 0), ("b", 1)):
+        axis = models(np.arange(first, N_LEFT), np.arange(N_RIGHT))
+        write_cifti(tmp_path / f"{name}.dtseries.nii", rng.random((5, len(axis))), axis)
+    for key, run in find_runs(tmp_path).items():
+        spaces[key] = read_run(run).space.facts()
+    check_same_space({"a": spaces["a"], "again": spaces["a"]})
+    with pytest.raises(CohortError, match="run b: expected the same vertices"):
+        check_same_space(spaces)
+
+
+def test_the_wrong_way_round(tmp_path, signal):
+    np.save(tmp_path / "a.npy", signal.T)
+    message = refused(tmp_path)
+    assert "12 rows and 50 columns: the wrong way round?" in message
+    assert "array.T" in message
+
+
+@pytest.mark.parametrize("share", [0.3, 0.9])
+def test_truncated_gz(tmp_path, signal, share):
+    for side, part in zip(("lh", "rh"), np.split(signal, [N_LEFT]), strict=True):
+        write_mgh(tmp_path / f"a.{side}.mgz", part)
+    path = tmp_path / "a.lh.mgz"
+    path.write_bytes(path.read_bytes()[: int(path.stat().st_size * share)])
+    assert "truncated" in refused(tmp_path)
+
+
+def test_bytes_that_are_no_gz(tmp_path, signal):
+    for side in ("lh", "rh"):
+        (tmp_path / f"a.{side}.mgz").write_bytes(gzip.compress(b"nothing"))
+    assert "a.lh.mgz" in refused(tmp_path)
+
+
+def test_a_mask_of_another_shape_or_none(tmp_path, rng):
+    image = nib.Nifti1Image(rng.random((3, 3, 3, 4)).astype(np.float32), np.eye(4))
+    nib.save(image, tmp_path / "a_bold.nii")
+    assert "volume_mask" in refused(tmp_path)
+    other = nib.Nifti1Image(np.ones((3, 3, 2), dtype=np.uint8), np.eye(4))
+    nib.save(other, tmp_path / "a_desc-brain_mask.nii")
+    assert "(3, 3, 2)" in refused(tmp_path)
+
+
+def test_a_volume_in_an_overlay_s_clothes(tmp_path, rng):
+    for side in ("lh", "rh"):
+        volume = rng.random((5, 4, 3, 2)).astype(np.float32)
+        nib.save(nib.MGHImage(volume, np.eye(4)), tmp_path / f"a.{side}.mgh")
+    assert "mri_vol2surf" in refused(tmp_path)
+
+
+# Confounds
+
+
+@pytest.fixture
+def table(tmp_path, signal) -> Path:
+    np.save(tmp_path / "sub-01_run-1.npy", signal)
+    lines = ["a\tb\tc", "n/a\t1\t1", *[f"{i}\t2\tn/a" for i in range(1, N_TIMEPOINTS)]]
+    path = tmp_path / "sub-01_run-1_desc-confounds_timeseries.tsv"
+    path.write_text("\n".join(lines))
+    assert confounds_file(the_run(tmp_path)) == path
+    return path
+
+
+def test_confounds_are_taken_by_name(table):
+    found = read_confounds(table, ("b", "a"), N_TIMEPOINTS)
+    assert found[:3].tolist() == [[1, 1], [2, 1], [2, 2]]
+
+
+@pytest.mark.parametrize(
+    ("columns", "n", "word"),
+    [(("d",), 12, "columns d"), (("a",), 9, "9 rows"), (("c",), 12, "num")],
+)
+def test_confounds_that_do_not_fit(table, columns, n, word):
+    with pytest.raises(InputError, match=word):
+        read_confounds(table, columns, n)
+
+
+def test_confounds_that_are_not_there(tmp_path, signal):
+    np.save(tmp_path / "a.npy", signal)
+    with pytest.raises(InputError, match="no such file"):
+        confounds_file(the_run(tmp_path))
+
+
+@pytest.mark.parametrize("right_first", [False, True])
+def test_cortex_alone_of_equal_hemispheres_keeps_them_apart(tmp_path, rng, right_first):
+    left, right = (
+        BrainModelAxis.from_surface(np.arange(N_LEFT), N_LEFT, f"CIFTI_STRUCTURE_CORTEX_{side}")
+        for side in ("LEFT", "RIGHT")
+    )
+    signal = rng.standard_normal((2 * N_LEFT, N_TIMEPOINTS), dtype=np.float32)
+    axis = right + left if right_first else left + right
+    stored = np.roll(signal, N_LEFT, axis=0) if right_first else signal
+    write_cifti(tmp_path / "sub-01_bold.dtseries.nii", stored.T, axis)
+    np.testing.assert_array_equal(read_run(the_run(tmp_path)).signal, signal)

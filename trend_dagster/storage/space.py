@@ -1,0 +1,116 @@
+"""What the rows of a run are: the vertices of two hemispheres, or voxels of a volume.
+
+Rows are all vertices of the left mesh, then all of the right one, whatever the file left out; so
+surfaces, label files and maps fit row by row. What the file did not hold (outside CIFTI brain
+models) is told by ``in_data`` and has no signal.
+"""
+
+from __future__ import annotations
+
+import hashlib
+from collections.abc import Mapping
+from dataclasses import dataclass
+from typing import Any, Literal
+
+import numpy as np
+from numpy.typing import NDArray
+
+from trend_dagster.errors import CohortError
+
+Source = Literal["npy", "gifti", "freesurfer", "cifti", "nifti"]
+Side = Literal["L", "R"]
+
+
+@dataclass(frozen=True, eq=False)
+class VertexSpace:
+    """The space that the rows of a run lie in.
+
+    Attributes
+    ----------
+    source : str
+        Format of the files: ``npy``, ``gifti``, ``freesurfer``, ``cifti`` or ``nifti``.
+    n_vertices : mapping of str to int
+        Vertices of the full mesh of each hemisphere (``L``, ``R``), in the order of the rows;
+        empty for volumes, and for .npy files, which do not tell.
+    in_data : ndarray of shape (n_rows,), bool, optional
+        Vertices that the file holds (its brain models); None if it holds all.
+    volume_shape : tuple of int, optional
+        Shape of the volume that the rows are voxels of.
+    affine : ndarray of shape (4, 4), optional
+        From voxels to mm.
+    voxels : ndarray of shape (n_rows,), int64, optional
+        Place of each row in the volume, counted in C order.
+    """
+
+    source: Source
+    n_vertices: Mapping[Side, int]
+    in_data: NDArray[np.bool_] | None = None
+    volume_shape: tuple[int, ...] | None = None
+    affine: NDArray[np.float64] | None = None
+    voxels: NDArray[np.int64] | None = None
+
+    def arrays(self) -> dict[str, NDArray[Any]]:
+        """What of it is stored as arrays beside the signal."""
+        found = {"in_data": self.in_data, "voxels": self.voxels}
+        return {name: array for name, array in found.items() if array is not None}
+
+    def facts(self) -> dict[str, Any]:
+        """What of it is stored as JSON, with a digest of the arrays."""
+        digest = hashlib.sha256()
+        for array in self.arrays().values():
+            digest.update(array.tobytes())
+        facts: dict[str, Any] = {"source": self.source, "n_vertices": dict(self.n_vertices)}
+        if self.volume_shape is not None and self.affine is not None:
+            facts |= {"volume_shape": list(self.volume_shape), "affine": self.affine.tolist()}
+        return facts | {"rows": digest.hexdigest()[:16]}
+
+    @classmethod
+    def from_stored(
+        cls, facts: Mapping[str, Any], arrays: Mapping[str, NDArray[Any]]
+    ) -> VertexSpace:
+        """Make it again from what `bold` stores: its fact ``space`` and its arrays."""
+        shape = facts.get("volume_shape")
+        return cls(
+            source=facts["source"],
+            n_vertices=facts["n_vertices"],
+            in_data=arrays.get("in_data"),
+            volume_shape=None if shape is None else tuple(shape),
+            affine=None if shape is None else np.array(facts["affine"]),
+            voxels=arrays.get("voxels"),
+        )
+
+
+def check_same_space(told: Mapping[str, Mapping[str, Any] | None]) -> None:
+    """Make sure that the rows of all runs are the same vertices or voxels.
+
+    Parameters
+    ----------
+    told : mapping of str to mapping or None
+        The fact ``space`` of each run; None where nobody knows (embeddings that a user brought).
+
+    Raises
+    ------
+    CohortError
+        If they differ; names the first run that differs from the first one.
+    """
+    spaces = {run: space for run, space in told.items() if space is not None}
+    if not spaces:
+        return
+    first, wanted = next(iter(spaces.items()))
+    for run, space in spaces.items():
+        # Files of different formats may lie on one mesh; .npy files do not tell.
+        differ = [
+            name
+            for name in ("n_vertices", "rows", "volume_shape", "affine")
+            if space.get(name) != wanted.get(name)
+            and "npy" not in (space["source"], wanted["source"])
+            and (name != "rows" or space["source"] == wanted["source"])
+        ]
+        if differ:
+            raise CohortError(
+                f"BOLD run {run}",
+                expected=f"the same vertices or voxels as {first}",
+                found=f"other {', '.join(differ)} (brain models or mask)",
+                remedy="Bring all runs to one template with `wb_command "
+                "-cifti-create-dense-from-template` (or to one mask), or take the run out.",
+            )
