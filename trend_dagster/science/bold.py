@@ -237,9 +237,7 @@ def prepare(
     return prepared
 
 
-def _global_signal(
-    bold: NDArray[np.float32], rows: NDArray[np.intp]
-) -> NDArray[np.float64] | None:
+def _global_signal(bold: NDArray[np.float32], rows: NDArray[np.intp]) -> NDArray[np.float64] | None:
     """Mean over vertices of centred time series, of length 1 (doi:10.1152/jn.90777.2008)."""
     common = np.zeros(bold.shape[1])
     for start in range(0, len(rows), BLOCK_VERTICES):
