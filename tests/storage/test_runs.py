@@ -45,10 +45,12 @@ def write_mgh(path: Path, part: np.ndarray, tr_ms: float = 800) -> None:
     nib.save(image, path)
 
 
-def models(left, right) -> BrainModelAxis:
+def models(left, right, *, subcortex: bool = True) -> BrainModelAxis:
     surfaces = BrainModelAxis.from_surface(
         left, N_LEFT, "CIFTI_STRUCTURE_CORTEX_LEFT"
     ) + BrainModelAxis.from_surface(right, N_RIGHT, "CIFTI_STRUCTURE_CORTEX_RIGHT")
+    if not subcortex:
+        return surfaces
     voxels = np.zeros((4, 4, 4), dtype=bool)
     voxels[1, 1, :2] = True
     return surfaces + BrainModelAxis.from_mask(voxels, "CIFTI_STRUCTURE_THALAMUS_LEFT", np.eye(4))
@@ -103,9 +105,10 @@ def test_freesurfer_overlays(tmp_path, signal, ending):
     assert raw.repetition_time is None  # a header without time is not guessed at
 
 
-def test_grayordinates_take_their_place_on_the_full_mesh(tmp_path, rng):
+@pytest.mark.parametrize("subcortex", [True, False])
+def test_grayordinates_take_their_place_on_the_full_mesh(tmp_path, rng, subcortex):
     left, right = np.arange(0, N_LEFT, 2), np.arange(5, N_RIGHT)
-    axis = models(left, right)
+    axis = models(left, right, subcortex=subcortex)
     values = rng.standard_normal((N_TIMEPOINTS, len(axis))).astype(np.float32)
     write_cifti(tmp_path / "sub-01_bold.dtseries.nii", values, axis)
     raw = read_run(the_run(tmp_path))

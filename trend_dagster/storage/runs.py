@@ -199,6 +199,14 @@ def _run_key(path: Path, rest: str) -> str:
 def _one_run(key: str, several: Mapping[str, list[tuple[Side | None, Path]]]) -> BoldRun:
     (_, files), *others = several.items()
     source = SOURCE_OF[str(_ending(files[0][1]))]
+    if others and all(SOURCE_OF[str(_ending(g[0][1]))] == "npy" for g in several.values()):
+        first, second, *_ = (group[0][1] for group in several.values())
+        raise InputError(
+            f"BOLD file {second.name!r}",
+            expected="a name of its own after unsafe characters are made '_'",
+            found=f"the same key {key!r} as {first.name!r}",
+            remedy="Rename one of the two.",
+        )
     if others or (source not in IN_PAIRS and len(files) > 1):
         names = [group[0][1].name for group in several.values()]
         names = names if others else [path.name for _, path in files]
@@ -401,7 +409,7 @@ def _read_mgh(path: Path) -> tuple[NDArray[np.float32], float | None]:
 # Grayordinates and volumes
 
 
-def cortex_models(axis: Any) -> list[tuple[Side, slice, NDArray[np.int64], int]]:
+def cortex_models(axis: Any) -> list[tuple[Side, NDArray[np.intp], NDArray[np.int64], int]]:
     """Brain models of the cortex, left then right.
 
     Parameters
@@ -411,17 +419,13 @@ def cortex_models(axis: Any) -> list[tuple[Side, slice, NDArray[np.int64], int]]
 
     Returns
     -------
-    list of (str, slice, ndarray, int)
+    list of (str, ndarray, ndarray, int)
         Side, where its grayordinates are, their vertices, and the vertices of the full mesh.
     """
-    # nibabel leaves the end of the last structure open, and numpy.r_ takes that for a range from 0.
+    places = np.arange(len(axis))
     found = [
-        (
-            CORTEX[name],
-            slice(columns.start, columns.start + len(model)),
-            np.asarray(model.vertex),
-            int(model.nvertices[name]),
-        )
+        # The slice of the last structure has no end.
+        (CORTEX[name], places[columns], np.asarray(model.vertex), int(model.nvertices[name]))
         for name, columns, model in axis.iter_structures()
         if name in CORTEX
     ]
@@ -483,7 +487,7 @@ def _read_cifti(path: Path) -> RawRun:
         raise _bad(path, "brain models of the left and right cortex", sides, "Export both.")
     counts = {side: n for side, _, _, n in models}
     rows = np.concatenate([models[0][2], models[1][2] + counts["L"]])
-    columns = np.r_[models[0][1], models[1][1]]
+    columns = np.concatenate([models[0][1], models[1][1]])
     n_timepoints = image.shape[0]
     signal = np.zeros((sum(counts.values()), n_timepoints), dtype=np.float32)
     with reading(path, "CIFTI-2 file"):
