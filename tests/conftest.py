@@ -30,6 +30,8 @@ inputs: {truth: planted_networks.npy}
 def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
     """Keep tests that share a fixture of their module on one worker, so that it is made once."""
     for item in items:
+        if item.get_closest_marker("xdist_group") is not None:
+            continue
         fixtures = item._fixtureinfo.name2fixturedefs.values()  # type: ignore[attr-defined]
         if any(definitions[-1].scope == "module" for definitions in fixtures):
             item.add_marker(pytest.mark.xdist_group(item.path.name))
