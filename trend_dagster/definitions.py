@@ -55,9 +55,8 @@ def build_definitions(
         *build_jobs(lambda other: build_definitions(project, other, **resources)),
         CHECKS,
     ]
-    n_components = [str(k) for k in settings.sweep.n_components]
     return dg.Definitions(
-        assets=[asset.to_dagster(n_components) for asset in STORED_ASSETS.values()],
+        assets=[asset.to_dagster(settings) for asset in STORED_ASSETS.values()],
         asset_checks=build_checks(),
         jobs=jobs,
         sensors=[build_sensor(settings.automation.watch_seconds, jobs)],

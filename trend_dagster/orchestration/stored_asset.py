@@ -32,7 +32,7 @@ from trend_dagster.errors import MissingUpstreamError, SettingsError, StoreError
 from trend_dagster.orchestration.io_managers import RECORDED_ONE_BY_ONE, Published, Result
 from trend_dagster.orchestration.partitions import partitions_of, to_partition
 from trend_dagster.orchestration.resources import BOLD_RUN, Project
-from trend_dagster.orchestration.settings import Settings, nearest
+from trend_dagster.orchestration.settings import Settings, nearest, smooth_encodings
 from trend_dagster.science.cores import usable_cores
 from trend_dagster.science.fanout import count_workers, side_by_side
 from trend_dagster.storage.provenance import Recipe, digest_of, digest_of_file
@@ -248,13 +248,15 @@ class StoredAsset:
         """Tell whether a partition depends on several of upstream's."""
         return not set(upstream.dims) <= set(self.dims)
 
-    def to_dagster(self, n_components: Sequence[str]) -> dg.AssetsDefinition:
+    def to_dagster(self, settings: Settings) -> dg.AssetsDefinition:
         """Make the Dagster asset.
 
         Parameters
         ----------
-        n_components : sequence of str
-            Keys of the dimension that the settings decide.
+        settings : Settings
+            Of the project: they decide the keys of n_components, and which upstream assets are
+            needed at all. Dagster warns of a dependency that was never materialized, so one that
+            no partition needs is none.
 
         Returns
         -------
@@ -264,8 +266,8 @@ class StoredAsset:
 
         @dg.asset(
             name=self.name,
-            deps=[self._dep(STORED_ASSETS[name]) for name in self.upstream],
-            partitions_def=partitions_of(self.dims, n_components),
+            deps=[self._dep(STORED_ASSETS[name]) for name in self._needed_by_any(settings)],
+            partitions_def=partitions_of(self.dims, [str(k) for k in settings.sweep.n_components]),
             group_name=self.group,
             description=inspect.getdoc(self.compute),
             code_version=self.code_version,
@@ -295,6 +297,12 @@ class StoredAsset:
             return dg.MaterializeResult(value=produced, metadata=RECORDED_ONE_BY_ONE)
 
         return stored_asset
+
+    def _needed_by_any(self, settings: Settings) -> list[str]:
+        """Name the upstream assets that a label file or a smooth encoding needs."""
+        kinds = ("any label file", *smooth_encodings(settings))
+        partitions = [dict.fromkeys(self.dims, kind) for kind in kinds]
+        return [n for n in self.upstream if any(self.takes(n, settings, p) for p in partitions)]
 
     def _dep(self, upstream: "StoredAsset") -> dg.AssetDep:
         mapping: dg.PartitionMapping | None = None
