@@ -177,7 +177,8 @@ def test_a_misspelt_name_gets_the_nearest(tmp_path, text, name, nearest):
 def test_a_name_like_no_other_gets_the_list(tmp_path):
     error = refused(tmp_path, "bold: {qqq: 1}")
     assert error.found == "no such setting"
-    assert error.expected.startswith("one of confounds, detrend, global_signal")
+    names = "confounds, detrend, global_signal, high_pass_hz, low_pass_hz, repetition_time"
+    assert error.expected == f"one of {names}, standardize"
 
 
 @pytest.mark.parametrize(
