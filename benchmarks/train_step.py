@@ -15,7 +15,6 @@ import argparse
 import json
 import math
 import multiprocessing
-import platform
 import resource
 import sys
 import threading
@@ -29,6 +28,7 @@ import psutil
 import torch
 from torch import Tensor, nn
 
+from benchmarks.measure import machine
 from benchmarks.tutorial_model import TutorialModel
 from trend_dagster.science.autoencoder import AutoencoderConfig, initial_model
 from trend_dagster.science.training import combined_loss
@@ -296,8 +296,8 @@ def main() -> None:
         "growth": growth,
         "seconds_and_bytes": best,
         "machine": {
+            **machine(),
             "device": options.device,
-            "processor": platform.processor() or platform.machine(),
             "threads": torch.get_num_threads(),
             "load_average": psutil.getloadavg()[0],
             "torch": torch.__version__,
