@@ -5,9 +5,11 @@ from __future__ import annotations
 import shutil
 from dataclasses import dataclass
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import pytest
+from sqlalchemy import Engine, event
 
 from tests.workbench import workbench  # noqa: F401 - a fixture
 from trend_dagster.definitions import build_definitions
@@ -35,6 +37,12 @@ def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
         fixtures = item._fixtureinfo.name2fixturedefs.values()  # type: ignore[attr-defined]
         if any(definitions[-1].scope == "module" for definitions in fixtures):
             item.add_marker(pytest.mark.xdist_group(item.path.name))
+
+
+@event.listens_for(Engine, "connect")
+def without_waiting_for_the_disk(connection: Any, record: object) -> None:
+    """Let Dagster's records in tests be lost with the power, not with a process: twice as fast."""
+    connection.execute("PRAGMA synchronous=OFF")
 
 
 @pytest.fixture

@@ -81,7 +81,7 @@ def test_a_delivered_file_that_is_gone_comes_from_the_store_without_training(fin
     assert weights.read_bytes() == version.file("model.safetensors").read_bytes()
 
 
-@pytest.mark.parametrize("source", ["input_projection", "bold"])
+@pytest.mark.parametrize("source", ["input_projection", "encoder", "bold"])
 def test_features_that_have_become_alike_are_told(source, rng):
     model = initial_model(CONFIG, N_TIMEPOINTS, 0)
     bold = rng.standard_normal((60, N_TIMEPOINTS)).astype(np.float32)
