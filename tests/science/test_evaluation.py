@@ -227,3 +227,39 @@ def test_a_matrix_on_disk_gives_the_same(tmp_path: Path) -> None:
     np.fill_diagonal(distance, 0)
     expected = silhouette_score(distance, labels[inside], metric="precomputed")
     assert functional_silhouette(stored, labels) == pytest.approx(expected)
+
+
+def test_boundary_coefficient_is_the_reference_formula() -> None:
+    """As the authors' toolbox computes it, from time series: mean covariance over mean variance.
+
+    Both orders of every pair, bins of 1 mm up to 35 mm, weights normalised over bins. For
+    standardised series that ratio is the mean correlation.
+    """
+    rng = np.random.default_rng(11)
+    n = 60
+    labels = rng.integers(0, 4, n)
+    series = rng.normal(size=(4, 50))[labels] + 2 * rng.normal(size=(n, 50))
+    series -= series.mean(axis=1, keepdims=True)
+    series /= np.sqrt(np.square(series).sum(axis=1, keepdims=True) / 49)
+    place = rng.uniform(0, 30, size=(n, 2))
+    apart = np.linalg.norm(place[:, None] - place, axis=2)
+    differences, weights = [], []
+    for low in range(35):
+        within, across = ([], []), ([], [])
+        for i in range(n):
+            for j in range(n):
+                if i != j and low < apart[i, j] <= low + 1:
+                    covariances, variances = within if labels[i] == labels[j] else across
+                    covariances.append(series[i] @ series[j] / 49)
+                    variances.append(
+                        np.sqrt(series[i] @ series[i] / 49) * np.sqrt(series[j] @ series[j] / 49)
+                    )
+        if within[0] and across[0]:
+            differences.append(
+                np.mean(within[0]) / np.mean(within[1]) - np.mean(across[0]) / np.mean(across[1])
+            )
+            weights.append(1 / (1 / len(within[0]) + 1 / len(across[0])))
+    expected = np.sum(np.array(differences) * weights / np.sum(weights))
+    near = sp.csr_array(np.where(apart <= 35, apart, 0))
+    found = distance_controlled_boundary_coefficient(np.corrcoef(series), labels, near)
+    assert found == pytest.approx(expected)

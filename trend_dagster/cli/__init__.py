@@ -15,7 +15,19 @@ from trend_dagster.cli import (  # noqa: I001 - the order of `trend --help`
     dev,
     examples,
     imports,
+    validate,
 )
 from trend_dagster.cli.app import main
 
-__all__ = ["dev", "examples", "export", "imports", "main", "runs", "settings", "show", "status"]
+__all__ = [
+    "dev",
+    "examples",
+    "export",
+    "imports",
+    "main",
+    "runs",
+    "settings",
+    "show",
+    "status",
+    "validate",
+]

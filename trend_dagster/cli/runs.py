@@ -92,7 +92,7 @@ def run_project(
     definitions = build_definitions(project.folder, profile)
     outcomes: list[Outcome] = []
     with (
-        _stopped_with_a_word(),
+        stopped_with_a_word(),
         only_run_here(project.folder),
         open_instance(project.folder) as instance,
         _bar() as show,
@@ -118,7 +118,8 @@ def run_project(
 
 
 @contextmanager
-def _stopped_with_a_word() -> Iterator[None]:
+def stopped_with_a_word() -> Iterator[None]:
+    """Let the user stop what runs, and say what that means."""
     try:
         yield
     except KeyboardInterrupt:

@@ -1,0 +1,114 @@
+"""Every way finds networks that are plainly there, and none where nothing was planted."""
+
+from __future__ import annotations
+
+import json
+import sys
+from functools import partial
+
+import numpy as np
+import pytest
+
+from trend_dagster import cli
+from trend_dagster.science.evaluation import mean_dice
+from trend_dagster.science.simulation import SimulationConfig
+from trend_dagster.storage.meshes import load_fsaverage
+from trend_dagster.validation import simulated, ways
+from trend_dagster.validation.recordings import Labels, Recording
+from trend_dagster.validation.recordings import simulated as simulate
+
+pytestmark = pytest.mark.slow
+
+EASY = SimulationConfig(
+    n_subjects=3, runs_per_subject=1, snr=0.9, distributed=0, border_variation=0, motion=0.1
+)
+
+
+@pytest.fixture(scope="module")
+def planted() -> tuple[Labels, Recording]:
+    return simulate(load_fsaverage(642), EASY)
+
+
+def cleaned(name: str) -> ways.Way:
+    return ways.competitor("cleaned", name, 14.0, ways.profile("networks"))
+
+
+CASES = {
+    "ours": (ways.ours, 0.9),
+    "tutorial": (lambda: ways.tutorial(20), 0.5),
+    **{
+        name: (partial(cleaned, name), least)
+        for name, least in {
+            "KMeans": 0.75,
+            "Spectral": 0.85,
+            "PCA, KMeans": 0.75,
+            "NMF, largest loading": 0.75,
+            "Ward on the mesh": 0.75,
+            # nilearn weighs its 200 components alike, so that its KMeans finds noise.
+            "nilearn Ward": 0.5,
+        }.items()
+    },
+}
+
+
+@pytest.mark.parametrize("case", CASES)
+def test_plain_networks_are_found(planted: tuple[Labels, Recording], case: str) -> None:
+    truth, recording = planted
+    make, least = CASES[case]
+    labels = make().find(recording, 14, 108)
+    np.testing.assert_array_equal(labels >= 0, recording.mask)
+    assert mean_dice(labels, truth) > least
+
+
+def test_correlations_are_computed_once(planted: tuple[Labels, Recording]) -> None:
+    _, recording = planted
+    settings = ways.profile("networks")
+    first = recording.correlation(settings.bold, settings.correlation)
+    assert recording.correlation(settings.bold, settings.correlation) is first
+    other = ways.profile("tutorial")
+    assert recording.correlation(other.bold, other.correlation) is not first
+
+
+def test_encodings_cut_what_they_say(planted: tuple[Labels, Recording]) -> None:
+    _, recording = planted
+    settings = ways.profile("tutorial")
+    correlation = recording.correlation(settings.bold, settings.correlation)
+    sizes = {
+        labels: ways.encoded(recording, correlation, settings, ways.Encoding(labels)).block_sizes
+        for labels in (None, 1, 4)
+    }
+    n = int(recording.mask.sum())
+    assert {k: len(v) for k, v in sizes.items()} == {None: 1, 1: 2, 4: 8}
+    assert {int(v.sum()) for v in sizes.values()} == {n}
+    smooth = ways.encoded(recording, correlation, settings, ways.Encoding(sigma_mm=30.0))
+    hard = ways.encoded(recording, correlation, settings, ways.Encoding())
+    assert smooth.sum() < hard.sum()
+
+
+def test_the_command_shows_tables_keeps_figures_and_goes_on(monkeypatch, capsys, tmp_path) -> None:
+    calls = []
+
+    def count(recording: Recording, n: int, seed: int) -> Labels:
+        calls.append(n)
+        return np.where(recording.mask, recording.surface.hemisphere, -1)
+
+    way = ways.Way("ours", ways.PROFILE, {"name": "count"}, count)
+    raw = ways.Way("raw", "KMeans", {"name": "raw"}, count)
+    monkeypatch.setattr(simulated, "COHORT", {"n_subjects": 2, "n_timepoints": 40})
+    monkeypatch.setattr(ways, "everyone", lambda quick: iter([way, raw]))
+    words = ["trend", "validate", str(tmp_path / "v"), "--section", "simulated", "--quick"]
+
+    def run(*more: str) -> str:
+        monkeypatch.setattr(sys, "argv", [*words, "--seed", "1", "--seed", "2", *more])
+        monkeypatch.setattr(cli.app.console, "quiet", False)
+        with pytest.raises(SystemExit) as end:
+            cli.main()
+        assert not end.value.code
+        return capsys.readouterr().out
+
+    assert "Planted networks, SNR 0.19, 2 cohorts" in run()
+    assert calls == [14] * 8
+    found = json.loads(run("--json"))
+    assert len(calls) == 8
+    assert {row["way"] for row in found["simulated"]} == {ways.PROFILE, "KMeans"}
+    assert found["headline"] is None

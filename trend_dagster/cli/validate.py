@@ -1,0 +1,317 @@
+"""`trend validate`: claims as commands, each beside its competitors and its null."""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
+from enum import StrEnum
+from pathlib import Path
+from typing import TYPE_CHECKING, Annotated, Any
+
+import typer
+from rich import box
+from rich.markup import escape
+from rich.progress import BarColumn, Progress, TextColumn, TimeElapsedColumn
+from rich.table import Table
+
+from trend_dagster.cli.app import Debug, Json, app, console, emit, quiet
+from trend_dagster.cli.runs import stopped_with_a_word
+
+if TYPE_CHECKING:
+    import pandas as pd
+
+    from trend_dagster.validation.kept import Kept
+    from trend_dagster.validation.simulated import Tell
+
+
+class Section(StrEnum):
+    """What is validated."""
+
+    simulated = "simulated"
+    ablations = "ablations"
+    reproducibility = "reproducibility"
+
+
+@app.command()
+def validate(
+    folder: Annotated[
+        Path, typer.Argument(help="Folder in which finished figures and pictures are kept.")
+    ] = Path("validation"),
+    section: Annotated[
+        list[Section] | None, typer.Option(help="Only this section; may be given several times.")
+    ] = None,
+    do_quick: Annotated[
+        bool, typer.Option("--quick", help="One difficulty, fewer ways: minutes, not hours.")
+    ] = False,
+    snr: Annotated[
+        list[float] | None, typer.Option(help="Difficulty; may be given several times.")
+    ] = None,
+    seed: Annotated[
+        list[int] | None, typer.Option(help="Seed of a cohort; may be given several times.")
+    ] = None,
+    real: Annotated[
+        bool, typer.Option("--real", help="Split halves of one real person (fetched, 61 MB).")
+    ] = False,
+    atlas: Annotated[
+        list[Path] | None,
+        typer.Option(help="Compare chosen parcellations with this file of labels; repeatable."),
+    ] = None,
+    project: Annotated[
+        Path | None,
+        typer.Option(
+            help="Project whose runs --real splits (real-2562 by default), or whose chosen "
+            "parcellations --atlas compares (the current folder by default)."
+        ),
+    ] = None,
+    n_nulls: Annotated[int, typer.Option("--nulls", min=1, help="Recordings of noise.")] = 3,
+    as_json: Json = False,
+    debug: Debug = False,
+) -> None:
+    """Measure what the method finds: planted networks, competitors, ablations, nulls.
+
+    Figures are kept as they are finished: stop it whenever you like, the same command goes on.
+    """
+    quiet(as_json)
+    from trend_dagster.validation.kept import Kept
+
+    kept = Kept(folder / "figures")
+    found: dict[str, Any] = {}
+    with stopped_with_a_word(), _bar() as tell:
+        if atlas:
+            found["atlases"] = _atlases(project or Path(), atlas)
+        if real:
+            found["real"] = _real(kept, folder, project or Path("real-2562"), n_nulls, tell)
+        wanted = section or ([] if atlas or real else list(Section))
+        if Section.simulated in wanted:
+            found |= _simulated(kept, folder, do_quick, snr, seed, tell)
+        if Section.ablations in wanted:
+            found["ablations"] = _ablations(kept, do_quick, seed, tell)
+        if Section.reproducibility in wanted:
+            found["reproducibility"] = _reproducibility(kept, do_quick, seed, n_nulls, tell)
+    if as_json:
+        emit(_plain(found))
+
+
+# --- Sections ----------------------------------------------------------------------------------
+
+
+def _simulated(
+    kept: Kept,
+    folder: Path,
+    do_quick: bool,
+    snr: list[float] | None,
+    seed: list[int] | None,
+    tell: Tell,
+) -> dict[str, Any]:
+    from trend_dagster.validation import simulated
+    from trend_dagster.validation.ways import everyone
+
+    difficulties = snr or (simulated.QUICK_SNR if do_quick else simulated.FULL_SNR)
+    rows = simulated.compare(
+        kept,
+        "simulated",
+        list(everyone(do_quick)),
+        (0.0, *difficulties),
+        seed or simulated.SEEDS,
+        tell,
+    )
+    table = simulated.summary(rows)
+    columns = {
+        "kind": "whose",
+        "way": "way",
+        "dice": "Dice",
+        "dice_sd": "sd",
+        "null_dice": "Dice,\nSNR 0",
+        "iou": "IoU",
+        "ari": "ARI",
+        "nmi": "NMI",
+        "homogeneity": "homo-\ngeneity",
+        "null_homogeneity": "at\nSNR 0",
+        "silhouette": "silhou-\nette",
+        "null_silhouette": "at\nSNR 0",
+        "dcbc": "DCBC",
+        "null_dcbc": "at\nSNR 0",
+        "pieces": "pieces",
+    }
+    n_seeds = rows["seed"].nunique()
+    for value, those in table.groupby("snr"):
+        show_table(f"Planted networks, SNR {value}, {n_seeds} cohorts", those, columns)
+    picture = folder / "planted_networks.png"
+    simulated.draw_cohort(picture)
+    console.print(f"what is planted: {picture}", soft_wrap=True)
+    best = simulated.headline(rows)
+    if best is None:
+        console.print(
+            "No headline: at no difficulty has the best competitor on raw BOLD a mean Dice of "
+            f"{simulated.HEADLINE[0]} to {simulated.HEADLINE[1]}.",
+            soft_wrap=True,
+        )
+    else:
+        console.print(
+            f"SNR {best['difficulty']}: ours {best['dice']:.3f} (IoU {best['iou']:.3f}, at SNR 0 "
+            f"{best['null_dice']:.3f}); best competitor on raw BOLD {best['best_competitor']} "
+            f"{best['best_competitor_dice']:.3f}, given our cleaning "
+            f"{best['best_competitor_cleaned']} {best['best_competitor_cleaned_dice']:.3f}.",
+            soft_wrap=True,
+        )
+    return {"simulated": table, "headline": best}
+
+
+def _ablations(kept: Kept, do_quick: bool, seed: list[int] | None, tell: Tell) -> pd.DataFrame:
+    from trend_dagster.validation import ablations, simulated
+
+    seeds = seed or (simulated.SEEDS[:2] if do_quick else simulated.SEEDS)
+    table = ablations.ablate(kept, seeds, do_quick, tell)
+    columns = {
+        "part": "part",
+        "variant": "variant",
+        "dice": "Dice",
+        "dice_sd": "sd",
+        "iou": "IoU",
+        "worth": "what the profile\nhas more",
+    }
+    show_table(f"Ablations, SNR {ablations.SNR}, {len(seeds)} cohorts", table, columns)
+    return table
+
+
+def _reproducibility(
+    kept: Kept, do_quick: bool, seed: list[int] | None, n_nulls: int, tell: Tell
+) -> pd.DataFrame:
+    import pandas as pd
+
+    from trend_dagster.validation import reproducibility, simulated, ways
+
+    takes_part = [
+        ways.ours(),
+        ways.tutorial(20),
+        ways.competitor("raw", "KMeans", 14.0, ways.profile("tutorial")),
+        ways.competitor("cleaned", "Spectral", 19.0, ways.profile(ways.PROFILE)),
+    ]
+    seeds = seed or (simulated.SEEDS[:1] if do_quick else simulated.SEEDS)
+    tables = []
+    for number in seeds:
+        here = simulated.cohort(simulated.QUICK_SNR[0], number)
+        table = reproducibility.reproduce(
+            kept,
+            "reproducibility",
+            here.identity,
+            here.recording,
+            takes_part,
+            ("halves", "seeds") if do_quick else reproducibility.WHATS,
+            simulated.N_NETWORKS,
+            n_nulls,
+            tell,
+        )
+        tables.append(table.assign(seed=number))
+        show_table(
+            f"Reproducibility, cohort {number}, SNR {simulated.QUICK_SNR[0]}", table, REPEATED
+        )
+    return pd.concat(tables, ignore_index=True)
+
+
+REPEATED = {
+    "kind": "whose",
+    "way": "way",
+    "what": "repeated",
+    "split": "split",
+    "ari": "ARI",
+    "null_ari": "on\nnoise",
+    "excess": "excess",
+    "z": "z",
+    "dice": "Dice",
+    "null_dice": "on\nnoise",
+}
+
+
+def _real(kept: Kept, folder: Path, place: Path, n_nulls: int, tell: Tell) -> pd.DataFrame:
+    from trend_dagster.examples import make_real
+    from trend_dagster.orchestration.resources import Project
+    from trend_dagster.validation import real, reproducibility
+
+    if not (place / "trend.yaml").exists():
+        make_real(place, 2562, console.print)
+    data, recording = real.recording_of(Project.open(place))
+    takes_part = real.ways()
+    table = reproducibility.reproduce(
+        kept, "real", data, recording, takes_part, ("halves",), real.N_NETWORKS, n_nulls, tell
+    )
+    show_table(f"{place}: {len(recording.runs)} runs, split in halves", table, REPEATED)
+    picture = folder / "real_halves.png"
+    tell("picture", 1.0)
+    real.draw_halves(takes_part[0], recording, picture)
+    console.print(f"both halves: {picture}", soft_wrap=True)
+    return table
+
+
+def _atlases(place: Path, files: list[Path]) -> pd.DataFrame:
+    import pandas as pd
+
+    from trend_dagster.validation import atlases
+
+    tables = []
+    for n_clusters, atlas, table in atlases.agreements(place, files):
+        title = f"{n_clusters} clusters beside {atlas} (null: turned on the sphere)"
+        columns = {str(name): str(name) for name in table}
+        show_table(title, table, columns)
+        tables.append(table.assign(n_clusters=n_clusters, atlas=atlas))
+    return pd.concat(tables, ignore_index=True)
+
+
+# --- Printing ----------------------------------------------------------------------------------
+
+
+def show_table(title: str, table: pd.DataFrame, columns: dict[str, str]) -> None:
+    """Print some columns of a table.
+
+    Parameters
+    ----------
+    title : str
+        Above it.
+    table : DataFrame
+        The rows.
+    columns : dict of str to str
+        Column -> its heading; columns that the table lacks are left out.
+    """
+    here = {name: head for name, head in columns.items() if name in table}
+    shown = Table(title=escape(title), box=box.SIMPLE, pad_edge=False, title_justify="left")
+    for name, head in here.items():
+        text = not _is_number(table[name].iloc[0])
+        shown.add_column(head, justify="left" if text else "right", overflow="fold")
+    for row in table.to_dict("records"):
+        shown.add_row(*(_cell(row[name]) for name in here))
+    console.print(shown)
+
+
+def _is_number(value: object) -> bool:
+    return isinstance(value, int | float)
+
+
+def _cell(value: object) -> str:
+    if isinstance(value, float):
+        return "" if math.isnan(value) else f"{value:.3f}"
+    return escape(str(value))
+
+
+def _plain(value: Any) -> Any:
+    """Tables as lists of rows, and NaN as null: what JSON has."""
+    if hasattr(value, "to_dict"):
+        return _plain(value.to_dict("records"))
+    if isinstance(value, dict):
+        return {str(key): _plain(one) for key, one in value.items()}
+    if isinstance(value, list):
+        return [_plain(one) for one in value]
+    return None if isinstance(value, float) and math.isnan(value) else value
+
+
+@contextmanager
+def _bar() -> Iterator[Callable[[str, float], None]]:
+    """Show one bar for what is being done."""
+    columns = (TextColumn("{task.description}"), BarColumn(), TimeElapsedColumn())
+    with Progress(*columns, console=console, transient=True) as progress:
+        task = progress.add_task("starting", total=1.0)
+
+        def tell(doing: str, share: float) -> None:
+            progress.update(task, description=escape(doing), completed=share)
+
+        yield tell

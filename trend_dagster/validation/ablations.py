@@ -1,0 +1,111 @@
+"""What each part of the method is worth: the same cohorts with one thing changed at a time."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator, Sequence
+from typing import Any
+
+import pandas as pd
+
+from trend_dagster.orchestration.settings import Settings
+from trend_dagster.validation.kept import Kept
+from trend_dagster.validation.simulated import Tell, compare, summary
+from trend_dagster.validation.ways import PROFILE, Encoding, Way, changed, platform, profile
+
+SNR = 0.19
+QUICK_PARTS = ("as it is", "networks", "encoding", "penalty", "components")
+
+
+def variants(quick: bool) -> Iterator[Way]:
+    """Every variant; its kind is the part that is changed.
+
+    Parameters
+    ----------
+    quick : bool
+        Leave out what trains models, and one part in two.
+    """
+    for way in _all(profile(PROFILE)):
+        if not quick or way.kind in QUICK_PARTS:
+            yield way
+
+
+def _all(base: Settings) -> Iterator[Way]:
+    def variant(part: str, name: str, encoding: Encoding | None = None, **sections: Any) -> Way:
+        return platform(part, name, changed(base, **sections), encoding or Encoding())
+
+    yield variant("as it is", f"profile {PROFILE}")
+    yield variant("cleaning", "global signal kept", bold={"global_signal": "keep"})
+    kmeans = {"method": "kmeans"}
+    yield variant("networks", "KMeans on the rows of W", networks=kmeans)
+    scaled = {"scale_rows": True}
+    yield variant("networks", "KMeans on scaled rows", networks=kmeans, clustering=scaled)
+    yield variant("networks", "no vote of neighbours", networks={"border_prior": 0})
+    for width in (0, 12):
+        yield variant("smoothing", f"{width} mm", thresholding={"smoothing_fwhm_mm": width})
+    yield variant("encoding", "none", Encoding(labels=None))
+    for labels in (2, 4, 10):
+        yield variant("encoding", f"hard, L = {2 * labels}", Encoding(labels=labels))
+    for sigma in (30.0, 70.0):
+        yield variant("encoding", f"smooth, sigma {sigma:g} mm", Encoding(sigma_mm=sigma))
+    for alpha in (1e-4, 1e-3):
+        yield variant("penalty", f"alpha {alpha:g} absolute", sweep={"alpha_W": (alpha,)})
+    yield variant(
+        "penalty",
+        "alpha 0.001 scaled",
+        sweep={"alpha_W": (1e-3,)},
+        factorization={"penalty": "scaled"},
+    )
+    for k in (14, 20, 40):
+        yield variant("components", f"k = {k}", sweep={"n_components": (k,)})
+    for strength in (2.0, 30.0):
+        yield variant(
+            "smooth loadings", f"lambda {strength:g}", factorization={"smoothness": strength}
+        )
+    yield from _models(base)
+
+
+def _models(base: Settings) -> Iterator[Way]:
+    """Features of the demo's small model, before and after training."""
+    small = profile("demo")
+    model = {
+        "autoencoder": small.autoencoder.model_dump(),
+        "training": small.training.model_dump(),
+    }
+    for source, title in (("input_projection", "input projection"), ("encoder", "encoder")):
+        settings = changed(base, features={"source": source}, **model)
+        yield platform("features", f"{title}, untrained", settings, trained=False)
+        yield platform("features", f"{title}, trained", settings)
+    off = {**model["autoencoder"], "confidence": "tutorial"}
+    settings = changed(
+        base, features={"source": "encoder"}, training=model["training"], autoencoder=off
+    )
+    yield platform("confidence", "encoder, trained, confidence inert", settings)
+
+
+def ablate(kept: Kept, seeds: Sequence[int], quick: bool, tell: Tell) -> pd.DataFrame:
+    """Measure every variant.
+
+    Parameters
+    ----------
+    kept : Kept
+        Where figures are kept.
+    seeds : sequence of int
+        Cohorts.
+    quick : bool
+        Fewer variants.
+    tell : callable
+        Shows progress.
+
+    Returns
+    -------
+    DataFrame
+        One row for each variant: part, variant, mean and spread of Dice and what it is worth,
+        the Dice of the profile minus that of the variant on the same cohorts.
+    """
+    ways = list(variants(quick))
+    table = summary(compare(kept, "ablations", ways, [SNR], seeds, tell))
+    whole = table.loc[table["kind"] == "as it is", "dice"].iloc[0]
+    order = {way.name: i for i, way in enumerate(ways)}
+    table = table.assign(worth=whole - table["dice"], order=table["way"].map(order))
+    table = table.sort_values("order", ignore_index=True).drop(columns=["order", "snr"])
+    return table.rename(columns={"kind": "part", "way": "variant"})

@@ -1,0 +1,152 @@
+"""Agreement of a parcellation with an atlas, beside that of the same parcellation elsewhere."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator, Sequence
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pandas as pd
+
+from trend_dagster.errors import InputError, MissingUpstreamError
+from trend_dagster.orchestration.pictures import surface_of
+from trend_dagster.orchestration.resources import Project
+from trend_dagster.science.evaluation import (
+    adjusted_rand_index,
+    against_null,
+    dice_per_network,
+    mean_dice,
+)
+from trend_dagster.science.geodesic import Surface
+from trend_dagster.science.nulls import spin_labels
+from trend_dagster.storage.images import read_signed_labels
+from trend_dagster.validation.recordings import Labels
+
+
+def agree(
+    surface: Surface,
+    found: Labels,
+    atlas: Labels,
+    name: str,
+    n_spins: int = 200,
+    random_state: int = 108,
+) -> pd.DataFrame:
+    """Compare a parcellation with an atlas, and with the atlas turned on the sphere.
+
+    Parameters
+    ----------
+    surface : Surface
+        The mesh of both, with its sphere.
+    found : ndarray of shape (n_vertices,)
+        Networks; -1 without signal.
+    atlas : ndarray of shape (n_vertices,)
+        Networks of the atlas; -1 for none.
+    name : str
+        Of the atlas, for errors.
+    n_spins : int
+        Turns that make the null.
+    random_state : int
+        Seed of the turns.
+
+    Returns
+    -------
+    DataFrame
+        Rows: "all" with ``dice`` (mean over networks of the atlas) and ``ari``, then one with the
+        Dice of each network; each with the mean of the null, excess, z and p.
+
+    Raises
+    ------
+    InputError
+        If the atlas belongs to another mesh.
+    """
+    if len(atlas) != len(found):
+        raise InputError(
+            f"atlas {name}",
+            expected=f"{len(found)} labels, one per vertex of the parcellation",
+            found=str(len(atlas)),
+            remedy="Bring it to the mesh of the data.",
+        )
+    rng = np.random.default_rng(random_state)
+    names = np.unique(atlas[atlas >= 0])
+    null: dict[str, list[Any]] = {"dice": [], "ari": [], "each": []}
+    for _ in range(n_spins):
+        spun = spin_labels(surface, found, rng)
+        null["dice"].append(mean_dice(spun, atlas))
+        null["ari"].append(adjusted_rand_index(spun, atlas))
+        null["each"].append(_each(spun, atlas, names))
+    rows = [
+        _row("all", "dice", mean_dice(found, atlas), null["dice"]),
+        _row("all", "ari", adjusted_rand_index(found, atlas), null["ari"]),
+    ]
+    each = np.array(null["each"])
+    for i, (network, dice) in enumerate(zip(names, _each(found, atlas, names), strict=True)):
+        rows.append(_row(str(network), "dice", dice, each[:, i]))
+    return pd.DataFrame(rows)
+
+
+def _each(found: Labels, atlas: Labels, names: Labels) -> Any:
+    """Dice of each network of the atlas; 0 for one that lies where nothing was found."""
+    dice = np.zeros(len(names))
+    inside = np.isin(names, np.unique(atlas[(atlas >= 0) & (found >= 0)]))
+    dice[inside] = dice_per_network(found, atlas)
+    return dice
+
+
+def _row(network: str, measure: str, value: float, null: Any) -> dict[str, Any]:
+    beside = against_null(float(value), np.asarray(null))
+    return {
+        "network": network,
+        "measure": measure,
+        "value": beside.value,
+        "null": beside.null_mean,
+        "excess": beside.excess,
+        "z": beside.z,
+        "p": beside.p,
+    }
+
+
+def agreements(folder: Path, files: Sequence[Path]) -> Iterator[tuple[int, str, pd.DataFrame]]:
+    """Compare the chosen parcellations of a project with atlases.
+
+    Parameters
+    ----------
+    folder : Path
+        The project, which has run and names its surface.
+    files : sequence of Path
+        Atlases: a .npy with one integer per vertex, -1 for none.
+
+    Yields
+    ------
+    tuple of int, str, DataFrame
+        Number of clusters, name of the atlas, and its rows as `agree` returns them.
+
+    Raises
+    ------
+    InputError
+        If the project has no surface, or an atlas lies on another.
+    MissingUpstreamError
+        If it has not run.
+    """
+    project = Project.open(folder)
+    chosen = project.store.latest("selected_parcellations")
+    if chosen is None:
+        raise MissingUpstreamError(
+            f"project {folder}",
+            expected="chosen parcellations to compare with an atlas",
+            found="none",
+            remedy=f"Run it first: trend run {folder}",
+        )
+    all_labels, numbers = chosen.read("labels"), chosen.read("n_clusters")
+    surface = surface_of(project)
+    if surface is None:
+        raise InputError(
+            f"project {folder}",
+            expected="inputs.surface, whose sphere makes the null",
+            found="none",
+            remedy="Name it in trend.yaml.",
+        )
+    for path in files:
+        atlas = read_signed_labels(path)
+        for n_clusters, labels in zip(numbers.tolist(), all_labels, strict=True):
+            yield n_clusters, path.name, agree(surface, labels, atlas, path.name)

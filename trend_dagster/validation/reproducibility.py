@@ -1,0 +1,164 @@
+"""Whether the same networks are found again, and whether that is due to the brain.
+
+Two halves, the cohort without each of its people, and other seeds of the same optimiser: each as
+adjusted Rand index and as Dice of matched networks, and each beside the same on noise that is as
+smooth as the data in space and time and has no networks. Only the excess counts.
+"""
+
+from __future__ import annotations
+
+import warnings
+from collections.abc import Mapping, Sequence
+from itertools import combinations
+from typing import Any, Literal
+
+import numpy as np
+import pandas as pd
+
+from trend_dagster.science.evaluation import (
+    adjusted_rand_index,
+    against_null,
+    dice_per_network,
+    mean_dice,
+)
+from trend_dagster.science.nulls import SurrogateMaker
+from trend_dagster.validation.kept import Figures, Kept
+from trend_dagster.validation.recordings import Labels, Recording, halves, without_each
+from trend_dagster.validation.simulated import RANDOM_STATE, Tell
+from trend_dagster.validation.ways import Way
+
+What = Literal["halves", "left out", "seeds"]
+WHATS: tuple[What, ...] = ("halves", "left out", "seeds")
+OTHER_SEEDS = (109, 110)
+
+
+def agreement(way: Way, recording: Recording, n_networks: int, what: What) -> Figures:
+    """Let a way find networks twice or more, and compare what it finds.
+
+    Parameters
+    ----------
+    way : Way
+        Whose.
+    recording : Recording
+        The data, or noise in its place.
+    n_networks : int
+        Networks.
+    what : {"halves", "left out", "seeds"}
+        "halves": of the cohort, see `halves`. "left out": all, against all but one person, for
+        each person. "seeds": the same data, three seeds of the optimiser.
+
+    Returns
+    -------
+    dict
+        ``ari``, ``dice`` (means over comparisons), ``dice_per_network`` of the first comparison,
+        and ``split``, what was split.
+    """
+
+    def find(data: Recording, seed: int = RANDOM_STATE) -> Labels:
+        with warnings.catch_warnings():
+            warnings.simplefilter("ignore")
+            return way.find(data, n_networks, seed)
+
+    if what == "halves":
+        split, first, second = halves(recording)
+        pairs = [(find(first), find(second))]
+    elif what == "left out":
+        split, whole = "subjects", find(recording)
+        pairs = [(find(rest), whole) for rest in without_each(recording)]
+    else:
+        split = "nothing"
+        pairs = list(combinations([find(recording, s) for s in (RANDOM_STATE, *OTHER_SEEDS)], 2))
+    return {
+        "ari": float(np.mean([adjusted_rand_index(a, b) for a, b in pairs])),
+        "dice": float(np.mean([mean_dice(a, b) for a, b in pairs])),
+        "dice_per_network": dice_per_network(*pairs[0]).tolist(),
+        "split": split,
+    }
+
+
+def reproduce(
+    kept: Kept,
+    section: str,
+    data: Mapping[str, Any],
+    recording: Recording,
+    ways: Sequence[Way],
+    whats: Sequence[What],
+    n_networks: int,
+    n_nulls: int,
+    tell: Tell,
+) -> pd.DataFrame:
+    """Measure how well every way repeats itself, beside its own null.
+
+    Parameters
+    ----------
+    kept : Kept
+        Where figures are kept.
+    section : str
+        Part of the validation.
+    data : mapping
+        What decides the recording, as JSON can store it.
+    recording : Recording
+        The data.
+    ways : sequence of Way
+        Who takes part.
+    whats : sequence of str
+        Kinds of repetition, see `agreement`.
+    n_networks : int
+        Networks.
+    n_nulls : int
+        Recordings of noise.
+    tell : callable
+        Shows progress.
+
+    Returns
+    -------
+    DataFrame
+        One row for each way and kind: ari, dice, their nulls' means, and the excess and z of ari
+        (z is NaN with fewer than three nulls).
+    """
+    maker = SurrogateMaker(recording.surface)
+    noises: dict[int, Recording] = {}
+
+    def one(way: Way, what: What, null: int | None) -> Figures:
+        identity = {
+            "data": dict(data),
+            "way": [way.kind, dict(way.identity)],
+            "what": what,
+            "null": null,
+            "n_networks": n_networks,
+        }
+
+        def compute() -> Figures:
+            if null is None:
+                return agreement(way, recording, n_networks, what)
+            if null not in noises:
+                noises[null] = recording.surrogate(maker, null)
+            return agreement(way, noises[null], n_networks, what)
+
+        return kept.get(section, identity, compute)
+
+    rows: list[dict[str, Any]] = []
+    steps = len(ways) * len(whats) * (1 + n_nulls)
+    for way in ways:
+        for what in whats:
+            found: list[Figures] = []
+            for null in (None, *range(n_nulls)):
+                done = (len(rows) * (1 + n_nulls) + len(found)) / steps
+                noise = "" if null is None else f", noise {null + 1} of {n_nulls}"
+                tell(f"{way.kind}, {way.name}: {what}{noise}", done)
+                found.append(one(way, what, null))
+            rows.append({"kind": way.kind, "way": way.name, "what": what} | _row(*found))
+    return pd.DataFrame(rows)
+
+
+def _row(data: Figures, *nulls: Figures) -> dict[str, Any]:
+    row = {name: data[name] for name in ("split", "ari", "dice", "dice_per_network")}
+    if not nulls:
+        return row
+    beside = against_null(data["ari"], np.array([null["ari"] for null in nulls]))
+    return row | {
+        "null_ari": beside.null_mean,
+        "excess": beside.excess,
+        "z": beside.z if len(nulls) > 2 else float("nan"),
+        "null_dice": float(np.mean([null["dice"] for null in nulls])),
+    }
