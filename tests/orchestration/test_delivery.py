@@ -182,3 +182,28 @@ def test_a_template_of_another_size_is_named(finished):
     (error,) = run(finished, select=["parcellation_images"])["parcellation_images"].errors
     assert "template.nii: expected 90 entries" in error
     assert "found 89" in error
+
+
+@pytest.mark.slow
+def test_cifti_bold_comes_out_as_cifti_without_a_template(project_folder):
+    image = dense(45, N_VERTICES - 45)
+    models, series = image.header.get_axis(1), cifti2.SeriesAxis(0, 2, 40)
+    for path in sorted((project_folder / "bold").glob("*.npy")):
+        bold = cifti2.Cifti2Image(np.load(path).T, (series, models))
+        bold.to_filename(path.with_suffix(".dtseries.nii"))
+        path.unlink()
+    for path in (project_folder / "geodesic_labels").glob("*.npy"):
+        left, right = np.split(np.load(path), [45])
+        np.save(path, np.concatenate([np.pad(left, (7, 8)), np.pad(right, (0, 15))]))
+    (project_folder / "planted_networks.npy").unlink()
+    settings = project_folder / "trend.yaml"
+    settings.write_text(settings.read_text().replace("inputs: {truth: planted_networks.npy}", ""))
+    outcomes = run(project_folder)
+    assert [o.errors for o in outcomes.values() if o.errors] == []
+    project = Project.open(project_folder)
+    labels = project.store.latest("selected_parcellations").read("labels")[0]
+    written = nib.load(project.outputs / "maps" / "selected_3_clusters.dlabel.nii")
+    held = np.concatenate([np.pad(np.ones(45), (7, 8)), np.pad(np.ones(45), (0, 15))]) > 0
+    np.testing.assert_array_equal(np.asarray(written.dataobj)[0], labels[held] + 1)
+    assert written.header.get_axis(1) == models
+    assert (labels[~held] == -1).all()

@@ -8,7 +8,8 @@ import pytest
 from nibabel import cifti2
 
 from trend_dagster.errors import InputError
-from trend_dagster.storage.template import Grayordinates, Voxels, read_space
+from trend_dagster.storage.space import VertexSpace
+from trend_dagster.storage.template import Grayordinates, Voxels, read_template, target_of
 
 LEFT, RIGHT = np.array([0, 2, 3]), np.array([1, 4])
 
@@ -31,7 +32,7 @@ def write_dtseries(path, axis) -> None:
 
 def test_grayordinates_are_the_cortex_in_the_file_s_order(tmp_path):
     write_dtseries(tmp_path / "x.dtseries.nii", brain_models())
-    space = read_space(tmp_path / "x.dtseries.nii")
+    space = read_template(tmp_path / "x.dtseries.nii")
     assert isinstance(space, Grayordinates)
     assert len(space) == 5
     assert space.brain_models == brain_models(subcortex=False)
@@ -43,14 +44,14 @@ def test_grayordinates_are_the_cortex_in_the_file_s_order(tmp_path):
 
 def test_one_hemisphere_is_enough(tmp_path):
     write_dtseries(tmp_path / "x.dtseries.nii", brain_models()[:3])
-    assert read_space(tmp_path / "x.dtseries.nii").on_mesh(np.array([1, 2, 3]), "R") is None
+    assert read_template(tmp_path / "x.dtseries.nii").on_mesh(np.array([1, 2, 3]), "R") is None
 
 
 def test_voxels_are_those_of_the_mask(tmp_path):
     mask = np.random.default_rng(0).random((3, 4, 5)) < 0.5
     affine = np.diag([2.0, 2, 2, 1])
     nib.Nifti1Image(mask.astype(np.uint8), affine).to_filename(tmp_path / "mask.nii.gz")
-    space = read_space(tmp_path / "mask.nii.gz")
+    space = read_template(tmp_path / "mask.nii.gz")
     assert isinstance(space, Voxels)
     assert len(space) == mask.sum()
     np.testing.assert_array_equal(space.mask, mask)
@@ -59,7 +60,7 @@ def test_voxels_are_those_of_the_mask(tmp_path):
 
 def refused(path) -> str:
     with pytest.raises(InputError) as error:
-        read_space(path)
+        read_template(path)
     return error.value.found
 
 
@@ -76,3 +77,31 @@ def test_anything_else_is_refused_with_what_it_is(tmp_path):
     whole = (tmp_path / "empty.nii").read_bytes()
     (tmp_path / "cut.nii.gz").write_bytes(b"\x1f\x8b" + whole[:20])
     assert refused(tmp_path / "cut.nii.gz")
+
+
+def test_rows_of_whole_meshes_become_the_grayordinates_that_the_file_held():
+    held = np.isin(np.arange(12), [*LEFT, *(RIGHT + 6)])
+    target = target_of(VertexSpace("cifti", {"L": 6, "R": 6}, in_data=held))
+    assert target.brain_models == brain_models(subcortex=False)
+    assert len(target) == 12
+    assert target.dense
+    keys = np.where(held, np.arange(12) + 1, 0)
+    assert keys[target.rows].tolist() == (np.flatnonzero(held) + 1).tolist()
+    np.testing.assert_array_equal(target.on_mesh(keys, "L"), keys[:6])
+    np.testing.assert_array_equal(target.on_mesh(keys, "R"), keys[6:])
+
+
+def test_meshes_of_other_formats_are_not_cifti_and_npy_does_not_tell():
+    target = target_of(VertexSpace("gifti", {"L": 3, "R": 2}))
+    assert not target.dense
+    assert target.hemisphere.tolist() == [0, 0, 0, 1, 1]
+    assert target.on_mesh(np.arange(5), "R").tolist() == [3, 4]
+    assert target_of(VertexSpace("npy", {})) is None
+
+
+def test_voxels_of_a_run_are_its_mask():
+    mask = np.random.default_rng(1).random((3, 4, 5)) < 0.5
+    space = VertexSpace(
+        "nifti", {}, volume_shape=(3, 4, 5), affine=np.eye(4), voxels=np.flatnonzero(mask)
+    )
+    np.testing.assert_array_equal(target_of(space).mask, mask)

@@ -17,7 +17,7 @@ from trend_dagster.errors import MissingUpstreamError, SettingsError
 from trend_dagster.orchestration.assets.delivery import cell_title
 from trend_dagster.orchestration.assets.parcellation import labels_of, tidy_rows
 from trend_dagster.orchestration.maps import map_files, networks_of
-from trend_dagster.orchestration.pictures import fitting_surface, space_of
+from trend_dagster.orchestration.pictures import fitting_surface, target_of_maps
 from trend_dagster.orchestration.resources import Project
 from trend_dagster.orchestration.stored_asset import STORED_ASSETS
 from trend_dagster.storage.stores import Version, replace_file
@@ -65,10 +65,10 @@ def export_cells(project: Project, wanted: Mapping[str, Any], folder: Path) -> I
         cell = {str(name): value for name, value in row.items()}
         labels = labels_of(cells, cell)
         surface = fitting_surface(project, labels)
-        space = space_of(project, labels)
-        networks = networks_of(labels, surface, space)
+        target = target_of_maps(project, labels)
+        networks = networks_of(labels, surface, target)
         name = _name(cell, several)
-        files = map_files(name, cell_title(cell), labels, networks, surface, space)
+        files = map_files(name, cell_title(cell), labels, networks, surface, target)
         for file, content in files.items():
             replace_file(folder / file, content)
         yield folder / next(reversed(files))

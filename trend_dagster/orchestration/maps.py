@@ -34,7 +34,7 @@ from trend_dagster.storage.label_images import (
     spec_file,
     unique_rgb,
 )
-from trend_dagster.storage.template import Grayordinates, Space, Voxels
+from trend_dagster.storage.template import Grayordinates, Target, Voxels
 
 SIDES: tuple[Side, Side] = ("L", "R")
 PREFIX = {"L": "LH", "R": "RH", "LR": "LR", "": "network"}
@@ -42,7 +42,7 @@ ONE_SIDED = 0.9  # share of its vertices that a network of one hemisphere has th
 
 
 def networks_of(
-    labels: NDArray[np.integer], surface: Surface | None, space: Space | None = None
+    labels: NDArray[np.integer], surface: Surface | None, target: Target | None = None
 ) -> list[Network]:
     """Name and colour the networks of a parcellation.
 
@@ -52,7 +52,7 @@ def networks_of(
         Cluster of each vertex from 0, -1 without signal.
     surface : Surface, optional
         The mesh. Without it no network has a mirror image.
-    space : Grayordinates or Voxels, optional
+    target : Grayordinates or Voxels, optional
         What the rows are. Without it and without a mesh networks have no side.
 
     Returns
@@ -70,7 +70,7 @@ def networks_of(
         known = label_colours(surface, labels)
         colours: Iterable[ArrayLike] = [known.get(k, np.zeros(3)) for k in range(n)]
     else:
-        hemisphere = space.hemisphere if isinstance(space, Grayordinates) else None
+        hemisphere = target.hemisphere if isinstance(target, Grayordinates) else None
         colours = np.clip(oklch_to_rgb(*distinct_colours(n).T), 0, 1)
     of_left = {left: right for right, left in of_right.items()}
     rgb = unique_rgb(colours)
@@ -111,7 +111,7 @@ def map_files(
     labels: NDArray[np.integer],
     networks: Networks,
     surface: Surface | None,
-    space: Space | None = None,
+    target: Target | None = None,
 ) -> dict[str, bytes]:
     """Write one parcellation in every format that fits what its rows are.
 
@@ -127,8 +127,8 @@ def map_files(
         The label table, from :func:`networks_of`.
     surface : Surface, optional
         The mesh, if each row is one of its vertices.
-    space : Grayordinates or Voxels, optional
-        What the rows are, where an image says so.
+    target : Grayordinates or Voxels, optional
+        What the rows are, where files say so.
 
     Returns
     -------
@@ -138,19 +138,19 @@ def map_files(
     keys = keys_of(labels)
     files = {f"{name}.tsv": label_tsv(networks)}
     listed: list[tuple[str, str]] = []
-    if isinstance(space, Voxels):
-        files[f"{name}.nii.gz"] = nifti_labels(keys, networks, space.affine, space.mask, title)
+    if isinstance(target, Voxels):
+        files[f"{name}.nii.gz"] = nifti_labels(keys, networks, target.affine, target.mask, title)
         listed.append((f"{name}.nii.gz", ""))
-    if isinstance(space, Grayordinates):
+    if isinstance(target, Grayordinates) and target.dense:
         dense = f"{name}.dlabel.nii"
-        files[dense] = cifti_labels(keys, networks, space.brain_models, title)
+        files[dense] = cifti_labels(keys[target.rows], networks, target.brain_models, title)
         listed.append((dense, ""))
     for side in SIDES:
         if surface is not None:
             meshes = surface_files(surface, side)
             files |= meshes
             listed += [(mesh, side) for mesh in meshes]
-        own = _on_mesh(keys, side, surface, space)
+        own = _on_mesh(keys, side, surface, target)
         if own is not None:
             files[f"{name}.{side}.label.gii"] = gifti_labels(own, networks, side, title)
             files[f"{FREESURFER_SIDE[side]}.{name}.annot"] = annot(own, networks)
@@ -161,11 +161,11 @@ def map_files(
 
 
 def _on_mesh(
-    keys: NDArray[np.int32], side: Side, surface: Surface | None, space: Space | None
+    keys: NDArray[np.int32], side: Side, surface: Surface | None, target: Target | None
 ) -> NDArray[np.int32] | None:
     """Key of each vertex of a hemisphere's mesh, if the rows are vertices of one."""
-    if isinstance(space, Grayordinates):
-        return space.on_mesh(keys, side)
+    if isinstance(target, Grayordinates):
+        return target.on_mesh(keys, side)
     if surface is None:
         return None
     return np.asarray(keys[surface.hemisphere == SIDES.index(side)])

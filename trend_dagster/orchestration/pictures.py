@@ -1,10 +1,12 @@
 """Pictures that need to know the project: parcellations on its surface.
 
-What belongs here: choosing the mesh and the template that the settings name. What does not:
+What belongs here: choosing the mesh that the settings name, and what the rows are. What does not:
 drawing (``figures``).
 """
 
 from __future__ import annotations
+
+from pathlib import Path
 
 import numpy as np
 from matplotlib.figure import Figure
@@ -13,10 +15,12 @@ from numpy.typing import NDArray
 from trend_dagster.errors import InputError, SettingsError
 from trend_dagster.figures.matrices import sizes_figure
 from trend_dagster.figures.surface import comparison_figure, parcellation_figure
-from trend_dagster.orchestration.resources import Project
+from trend_dagster.orchestration.resources import BOLD_RUN, Project
 from trend_dagster.science.geodesic import Surface
 from trend_dagster.storage.meshes import load_fsaverage
-from trend_dagster.storage.template import Space, read_space
+from trend_dagster.storage.space import VertexSpace
+from trend_dagster.storage.stores import POINTER, Version, describe
+from trend_dagster.storage.template import Target, read_template, target_of
 
 VERTICES_PER_HEMISPHERE = {"fsaverage3": 642, "fsaverage4": 2562, "fsaverage5": 10242}
 
@@ -42,8 +46,21 @@ def surface_of(project: Project) -> Surface | None:
     return load_fsaverage(VERTICES_PER_HEMISPHERE[name])
 
 
-def space_of(project: Project, labels: NDArray[np.integer]) -> Space | None:
-    """What the rows are, from the project's template, if its settings name one.
+def target_files(project: Project) -> dict[str, Path]:
+    """Files that tell what the rows are: the template, or the version of one run in the store."""
+    name = project.settings.inputs.template
+    if name is not None:
+        return {"template": project.folder / name}
+    run = _any_run(project)
+    return (
+        {}
+        if run is None
+        else {f"current {describe('bold', run.partition)}": run.path.parent / POINTER}
+    )
+
+
+def target_of_maps(project: Project, labels: NDArray[np.integer]) -> Target | None:
+    """What maps are written on: what the template says, or else the files of the BOLD.
 
     Raises
     ------
@@ -52,17 +69,31 @@ def space_of(project: Project, labels: NDArray[np.integer]) -> Space | None:
     """
     name = project.settings.inputs.template
     if name is None:
-        return None
-    space = read_space(project.folder / name)
-    if len(space) != len(labels):
+        run = _any_run(project)
+        if run is None or "space" not in run.facts:
+            return None
+        arrays = {n: run.read(n) for n in ("in_data", "voxels") if n in run}
+        target = target_of(VertexSpace.from_stored(run.facts["space"], arrays))
+        return target if target is not None and len(target) == len(labels) else None
+    target = read_template(project.folder / name)
+    if len(target) != len(labels):
         raise InputError(
             f"template {name}",
             expected=f"{len(labels)} entries, one for each row of the BOLD",
-            found=str(len(space)),
+            found=str(len(target)),
             remedy="Name the image that the BOLD was taken from (inputs.template), or take the "
             "line out.",
         )
-    return space
+    return target
+
+
+def _any_run(project: Project) -> Version | None:
+    """A usable run; all of them lie in one space, or the correlation was refused."""
+    for partition in project.store.stored("bold", (BOLD_RUN,)):
+        run = project.store.latest("bold", partition)
+        if run is not None and run.excluded is None:
+            return run
+    return None
 
 
 def fitting_surface(project: Project, labels: NDArray[np.integer]) -> Surface | None:

@@ -1,7 +1,13 @@
-"""What the rows of the BOLD are, where an image says so: grayordinates of CIFTI, or voxels."""
+"""What maps are written on: grayordinates of CIFTI, vertices of meshes, or voxels.
+
+The files that the BOLD came from tell it (``storage.space``); for .npy files, which do not, an
+image that the user names does.
+"""
 
 from __future__ import annotations
 
+import functools
+import operator
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -15,6 +21,7 @@ from numpy.typing import NDArray
 
 from trend_dagster.errors import InputError
 from trend_dagster.storage.label_images import CIFTI_STRUCTURE, Side
+from trend_dagster.storage.space import VertexSpace
 
 
 @dataclass(frozen=True)
@@ -24,18 +31,29 @@ class Grayordinates:
     Parameters
     ----------
     brain_models : BrainModelAxis
-        What each row is; cortex only.
+        What each grayordinate is; cortex only.
+    rows : ndarray of shape (n_grayordinates,)
+        Row of the BOLD that each is.
+    n_rows : int
+        Rows of the BOLD; those that are no grayordinate have no signal.
+    dense : bool
+        Whether the BOLD was CIFTI, so that maps are wanted as such.
     """
 
     brain_models: BrainModelAxis
+    rows: NDArray[np.intp]
+    n_rows: int
+    dense: bool = True
 
     def __len__(self) -> int:
-        return len(self.brain_models)
+        return self.n_rows
 
     @property
     def hemisphere(self) -> NDArray[np.int8]:
         """0 for rows of the left hemisphere, 1 for the right one's."""
-        return np.asarray(self.brain_models.name == CIFTI_STRUCTURE["R"], dtype=np.int8)
+        found = np.zeros(self.n_rows, dtype=np.int8)
+        found[self.rows] = self.brain_models.name == CIFTI_STRUCTURE["R"]
+        return found
 
     def on_mesh(self, keys: NDArray[np.integer], side: Side) -> NDArray[np.int32] | None:
         """Lay the keys of one hemisphere out over all vertices of its mesh.
@@ -56,7 +74,7 @@ class Grayordinates:
         if not own.any():
             return None
         laid_out = np.zeros(self.brain_models.nvertices[CIFTI_STRUCTURE[side]], dtype=np.int32)
-        laid_out[self.brain_models.vertex[own]] = keys[own]
+        laid_out[self.brain_models.vertex[own]] = keys[self.rows[own]]
         return laid_out
 
 
@@ -79,10 +97,10 @@ class Voxels:
         return int(self.mask.sum())
 
 
-Space = Grayordinates | Voxels
+Target = Grayordinates | Voxels
 
 
-def read_space(path: Path) -> Space:
+def read_template(path: Path) -> Target:
     """Read from an image what the rows of the BOLD are.
 
     Parameters
@@ -106,28 +124,48 @@ def read_space(path: Path) -> Space:
         image: Any = nib.load(path)
     except (ImageFileError, OSError, ValueError, EOFError) as error:
         found = str(error) if path.is_file() else "no such file"
-        raise _not_a_space(path, found) from error
+        raise _not_a_template(path, found) from error
     if isinstance(image, Cifti2Image):
         return _grayordinates(path, image)
     if len(image.shape) == 3:
         mask = np.asarray(image.dataobj) > 0
         if mask.any():
             return Voxels(np.asarray(image.affine, dtype=np.float64), mask)
-    raise _not_a_space(path, f"a {type(image).__name__} of shape {image.shape}")
+    raise _not_a_template(path, f"a {type(image).__name__} of shape {image.shape}")
+
+
+def target_of(space: VertexSpace) -> Target | None:
+    """What maps are written on for BOLD of a space; None where the files do not tell (.npy)."""
+    if space.volume_shape is not None and space.voxels is not None and space.affine is not None:
+        mask = np.zeros(space.volume_shape, dtype=bool)
+        mask.flat[space.voxels] = True
+        return Voxels(space.affine, mask)
+    if not space.n_vertices:
+        return None
+    n_rows = sum(space.n_vertices.values())
+    held = np.ones(n_rows, dtype=bool) if space.in_data is None else space.in_data
+    axes, start = [], 0
+    for side, n in space.n_vertices.items():
+        inside = np.flatnonzero(held[start : start + n])
+        axes.append(BrainModelAxis.from_surface(inside, n, CIFTI_STRUCTURE[side]))
+        start += n
+    brain_models = functools.reduce(operator.add, axes)
+    return Grayordinates(brain_models, np.flatnonzero(held), n_rows, space.source == "cifti")
 
 
 def _grayordinates(path: Path, image: Cifti2Image) -> Grayordinates:
     axes = [image.header.get_axis(i) for i in range(image.ndim)]
     dense = [axis for axis in axes if isinstance(axis, BrainModelAxis)]
     if not dense:
-        raise _not_a_space(path, "a CIFTI file without dense brain models")
+        raise _not_a_template(path, "a CIFTI file without dense brain models")
     cortex = np.isin(dense[-1].name, list(CIFTI_STRUCTURE.values()))
     if not cortex.any():
-        raise _not_a_space(path, "a CIFTI file without cortex")
-    return Grayordinates(dense[-1][cortex])
+        raise _not_a_template(path, "a CIFTI file without cortex")
+    n = int(cortex.sum())
+    return Grayordinates(dense[-1][cortex], np.arange(n), n)
 
 
-def _not_a_space(path: Path, found: str) -> InputError:
+def _not_a_template(path: Path, found: str) -> InputError:
     return InputError(
         f"template {path}",
         expected="a CIFTI-2 file with cortical brain models, or a 3-D NIfTI mask",

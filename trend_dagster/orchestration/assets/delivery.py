@@ -12,7 +12,7 @@ import numpy as np
 from trend_dagster.figures.report import render
 from trend_dagster.orchestration.io_managers import Result
 from trend_dagster.orchestration.maps import map_files, networks_of
-from trend_dagster.orchestration.pictures import fitting_surface, space_of
+from trend_dagster.orchestration.pictures import fitting_surface, target_files, target_of_maps
 from trend_dagster.orchestration.reporting import gather, shown_files
 from trend_dagster.orchestration.resources import Project
 from trend_dagster.orchestration.stored_asset import Cell, stored_asset
@@ -23,17 +23,16 @@ MAPS = "maps"
 """Folder of the label images, below the project's outputs."""
 
 
-def _template(project: Project, partition: Partition) -> dict[str, Path]:
-    name = project.settings.inputs.template
-    return {} if name is None else {"template": project.folder / name}
+def _target(project: Project, partition: Partition) -> dict[str, Path]:
+    return target_files(project)
 
 
-@stored_asset(group="delivery", settings=("inputs",), files=_template)
+@stored_asset(group="delivery", settings=("inputs",), files=_target)
 def parcellation_images(cell: Cell, selected_parcellations: Version) -> Result:
     """The chosen parcellations as files that Workbench, FreeSurfer, nilearn and others open.
 
     Per parcellation: GIFTI labels and a FreeSurfer annotation for each hemisphere, the label table
-    as BIDS has it (.tsv), CIFTI or NIfTI where the settings name a template of that kind, and a
+    as BIDS has it (.tsv), CIFTI or NIfTI where the BOLD was, and a
     Workbench spec that opens surface and labels together:
     `wb_view outputs/maps/selected_14_clusters.spec`. Networks that are mirror images of each other
     share a number and a hue. 0 is where there is no signal.
@@ -44,11 +43,11 @@ def parcellation_images(cell: Cell, selected_parcellations: Version) -> Result:
     chosen = selected_parcellations.facts["chosen"]
     all_labels = selected_parcellations.read("labels")
     surface = fitting_surface(cell.project, all_labels[0])
-    space = space_of(cell.project, all_labels[0])
+    target = target_of_maps(cell.project, all_labels[0])
     for choice, labels in zip(chosen, all_labels, strict=True):
-        networks = networks_of(labels, surface, space)
+        networks = networks_of(labels, surface, target)
         name = f"selected_{choice['n_clusters']}_clusters"
-        written = map_files(name, cell_title(choice), labels, networks, surface, space)
+        written = map_files(name, cell_title(choice), labels, networks, surface, target)
         files |= {f"{MAPS}/{file}": content for file, content in written.items()}
         tables[f"networks, {choice['n_clusters']} clusters"] = _markdown(label_tsv(networks))
         all_keys.append(keys_of(labels))
