@@ -14,9 +14,12 @@ from contextlib import contextmanager
 from dataclasses import dataclass, field
 from pathlib import Path
 
+import nibabel as nib
 import numpy as np
 import openpyxl
 import pytest
+from nibabel import cifti2
+from nibabel.freesurfer import write_annot
 from sklearn.exceptions import ConvergenceWarning
 
 from tests.conftest import N_VERTICES, Finished, run, simulate_run
@@ -338,6 +341,123 @@ def _(desk):
     return desk.run("bold", "trained_model")
 
 
+@case("bold-wrong-way")
+def _(desk):
+    desk.bold(simulate_run(1).T)
+    return desk.run("bold")
+
+
+SECOND = "sub-02_run-1"
+
+
+def in_place_of(desk: Desk, run_name: str = SECOND) -> Path:
+    """Take a run's .npy away; what its other files begin with."""
+    (desk.folder / "bold" / f"{run_name}.npy").unlink()
+    return desk.folder / "bold" / run_name
+
+
+def write_dtseries(path: Path, left: int = 45, step: float = 2.0) -> None:
+    axis = cifti2.BrainModelAxis.from_surface(np.arange(left), 45, "CortexLeft")
+    axis += cifti2.BrainModelAxis.from_surface(np.arange(45), 45, "CortexRight")
+    values = simulate_run(1)[: len(axis)].T
+    image = cifti2.Cifti2Image(values, (cifti2.SeriesAxis(0, step, len(values)), axis))
+    image.to_filename(path)
+
+
+@case("bold-cifti-1")
+def _(desk):
+    path = in_place_of(desk).with_suffix(".dtseries.nii")
+    write_dtseries(path)
+    content = path.read_bytes()
+    assert b'<CIFTI Version="2' in content
+    path.write_bytes(content.replace(b'<CIFTI Version="2', b'<CIFTI Version="1'))
+    return desk.run("bold")
+
+
+@case("bold-step-0")
+def _(desk):
+    write_dtseries(in_place_of(desk).with_suffix(".dtseries.nii"), step=0)
+    return desk.run("bold")
+
+
+@case("bold-parcels")
+def _(desk):
+    axis = cifti2.ParcelsAxis(
+        ["a"],
+        [np.empty((0, 3), dtype=int)],
+        [{"CIFTI_STRUCTURE_CORTEX_LEFT": np.arange(9)}],
+        nvertices={"CIFTI_STRUCTURE_CORTEX_LEFT": 45},
+    )
+    series = cifti2.SeriesAxis(0, 2, 40)
+    image = cifti2.Cifti2Image(np.ones((40, 1), np.float32), (series, axis))
+    image.to_filename(in_place_of(desk).with_suffix(".dtseries.nii"))
+    return desk.run("bold")
+
+
+@case("bold-brain-models", may_change=("bold", "embeddings"))
+def _(desk):
+    for name, left in ((SECOND, 45), ("sub-02_run-2", 44)):
+        write_dtseries(in_place_of(desk, name).with_suffix(".dtseries.nii"), left)
+    return desk.run("bold", "embeddings", "average_correlation")
+
+
+def write_overlays(desk: Desk, lengths: tuple[int, ...]) -> Path:
+    """Write a hemisphere of each length; the path of the left one."""
+    stem = in_place_of(desk)
+    for side, n_timepoints in zip(("lh", "rh"), lengths, strict=False):
+        signal = simulate_run(1)[:45, None, None, :n_timepoints]
+        nib.save(nib.MGHImage(signal, np.eye(4)), f"{stem}.{side}.mgz")
+    return stem.with_name(f"{stem.name}.lh.mgz")
+
+
+@case("bold-hemispheres")
+def _(desk):
+    write_overlays(desk, (40, 39))
+    return desk.run("bold")
+
+
+@case("bold-one-hemisphere", fast=True)
+def _(desk):
+    write_overlays(desk, (40,))
+    return desk.run("bold")
+
+
+@case("bold-gz-truncated")
+def _(desk):
+    path = write_overlays(desk, (40, 40))
+    path.write_bytes(path.read_bytes()[:4000])
+    return desk.run("bold")
+
+
+def write_volume(desk: Desk, mask_shape: tuple[int, ...] | None) -> None:
+    stem = in_place_of(desk)
+    volume = np.random.default_rng(0).random((5, 6, 4, 40), dtype=np.float32)
+    nib.save(nib.Nifti1Image(volume, np.eye(4)), f"{stem}_bold.nii.gz")
+    if mask_shape is not None:
+        mask = nib.Nifti1Image(np.ones(mask_shape, np.uint8), np.eye(4))
+        nib.save(mask, f"{stem}_desc-brain_mask.nii.gz")
+
+
+@case("bold-mask-shape")
+def _(desk):
+    write_volume(desk, (5, 6, 3))
+    return desk.run("bold")
+
+
+@case("bold-no-mask")
+def _(desk):
+    write_volume(desk, None)
+    return desk.run("bold")
+
+
+@case("bold-not-utf8", fast=True)
+def _(desk):
+    stem = os.fsencode(in_place_of(desk))
+    with open(stem + b"\xff.npy", "wb") as file:  # noqa: PTH123
+        np.save(file, simulate_run(1))
+    return desk.run("bold")
+
+
 @case("bold-one-key", fast=True)
 def _(desk):
     for name in ("sub 01.npy", "sub+01.npy"):
@@ -434,6 +554,39 @@ def _(desk):
 def _(desk):
     desk.labels(1000 * np.arange(N_VERTICES))
     return desk.run("geodesic_labels", "thresholded_matrix")
+
+
+@case("labels-thousand")
+def _(desk):
+    desk.labels(np.arange(1001))
+    return desk.run("geodesic_labels")
+
+
+@case("labels-one-hemisphere", fast=True)
+def _(desk):
+    path = desk.folder / "geodesic_labels" / "lh.wrong.annot"
+    write_annot(path, np.zeros(45, dtype=int), np.array([[1, 2, 3, 0]]), ["a"], fill_ctab=True)
+    return desk.run("geodesic_labels")
+
+
+@case("labels-maps")
+def _(desk):
+    write_dlabel(desk, "seven", n_maps=2)
+    return desk.run("geodesic_labels")
+
+
+@case("labels-none")
+def _(desk):
+    write_dlabel(desk, "unknown", n_maps=1)
+    return desk.run("geodesic_labels")
+
+
+def write_dlabel(desk: Desk, name: str, n_maps: int) -> None:
+    axis = cifti2.BrainModelAxis.from_surface(np.arange(45), 45, "CortexLeft")
+    axis += cifti2.BrainModelAxis.from_surface(np.arange(45), 45, "CortexRight")
+    labels = cifti2.LabelAxis(list("ab"[:n_maps]), [{7: (name, (1, 0, 0, 1))}] * n_maps)
+    image = cifti2.Cifti2Image(np.full((n_maps, 90), 7, np.int32), (labels, axis))
+    image.to_filename(desk.folder / "geodesic_labels" / "wrong.dlabel.nii")
 
 
 # The sweep

@@ -207,3 +207,64 @@ def test_cifti_bold_comes_out_as_cifti_without_a_template(project_folder):
     np.testing.assert_array_equal(np.asarray(written.dataobj)[0], labels[held] + 1)
     assert written.header.get_axis(1) == models
     assert (labels[~held] == -1).all()
+
+
+def remade_maps(folder, write) -> tuple[np.ndarray, dict[str, object]]:
+    """Give the runs in another format and make the maps again; labels, and files by name."""
+    for path in sorted((folder / "bold").glob("*.npy")):
+        write(path, np.load(path))
+        path.unlink()
+    outcomes = run(folder, select=["bold", "parcellation_images"])
+    assert [o.errors for o in outcomes.values() if o.errors] == []
+    project = Project.open(folder)
+    labels = project.store.latest("selected_parcellations").read("labels")[0]
+    maps = project.outputs / "maps"
+    return labels, {path.name: path for path in maps.glob("*selected_3*")}
+
+
+@pytest.mark.slow
+@pytest.mark.usefixtures("workbench")
+def test_bold_in_pairs_comes_out_in_pairs_without_a_mesh(finished):
+    def write(path, bold):
+        for side, part in zip(("lh", "rh"), np.split(bold, [40]), strict=True):
+            image = nib.MGHImage(part[:, None, None, :], np.eye(4))
+            nib.save(image, path.with_name(f"{path.stem}.{side}.mgz"))
+
+    labels, files = remade_maps(finished, write)
+    name = "selected_3_clusters"
+    parts = dict(zip("LR", np.split(labels + 1, [40]), strict=True))
+    for side, keys in parts.items():
+        path = files[f"{name}.{side}.label.gii"]
+        np.testing.assert_array_equal(nib.load(path).darrays[0].data, keys)
+        assert "Type:" in wb_command("-file-information", path)
+        found = nib.freesurfer.read_annot(files[f"{side.lower()}h.{name}.annot"])[0]
+        np.testing.assert_array_equal(found, keys)
+        assert ((found == 0) == (keys == 0)).all()
+    assert set(files) == {
+        f"{name}.tsv", f"{name}.spec", f"{name}.L.label.gii", f"{name}.R.label.gii",
+        f"lh.{name}.annot", f"rh.{name}.annot",
+    }  # fmt: skip
+
+
+@pytest.mark.slow
+@pytest.mark.usefixtures("workbench")
+def test_volumes_come_out_as_volumes_without_a_template(finished):
+    mask = np.zeros((5, 6, 4), dtype=bool)
+    mask.flat[np.random.default_rng(2).permutation(120)[:N_VERTICES]] = True
+    affine = np.diag([2.0, 2, 2, 1])
+
+    def write(path, bold):
+        volume = np.zeros((*mask.shape, bold.shape[1]), dtype=np.float32)
+        volume[mask] = bold
+        nib.save(nib.Nifti1Image(volume, affine), path.with_suffix(".nii.gz"))
+        image = nib.Nifti1Image(mask.astype(np.uint8), affine)
+        nib.save(image, path.with_name(f"{path.stem}_desc-brain_mask.nii.gz"))
+
+    labels, files = remade_maps(finished, write)
+    path = files["selected_3_clusters.nii.gz"]
+    written = nib.load(path)
+    np.testing.assert_array_equal(np.asarray(written.dataobj)[mask], labels + 1)
+    assert not np.asarray(written.dataobj)[~mask].any()
+    np.testing.assert_array_equal(written.affine, affine)
+    assert "Type:" in wb_command("-file-information", path)
+    assert not [name for name in files if name.endswith((".gii", ".annot"))]

@@ -139,7 +139,7 @@ def test_it_says_what_the_store_says(page, made):
     text = page.locator("main").inner_text()
     assert chosen.facts["chosen"][0]["label_file"] in text
     assert project.settings.inputs.note in page.locator("header").inner_text()
-    for key in project.bold_files:
+    for key in project.bold_runs:
         assert key in text
     html = page.content()
     for name in ("average_correlation", "selected_parcellations"):

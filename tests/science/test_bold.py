@@ -254,3 +254,16 @@ def test_a_filter_needs_a_repetition_time_that_allows_it(rng, time):
     bold = rng.standard_normal((4, 50)).astype(np.float32)
     with pytest.raises(SettingsError):
         clean(bold, signal_mask(bold), BoldConfig(low_pass_hz=0.1), time)
+
+
+@pytest.mark.parametrize("removed", ["remove", "keep"])
+@pytest.mark.parametrize("standardize", ["zscore", "none"])
+def test_blocks_of_vertices_change_nothing(rng, monkeypatch, removed, standardize):
+    bold = (1000 + rng.standard_normal((10, 60)) + rng.standard_normal(60)).astype(np.float32)
+    bold[3] = 7
+    config = BoldConfig(standardize=standardize, global_signal=removed)
+    mask = signal_mask(bold)
+    whole, snr = prepare(bold, mask, config), temporal_snr(bold, mask)
+    monkeypatch.setattr("trend_dagster.science.bold.BLOCK_VERTICES", 4)
+    np.testing.assert_allclose(prepare(bold, mask, config), whole, atol=1e-4)
+    assert temporal_snr(bold, mask) == pytest.approx(snr)

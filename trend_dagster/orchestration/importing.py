@@ -35,8 +35,10 @@ from trend_dagster.orchestration.io_managers import (
 from trend_dagster.orchestration.partitions import register
 from trend_dagster.orchestration.resources import BOLD_RUN, Project
 from trend_dagster.orchestration.stored_asset import STORED_ASSETS, publish_alone
-from trend_dagster.storage.images import read_bold, read_labels, read_numbers
+from trend_dagster.storage.images import read_numbers
+from trend_dagster.storage.label_files import read_geodesic_labels
 from trend_dagster.storage.provenance import Recipe, digest_of_file
+from trend_dagster.storage.runs import read_run
 from trend_dagster.storage.stores import WHOLE, Partition, Version
 
 ROWS = 1024  # of a large matrix that are looked at together
@@ -298,8 +300,8 @@ def _known_vertices(project: Project) -> Iterator[tuple[str, int]]:
             if bold is not None and bold.excluded is None:
                 yield f"BOLD run {key}", int(bold.facts["n_vertices"])
     with suppress(InputError):
-        for path in project.label_files.values():
-            yield path.name, len(read_labels(path))
+        for file in project.label_files.values():
+            yield file.name, len(read_geodesic_labels(file))
 
 
 def _not_finite(subject: str, where: str) -> InputError:
@@ -362,8 +364,8 @@ def _check_timepoints(project: Project, file: Path, n_timepoints: int) -> None:
         if v is not None and v.excluded is None
     }
     if not known:
-        key, path = next(iter(project.bold_files.items()))
-        known = {key: read_bold(path).shape[1]}
+        key, run = next(iter(project.bold_runs.items()))
+        known = {key: read_run(run, project.mask_of(run)).signal.shape[1]}
     crop = project.settings.cohort.lengths == "crop"
     for key, length in known.items():
         if length < n_timepoints or (length > n_timepoints and not crop):

@@ -52,11 +52,9 @@ def target_files(project: Project) -> dict[str, Path]:
     if name is not None:
         return {"template": project.folder / name}
     run = _any_run(project)
-    return (
-        {}
-        if run is None
-        else {f"current {describe('bold', run.partition)}": run.path.parent / POINTER}
-    )
+    if run is None:
+        return {}
+    return {f"current {describe('bold', run.partition)}": run.path.parent / POINTER}
 
 
 def target_of_maps(project: Project, labels: NDArray[np.integer]) -> Target | None:
@@ -88,9 +86,9 @@ def target_of_maps(project: Project, labels: NDArray[np.integer]) -> Target | No
 
 
 def _any_run(project: Project) -> Version | None:
-    """A usable run; all of them lie in one space, or the correlation was refused."""
-    for partition in project.store.stored("bold", (BOLD_RUN,)):
-        run = project.store.latest("bold", partition)
+    """A usable run of today; all of them lie in one space, or the correlation was refused."""
+    for key in project.keys(BOLD_RUN):
+        run = project.store.latest("bold", {BOLD_RUN: key})
         if run is not None and run.excluded is None:
             return run
     return None

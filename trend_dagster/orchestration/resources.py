@@ -12,18 +12,20 @@ from collections.abc import Mapping
 from dataclasses import dataclass
 from functools import cached_property
 from pathlib import Path
-from typing import Any
+from typing import Any, TypeVar
 
 import dagster as dg
 from pydantic import Field
 
 from trend_dagster.errors import InputError
 from trend_dagster.orchestration.settings import Settings, load_settings, smooth_encodings
-from trend_dagster.storage.images import find_files
-from trend_dagster.storage.runs import BoldRun, find_runs
+from trend_dagster.storage.label_files import LabelFile, find_label_files, has_label_files
+from trend_dagster.storage.runs import BoldRun, brain_mask_of, find_runs
 from trend_dagster.storage.stores import Store
 
 BOLD_RUN, LABEL_FILE, N_COMPONENTS = "bold_run", "label_file", "n_components"
+
+Input = TypeVar("Input", BoldRun, LabelFile, BoldRun | LabelFile)
 
 
 @dataclass(frozen=True)
@@ -83,11 +85,6 @@ class Project:
         """Folder of what is delivered to people: workbook, pictures, label vectors."""
         return self.folder / "outputs"
 
-    @property
-    def bold_files(self) -> dict[str, Path]:
-        """First BOLD file of each run; :meth:`input_files` gives all."""
-        return {key: run.files[0] for key, run in self.bold_runs.items()}
-
     @cached_property
     def bold_runs(self) -> dict[str, BoldRun]:
         """BOLD runs by key; may be none where the average correlation was imported."""
@@ -102,16 +99,16 @@ class Project:
             raise
 
     @cached_property
-    def label_files(self) -> dict[str, Path]:
+    def label_files(self) -> dict[str, LabelFile]:
         """Geodesic label files by key; may be none where there are smooth encodings."""
         folder = self.folder / self.settings.inputs.geodesic_labels
         smooth = smooth_encodings(self.settings)
-        if smooth and not any(folder.glob("*.npy")):
+        if smooth and not has_label_files(folder):
             return {}
-        files = find_files(folder, "geodesic label")
+        files = find_label_files(folder)
         for key in files.keys() & smooth.keys():
             raise InputError(
-                f"geodesic label file {files[key]}",
+                f"geodesic label file {files[key].name}",
                 expected="a name that no smooth encoding has",
                 found=f"{key}, which stands for thresholding.smooth_sigma_mm",
                 remedy="Rename the file.",
@@ -132,28 +129,30 @@ class Project:
             From the input files and the settings; not what Dagster happens to have registered.
         """
         if dimension == BOLD_RUN:
-            return list(self.bold_files)
+            return list(self.bold_runs)
         if dimension == LABEL_FILE:
             return [*self.label_files, *smooth_encodings(self.settings)]
         return [str(k) for k in self.settings.sweep.n_components]
 
-    def input_file(self, dimension: str, key: str) -> Path:
-        """File behind a partition key.
+    def inputs(self, dimension: str) -> Mapping[str, BoldRun | LabelFile]:
+        """What lies behind the partition keys of a dimension of files.
+
+        Parameters
+        ----------
+        dimension : str
+            ``bold_run`` or ``label_file``.
+        """
+        return self.bold_runs if dimension == BOLD_RUN else self.label_files
+
+    def input_files(self, dimension: str, key: str) -> tuple[Path, ...]:
+        """All files behind a partition key: one, or one for each hemisphere.
 
         Raises
         ------
         InputError
-            If it is not there any more.
+            If they are not there any more.
         """
-        files: Mapping[str, Path] = self.bold_files if dimension == BOLD_RUN else self.label_files
-        if key not in files:
-            raise InputError(
-                f"input of {dimension} {key!r}",
-                expected="its file among the inputs",
-                found="none: it was removed or renamed",
-                remedy="Put it back to compute it again; what is stored stays as it is.",
-            )
-        return files[key]
+        return _still_there(self.inputs(dimension), dimension, key).files
 
     def bold_run(self, key: str) -> BoldRun:
         """Run behind a partition key.
@@ -163,13 +162,35 @@ class Project:
         InputError
             If it is not there any more.
         """
-        self.input_file(BOLD_RUN, key)
-        return self.bold_runs[key]
+        return _still_there(self.bold_runs, BOLD_RUN, key)
 
-    def input_files(self, dimension: str, key: str) -> tuple[Path, ...]:
-        """All files behind a partition key; a run may have one for each hemisphere."""
-        first = self.input_file(dimension, key)
-        return self.bold_runs[key].files if dimension == BOLD_RUN else (first,)
+    def mask_of(self, run: BoldRun) -> Path | None:
+        """Mask of the voxels to use, for a volume: the one that the settings name, or its own."""
+        if run.source != "nifti":
+            return None
+        named = self.settings.inputs.volume_mask
+        return brain_mask_of(run) if named is None else self.folder / named
+
+    def label_file(self, key: str) -> LabelFile:
+        """Label file behind a partition key.
+
+        Raises
+        ------
+        InputError
+            If it is not there any more.
+        """
+        return _still_there(self.label_files, LABEL_FILE, key)
+
+
+def _still_there(found: Mapping[str, Input], dimension: str, key: str) -> Input:
+    if key not in found:
+        raise InputError(
+            f"input of {dimension} {key!r}",
+            expected="its file among the inputs",
+            found="none: it was removed or renamed",
+            remedy="Put it back to compute it again; what is stored stays as it is.",
+        )
+    return found[key]
 
 
 class ProjectResource(dg.ConfigurableResource[Any]):

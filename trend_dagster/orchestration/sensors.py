@@ -110,10 +110,10 @@ def build_sensor(
 
 
 def _look(project: Project, dim: str, before: Stamps) -> Change:
-    files: Mapping[str, Path] = project.bold_files if dim == BOLD_RUN else project.label_files
+    inputs = project.inputs(dim)
     stamps: Stamps = {}
     new, changed = [], []
-    for key in files:
+    for key in inputs:
         stamp = _stamp(project.input_files(dim, key))
         if stamp is None or 0 <= time.time() - stamp[0] / 1e9 < SETTLED_SECONDS:
             if key in before:
@@ -125,7 +125,7 @@ def _look(project: Project, dim: str, before: Stamps) -> Change:
                 new.append(key)
         elif before[key] != stamp:
             changed.append(key)
-    return Change(new, changed, sorted(before.keys() - files.keys()), stamps)
+    return Change(new, changed, sorted(before.keys() - inputs.keys()), stamps)
 
 
 def _stamp(paths: Sequence[Path]) -> list[int] | None:

@@ -71,7 +71,8 @@ class InputsConfig(BaseModel, frozen=True, extra="forbid"):
     )
     geodesic_labels: str = Field(
         "geodesic_labels",
-        description="Folder of geodesic label files, one .npy each.",
+        description="Folder of geodesic label files: .npy, .dlabel.nii, or pairs of .label.gii "
+        "or .annot.",
         json_schema_extra=PLACE,
     )
     geodesic_distances: tuple[str, ...] = Field(
@@ -84,8 +85,8 @@ class InputsConfig(BaseModel, frozen=True, extra="forbid"):
     )
     truth: str | None = Field(
         None,
-        description="A .npy with the planted network of each vertex (-1 none), for simulated "
-        "cohorts. Only compared with, never used to choose.",
+        description="A label file with the planted network of each vertex (-1 none in a .npy), for "
+        "simulated cohorts; of a pair, either file. Only compared with, never used to choose.",
         json_schema_extra=PLACE,
     )
     surface: str | None = Field(

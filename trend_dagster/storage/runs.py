@@ -136,7 +136,7 @@ def find_runs(folder: Path, choose: Mapping[str, str | None] | None = None) -> d
     seen = 0
     for path in _candidates(folder):
         seen += 1
-        _check_name(path)
+        check_name(path, "BOLD file")
         if any(_entities(path).get(name) != value for name, value in wanted.items()):
             continue
         side, rest = _hemisphere(path)
@@ -164,12 +164,19 @@ def _candidates(folder: Path) -> Iterator[Path]:
                 yield path
 
 
-def _check_name(path: Path) -> None:
+def check_name(path: Path, what: str) -> None:
+    """Make sure that a name can be shown and stored.
+
+    Raises
+    ------
+    InputError
+        If it is not UTF-8.
+    """
     try:
         str(path).encode("utf-8")
     except UnicodeEncodeError:
         raise InputError(
-            f"BOLD file {path.name!a}",
+            f"{what} {path.name!a}",
             expected="a file name in UTF-8",
             found="bytes that are not",
             remedy="Rename it; `convmv -f latin1 -t utf8` does so for whole folders.",
@@ -181,10 +188,14 @@ def _entities(path: Path) -> dict[str, str]:
 
 
 def _hemisphere(path: Path) -> tuple[Side | None, str]:
-    """Hemisphere that a name tells, and the name without it."""
     stem = _stem(path)
+    return hemisphere_of(stem) if SOURCE_OF[str(_ending(path))] in IN_PAIRS else (None, stem)
+
+
+def hemisphere_of(stem: str) -> tuple[Side | None, str]:
+    """Hemisphere that a name without ending tells (None if it does not), and the rest of it."""
     match = _HEMISPHERE.search(stem)
-    if SOURCE_OF[str(_ending(path))] not in IN_PAIRS or match is None:
+    if match is None:
         return None, stem
     side: Side = "L" if match.group(1) in ("hemi-L", "lh", "L") else "R"
     return side, (stem[: match.start()] + stem[match.end() :]).lstrip("._")
@@ -232,7 +243,7 @@ def _one_run(key: str, several: Mapping[str, list[tuple[Side | None, Path]]]) ->
 
 def brain_mask_of(run: BoldRun) -> Path | None:
     """Mask that fMRIPrep writes beside a volume (``desc-brain_mask``), if it is there."""
-    stem = re.sub(r"(_desc-[A-Za-z0-9+]+)?_bold$", "_desc-brain_mask", _stem(run.files[0]))
+    stem = re.sub(r"(_desc-[A-Za-z0-9+]+)?(_bold)?$", "", _stem(run.files[0])) + "_desc-brain_mask"
     found = (run.files[0].with_name(stem + ending) for ending in (".nii.gz", ".nii"))
     return next((path for path in found if path.is_file()), None)
 
@@ -323,7 +334,8 @@ def reading(path: Path, what: str) -> Iterator[None]:
         raise _unreadable(path, f"a complete {what}", error) from error
 
 
-def _load(path: Path, what: str) -> Any:
+def load_image(path: Path, what: str) -> Any:
+    """Open an image with nibabel; a damaged one is an InputError."""
     import nibabel as nib
 
     with reading(path, what):
@@ -364,7 +376,7 @@ def _read_pair(run: BoldRun) -> RawRun:
 
 
 def _read_gifti(path: Path) -> tuple[NDArray[np.float32], float | None]:
-    image = _load(path, "GIFTI file (.func.gii)")
+    image = load_image(path, "GIFTI file (.func.gii)")
     with reading(path, "GIFTI file (.func.gii)"):
         arrays = [np.asarray(array.data, dtype=np.float32) for array in image.darrays]
     steps = {a.meta.get("TimeStep") for a in image.darrays} | {image.meta.get("TimeStep")}
@@ -432,7 +444,7 @@ def cortex_models(axis: Any) -> list[tuple[Side, NDArray[np.intp], NDArray[np.in
     return sorted(found, key=lambda item: item[0])
 
 
-def load_cifti(path: Path) -> Any:
+def load_cifti(path: Path, subject: str = "BOLD file") -> Any:
     """Open a CIFTI-2 file; CIFTI-1 is refused with the command that converts it."""
     import nibabel as nib
     from nibabel.cifti2.cifti2 import Cifti2HeaderError
@@ -446,12 +458,17 @@ def load_cifti(path: Path) -> Any:
                 raise ValueError(str(error)) from error
     except InputError:
         if _is_cifti1(path):
-            raise _cifti1(path) from None
+            raise _cifti1(path, subject) from None
         raise
     if not isinstance(image, nib.Cifti2Image):
         if _is_cifti1(path):
-            raise _cifti1(path)
-        raise _bad(path, "a CIFTI-2 file", type(image).__name__, "Check what the file is.")
+            raise _cifti1(path, subject)
+        raise InputError(
+            f"{subject} {path}",
+            expected="a CIFTI-2 file",
+            found=type(image).__name__,
+            remedy="Check what the file is.",
+        )
     return image
 
 
@@ -461,12 +478,12 @@ def _is_cifti1(path: Path) -> bool:
         return re.search(rb'<CIFTI[^>]*Version="1(\.0)?"', file.read(1 << 20)) is not None
 
 
-def _cifti1(path: Path) -> InputError:
-    return _bad(
-        path,
-        "CIFTI-2",
-        "CIFTI-1",
-        f"Convert it: wb_command -file-convert -cifti-version-convert {path.name} 2 new.nii",
+def _cifti1(path: Path, subject: str) -> InputError:
+    return InputError(
+        f"{subject} {path}",
+        expected="CIFTI-2",
+        found="CIFTI-1",
+        remedy=f"Convert it: wb_command -file-convert -cifti-version-convert {path.name} 2 new.nii",
     )
 
 
@@ -503,7 +520,7 @@ def _read_cifti(path: Path) -> RawRun:
 
 
 def _read_nifti(path: Path, mask_path: Path | None) -> RawRun:
-    image = _load(path, "NIfTI file")
+    image = load_image(path, "NIfTI file")
     if len(image.shape) != 4:
         raise _bad(
             path, "a 4-D volume", f"shape {image.shape}", "Give the time series, not one volume."
@@ -515,7 +532,7 @@ def _read_nifti(path: Path, mask_path: Path | None) -> RawRun:
             "none beside it and none named",
             "Name one in trend.yaml: inputs.volume_mask.",
         )
-    mask_image = _load(mask_path, "NIfTI mask")
+    mask_image = load_image(mask_path, "NIfTI mask")
     shape, affine = image.shape[:3], np.asarray(image.affine, dtype=np.float64)
     if mask_image.shape != shape or not np.allclose(mask_image.affine, affine, atol=1e-3):
         what = "shape" if mask_image.shape != shape else "affine"

@@ -58,7 +58,9 @@ _SWEEP_CELL: dict[str, ArraySpec] = {
     "dead_components": ArraySpec(("combination",), "int64", "components that no vertex loads on"),
     "distinct_rows": ArraySpec(("combination",), "int64", "distinct rows among the loadings"),
     "labels": ArraySpec(
-        ("combination", "n_clusters", "vertex"), "int32", "cluster of each vertex; -1 no signal"
+        ("combination", "n_clusters", "vertex"),
+        "int32",
+        "cluster of each vertex; -1 no signal or label",
     ),
     "cluster_sizes": ArraySpec(
         ("combination", "n_clusters", "cluster"), "int64", "vertices per cluster", "vertices"
@@ -118,7 +120,7 @@ SCHEMA: dict[str, dict[str, ArraySpec]] = {
         ),
     },
     "geodesic_labels": {
-        "labels": ArraySpec(("vertex",), "int64", "geodesic label of each vertex"),
+        "labels": ArraySpec(("vertex",), "int64", "geodesic label of each vertex; -1 none"),
     },
     "thresholded_matrix": {
         "data": ArraySpec(("entry",), "float32", "blocks, row by row, one after another"),
@@ -132,7 +134,7 @@ SCHEMA: dict[str, dict[str, ArraySpec]] = {
     "selected_parcellations": {
         "n_clusters": ArraySpec(("parcellation",), "int64", "number of clusters asked for"),
         "labels": ArraySpec(
-            ("parcellation", "vertex"), "int32", "cluster of each vertex; -1 no signal"
+            ("parcellation", "vertex"), "int32", "cluster of each vertex; -1 no signal or label"
         ),
     },
     "parcellation_images": {

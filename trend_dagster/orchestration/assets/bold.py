@@ -14,7 +14,7 @@ from trend_dagster.orchestration.stored_asset import Cell, stored_asset
 from trend_dagster.science.bold import clean, prepare, signal_mask, temporal_snr, why_unusable
 from trend_dagster.storage.confounds import confounds_file, read_confounds
 from trend_dagster.storage.images import subject_of
-from trend_dagster.storage.runs import BoldRun, RawRun, brain_mask_of, read_run
+from trend_dagster.storage.runs import BoldRun, RawRun, read_run
 from trend_dagster.storage.stores import Partition
 
 
@@ -24,18 +24,11 @@ def _files(project: Project, partition: Partition) -> dict[str, Path]:
     names = ("bold",) if len(run.files) == 1 else ("bold L", "bold R")
     files = dict(zip(names, run.files, strict=True))
     files |= {f"sidecar {i}": path for i, path in enumerate(run.sidecars)}
-    if (mask := _mask(project, run)) is not None:
+    if (mask := project.mask_of(run)) is not None:
         files["mask"] = mask
     if project.settings.bold.confounds:
         files["confounds"] = confounds_file(run)
     return files
-
-
-def _mask(project: Project, run: BoldRun) -> Path | None:
-    if run.source != "nifti":
-        return None
-    named = project.settings.inputs.volume_mask
-    return brain_mask_of(run) if named is None else project.folder / named
 
 
 @stored_asset(group="inputs", dims=(BOLD_RUN,), settings=("bold",), files=_files)

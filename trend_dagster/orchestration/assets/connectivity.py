@@ -26,7 +26,8 @@ from trend_dagster.science.block_matrix import (
 from trend_dagster.science.bold import check_same_vertices
 from trend_dagster.science.correlation import average_correlation as correlate
 from trend_dagster.science.smoothness import neighbour_graph
-from trend_dagster.storage.images import read_distances, read_labels
+from trend_dagster.storage.images import read_distances
+from trend_dagster.storage.label_files import NO_LABEL, read_geodesic_labels
 from trend_dagster.storage.scratch import ResumableMatrix
 from trend_dagster.storage.space import check_same_space
 from trend_dagster.storage.stores import Partition, Version
@@ -156,7 +157,7 @@ def is_label_file(settings: Settings, partition: Partition) -> bool:
 def _file(project: Project, partition: Partition) -> dict[str, Path]:
     if not is_label_file(project.settings, partition):
         return {}
-    return {"labels": project.input_file(LABEL_FILE, partition[LABEL_FILE])}
+    return project.label_file(partition[LABEL_FILE]).named_files("labels")
 
 
 @stored_asset(
@@ -168,8 +169,9 @@ def _file(project: Project, partition: Partition) -> dict[str, Path]:
 def geodesic_labels(cell: Cell, geodesic_distances: Version | None) -> Result:
     """One geodesic label per vertex: which vertices are near each other on the cortex.
 
-    Thresholding keeps the correlation of two vertices only if they carry the same label. For a
-    smooth encoding the labels are the hemispheres.
+    Thresholding keeps the correlation of two vertices only if they carry the same label; vertices
+    that a file says to have none (-1: unknown, medial wall) are left out. For a smooth encoding the
+    labels are the hemispheres.
     """
     if geodesic_distances is not None:
         _, hemisphere = read_hemispheres(geodesic_distances)
@@ -181,14 +183,15 @@ def geodesic_labels(cell: Cell, geodesic_distances: Version | None) -> Result:
                 "n_labels": int(hemisphere.max()) + 1,
             },
         )
-    path = cell.project.input_file(LABEL_FILE, cell.partition[LABEL_FILE])
-    labels = read_labels(path)
+    file = cell.project.label_file(cell.partition[LABEL_FILE])
+    labels = read_geodesic_labels(file)
     return Result(
         arrays={"labels": labels},
         facts={
-            "file": path.name,
+            "file": file.name,
             "n_vertices": len(labels),
-            "n_labels": len(np.unique(labels)),
+            "n_labels": len(np.unique(labels[labels != NO_LABEL])),
+            "n_vertices_without_label": int((labels == NO_LABEL).sum()),
         },
     )
 
@@ -204,6 +207,12 @@ def check_label_length(labels: Version, n_vertices: int) -> None:
         )
 
 
+def vertices_in_use(labels: Version, mask: NDArray[np.bool_]) -> NDArray[np.bool_]:
+    """Vertices with signal that a label file gives a label."""
+    check_label_length(labels, len(mask))
+    return np.asarray(mask & (labels.read("labels") != NO_LABEL))
+
+
 def spatial_matrix(
     cell: Cell,
     correlation: Any,
@@ -212,11 +221,11 @@ def spatial_matrix(
     distances: Version | None,
 ) -> BlockMatrix:
     """Limit a correlation to what is near on the cortex: by labels, or smoothly by distance."""
-    check_label_length(labels, len(mask))
+    used = vertices_in_use(labels, mask)
     config = cell.settings.thresholding
     correlation = smoothed(cell.project, correlation, mask)
     if distances is None or is_label_file(cell.settings, cell.partition):
-        return threshold_by_label(correlation, labels.read("labels"), mask, config)
+        return threshold_by_label(correlation, labels.read("labels"), used, config)
     matrices, hemisphere = read_hemispheres(distances)
     sigma = smooth_encodings(cell.settings)[cell.partition[LABEL_FILE]]
     return threshold_by_distance(correlation, matrices, hemisphere, sigma, mask, config)
@@ -250,7 +259,7 @@ def thresholded_matrix(
         geodesic_distances,
     )
     sizes = [len(block) for block in matrix.blocks]
-    if max(sizes) < 2:
+    if max(sizes, default=0) < 2:
         raise InputError(
             f"geodesic label file {geodesic_labels.facts['file']}",
             expected="labels that vertices share: thresholding keeps correlations within labels",

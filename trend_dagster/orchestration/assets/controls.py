@@ -18,6 +18,7 @@ from trend_dagster.orchestration.assets.connectivity import (
     is_label_file,
     loadings_are_free,
     spatial_matrix,
+    vertices_in_use,
 )
 from trend_dagster.orchestration.assets.features import signal_of
 from trend_dagster.orchestration.assets.parcellation import feasible, summary_table, sweep_arrays
@@ -31,7 +32,7 @@ from trend_dagster.science.bold import check_same_vertices, common_length
 from trend_dagster.science.correlation import average_correlation
 from trend_dagster.science.evaluation import mean_dice
 from trend_dagster.science.sweep import SweepCell, sweep
-from trend_dagster.storage.images import read_signed_labels
+from trend_dagster.storage.label_files import LabelFile, label_file_at, read_networks
 from trend_dagster.storage.space import check_same_space
 from trend_dagster.storage.stores import Partition, Version
 
@@ -126,7 +127,7 @@ def control_sweep(
 ) -> Iterator[tuple[Cell, Result | TrendError]]:
     """The same sweep on the matrices of the controls: one more dimension, `control`, in front."""
     mask = control_correlation.read("vertex_mask")
-    cells, errors = feasible(cells, int(mask.sum()))
+    cells, errors = feasible(cells, int(vertices_in_use(geodesic_labels, mask).sum()))
     yield from errors
     if not cells:
         return
@@ -163,15 +164,20 @@ def control_sweep(
         )
 
 
-def _truth_file(project: Project, partition: Partition) -> dict[str, Path]:
+def _truth_files(project: Project, partition: Partition) -> dict[str, Path]:
+    truth = _truth(project)
+    return {} if truth is None else truth.named_files("truth")
+
+
+def _truth(project: Project) -> LabelFile | None:
     name = project.settings.inputs.truth
-    return {} if name is None else {"truth": project.folder / name}
+    return None if name is None else label_file_at(project.folder / name)
 
 
 @stored_asset(
     group="controls",
     settings=("controls", "inputs"),
-    files=_truth_file,
+    files=_truth_files,
     incomplete=frozenset({"nmf_sweep", "control_sweep"}),
 )
 def control_comparison(
@@ -188,11 +194,11 @@ def control_comparison(
     which the label file itself can raise, in every column alike.
     """
     table = summary_table(sweep_summary, nmf_sweep)
-    truth_name = cell.settings.inputs.truth
-    truth = None if truth_name is None else read_signed_labels(cell.project.folder / truth_name)
+    truth_file = _truth(cell.project)
+    truth = None if truth_file is None else read_networks(truth_file)
     labels = {_key(row): vector for row, vector in _all_labels(nmf_sweep)}
-    if truth is not None:
-        _check_truth(truth, labels, str(truth_name))
+    if truth is not None and truth_file is not None:
+        _check_truth(truth, labels, truth_file.name)
         table["dice_trained"] = [mean_dice(labels[_key(row)], truth) for _, row in table.iterrows()]
     for name, control in _controls(control_sweep).items():
         silhouettes = {key: silhouette for key, (silhouette, _) in control.items()}

@@ -262,7 +262,7 @@ def sweep_summary(
         )
     n_labels = {m.partition[LABEL_FILE]: m.facts["n_labels"] for m in thresholded_matrix}
     table = sweep_table(cell.project, nmf_sweep, n_labels)
-    names = {key: path.name for key, path in cell.project.label_files.items()}
+    names = {key: file.name for key, file in cell.project.label_files.items()}
     files = {"Complete_Clustering.xlsx": workbook_bytes(table, names)}
     if cell.settings.delivery.label_vectors:
         files |= label_vectors(nmf_sweep)

@@ -1,0 +1,366 @@
+"""Label files as labs have them: found, paired, read as what was written; and what is refused."""
+
+from __future__ import annotations
+
+import os
+from pathlib import Path
+
+import nibabel as nib
+import numpy as np
+import pytest
+from nibabel.cifti2.cifti2_axes import BrainModelAxis, LabelAxis, ParcelsAxis, ScalarAxis
+
+from trend_dagster.errors import InputError
+from trend_dagster.storage.label_files import (
+    MAX_LABELS,
+    NO_LABEL,
+    find_label_files,
+    label_file_at,
+    read_geodesic_labels,
+    read_maps,
+    read_networks,
+)
+from trend_dagster.storage.label_images import (
+    Network,
+    annot,
+    cifti_labels,
+    gifti_labels,
+    keys_of,
+    unique_rgb,
+)
+
+N_LEFT, N_RIGHT = 30, 20
+SIDES = {"L": "CIFTI_STRUCTURE_CORTEX_LEFT", "R": "CIFTI_STRUCTURE_CORTEX_RIGHT"}
+
+
+def table(n: int, prefix: str = "network") -> list[Network]:
+    colours = unique_rgb(np.random.default_rng(n).random((n, 3)))
+    return [Network(k + 1, f"{prefix}_{k + 1}", colours[k]) for k in range(n)]
+
+
+def write_gifti(path: Path, keys, names: dict[int, str], maps: int = 1) -> None:
+    labels = nib.gifti.GiftiLabelTable()
+    for key, name in names.items():
+        label = nib.gifti.GiftiLabel(key, 1, 0, 0, 1)
+        label.label = name
+        labels.labels.append(label)
+    arrays = [
+        nib.gifti.GiftiDataArray(
+            np.asarray(keys, dtype=np.int32), "NIFTI_INTENT_LABEL", meta={"Name": f"map {i}"}
+        )
+        for i in range(maps)
+    ]
+    nib.save(nib.gifti.GiftiImage(darrays=arrays, labeltable=labels), path)
+
+
+def models(left=None, right=None) -> BrainModelAxis:
+    """Brain models of both hemispheres and two voxels of the thalamus."""
+    left = np.arange(N_LEFT) if left is None else left
+    right = np.arange(N_RIGHT) if right is None else right
+    voxels = np.zeros((4, 4, 4), dtype=bool)
+    voxels[1, 1, :2] = True
+    return (
+        BrainModelAxis.from_surface(left, N_LEFT, SIDES["L"])
+        + BrainModelAxis.from_surface(right, N_RIGHT, SIDES["R"])
+        + BrainModelAxis.from_mask(voxels, "CIFTI_STRUCTURE_THALAMUS_LEFT", np.eye(4))
+    )
+
+
+def the_file(folder: Path):
+    (file,) = find_label_files(folder).values()
+    return file
+
+
+def refused(folder: Path) -> str:
+    with pytest.raises(InputError) as caught:
+        read_geodesic_labels(the_file(folder))
+    assert all((caught.value.expected, caught.value.found, caught.value.remedy))
+    return str(caught.value)
+
+
+# What is read
+
+
+@pytest.fixture
+def keys(rng) -> np.ndarray:
+    """Keys 0 (none) to 6 of both hemispheres, each of which has all of them."""
+    return np.concatenate([rng.permutation(np.arange(n) % 7) for n in (N_LEFT, N_RIGHT)])
+
+
+def write_pair(folder: Path, ending: str, keys: np.ndarray) -> None:
+    left, right = np.split(keys, [N_LEFT])
+    for side, hemisphere, part in (("L", "lh", left), ("R", "rh", right)):
+        if ending == ".annot":
+            (folder / f"{hemisphere}.seven.annot").write_bytes(annot(part, table(6)))
+        else:
+            content = gifti_labels(part, table(6), side, "seven")
+            (folder / f"seven.{side}.label.gii").write_bytes(content)
+
+
+@pytest.mark.parametrize("ending", [".annot", ".label.gii"])
+def test_hemispheres_with_a_file_each_share_no_geodesic_label(tmp_path, keys, ending):
+    write_pair(tmp_path, ending, keys)
+    file = the_file(tmp_path)
+    labels = read_geodesic_labels(file)
+    assert (file.key, len(file.files)) == ("seven", 2)
+    assert ((labels == NO_LABEL) == (keys == 0)).all()
+    left, right = np.split(labels, [N_LEFT])
+    assert not (set(left) & set(right)) - {NO_LABEL}
+    for found, expected in zip((left, right), np.split(keys, [N_LEFT]), strict=True):
+        same = found[:, None] == found
+        assert np.array_equal(same, expected[:, None] == expected)  # the same partition
+
+
+@pytest.mark.parametrize("ending", [".annot", ".label.gii"])
+def test_a_network_of_one_name_lies_in_both_hemispheres(tmp_path, keys, ending):
+    write_pair(tmp_path, ending, keys)
+    (first,) = (p for p in tmp_path.iterdir() if "L." in p.name or "lh." in p.name)
+    networks = read_networks(label_file_at(first))
+    assert np.array_equal(networks, np.where(keys == 0, NO_LABEL, keys))
+
+
+def test_networks_of_one_number_and_two_names_are_two(tmp_path):
+    for side, name in (("L", "LH_Vis"), ("R", "RH_Vis")):
+        write_gifti(tmp_path / f"x.{side}.label.gii", [1, 1, 0], {0: "???", 1: name})
+    found = read_networks(the_file(tmp_path))
+    assert found.tolist() == [1, 1, NO_LABEL, 3, 3, NO_LABEL] or len(set(found)) == 3
+    assert not set(found[:2]) & set(found[3:5])
+
+
+def test_grayordinates_take_their_place_on_the_full_mesh(tmp_path, rng):
+    left, right = np.arange(0, N_LEFT, 2), np.arange(5, N_RIGHT)
+    axis = models(left, right)
+    keys = rng.integers(0, 7, len(axis))
+    (tmp_path / "x.dlabel.nii").write_bytes(cifti_labels(keys, table(6), axis, "x"))
+    labels = read_geodesic_labels(the_file(tmp_path))
+    rows = np.concatenate([left, N_LEFT + right])
+    expected = np.full(N_LEFT + N_RIGHT, NO_LABEL)
+    expected[rows] = np.where(keys[: len(rows)] == 0, NO_LABEL, keys[: len(rows)])
+    assert np.array_equal(labels, expected)  # one number is one label there
+
+
+@pytest.mark.parametrize(
+    "none",
+    ["???", "unknown", "Unknown", "lh.unknown", "MEDIAL.WALL", "Medial_wall", "corpuscallosum",
+     "Background+FreeSurfer_Defined_Medial_Wall", "none", ""],
+)  # fmt: skip
+def test_names_that_say_that_there_is_no_label(tmp_path, none):
+    for side in "LR":
+        write_gifti(tmp_path / f"x.{side}.label.gii", [0, 4, 4, 7], {0: "a", 4: none, 7: "b"})
+    labels = read_geodesic_labels(the_file(tmp_path))
+    assert (labels == NO_LABEL).tolist() == [False, True, True, False] * 2
+
+
+def test_without_a_table_0_is_no_label(tmp_path):
+    for side in "LR":
+        write_gifti(tmp_path / f"x.{side}.label.gii", [0, 1, 2], {})
+    assert read_geodesic_labels(the_file(tmp_path)).tolist() == [-1, 1, 2, -1, 4, 5]
+
+
+def test_vertices_without_an_entry_in_an_annotation(tmp_path):
+    colours = np.array([[1, 2, 3, 0, 0], [9, 8, 7, 0, 0]])
+    for hemisphere in ("lh", "rh"):
+        path = tmp_path / f"{hemisphere}.x.annot"
+        nib.freesurfer.write_annot(path, np.array([0, -1, 1]), colours, ["a", "b"], fill_ctab=True)
+    labels = read_geodesic_labels(the_file(tmp_path))
+    assert (labels == NO_LABEL).tolist() == [False, True, False] * 2
+
+
+def test_every_value_of_an_npy_is_a_label(tmp_path):
+    np.save(tmp_path / "x.npy", [0, 3, 3, 0])
+    assert read_geodesic_labels(the_file(tmp_path)).tolist() == [0, 3, 3, 0]
+    np.save(tmp_path / "x.npy", [-1, 3, 3, 0])
+    assert read_networks(the_file(tmp_path)).tolist() == [-1, 3, 3, 0]
+
+
+def test_parcels_are_labels(tmp_path, rng):
+    axis = ParcelsAxis(
+        ["a", "b"],
+        [np.empty((0, 3), dtype=int)] * 2,
+        [
+            {SIDES["L"]: np.array([1, 2]), SIDES["R"]: np.array([0])},
+            {SIDES["R"]: np.array([4, 5])},
+        ],
+        affine=np.eye(4),
+        volume_shape=(4, 4, 4),
+        nvertices={SIDES["L"]: N_LEFT, SIDES["R"]: N_RIGHT},
+    )
+    image = nib.Cifti2Image(rng.random((1, 2)).astype(np.float32), (ScalarAxis(["x"]), axis))
+    nib.save(image, tmp_path / "x.pscalar.nii")
+    labels = read_geodesic_labels(the_file(tmp_path))
+    assert np.flatnonzero(labels == 1).tolist() == [1, 2, N_LEFT]
+    assert np.flatnonzero(labels == 2).tolist() == [N_LEFT + 4, N_LEFT + 5]
+    assert (labels == NO_LABEL).sum() == N_LEFT + N_RIGHT - 5
+
+
+def test_our_own_maps_come_back_as_what_they_were(tmp_path, rng):
+    labels = rng.integers(-1, 6, N_LEFT + N_RIGHT)
+    write_pair(tmp_path, ".label.gii", keys_of(labels))
+    networks = read_networks(the_file(tmp_path))
+    assert np.array_equal(networks, np.where(labels < 0, NO_LABEL, labels + 1))
+
+
+# Names
+
+
+@pytest.mark.parametrize(
+    ("names", "key"),
+    [
+        (("lh.aparc.annot", "rh.aparc.annot"), "aparc"),
+        (("fsa5_lh_schaefer_100.annot", "fsa5_rh_schaefer_100.annot"), "fsa5_schaefer_100"),
+        (("RSN.L.fsaverage5.label.gii", "RSN.R.fsaverage5.label.gii"), "RSN.fsaverage5"),
+        (
+            ("sub-1_hemi-L_space-x_dseg.label.gii", "sub-1_hemi-R_space-x_dseg.label.gii"),
+            "sub-1_space-x_dseg",
+        ),
+        (("Conte69.32k_fs_LR.dlabel.nii",), "Conte69.32k_fs_LR"),
+        (("Icosahedron.nii",), "Icosahedron"),
+        (("hemi-L.npy",), "hemi-L"),
+    ],
+)
+def test_the_key_is_the_name_without_hemisphere_and_ending(tmp_path, names, key):
+    for name in reversed(names):
+        (tmp_path / name).touch()
+    (tmp_path / "notes.txt").touch()
+    file = the_file(tmp_path)
+    assert file.key == key
+    assert [path.name for path in file.files] == list(names)
+    assert label_file_at(tmp_path / names[-1]) == file
+
+
+@pytest.mark.parametrize(
+    ("names", "word"),
+    [
+        (("lh.a.annot",), "other hemisphere"),
+        (("a.label.gii",), "other hemisphere"),
+        (("a.npy", "a.dlabel.nii"), "same key 'a'"),
+        (("lh.a.annot", "rh.a.annot", "a.npy"), "same key 'a'"),
+        (("lh.a.annot", "a_lh.annot", "rh.a.annot"), "same key 'a'"),
+        (("lh.a.annot", "R.a.label.gii"), "same key 'a'"),
+        ((), "0 entries"),
+        (("a.txt",), "1 entries"),
+    ],
+)
+def test_files_that_do_not_go_together(tmp_path, names, word):
+    for name in names:
+        (tmp_path / name).touch()
+    with pytest.raises(InputError, match=word):
+        find_label_files(tmp_path)
+
+
+def test_a_name_that_is_not_utf8(tmp_path):
+    (tmp_path / os.fsdecode(b"\xff.dlabel.nii")).touch()
+    with pytest.raises(InputError, match="UTF-8") as caught:
+        find_label_files(tmp_path)
+    str(caught.value).encode()
+
+
+def test_a_path_that_is_no_label_file(tmp_path):
+    with pytest.raises(InputError, match=r"label\.gii"):
+        label_file_at(tmp_path / "x.func.gii")
+
+
+# What is refused
+
+
+def test_more_than_a_thousand_labels(tmp_path):
+    for n in (MAX_LABELS, MAX_LABELS + 1):
+        np.save(tmp_path / "x.npy", np.arange(n))
+        if n == MAX_LABELS:
+            assert len(read_geodesic_labels(the_file(tmp_path))) == n
+    message = refused(tmp_path)
+    assert "at most 1,000, found 1,001" in message
+    assert "Correlations are kept within a label" in message
+
+
+def test_a_file_without_any_label(tmp_path):
+    for side in "LR":
+        write_gifti(tmp_path / f"x.{side}.label.gii", [0, 0], {0: "???"})
+    assert "at least one label" in refused(tmp_path)
+
+
+def test_several_maps_are_named_and_can_be_read(tmp_path):
+    for side in "LR":
+        write_gifti(tmp_path / f"x.{side}.label.gii", [1, 2], {1: "a", 2: "b"}, maps=2)
+    message = refused(tmp_path)
+    assert "found 2: 'map 0', 'map 1'" in message
+    assert "-label-merge" in message
+    maps = read_maps(the_file(tmp_path))
+    assert {name: found.tolist() for name, found in maps.items()} == {
+        "map 0": [1, 2, 4, 5],
+        "map 1": [1, 2, 4, 5],
+    }
+
+
+def test_hemispheres_with_other_numbers_of_maps(tmp_path):
+    for i, side in enumerate("LR"):
+        write_gifti(tmp_path / f"x.{side}.label.gii", [1, 2], {1: "a", 2: "b"}, maps=i + 1)
+    assert "expected 1 maps, as x.L.label.gii has, found 2" in refused(tmp_path)
+
+
+def test_numbers_that_are_no_labels(tmp_path):
+    for side in "LR":
+        array = nib.gifti.GiftiDataArray(np.ones(3, np.float32), "NIFTI_INTENT_SHAPE")
+        nib.save(nib.gifti.GiftiImage(darrays=[array]), tmp_path / f"x.{side}.label.gii")
+    assert "another intent" in refused(tmp_path)
+
+
+def test_a_dense_file_that_holds_no_labels(tmp_path, rng):
+    values = rng.random((1, len(models()))).astype(np.float32)
+    nib.save(nib.Cifti2Image(values, (ScalarAxis(["x"]), models())), tmp_path / "x.nii")
+    assert "ScalarAxis, BrainModelAxis" in refused(tmp_path)
+
+
+def test_one_hemisphere_alone(tmp_path):
+    axis = BrainModelAxis.from_surface(np.arange(N_LEFT), N_LEFT, SIDES["L"])
+    image = nib.Cifti2Image(
+        np.ones((1, N_LEFT), np.int32), (LabelAxis(["x"], [{1: ("a", (1, 0, 0, 1))}]), axis)
+    )
+    nib.save(image, tmp_path / "x.dlabel.nii")
+    assert "left and right cortex" in refused(tmp_path)
+
+
+def test_a_volume_is_no_label_file(tmp_path):
+    nib.save(nib.Nifti1Image(np.ones((2, 2, 2), np.int16), np.eye(4)), tmp_path / "x.nii")
+    assert "CIFTI-2" in refused(tmp_path)
+
+
+def test_cifti_1_is_named_with_its_converter(tmp_path):
+    path = tmp_path / "x.dlabel.nii"
+    content = cifti_labels(np.ones(len(models()), int), table(1), models(), "x")
+    path.write_bytes(content.replace(b'<CIFTI Version="2', b'<CIFTI Version="1'))
+    message = refused(tmp_path)
+    assert message.startswith("label file")
+    assert "-cifti-version-convert" in message
+
+
+@pytest.mark.parametrize("share", [0.0, 0.5, 0.95])
+@pytest.mark.parametrize("ending", [".annot", ".label.gii", ".dlabel.nii"])
+def test_truncated_files(tmp_path, keys, ending, share):
+    if ending == ".dlabel.nii":
+        content = cifti_labels(np.append(keys, [0, 0]), table(6), models(), "x")
+        (tmp_path / "x.dlabel.nii").write_bytes(content)
+    else:
+        write_pair(tmp_path, ending, keys)
+    path = min(tmp_path.iterdir())
+    path.write_bytes(path.read_bytes()[: int(path.stat().st_size * share)])
+    assert path.name in refused(tmp_path)
+
+
+def test_a_colour_that_the_table_lacks(tmp_path):
+    colours = np.array([[1, 2, 3, 0], [9, 8, 7, 0]])
+    for hemisphere in ("lh", "rh"):
+        path = tmp_path / f"{hemisphere}.x.annot"
+        nib.freesurfer.write_annot(path, np.array([0, 1, 1]), colours, ["a", "b"], fill_ctab=True)
+    content = bytearray(path.read_bytes())
+    content[16:20] = (77).to_bytes(4, "big", signed=True)  # of the second vertex
+    content[24:28] = (77).to_bytes(4, "big", signed=True)
+    path.write_bytes(bytes(content))
+    assert "1 colours without one" in refused(tmp_path)
+
+
+def test_an_annotation_without_a_table(tmp_path):
+    for hemisphere in ("lh", "rh"):
+        vertices = np.array([2, 0, 5, 1, 5, 0], dtype=">i4")
+        (tmp_path / f"{hemisphere}.x.annot").write_bytes(vertices.tobytes())
+    assert "Color table not found" in refused(tmp_path)

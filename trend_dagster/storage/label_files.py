@@ -1,0 +1,468 @@
+"""Find and read the label files that users bring: .npy, GIFTI, FreeSurfer annotations, CIFTI.
+
+Rows are all vertices of the left mesh, then all of the right one, as for BOLD (``storage.runs``).
+Formats that name their labels can say "none": a vertex that is unknown, or medial wall, carries
+:data:`NO_LABEL`. A .npy names nothing, and every value in it is a label.
+"""
+
+from __future__ import annotations
+
+import re
+from collections.abc import Iterable, Mapping
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any, Literal
+
+import numpy as np
+from numpy.typing import NDArray
+
+from trend_dagster.errors import InputError
+from trend_dagster.storage.images import key_of, read_labels, read_signed_labels
+from trend_dagster.storage.runs import (
+    CORTEX,
+    SIDES,
+    check_name,
+    cortex_models,
+    hemisphere_of,
+    load_cifti,
+    load_image,
+    reading,
+)
+from trend_dagster.storage.space import Side
+
+NO_LABEL = -1
+MAX_LABELS = 1000
+LABEL_INTENT = 1002  # NIFTI_INTENT_LABEL
+
+LabelSource = Literal["npy", "gifti", "freesurfer", "cifti"]
+SOURCE_OF: Mapping[str, LabelSource] = {
+    ".npy": "npy",
+    ".label.gii": "gifti",
+    ".annot": "freesurfer",
+    ".dlabel.nii": "cifti",
+    ".nii": "cifti",  # dense labels all the same, or else it is refused by what it holds
+}
+IN_PAIRS = frozenset({"gifti", "freesurfer"})
+
+# How Workbench, FreeSurfer and parcellations made for them say that there is no label, once
+# everything but letters and digits is gone: "???", "lh.unknown", "MEDIAL.WALL".
+_NONE = re.compile(r"unknown$|medialwall|^background|corpuscallosum$|^(none|unassigned)?$")
+
+
+@dataclass(frozen=True)
+class LabelFile:
+    """A label for each row: one file, or one for each hemisphere.
+
+    Parameters
+    ----------
+    key : str
+        Partition key: the name without hemisphere and ending.
+    files : tuple of Path
+        One, or left and right.
+    """
+
+    key: str
+    files: tuple[Path, ...]
+
+    @property
+    def name(self) -> str:
+        """Names of its files, for people."""
+        return ", ".join(file.name for file in self.files)
+
+    @property
+    def source(self) -> LabelSource:
+        """Format."""
+        return SOURCE_OF[str(_ending(self.files[0]))]
+
+    def named_files(self, what: str) -> dict[str, Path]:
+        """Files by what they are, as recipes name them: ``what``, or ``what L`` and ``what R``."""
+        names = (what,) if len(self.files) == 1 else (f"{what} L", f"{what} R")
+        return dict(zip(names, self.files, strict=True))
+
+
+@dataclass(frozen=True)
+class _Map:
+    """One map of a file: a key for each vertex, and what keys are called.
+
+    Parameters
+    ----------
+    name : str
+        Of the map.
+    keys : ndarray of shape (n_vertices,), int64
+        As in the file; :data:`NO_LABEL` where it has no vertex.
+    names : mapping of int to str
+        The label table.
+    """
+
+    name: str
+    keys: NDArray[np.int64]
+    names: Mapping[int, str]
+
+    def labels(self) -> NDArray[np.int64]:
+        """Keys, with :data:`NO_LABEL` where the table says that there is none."""
+        none = [k for k in np.unique(self.keys).tolist() if _is_none(k, self.names.get(k))]
+        return np.where(np.isin(self.keys, none), NO_LABEL, self.keys)
+
+
+def _is_none(key: int, name: str | None) -> bool:
+    if name is None:  # not in the table: 0 is none by convention, and -1 is FreeSurfer's
+        return key <= 0
+    return _NONE.search(re.sub(r"[\W_]", "", name.lower())) is not None
+
+
+# Which files there are
+
+
+def has_label_files(folder: Path) -> bool:
+    """Tell whether a folder holds any label file."""
+    return folder.is_dir() and any(_ending(path) for path in folder.iterdir())
+
+
+def find_label_files(folder: Path) -> dict[str, LabelFile]:
+    """Find the label files of a folder.
+
+    Parameters
+    ----------
+    folder : Path
+        Where to look; folders below it are not searched.
+
+    Returns
+    -------
+    dict of str to LabelFile
+        By key, sorted. Hemispheres are paired by ``hemi-L``/``hemi-R``, ``lh``/``rh`` or
+        ``L``/``R`` in the name.
+
+    Raises
+    ------
+    InputError
+        If there are none, if several claim one key, or if a hemisphere is missing.
+    """
+    endings = ", ".join(ending for ending in SOURCE_OF if ending != ".nii")
+    if not folder.is_dir():
+        raise InputError(
+            f"geodesic label folder {folder}",
+            expected=f"a folder with label files ({endings})",
+            found="no such folder",
+            remedy="Make it and put the files there, or name another one in trend.yaml (inputs).",
+        )
+    groups: dict[str, list[Path]] = {}
+    for path in sorted(folder.iterdir()):
+        if _ending(path) is not None:
+            groups.setdefault(_key(path), []).append(path)
+    if not groups:
+        raise InputError(
+            f"geodesic label folder {folder}",
+            expected=f"at least one label file ({endings})",
+            found=f"{sum(1 for _ in folder.iterdir())} entries, none of them one",
+            remedy="Put the files there, or name another folder in trend.yaml (inputs).",
+        )
+    return {key: _together(key, paths) for key, paths in sorted(groups.items())}
+
+
+def label_file_at(path: Path) -> LabelFile:
+    """Find the label file that a path belongs to: with its other hemisphere, if it has one.
+
+    Parameters
+    ----------
+    path : Path
+        A file, or one of a pair.
+
+    Raises
+    ------
+    InputError
+        If its ending is none of a label file, or if the other hemisphere is missing.
+    """
+    ending = _ending(path)
+    if ending is None:
+        raise InputError(
+            f"label file {path}",
+            expected=f"a name that ends with one of {', '.join(SOURCE_OF)}",
+            found=repr(path.name),
+            remedy="Convert it, or name another file.",
+        )
+    if SOURCE_OF[ending] not in IN_PAIRS or not path.is_file():
+        return LabelFile(_key(path), (path,))
+    same = [p for p in sorted(path.parent.iterdir()) if _ending(p) == ending]
+    return _together(_key(path), [p for p in same if _key(p) == _key(path)])
+
+
+def _ending(path: Path) -> str | None:
+    return next((ending for ending in SOURCE_OF if path.name.endswith(ending)), None)
+
+
+def _side(path: Path) -> tuple[Side | None, str]:
+    """Hemisphere that a name tells, where its format has one, and the name without both."""
+    ending = str(_ending(path))
+    stem = path.name.removesuffix(ending)
+    return hemisphere_of(stem) if SOURCE_OF[ending] in IN_PAIRS else (None, stem)
+
+
+def _key(path: Path) -> str:
+    if path.suffix == ".npy":
+        return key_of(path)
+    check_name(path, "label file")
+    return key_of(Path(_side(path)[1]))
+
+
+def _together(key: str, paths: list[Path]) -> LabelFile:
+    if len({_ending(path) for path in paths}) == 1:
+        by_side = {_side(path)[0]: path for path in paths}
+        sides = SIDES if SOURCE_OF[str(_ending(paths[0]))] in IN_PAIRS else (None,)
+        if len(paths) == len(by_side) and by_side.keys() == set(sides):
+            return LabelFile(key, tuple(by_side[side] for side in sides))
+        if len(paths) == 1:
+            raise InputError(
+                f"label file {paths[0].name!r}",
+                expected="two files, one for each hemisphere: hemi-L and hemi-R, lh and rh, or L "
+                "and R in their names",
+                found="this one alone",
+                remedy="Put the other hemisphere's file beside it.",
+            )
+    first, second, *_ = paths
+    raise InputError(
+        f"label file {second.name!r}",
+        expected="a name of its own after unsafe characters are made '_'",
+        found=f"the same key {key!r} as {first.name!r}",
+        remedy="Rename one of the two.",
+    )
+
+
+# What they hold
+
+
+def read_geodesic_labels(file: LabelFile) -> NDArray[np.int64]:
+    """Read geodesic labels. No label lies in two hemispheres that have a file each.
+
+    Parameters
+    ----------
+    file : LabelFile
+        Which.
+
+    Returns
+    -------
+    ndarray of shape (n_rows,), int64
+        Label of each vertex; :data:`NO_LABEL` where the file says that there is none.
+
+    Raises
+    ------
+    InputError
+        If the files cannot be read, hold no labels, several maps, or too many labels.
+    """
+    if file.source == "npy":
+        labels = read_labels(file.files[0])
+    else:
+        labels = _join(_only_map(file), apart=True)
+    n_labels = len(np.unique(labels[labels != NO_LABEL]))
+    if not 0 < n_labels <= MAX_LABELS:
+        raise InputError(
+            f"geodesic label file {file.name}",
+            expected=f"at least one label and at most {MAX_LABELS:,}",
+            found=f"{n_labels:,}",
+            remedy="Correlations are kept within a label: with so many nothing is left to find "
+            "networks in. A list of vertex numbers or a continuous map is no label file."
+            if n_labels
+            else "Name a file that labels vertices of the cortex.",
+        )
+    return labels
+
+
+def read_networks(file: LabelFile) -> NDArray[np.int64]:
+    """Read networks to compare with: what has one number and one name is one network.
+
+    Parameters
+    ----------
+    file : LabelFile
+        Which.
+
+    Returns
+    -------
+    ndarray of shape (n_rows,), int64
+        Network of each vertex; -1 where there is none. A number with a name in each hemisphere's
+        file is one network if it is the same name, and two if not.
+
+    Raises
+    ------
+    InputError
+        If the files cannot be read, or hold no labels or several maps.
+    """
+    if file.source == "npy":
+        return read_signed_labels(file.files[0])
+    return _join(_only_map(file), apart=False)
+
+
+def read_maps(file: LabelFile) -> dict[str, NDArray[np.int64]]:
+    """Read all maps of a label file, but a .npy, by name; a map without a name is ``map 1``.
+
+    Parameters
+    ----------
+    file : LabelFile
+        Which.
+
+    Returns
+    -------
+    dict of str to ndarray of shape (n_rows,), int64
+        As :func:`read_geodesic_labels`.
+
+    Raises
+    ------
+    InputError
+        If the files cannot be read or hold no labels.
+    """
+    return {
+        maps[0].name or f"map {i + 1}": _join(maps, apart=True)
+        for i, maps in enumerate(_all_maps(file))
+    }
+
+
+def _only_map(file: LabelFile) -> tuple[_Map, ...]:
+    found = _all_maps(file)
+    if len(found) > 1:
+        names = ", ".join(repr(maps[0].name) for maps in found[:5])
+        raise _bad(
+            file.files[0],
+            "one map of labels",
+            f"{len(found)}: {names}{', ...' if len(found) > 5 else ''}",
+            "Write each to a file of its own: wb_command -cifti-merge (or -label-merge) with "
+            "-column NAME.",
+        )
+    return found[0]
+
+
+def _all_maps(file: LabelFile) -> list[tuple[_Map, ...]]:
+    """Maps of a file, each for both hemispheres or in a part for each."""
+    reader = {"gifti": _gifti_maps, "freesurfer": _annot_maps, "cifti": _cifti_maps}[file.source]
+    parts = [reader(path) for path in file.files]
+    if len({len(maps) for maps in parts}) > 1:
+        raise _bad(
+            file.files[1],
+            f"{len(parts[0])} maps, as {file.files[0].name} has",
+            str(len(parts[1])),
+            "Export both hemispheres together.",
+        )
+    return list(zip(*parts, strict=True))
+
+
+def _join(parts: tuple[_Map, ...], *, apart: bool) -> NDArray[np.int64]:
+    """One vector of both hemispheres.
+
+    Numbers in two files are counted anew in the second one where they would mean two things:
+    always if ``apart``, else where their names differ.
+    """
+    first, *others = (part.labels() for part in parts)
+    if not others:
+        return first
+    second = others[0]
+    shared = np.setdiff1d(np.intersect1d(first, second), [NO_LABEL]).tolist()
+    left, right = (part.names for part in parts)
+    if any(apart or left.get(key) != right.get(key) for key in shared):
+        shift = int(first.max()) + 1 - min(0, int(second.min(initial=0, where=second != NO_LABEL)))
+        second = np.where(second == NO_LABEL, NO_LABEL, second + shift)
+    return np.concatenate([first, second])
+
+
+# The formats
+
+
+def _gifti_maps(path: Path) -> list[_Map]:
+    what = "GIFTI label file (.label.gii)"
+    image = load_image(path, what)
+    with reading(path, what):
+        # Not nibabel's dictionary, which fails for a label with an empty name.
+        names = {each.key: getattr(each, "label", "") for each in image.labeltable.labels}
+        arrays = [(a.meta.get("Name") or "", np.asarray(a.data), a.intent) for a in image.darrays]
+    wrong = [i for _, _, i in arrays if i != LABEL_INTENT]
+    if not arrays or wrong:
+        raise _bad(
+            path,
+            "arrays of labels (intent NIFTI_INTENT_LABEL)",
+            f"{len(wrong)} of {len(arrays)} arrays with another intent" if wrong else "no array",
+            "Check what the file is; wb_command -metric-label-import makes labels of numbers.",
+        )
+    return [_Map(name, _integers(path, data.ravel()), names) for name, data, _ in arrays]
+
+
+def _annot_maps(path: Path) -> list[_Map]:
+    what = "FreeSurfer annotation (.annot)"
+    from nibabel.freesurfer import io
+
+    read_annot: Any = io.read_annot  # without annotations
+    with reading(path, what):
+        try:
+            # Not nibabel's rows: a colour that the table lacks would get that of the next one.
+            colours, table, names = read_annot(path, orig_ids=True)
+        except Exception as error:  # it raises this very class where there is no table
+            raise ValueError(str(error)) from error
+    rows = np.arange(len(table))
+    if len(names) != len(table):  # numbers that the table leaves out are rows of zeros
+        rows = np.flatnonzero(table[:, :4].any(axis=1))
+    known = {int(table[row, 4]): int(row) for row in reversed(rows)}
+    unknown = np.setdiff1d(colours, [*known, 0])
+    if len(names) != len(rows) or len(unknown):
+        raise _bad(
+            path,
+            "a colour table with a row for every vertex' colour, and a name for every row",
+            f"{len(names)} names of {len(rows)} rows, and {len(unknown)} colours without one",
+            "Write it again with FreeSurfer (mris_label2annot) or nibabel.",
+        )
+    used, place = np.unique(colours, return_inverse=True)
+    # FreeSurfer's colour 0 stands for no label.
+    keys = np.array([known[c] if c else NO_LABEL for c in used.tolist()], dtype=np.int64)[place]
+    named = zip(rows.tolist(), names, strict=True)
+    return [_Map("", keys, {row: name.decode("utf-8", "replace") for row, name in named})]
+
+
+def _cifti_maps(path: Path) -> list[_Map]:
+    from nibabel.cifti2.cifti2_axes import BrainModelAxis, LabelAxis, ParcelsAxis
+
+    image = load_cifti(path, "label file")
+    with reading(path, "CIFTI-2 file"):
+        axes = [image.header.get_axis(i) for i in range(image.ndim)]
+    if len(axes) == 2 and isinstance(axes[1], ParcelsAxis) and not isinstance(axes[0], LabelAxis):
+        return [_parcels(path, axes[1])]
+    if len(axes) != 2 or not (
+        isinstance(axes[0], LabelAxis) and isinstance(axes[1], BrainModelAxis)
+    ):
+        kinds = ", ".join(type(axis).__name__ for axis in axes)
+        raise _bad(path, "dense labels (.dlabel.nii)", kinds, "Give the dense labels.")
+    models = cortex_models(axes[1])
+    _check_sides(path, [side for side, *_ in models])
+    n_vertices = {side: n for side, _, _, n in models}
+    rows = np.concatenate([models[0][2], models[1][2] + n_vertices["L"]])
+    columns = np.concatenate([models[0][1], models[1][1]])
+    with reading(path, "CIFTI-2 file"):
+        values = np.asarray(image.dataobj)[:, columns]
+    found = []
+    for name, table, row in zip(axes[0].name, axes[0].label, values, strict=True):
+        keys = np.full(sum(n_vertices.values()), NO_LABEL, dtype=np.int64)
+        keys[rows] = _integers(path, row)
+        found.append(_Map(str(name), keys, {k: str(label) for k, (label, _) in table.items()}))
+    return found
+
+
+def _parcels(path: Path, axis: Any) -> _Map:
+    """Parcels of a parcellated file, numbered from 1."""
+    n_vertices = {CORTEX[name]: int(n) for name, n in axis.nvertices.items() if name in CORTEX}
+    _check_sides(path, sorted(n_vertices))
+    keys = np.full(sum(n_vertices.values()), NO_LABEL, dtype=np.int64)
+    for i, vertices in enumerate(axis.vertices):
+        for name, inside in vertices.items():
+            if name in CORTEX:
+                keys[inside + (n_vertices["L"] if CORTEX[name] == "R" else 0)] = i + 1
+    return _Map("", keys, {i + 1: str(name) for i, name in enumerate(axis.name)})
+
+
+def _check_sides(path: Path, sides: Iterable[str]) -> None:
+    if tuple(sides) != SIDES:
+        found = ", ".join(sides) or "no cortex"
+        raise _bad(path, "brain models of the left and right cortex", found, "Export both.")
+
+
+def _integers(path: Path, values: NDArray[Any]) -> NDArray[np.int64]:
+    whole = np.asarray(values).astype(np.int64)
+    if not np.array_equal(whole, values):
+        raise _bad(path, "whole numbers", "fractions", "Give labels, not a continuous map.")
+    return whole
+
+
+def _bad(path: Path, expected: str, found: str, remedy: str) -> InputError:
+    return InputError(f"label file {path}", expected=expected, found=found, remedy=remedy)
