@@ -231,7 +231,7 @@ def test_brain_models_that_differ_between_runs(tmp_path, rng):
 def test_the_wrong_way_round(tmp_path, signal):
     np.save(tmp_path / "a.npy", signal.T)
     message = refused(tmp_path)
-    assert "12 rows and 50 columns: the wrong way round?" in message
+    assert "12 rows and 50 columns: the wrong way round" in message
     assert "array.T" in message
 
 
@@ -248,6 +248,19 @@ def test_bytes_that_are_no_gz(tmp_path, signal):
     for side in ("lh", "rh"):
         (tmp_path / f"a.{side}.mgz").write_bytes(gzip.compress(b"nothing"))
     assert "a.lh.mgz" in refused(tmp_path)
+
+
+@pytest.mark.parametrize("name", ["a", "a_bold", "a_desc-preproc_bold", "sub-1_space-x_bold"])
+def test_the_mask_lies_beside_the_volume_and_is_never_the_volume(tmp_path, rng, name):
+    path = tmp_path / f"{name}.nii.gz"
+    nib.save(nib.Nifti1Image(rng.random((3, 3, 3, 4)).astype(np.float32), np.eye(4)), path)
+    assert brain_mask_of(the_run(tmp_path)) is None
+    stem = name.replace("_desc-preproc", "").removesuffix("_bold")
+    mask = tmp_path / f"{stem}_desc-brain_mask.nii"
+    nib.save(nib.Nifti1Image(np.ones((3, 3, 3), dtype=np.uint8), np.eye(4)), mask)
+    run = the_run(tmp_path)
+    assert brain_mask_of(run) == mask
+    assert len(read_run(run, mask).signal) == 27
 
 
 def test_a_mask_of_another_shape_or_none(tmp_path, rng):

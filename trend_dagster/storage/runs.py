@@ -277,7 +277,7 @@ def read_run(run: BoldRun, mask: Path | None = None) -> RawRun:
         raise InputError(
             f"BOLD file {run.files[0]}",
             expected="more vertices (rows) than timepoints (columns)",
-            found=f"{n_vertices} rows and {n_timepoints} columns: the wrong way round?",
+            found=f"{n_vertices} rows and {n_timepoints} columns: the wrong way round",
             remedy="Transpose it: numpy.save(path, array.T).",
         )
     told = _sidecar_time(run)
