@@ -12,9 +12,8 @@ from trend_dagster.science.networks import (
     Neighbourhood,
     NetworksConfig,
     SmoothedCorrelation,
-    _Parts,
+    _leading_vectors,
     find_networks,
-    reduce_parts,
     smoother,
 )
 from trend_dagster.storage.meshes import load_fsaverage
@@ -23,38 +22,6 @@ from trend_dagster.storage.meshes import load_fsaverage
 @pytest.fixture(scope="module")
 def surface() -> Surface:
     return load_fsaverage(642)
-
-
-def table(signals: np.ndarray, sizes: list[int], borders: list[tuple[int, int]]) -> _Parts:
-    """Parts whose mean correlations are 0.04 times those of the signals: the rest is noise."""
-    n = np.array(sizes, dtype=float)
-    pairs = np.outer(n, n) - np.diag(n)
-    edges = np.zeros(pairs.shape)
-    for a, b in borders:
-        edges[a, b] = edges[b, a] = 10
-    unit = signals / np.linalg.norm(signals, axis=1, keepdims=True)
-    return _Parts(0.04 * unit @ unit.T * pairs, pairs, edges, n)
-
-
-def test_parts_of_one_network_merge_however_far_apart_they_are() -> None:
-    signals = np.eye(3)[[0, 1, 2, 0]]
-    network = reduce_parts(table(signals, [50, 50, 50, 40], borders=[]), 3)
-    assert network[0] == network[3]
-    assert len({network[0], network[1], network[2]}) == 3
-
-
-def test_a_zone_between_two_networks_dissolves_before_a_small_network_does() -> None:
-    signals = np.vstack([np.eye(3), [1.0, 1.0, 0.0]])
-    network = reduce_parts(table(signals, [100, 100, 12, 60], [(0, 3), (1, 3)]), 3)
-    assert 3 not in network
-    assert set(network) == {0, 1, 2}
-
-
-def test_a_mixture_of_networks_that_do_not_touch_it_is_a_network() -> None:
-    signals = np.vstack([np.eye(3), [1.0, 1.0, 0.0]])
-    network = reduce_parts(table(signals, [100, 100, 12, 60], borders=[]), 3)
-    assert 3 in network
-    assert 2 not in network
 
 
 def test_smoothing_is_the_plain_formula_without_the_diagonal(
@@ -88,23 +55,52 @@ def test_near_pairs_do_not_count(surface: Surface) -> None:
     assert not smoothed[slice(0, n), slice(0, n)].any()
 
 
+def factors(rng: np.random.Generator, n: int, k: int) -> tuple[np.ndarray, np.ndarray]:
+    return rng.uniform(size=(n, k)) ** 3, rng.uniform(size=(k, n)) ** 3
+
+
+@pytest.mark.parametrize("k", [3, 9])
+def test_eigenvectors_are_those_of_the_whole_matrix(rng: np.random.Generator, k: int) -> None:
+    W, H = factors(rng, 50, k)
+    A = (W @ H + (W @ H).T) / 2
+    scale = 1 / np.sqrt(A.sum(axis=1))
+    values, vectors = np.linalg.eigh(scale[:, None] * A * scale)
+    assert np.diff(values[-4:]).min() > 1e-3  # else vectors would not be unique
+    n = min(4, k)
+    expected = (vectors * scale[:, None])[:, ::-1][:, :n]
+    found = _leading_vectors(W, H, 4)
+    assert found.shape == (50, n)
+    np.testing.assert_allclose(np.abs(found), np.abs(expected), atol=1e-9)
+
+
 def test_planted_blocks_come_back_from_too_many_components(rng: np.random.Generator) -> None:
     truth = np.repeat(np.arange(3), [60, 40, 20])
     bold = rng.normal(size=(3, 400))[truth] * 0.6 + rng.normal(size=(120, 400))
     correlation = np.corrcoef(bold)
     part = np.concatenate([np.arange(60) // 15, 4 + np.arange(40) // 20, 6 + np.arange(20) // 10])
     W = np.eye(8)[part] * rng.uniform(0.5, 2, size=(120, 1))
-    found = find_networks(W, correlation, 3, Neighbourhood.unknown(120), NetworksConfig())
+    # What parts of one network share is in H, as it is in a factorisation of their correlation.
+    H = np.linalg.lstsq(W, np.clip(correlation, 0, None), rcond=None)[0]
+    found = find_networks(W, H, correlation, 3, Neighbourhood.unknown(120), NetworksConfig())
     assert mean_dice(found, truth) == 1
 
 
 def test_vertices_that_load_on_nothing_get_no_network(rng: np.random.Generator) -> None:
-    W = rng.uniform(size=(60, 8))
+    W, H = factors(rng, 60, 8)
     W[:5] = 0
     correlation = np.corrcoef(rng.normal(size=(60, 50)))
-    found = find_networks(W, correlation, 3, Neighbourhood.unknown(60))
+    found = find_networks(W, H, correlation, 3, Neighbourhood.unknown(60))
     assert (found[:5] == -1).all()
     assert set(found[5:]) <= {0, 1, 2}
+
+
+@pytest.mark.parametrize("n_loaded", [0, 2, 30])
+def test_a_collapsed_factorisation_gives_no_error(rng: np.random.Generator, n_loaded: int) -> None:
+    W, H = np.zeros((30, 4)), rng.uniform(size=(4, 30))
+    W[:n_loaded] = 1.0  # all rows alike
+    correlation = np.corrcoef(rng.normal(size=(30, 50)))
+    found = find_networks(W, H, correlation, 3, Neighbourhood.unknown(30))
+    np.testing.assert_array_equal(found >= 0, np.arange(30) < n_loaded)
 
 
 def test_the_global_signal_is_regressed_out(rng: np.random.Generator) -> None:

@@ -54,8 +54,8 @@ def smoothed(project: Project, correlation: Any, mask: NDArray[np.bool_]) -> Any
 
 def network_finder(
     project: Project, correlation: Any
-) -> Callable[[NDArray[Any], int], NDArray[np.int64]] | None:
-    """How networks are made from loadings; None for KMeans."""
+) -> Callable[[NDArray[Any], NDArray[Any], int], NDArray[np.int64]] | None:
+    """How networks are made from a factorisation; None for KMeans."""
     settings = project.settings
     if settings.networks.method == "kmeans":
         return None
@@ -66,9 +66,10 @@ def network_finder(
     else:
         neighbourhood = Neighbourhood.of(surface, settings.thresholding.exclusion_mm)
 
-    def find(W: NDArray[Any], n_networks: int) -> NDArray[np.int64]:
+    def find(W: NDArray[Any], H: NDArray[Any], n_networks: int) -> NDArray[np.int64]:
         return find_networks(
             W,
+            H,
             correlation,
             n_networks,
             neighbourhood,

@@ -1,10 +1,9 @@
-"""From the components of a factorisation to networks: merge what is alike, dissolve mixtures.
+"""From a factorisation to networks: the spectrum of what it says, and a vote of neighbours.
 
-A factorisation with more components than networks splits large networks, and gives components of
-their own to zones where the borders of subjects differ. KMeans keeps those and gives up small
-networks for them. Two facts tell them apart. Once the noise is divided out (disattenuation,
-Spearman 1904, doi:10.2307/1412159), parts of one network correlate at 1, different networks much
-less; and a zone between two networks is a mixture of these two neighbours.
+KMeans on the rows of W splits large networks and gives up small ones for the halves. The product
+W H is the matrix without most of its noise, and spectral clustering of that finds both (Ng, Jordan
+and Weiss 2001). Being of low rank, it never has to be made: nothing here is vertices by vertices.
+Then every vertex joins the network whose members it correlates with like they do.
 
 Correlations between a vertex and its surroundings are left out throughout: noise is shared there,
 and the vertex' correlation with itself is nothing but noise.
@@ -12,7 +11,7 @@ and the vertex' correlation with itself is nothing but noise.
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+import warnings
 from dataclasses import dataclass
 from typing import Any, Literal
 
@@ -22,6 +21,7 @@ from numpy.typing import NDArray
 from pydantic import BaseModel, Field
 from scipy.special import softmax
 from sklearn.cluster import KMeans
+from sklearn.exceptions import ConvergenceWarning
 
 from trend_dagster.science.block_matrix import BoolArray, FloatArray, IntArray
 from trend_dagster.science.geodesic import (
@@ -32,10 +32,6 @@ from trend_dagster.science.geodesic import (
 )
 
 _STRIPE_ROWS = 1024
-# Parts of one network correlate above this once noise is divided out; two networks do not.
-_SAME_NETWORK = 0.8
-# Edges between two parts from which on they count as neighbours.
-_BORDER_EDGES = 2
 _SWEEPS = 8
 _MEAN_FIELD_STEPS = 15
 # Residuals that are looked at to learn the noise of a correlation.
@@ -45,12 +41,12 @@ _NOISE_ROWS = 256
 class NetworksConfig(BaseModel, frozen=True, extra="forbid"):
     """How networks are made from the loadings of a factorisation."""
 
-    method: Literal["reduce", "kmeans"] = Field(
+    method: Literal["spectral", "kmeans"] = Field(
         default="kmeans",
         description=(
-            "'reduce' merges components that are alike once noise is divided out, dissolves "
-            "mixtures of neighbours, and lets every vertex join the network it correlates with. "
-            "'kmeans' clusters the rows of W, as the tutorial does."
+            "'spectral' clusters vertices by the leading eigenvectors of W H, and lets every "
+            "vertex join the network it correlates with. 'kmeans' clusters the rows of W, as the "
+            "tutorial does."
         ),
     )
     border_prior: float = Field(
@@ -201,98 +197,12 @@ def _one_hot(labels: IntArray, n: int) -> FloatArray:
     return membership
 
 
-# --- Merge and dissolve ------------------------------------------------------------------------
-
-
-@dataclass(eq=False)
-class _Parts:
-    """Parts of the cortex while they are reduced to networks.
-
-    Attributes
-    ----------
-    sums, pairs, borders : ndarray of shape (n_parts, n_parts)
-        Sum of correlations between two parts, how many pairs that are, edges of the mesh.
-    sizes : ndarray of shape (n_parts,)
-        Vertices.
-    """
-
-    sums: FloatArray
-    pairs: FloatArray
-    borders: FloatArray
-    sizes: FloatArray
-
-    def signals(self, alive: Sequence[int]) -> tuple[FloatArray, FloatArray]:
-        """Strength of each part's signal, and how signals correlate free of noise."""
-        some = np.ix_(alive, alive)
-        mean = _mean(self.sums[some], self.pairs[some])
-        strength = np.sqrt(np.maximum(np.diag(mean), 1e-9))
-        return strength, np.clip(mean / np.outer(strength, strength), -1, 1)
-
-    def merge(self, part: int, into: int) -> None:
-        for matrix in (self.sums, self.pairs, self.borders):
-            matrix[into] += matrix[part]
-            matrix[:, into] += matrix[:, part]
-        self.sizes[into] += self.sizes[part]
-
-
-def reduce_parts(parts: _Parts, n_networks: int) -> dict[int, int]:
-    """Take away the least missed part until so many are left.
-
-    A part is missed by its size, times the power of its signal, times the share of that signal
-    that no other part, nor a mixture of two neighbours of it, explains.
-
-    Parameters
-    ----------
-    parts : _Parts
-        Changed in place.
-    n_networks : int
-        How many to keep.
-
-    Returns
-    -------
-    dict of int to int
-        Network of each part that is one or was merged into one; dissolved mixtures have none.
-    """
-    alive = list(range(len(parts.sizes)))
-    owner = {part: part for part in alive}
-    while len(alive) > n_networks:
-        strength, alike = parts.signals(alive)
-        neighbours = parts.borders[np.ix_(alive, alive)] >= _BORDER_EDGES
-        unexplained = np.array([_unexplained(alike, m, neighbours[m]) for m in range(len(alive))])
-        least = int(np.argmin(parts.sizes[alive] * strength**2 * unexplained))
-        others = np.delete(np.arange(len(alive)), least)
-        twin = int(others[alike[least, others].argmax()])
-        alone = 1 - max(alike[least, twin], 0) ** 2
-        gone = alive[least]
-        if alike[least, twin] > _SAME_NETWORK and alone <= unexplained[least] + 1e-12:
-            parts.merge(gone, alive[twin])
-            owner = {p: alive[twin] if o == gone else o for p, o in owner.items()}
-        else:
-            owner = {p: o for p, o in owner.items() if o != gone}
-        alive.pop(least)
-    return {part: alive.index(own) for part, own in owner.items()}
-
-
-def _unexplained(alike: FloatArray, m: int, neighbours: BoolArray) -> float:
-    """Share of a part's signal left by the best other part or mixture of two neighbours."""
-    others = np.delete(np.arange(len(alike)), m)
-    best = float(np.maximum(alike[m, others], 0).max()) ** 2 if len(others) else 0.0
-    around = others[neighbours[others]]
-    one, two = (around[i] for i in np.triu_indices(len(around), 1))
-    a, b, c = alike[m, one], alike[m, two], alike[one, two]
-    determinant = 1 - c**2
-    usable = determinant > 1e-3
-    a, b, c, determinant = (v[usable] for v in (a, b, c, determinant))
-    first, second = (a - c * b) / determinant, (b - c * a) / determinant
-    mixed = np.where((first > 0) & (second > 0), a * first + b * second, 0)
-    return float(max(1 - max(best, mixed.max(initial=0)), 0))
-
-
 # --- Networks ----------------------------------------------------------------------------------
 
 
 def find_networks(
     W: FloatArray,
+    H: FloatArray,
     correlation: Any,
     n_networks: int,
     neighbourhood: Neighbourhood,
@@ -300,10 +210,9 @@ def find_networks(
     *,
     random_state: int = 108,
 ) -> IntArray:
-    """Turn loadings into networks.
+    """Turn a factorisation into networks.
 
-    Vertices are parted by the component that they load on most; parts are merged and dissolved
-    until as many are left as networks are wanted; then every vertex joins the network whose
+    Vertices are clustered by the spectrum of W H; then every vertex joins the network whose
     members it correlates with like they do, and its neighbours on the mesh have a say (a Potts
     prior, solved by mean fields). The last step is repeated until nothing moves.
 
@@ -311,6 +220,8 @@ def find_networks(
     ----------
     W : ndarray of shape (n_vertices, n_components)
         Loadings; zero rows where there is no signal.
+    H : ndarray of shape (n_components, n_vertices)
+        The other factor.
     correlation : array of shape (n_vertices, n_vertices)
         Average correlation, neither smoothed nor thresholded; read in stripes of rows.
     n_networks : int
@@ -320,7 +231,7 @@ def find_networks(
     config : NetworksConfig, optional
         What a neighbour's vote weighs.
     random_state : int
-        Seed, where KMeans has to make more parts than there are components.
+        Seed of KMeans on the eigenvectors.
 
     Returns
     -------
@@ -329,21 +240,10 @@ def find_networks(
     """
     border_prior = (config or NetworksConfig()).border_prior
     loaded: BoolArray = np.asarray(W.any(axis=1))
-    parts = np.full(len(W), -1)
-    parts[loaded] = _part(W[loaded], n_networks, random_state)
-    n_parts = int(parts.max(initial=-1)) + 1
-    if n_parts <= n_networks:
-        return parts
-    membership = _one_hot(parts, n_parts)
-    sums, counts = _profiles(correlation, neighbourhood.near, membership)
-    table = _Parts(
-        membership.T @ sums,
-        membership.T @ counts,
-        membership.T @ (neighbourhood.edges @ membership),
-        membership.sum(axis=0),
-    )
-    network = reduce_parts(table, n_networks)
-    labels = np.array([network.get(int(part), -1) for part in parts])
+    labels = np.full(len(W), -1)
+    labels[loaded] = _by_spectrum(W[loaded], H[:, loaded], n_networks, random_state)
+    if int(loaded.sum()) <= n_networks:
+        return labels
     for _ in range(_SWEEPS):
         moved = _assign(labels, correlation, n_networks, neighbourhood, border_prior, loaded)
         if np.array_equal(moved, labels):
@@ -352,16 +252,34 @@ def find_networks(
     return labels
 
 
-def _part(W: FloatArray, n_networks: int, random_state: int) -> IntArray:
-    """Part vertices by their largest loading; by KMeans where components are too few."""
-    if W.shape[1] >= 2 * n_networks:
-        length = np.linalg.norm(W, axis=0)
-        largest = (W / np.where(length > 0, length, 1)).argmax(axis=1)
-        return np.asarray(np.unique(largest, return_inverse=True)[1])
-    rows = W / W.sum(axis=1, keepdims=True)
-    n_parts = min(2 * n_networks, len(np.unique(rows, axis=0)))
-    fit = KMeans(n_parts, n_init="auto", random_state=random_state).fit_predict(rows)
-    return np.asarray(np.unique(fit, return_inverse=True)[1])
+def _by_spectrum(
+    W: FloatArray, H: FloatArray, n_networks: int, random_state: int
+) -> NDArray[np.integer[Any]]:
+    """Cluster by the leading eigenvectors of D^(-1/2) A D^(-1/2) with A = (W H + (W H)^T) / 2."""
+    if len(W) <= n_networks:
+        return np.arange(len(W))
+    space = _leading_vectors(W.astype(np.float64), H.astype(np.float64), n_networks)
+    with warnings.catch_warnings():
+        # Fewer distinct rows than clusters: W has collapsed, which is measured elsewhere.
+        warnings.simplefilter("ignore", ConvergenceWarning)
+        model = KMeans(n_networks, n_init=10, random_state=random_state)
+        return np.asarray(model.fit_predict(space))
+
+
+def _leading_vectors(W: FloatArray, H: FloatArray, n_vectors: int) -> FloatArray:
+    """Eigenvectors of the largest eigenvalues, as scikit-learn's spectral embedding scales them.
+
+    A is B M B^T for B = [W, H^T] and a small M, so that its eigenvectors follow from a QR
+    decomposition of B and the eigenvectors of a matrix of twice as many rows as components.
+    """
+    degree = (W @ H.sum(axis=1) + H.T @ W.sum(axis=0)) / 2
+    scale = np.divide(1, np.sqrt(degree), out=np.zeros_like(degree), where=degree > 0)
+    basis, mixed = np.linalg.qr(np.hstack([W, H.T]) * scale[:, None])
+    half = mixed[:, : W.shape[1]] @ mixed[:, W.shape[1] :].T
+    _, vectors = np.linalg.eigh((half + half.T) / 2)
+    leading = vectors[:, ::-1][:, : min(n_vectors, W.shape[1])]
+    space: FloatArray = (basis @ leading) * scale[:, None]
+    return space
 
 
 def _assign(

@@ -109,7 +109,7 @@ def sweep(
     *,
     full_correlation: Any = None,
     graph: Any = None,
-    find: Callable[[FloatArray, int], IntArray] | None = None,
+    find: Callable[[FloatArray, FloatArray, int], IntArray] | None = None,
     n_threads: int | None = None,
 ) -> Iterator[SweepCell]:
     """Solve the whole grid for one spatial encoding, yielding cells as they finish.
@@ -129,7 +129,7 @@ def sweep(
     graph : sparse array of shape (n_vertices, n_vertices), optional
         Weights of neighbouring vertices, for `FactorizationConfig.smoothness` > 0.
     find : callable, optional
-        Takes W and a number of clusters and returns the cluster of each vertex, in place of
+        Takes W, H and a number of clusters and returns the cluster of each vertex, in place of
         KMeans on the rows of W: see `trend_dagster.science.networks.find_networks`.
     n_threads : int, optional
         Threads in use; all cores of this process by default.
@@ -160,7 +160,7 @@ def sweep(
             matrix, grid.problems(), factorization, graph=graph, n_threads=n_threads, pool=pool
         ):
             future = pool.submit(
-                _cluster, matrix, found.W, grid.n_clusters, clustering, full_correlation, find
+                _cluster, matrix, found, grid.n_clusters, clustering, full_correlation, find
             )
             waiting.append((found, future))
             while waiting and waiting[0][1].done():
@@ -171,15 +171,15 @@ def sweep(
 
 def _cluster(
     matrix: BlockMatrix,
-    W: FloatArray,
+    found: Factorization,
     n_clusters: Sequence[int],
     config: ClusteringConfig | None,
     full_correlation: Any,
-    find: Callable[[FloatArray, int], IntArray] | None,
+    find: Callable[[FloatArray, FloatArray, int], IntArray] | None,
 ) -> tuple[Clustering, ...]:
-    labelings = None if find is None else [find(W, n) for n in n_clusters]
+    labelings = None if find is None else [find(found.W, found.H, n) for n in n_clusters]
     return cluster(
-        matrix, W, n_clusters, config, full_correlation=full_correlation, labelings=labelings
+        matrix, found.W, n_clusters, config, full_correlation=full_correlation, labelings=labelings
     )
 
 

@@ -166,9 +166,9 @@ def _platform(
     find = None
     if settings.networks.method != "kmeans":
 
-        def find(W: FloatArray, n: int) -> NDArray[np.int64]:
+        def find(W: FloatArray, H: FloatArray, n: int) -> NDArray[np.int64]:
             return find_networks(
-                W, correlation, n, near, settings.networks, random_state=random_state
+                W, H, correlation, n, near, settings.networks, random_state=random_state
             )
 
     graph = None
@@ -335,8 +335,9 @@ def competitor(kind: str, clusterer: str, fwhm_mm: float, settings: Settings) ->
     Parameters
     ----------
     kind : {"raw", "cleaned"}
-        "cleaned": prepared as `settings` say, and without a vertex' correlation with itself, as
-        ours. "raw": BOLD as the tutorial prepares it.
+        "cleaned": the very matrix that our factorisation sees, prepared as `settings` say, without
+        a vertex' correlation with itself, hemispheres apart. "raw": BOLD as the tutorial
+        prepares it, nothing left out.
     clusterer : str
         One of `CLUSTERERS`.
     fwhm_mm : float
@@ -375,6 +376,9 @@ def _compete(
     if kind == "cleaned":
         matrix = matrix - np.diag(np.diag(matrix))
     smooth = np.asarray(kernel @ (kernel @ matrix).T)[np.ix_(mask, mask)]
+    if kind == "cleaned":
+        side = surface.hemisphere[mask]
+        smooth *= side[:, None] == side
     graph = sp.csr_array(edge_graph(surface)[mask][:, mask])
     given = Given(smooth.astype(np.float32), graph, recording, settings, kernel)
     labels = np.full(len(mask), -1)
