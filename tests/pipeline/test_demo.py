@@ -11,6 +11,7 @@ import pytest
 from tests.pipeline.conftest import demo
 from trend_dagster.orchestration.resources import Project
 from trend_dagster.science.evaluation import mean_dice
+from trend_dagster.validation.atlases import agreements
 
 # One worker makes the demo and runs all that looks at it.
 pytestmark = [pytest.mark.slow, pytest.mark.xdist_group("demo")]
@@ -38,6 +39,19 @@ def test_the_planted_networks_come_back_far_better_than_shuffled_labels(made):
         labels[signal] = rng.permutation(found[signal])
         shuffled.append(mean_dice(labels, truth))
     assert mean_dice(found, truth) > max(shuffled) + 0.4
+
+
+def test_an_atlas_is_compared_with_the_chosen_parcellation(made):
+    folder, _ = made
+    planted = folder / "planted_networks.npy"
+    ((n_clusters, name, table),) = agreements(folder, [planted])
+    found = Project.open(folder).store.latest("selected_parcellations").read("labels")[0]
+    assert (n_clusters, name) == (14, planted.name)
+    overall = table.set_index(["network", "measure"]).loc[("all", "dice")]
+    assert overall["value"] == pytest.approx(mean_dice(found, np.load(planted)))
+    assert overall["p"] < 0.01
+    assert overall["excess"] > 0.3
+    assert len(table) == 2 + 14
 
 
 def test_the_controls_are_reported_beside_every_cell(made):
