@@ -20,7 +20,7 @@ from trend_dagster.science.evaluation import (
 )
 from trend_dagster.science.geodesic import Surface
 from trend_dagster.science.nulls import spin_labels
-from trend_dagster.storage.images import read_signed_labels
+from trend_dagster.storage.label_files import label_file_at, read_networks
 from trend_dagster.validation.recordings import Labels
 
 
@@ -114,7 +114,8 @@ def agreements(folder: Path, files: Sequence[Path]) -> Iterator[tuple[int, str, 
     folder : Path
         The project, which has run and names its surface.
     files : sequence of Path
-        Atlases: a .npy with one integer per vertex, -1 for none.
+        Atlases: a .npy with one integer per vertex (-1 for none), one of a pair of .label.gii or
+        .annot, or a .dlabel.nii of one map.
 
     Yields
     ------
@@ -147,6 +148,6 @@ def agreements(folder: Path, files: Sequence[Path]) -> Iterator[tuple[int, str, 
             remedy="Name it in trend.yaml.",
         )
     for path in files:
-        atlas = read_signed_labels(path)
+        atlas = read_networks(label_file_at(path))
         for n_clusters, labels in zip(numbers.tolist(), all_labels, strict=True):
             yield n_clusters, path.name, agree(surface, labels, atlas, path.name)
