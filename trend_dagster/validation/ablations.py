@@ -55,7 +55,7 @@ def _all(base: Settings) -> Iterator[Way]:
         sweep={"alpha_W": (1e-3,)},
         factorization={"penalty": "scaled"},
     )
-    for k in (14, 20, 40):
+    for k in (14, 20, 30):
         yield variant("components", f"k = {k}", sweep={"n_components": (k,)})
     for strength in (2.0, 30.0):
         yield variant(
