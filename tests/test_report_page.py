@@ -54,6 +54,7 @@ def report(text: str, **more) -> Report:
             Chosen(2, {"a": text}, text, PICTURE, PICTURE, [], [{"Label file": text}]),
         ],
         "rule": text,
+        "not_null_corrected": text,
         "surface": surface,
         "provenance": [{"output": text, "digest": "0", "created": "0", "code_version": "1"}],
         "libraries": {"numpy": text},

@@ -10,7 +10,14 @@ import openpyxl
 import pytest
 from dagster._core.definitions.data_version import CODE_VERSION_TAG, DATA_VERSION_TAG
 
-from tests.conftest import MEDIAL_WALL, N_VERTICES, planted_networks, run, simulate_run
+from tests.conftest import (
+    MEDIAL_WALL,
+    N_VERTICES,
+    NOT_NEEDED,
+    planted_networks,
+    run,
+    simulate_run,
+)
 from trend_dagster.definitions import build_definitions
 from trend_dagster.errors import StoreError
 from trend_dagster.orchestration.lineage import ancestry, states
@@ -22,7 +29,6 @@ from trend_dagster.orchestration.stored_asset import STORED_ASSETS
 TO_CORRELATION = ["bold", "trained_model", "embeddings", "average_correlation"]
 TO_SWEEP = [*TO_CORRELATION, "geodesic_labels", "thresholded_matrix", "nmf_sweep"]
 TO_WORKBOOK = [*TO_SWEEP, "sweep_summary"]
-NOT_NEEDED = {"geodesic_distances"}  # of the assets, in a project of label files
 
 
 def statuses(folder):

@@ -68,6 +68,7 @@ TUTORIAL = {
     },
     "clustering": {"random_state": 108, "scale_rows": False},
     "controls": {"features": ()},
+    "validation": {"n_nulls": 0},
 }
 
 

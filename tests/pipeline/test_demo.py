@@ -20,7 +20,7 @@ pytestmark = [pytest.mark.slow, pytest.mark.xdist_group("demo")]
 def test_it_ends_with_the_table_and_the_places(made):
     folder, done = made
     assert done.returncode == 0, done.stderr
-    for header in ("Davies-", "connect.", "zero", "trained", "untrained", "raw BOLD", "chosen"):
+    for header in ("silhou-", "stab-", "noise's", "trained", "untrained", "raw BOLD", "chosen"):
         assert header in done.stdout
     for name in ("Complete_Clustering.xlsx", "store", "parcellation_14_clusters.png"):
         assert str(folder / name) in done.stdout or str(folder / "outputs" / name) in done.stdout
@@ -82,3 +82,39 @@ def test_a_second_run_says_that_nothing_has_changed(made):
     assert done.returncode == 0
     assert "Nothing has changed: nothing was computed" in done.stdout
     assert " made" not in done.stdout
+
+
+def test_every_cell_has_its_stability_beside_its_null(made):
+    folder, done = made
+    project = Project.open(folder)
+    with (folder / "outputs" / "ranking.csv").open() as file:
+        ranking = list(csv.DictReader(file))
+    assert len(ranking) == 6
+    for row in ranking:
+        value, null, excess = (
+            float(row[name]) for name in ("stability", "stability_null", "stability_excess")
+        )
+        assert excess == pytest.approx(value - null)
+        assert np.isfinite(float(row["homogeneity_excess"]))
+    alive = [float(row["stability_excess"]) for row in ranking if row["alive"] == "True"]
+    assert alive == sorted(alive, reverse=True)
+    facts = project.store.latest("selected_parcellations").facts
+    assert (facts["rule_name"], facts["no_stability"]) == ("null_corrected", None)
+    assert facts["split_by"] == "subject"
+    assert facts["chosen"][0]["label_file"] == ranking[0]["label_file"]
+    assert "two halves (by subject) agree by" in done.stdout
+    book = openpyxl.load_workbook(folder / "outputs" / "Complete_Clustering.xlsx")
+    header, *rows = book["Ranking"].values
+    found = [dict(zip(header, row, strict=True)) for row in rows]
+    assert [row["label_file"] for row in found] == [row["label_file"] for row in ranking]
+    assert found[0]["stability_null"] == pytest.approx(float(ranking[0]["stability_null"]))
+
+
+def test_the_report_has_the_null_beside_stability(made):
+    page = (made[0] / "outputs" / "report.html").read_text()
+    for text in (
+        "Stability (halves by subject)",
+        "noise as smooth as the data",
+        "Stability, noise",
+    ):
+        assert text in page

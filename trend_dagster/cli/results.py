@@ -14,6 +14,8 @@ from trend_dagster.cli.app import console
 if TYPE_CHECKING:
     import pandas as pd
 
+    from trend_dagster.orchestration.resources import Project
+
 
 def show_results(folder: Path, profile: str | None = None) -> None:
     """Show the table of the sweep beside its controls, and where everything lies.
@@ -39,7 +41,7 @@ def show_results(folder: Path, profile: str | None = None) -> None:
             reason = escape(state.reasons[0])
             console.print(f"\n[bold red]These results are from before[/]: {reason}", soft_wrap=True)
         console.print(_comparison(found))
-        for line in read_controls(found) if not stale else ():
+        for line in (*read_choice(project), *read_controls(found)) if not stale else ():
             console.print(line, soft_wrap=True)
     if note := project.settings.inputs.note:
         console.print(f"[bold]{escape(note)}[/]")
@@ -66,7 +68,10 @@ FIGURES = (
     "davies_bouldin",
     "connectivity_ratio",
     "zero_row_share",
+    "stability",
+    "stability_null",
 )
+ROOM_FOR_STABILITY = {"davies_bouldin", "connectivity_ratio"}
 SHOWN = {
     "label_file": "label file",
     "n_components": "n_com-\nponents",
@@ -75,12 +80,42 @@ SHOWN = {
     "davies_bouldin": "Davies-\nBouldin",
     "connectivity_ratio": "connect.\nratio",
     "zero_row_share": "zero\nrows",
+    "stability": "stab-\nility",
+    "stability_null": "noise's\nstab.",
     "dice_trained": "Dice,\ntrained",
     "dice_untrained": "Dice,\nuntrained",
     "dice_bold": "Dice,\nraw BOLD",
     "silhouette_untrained": "silhou-\nette, un-\ntrained",
     "silhouette_bold": "silhou-\nette, raw\nBOLD",
 }
+
+
+def read_choice(project: Project) -> list[str]:
+    """Say what the choice of cells went by, and how far its stability exceeds that of noise.
+
+    Parameters
+    ----------
+    project : Project
+        In which cells were chosen.
+
+    Returns
+    -------
+    list of str
+        One line per chosen cell with a stability, or one that says why there is none.
+    """
+    selected = project.store.latest("selected_parcellations")
+    if selected is None:
+        return []
+    facts = selected.facts
+    if why := facts["no_stability"]:
+        return [f"Chosen without stability: {why}."]
+    return [
+        f"{choice['n_clusters']} clusters: two halves (by {facts['split_by']}) agree by "
+        f"{choice['stability']:.3f} (adjusted Rand index), noise as smooth by "
+        f"{choice['stability_null']:.3f}."
+        for choice in facts["chosen"]
+        if choice["stability_excess"] is not None
+    ]
 
 
 def read_controls(found: pd.DataFrame) -> list[str]:
@@ -107,6 +142,8 @@ def read_controls(found: pd.DataFrame) -> list[str]:
 def _comparison(found: pd.DataFrame) -> Table:
     wanted = "dice" if "dice_trained" in found else "silhouette"
     columns = [n for n in SHOWN if n in found and (n in FIGURES or n.startswith(wanted))]
+    if "stability" in found:  # a terminal is only so wide; the workbook has them all
+        columns = [n for n in columns if n not in ROOM_FOR_STABILITY]
     table = Table(box=box.SIMPLE, pad_edge=False)
     for name in columns:
         table.add_column(SHOWN[name], justify="left" if name == "label_file" else "right")

@@ -173,6 +173,18 @@ def _complete(project: Project, version: Version) -> Iterator[str]:
         yield f"lacks figures for {failed} of {version.facts['n_cells']} rows; see column status"
 
 
+def _beyond_noise(project: Project, version: Version) -> Iterator[str]:
+    """The chosen cells come back in another half of the cohort better than noise does."""
+    for choice in version.facts["chosen"]:
+        excess = choice.get("stability_excess")
+        if excess is not None and excess <= 0:
+            yield (
+                f"has nothing beyond noise for {choice['n_clusters']} clusters: halves agree by "
+                f"{choice['stability']:.3f}, noise as smooth by {choice['stability_null']:.3f}. "
+                "Do not read it as networks; more or cleaner data may show some"
+            )
+
+
 QUESTIONS: dict[str, dict[str, Find]] = {
     "bold": {"usable": _not_excluded, "finite": _finite},
     "trained_model": {"finite": _finite_weights},
@@ -195,7 +207,10 @@ QUESTIONS: dict[str, dict[str, Find]] = {
         "every_vertex_labelled": _every_vertex_labelled,
     },
     "sweep_summary": {"complete": _complete},
-    "selected_parcellations": {"every_vertex_labelled": _every_vertex_labelled},
+    "selected_parcellations": {
+        "every_vertex_labelled": _every_vertex_labelled,
+        "beyond_noise": _beyond_noise,
+    },
     "control_sweep": {"alive": _alive},
 }
 
@@ -208,7 +223,7 @@ CHECKS = dg.define_asset_job(
 )
 
 
-ADVISE = {_not_excluded, _not_collapsed, _alive, _complete}
+ADVISE = {_not_excluded, _not_collapsed, _alive, _complete, _beyond_noise}
 """Questions whose findings say themselves what to do."""
 
 

@@ -15,7 +15,7 @@ import pandas as pd
 
 from trend_dagster.errors import MissingUpstreamError, SettingsError
 from trend_dagster.orchestration.assets.delivery import cell_title
-from trend_dagster.orchestration.assets.parcellation import labels_of, tidy_rows
+from trend_dagster.orchestration.assets.summary import labels_of, tidy_rows
 from trend_dagster.orchestration.maps import map_files, networks_of
 from trend_dagster.orchestration.pictures import fitting_surface, target_of_maps
 from trend_dagster.orchestration.resources import Project

@@ -21,7 +21,7 @@ from trend_dagster.figures.png import small_png
 from trend_dagster.figures.report import Chosen, Metric, Report, ShownCell
 from trend_dagster.figures.surface import distinct_colours, oklch_to_rgb, parcellation_figure
 from trend_dagster.orchestration.assets.controls import comparison_table, verdict
-from trend_dagster.orchestration.assets.parcellation import labels_of, summary_table
+from trend_dagster.orchestration.assets.summary import labels_of, summary_table
 from trend_dagster.orchestration.maps import networks_of
 from trend_dagster.orchestration.overview import removed
 from trend_dagster.orchestration.pictures import fitting_surface
@@ -29,7 +29,7 @@ from trend_dagster.orchestration.resources import BOLD_RUN, LABEL_FILE, Project
 from trend_dagster.orchestration.stored_asset import STORED_ASSETS
 from trend_dagster.science.evaluation import match_labels
 from trend_dagster.science.geodesic import Surface
-from trend_dagster.science.selection import RULE, rank_cells
+from trend_dagster.science.selection import rank_cells
 from trend_dagster.storage.images import subject_of
 from trend_dagster.storage.label_images import Network, unique_rgb
 from trend_dagster.storage.provenance import LIBRARIES
@@ -67,6 +67,14 @@ COLUMNS = {
     "davies_bouldin": "Davies-Bouldin",
     "connectivity_ratio": "Connectivity within / between",
     "zero_row_share": "Share of zero rows",
+    "stability": "Stability",
+    "stability_null": "Stability, noise",
+    "stability_excess": "Stability, excess",
+    "stability_z": "Stability, z",
+    "half_silhouette": "Silhouette of halves",
+    "half_silhouette_null": "Silhouette of halves, noise",
+    "homogeneity": "Homogeneity",
+    "homogeneity_null": "Homogeneity, noise",
     "dice_trained": "Dice, trained",
     "dice_untrained": "Dice, untrained",
     "dice_bold": "Dice, raw BOLD",
@@ -83,10 +91,17 @@ RANKING = {
     "alpha_W": "alpha_W",
     "l1_ratio": "l1_ratio",
     "alive": "Not collapsed",
+    "stability": "Stability",
+    "stability_null": "of noise",
+    "stability_excess": "Excess",
+    "stability_z": "z",
+    "half_silhouette_excess": "Silhouette, excess",
     "silhouette": "Silhouette",
     "zero_row_share": "Share of zero rows",
 }
 RANKED = 10  # cells of the ranking that are shown
+
+NOISE = "noise as smooth as the data"
 
 METRICS: tuple[tuple[str, str, str, dict[str, str]], ...] = (
     (
@@ -94,6 +109,26 @@ METRICS: tuple[tuple[str, str, str, dict[str, str]], ...] = (
         "Dice with the planted networks",
         "How well the planted networks are found, up to 1. The model must exceed its controls.",
         {"untrained model": "dice_untrained", "raw BOLD": "dice_bold"},
+    ),
+    (
+        "stability",
+        "Stability between halves",
+        "Adjusted Rand index between two halves of the cohort, up to 1. Noise reaches high values "
+        "by the label file alone: only the excess over it says something of the data.",
+        {NOISE: "stability_null"},
+    ),
+    (
+        "homogeneity",
+        "Homogeneity in the other half",
+        "Mean correlation within the clusters of one half, in the other half. Smooth noise has "
+        "some.",
+        {NOISE: "homogeneity_null"},
+    ),
+    (
+        "half_silhouette",
+        "Silhouette of halves",
+        "Silhouette, mean of both halves of the cohort, beside the same of noise.",
+        {NOISE: "half_silhouette_null"},
     ),
     (
         "silhouette",
@@ -202,13 +237,22 @@ def gather(
         else _shown_cells(surface, table, cells, selected, labels, networks),
         chosen=[
             _chosen(
-                surface, table, ranked, own, choice, vector, names, beside["average_correlation"]
+                surface,
+                table,
+                ranked,
+                own,
+                choice,
+                vector,
+                names,
+                beside["average_correlation"],
+                selected.facts["split_by"],
             )
             for choice, vector, names in zip(
                 selected.facts["chosen"], labels, networks, strict=True
             )
         ],
-        rule=RULE,
+        rule=selected.facts["rule"],
+        not_null_corrected=selected.facts["no_stability"],
         surface=surface,
         provenance=[
             {
@@ -278,6 +322,18 @@ def _training(model: Version, beside: Mapping[str, list[Version]]) -> dict[str, 
     return {"facts": {k: str(v) for k, v in said.items() if v is not None}, **history}
 
 
+def _stability(choice: Mapping[str, Any]) -> str | None:
+    """Stability of a chosen cell beside its null, in words."""
+    if choice.get("stability") is None:
+        return None
+    said = f"{choice['stability']:.3f}"
+    if choice["stability_excess"] is None:
+        return f"{said}; noise has none to compare with"
+    said += f"; {choice['stability_null']:.3f} on noise as smooth; excess "
+    said += f"{choice['stability_excess']:+.3f}"
+    return said if choice["stability_z"] is None else f"{said}, z {choice['stability_z']:.1f}"
+
+
 def _figure(value: float | None) -> str | None:
     return None if value is None or not np.isfinite(value) else f"{value:.4g}"
 
@@ -291,6 +347,7 @@ def _chosen(
     labels: NDArray[np.int32],
     networks: Sequence[Network],
     correlation: Sequence[Version],
+    split_by: str | None,
 ) -> Chosen:
     same = table["n_clusters"] == choice["n_clusters"]
     (row,) = table[same & table["chosen"]].to_dict("records")
@@ -300,6 +357,7 @@ def _chosen(
         "alpha_W, l1_ratio": f"{choice['alpha_W']:g}, {choice['l1_ratio']:g}",
         "Silhouette": _figure(row["silhouette"]),
         "Share of zero rows": f"{row['zero_row_share']:.1%}",
+        f"Stability (halves by {split_by})": _stability(choice),
         "Collapsed": None if choice["alive"] else "yes: the penalty is too strong for this matrix",
     }
     title = f"{choice['n_clusters']} clusters"
@@ -309,7 +367,8 @@ def _chosen(
         picture = parcellation_figure(surface, labels, title)
     matrix: Any = correlation[0].array("correlation")
     sorted_matrix = correlation_figure(matrix, labels, max_pixels=MATRIX_PIXELS)
-    best = ranked[ranked["n_clusters"] == choice["n_clusters"]].head(RANKED)[list(RANKING)]
+    columns = [name for name in RANKING if name in ranked]
+    best = ranked[ranked["n_clusters"] == choice["n_clusters"]].head(RANKED)[columns]
     best = best.astype({"n_labels": int})
     return Chosen(
         n_clusters=choice["n_clusters"],

@@ -30,6 +30,7 @@ from trend_dagster.science.factorization import FactorizationConfig
 from trend_dagster.science.model_settings import AutoencoderConfig, TrainingConfig
 from trend_dagster.science.networks import NetworksConfig
 from trend_dagster.science.selection import SelectionConfig
+from trend_dagster.science.stability import ValidationConfig
 from trend_dagster.science.sweep import SweepGrid
 
 SETTINGS_FILE = "trend.yaml"
@@ -210,6 +211,7 @@ class Settings(BaseModel, frozen=True, extra="forbid"):
     factorization: FactorizationConfig = FactorizationConfig()
     clustering: ClusteringConfig = ClusteringConfig()
     networks: NetworksConfig = NetworksConfig()
+    validation: ValidationConfig = ValidationConfig()
     selection: SelectionConfig = SelectionConfig()
     controls: ControlsConfig = ControlsConfig()
     delivery: DeliveryConfig = DeliveryConfig()
@@ -253,6 +255,29 @@ def smooth_encodings(settings: Settings) -> dict[str, float]:
         In the order of the settings.
     """
     return {f"smooth_{s:.12g}mm": s for s in settings.thresholding.smooth_sigma_mm}
+
+
+def why_no_stability(settings: Settings) -> str | None:
+    """Say why the stability of the sweep is not computed; None if it is.
+
+    Parameters
+    ----------
+    settings : Settings
+        Of the project.
+
+    Returns
+    -------
+    str or None
+        A clause for messages.
+    """
+    if settings.validation.n_nulls == 0:
+        return "validation.n_nulls is 0, and without a null stability says nothing"
+    if settings.inputs.surface is None:
+        return (
+            "no mesh is named (inputs.surface), and without it no noise can be made that is as "
+            "smooth along the cortex as the data"
+        )
+    return None
 
 
 def resource_folder(name: str) -> Path:

@@ -200,7 +200,7 @@ class StoredAsset:
         found = {describe(v.asset, v.partition) for vs in inputs.values() for v in vs}
         return {
             name: f"missing: {digest_of(project.store.failure(upstream, partition))}"
-            for upstream in self.incomplete
+            for upstream in self.incomplete & inputs.keys()
             for partition in STORED_ASSETS[upstream].partitions(project)
             if (name := describe(upstream, partition)) not in found
         }

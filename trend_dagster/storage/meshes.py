@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from dataclasses import replace
+from functools import cache
 from typing import Any
 
 import numpy as np
@@ -15,6 +16,8 @@ N_FSAVERAGE5 = 10242
 SIDES = ("left", "right")
 
 
+# Reading and joining the files takes half a second, and every picture asks for the mesh.
+@cache
 def load_fsaverage(n_vertices_per_hemisphere: int = 642) -> Surface:
     """Fsaverage3, 4 or 5, from the fsaverage5 files inside the nilearn package.
 

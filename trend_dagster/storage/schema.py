@@ -8,6 +8,8 @@ from __future__ import annotations
 
 from dataclasses import dataclass, replace
 
+from trend_dagster.science.stability import BESIDE, MEASURES
+
 CHUNK_BYTES = 16 << 20  # one chunk of a large array; small arrays are one chunk
 
 
@@ -77,6 +79,14 @@ _SWEEP_CELL: dict[str, ArraySpec] = {
 
 _GRID = ("alpha_W", "l1_ratio", "n_clusters")  # the axes of a cell, the same for every control
 
+_STABILITY: dict[str, ArraySpec] = {name: _SWEEP_CELL[name] for name in _GRID}
+for _name, _what in MEASURES.items():
+    _STABILITY |= {
+        _name: _metric(_what),
+        f"{_name}_nulls": ArraySpec(("null", *_CELL), "float64", f"{_what}; of each surrogate"),
+        **{f"{_name}_{beside}": _metric(f"{_what}; {how}") for beside, how in BESIDE.items()},
+    }
+
 ANY_ARRAYS = "*"
 """Key of a schema whose arrays are named by something else (the columns of a table)."""
 
@@ -128,6 +138,22 @@ SCHEMA: dict[str, dict[str, ArraySpec]] = {
         "permutation": ArraySpec(("kept_vertex",), "int64", "vertex at each place of the blocks"),
     },
     "nmf_sweep": _SWEEP_CELL,
+    "split_correlation": {
+        "correlation": ArraySpec(
+            ("half", "vertex", "vertex"), "float32", "mean over runs of a half", "correlation"
+        ),
+        "vertex_mask": ArraySpec(("half", "vertex"), "bool", "true where the vertex has signal"),
+    },
+    "null_correlation": {
+        "correlation": ArraySpec(
+            ("null", "half", "vertex", "vertex"),
+            "float32",
+            "the same for surrogate cohorts",
+            "correlation",
+        ),
+        "vertex_mask": ArraySpec(("half", "vertex"), "bool", "true where the vertex has signal"),
+    },
+    "stability": _STABILITY,
     "sweep_summary": {
         ANY_ARRAYS: ArraySpec(("cell",), "float64", "one column of the table"),
     },

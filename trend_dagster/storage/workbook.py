@@ -15,6 +15,8 @@ from openpyxl.styles import Alignment, Font
 from openpyxl.utils import get_column_letter
 from openpyxl.worksheet.worksheet import Worksheet
 
+from trend_dagster.science.stability import COLUMNS as STABILITY_COLUMNS
+
 # Characters that a file name may hold and XML may not: control characters, lone surrogates.
 _NOT_XML = re.compile("[\x00-\x08\x0b\x0c\x0e-\x1f\ud800-\udfff\ufffe\uffff]")
 
@@ -38,6 +40,22 @@ TUTORIAL_COLUMNS = {
 MAX_COLUMNS = 16384  # of a sheet of the format; sizes of clusters beyond stand in the store alone
 
 CONSTANTS = {"Clustering_Algorithm": "NMF", "Helper_Algo": "KMeans"}
+
+RANKING_COLUMNS = (
+    "n_clusters",
+    "rank",
+    "alive",
+    "label_file",
+    "n_labels",
+    "n_components",
+    "alpha_W",
+    "l1_ratio",
+    *STABILITY_COLUMNS,
+    "silhouette",
+    "zero_row_share",
+    "distinct_rows",
+)
+"""Columns of the third sheet; those of stability are left out where it was not computed."""
 
 MORE_COLUMNS = (
     "label_file",
@@ -86,7 +104,9 @@ def tutorial_table(table: pd.DataFrame, file_names: Mapping[str, str]) -> pd.Dat
     return pd.DataFrame(columns, index=table.index)
 
 
-def workbook_bytes(table: pd.DataFrame, file_names: Mapping[str, str]) -> bytes:
+def workbook_bytes(
+    table: pd.DataFrame, file_names: Mapping[str, str], ranking: pd.DataFrame | None = None
+) -> bytes:
     """Make the workbook.
 
     Parameters
@@ -95,12 +115,14 @@ def workbook_bytes(table: pd.DataFrame, file_names: Mapping[str, str]) -> bytes:
         One row per cell, with ``cluster_sizes`` as a tuple.
     file_names : mapping of str to str
         File name of each label file key.
+    ranking : DataFrame, optional
+        Rows of the table in the order in which they would be chosen, with ``rank``.
 
     Returns
     -------
     bytes
         An .xlsx file: sheet ``Sheet1`` with the tutorial's columns, sheet ``Details`` with what
-        else is known.
+        else is known, sheet ``Ranking`` with the ranking and what it goes by.
     """
     book = Workbook()
     first = book.active
@@ -108,6 +130,9 @@ def workbook_bytes(table: pd.DataFrame, file_names: Mapping[str, str]) -> bytes:
     first.title = "Sheet1"
     _fill(first, tutorial_table(table, file_names))
     _fill(book.create_sheet("Details"), table.reindex(columns=list(MORE_COLUMNS)))
+    if ranking is not None:
+        columns = [name for name in RANKING_COLUMNS if name in ranking]
+        _fill(book.create_sheet("Ranking"), ranking[columns])
     buffer = io.BytesIO()
     book.save(buffer)
     return buffer.getvalue()

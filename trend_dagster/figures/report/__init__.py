@@ -135,6 +135,8 @@ class Report:
         The chosen parcellations.
     rule : str
         How they were chosen.
+    not_null_corrected : str, optional
+        Why stability played no part in it; None if it did.
     surface : Surface, optional
         The mesh.
     provenance : sequence of mapping
@@ -158,6 +160,7 @@ class Report:
     shown: Sequence[ShownCell]
     chosen: Sequence[Chosen]
     rule: str
+    not_null_corrected: str | None
     surface: Surface | None
     provenance: Sequence[Mapping[str, Any]]
     libraries: Mapping[str, str]

@@ -10,8 +10,19 @@ from trend_dagster.orchestration.assets import (  # noqa: I001 - the order of co
     features,
     connectivity,
     parcellation,
+    validation,
+    summary,
     controls,
     delivery,
 )
 
-__all__ = ["bold", "connectivity", "controls", "delivery", "features", "parcellation"]
+__all__ = [
+    "bold",
+    "connectivity",
+    "controls",
+    "delivery",
+    "features",
+    "parcellation",
+    "summary",
+    "validation",
+]

@@ -154,6 +154,11 @@ def is_label_file(settings: Settings, partition: Partition) -> bool:
     return partition[LABEL_FILE] not in smooth_encodings(settings)
 
 
+def needs_no_distances(settings: Settings, partition: Partition) -> bool:
+    """Tell whether a spatial encoding is swept without asking for distances along the cortex."""
+    return is_label_file(settings, partition) and loadings_are_free(settings, partition)
+
+
 def _file(project: Project, partition: Partition) -> dict[str, Path]:
     if not is_label_file(project.settings, partition):
         return {}

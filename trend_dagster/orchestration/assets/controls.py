@@ -15,23 +15,21 @@ from trend_dagster.figures.matrices import sweep_figure
 from trend_dagster.figures.png import small_png, to_png
 from trend_dagster.orchestration.assets.connectivity import (
     graph_of,
-    is_label_file,
-    loadings_are_free,
+    needs_no_distances,
     spatial_matrix,
     vertices_in_use,
 )
 from trend_dagster.orchestration.assets.features import signal_of
-from trend_dagster.orchestration.assets.parcellation import feasible, summary_table, sweep_arrays
+from trend_dagster.orchestration.assets.parcellation import feasible, sweep_arrays, swept
+from trend_dagster.orchestration.assets.summary import summary_table
 from trend_dagster.orchestration.io_managers import Result
 from trend_dagster.orchestration.mesh import network_finder
 from trend_dagster.orchestration.pictures import draw_comparison
 from trend_dagster.orchestration.resources import BOLD_RUN, LABEL_FILE, N_COMPONENTS, Project
-from trend_dagster.orchestration.settings import Settings
 from trend_dagster.orchestration.stored_asset import Cell, stored_asset
 from trend_dagster.science.bold import check_same_vertices, common_length
 from trend_dagster.science.correlation import average_correlation
 from trend_dagster.science.evaluation import mean_dice
-from trend_dagster.science.sweep import SweepCell, sweep
 from trend_dagster.storage.label_files import LabelFile, label_file_at, read_networks
 from trend_dagster.storage.space import check_same_space
 from trend_dagster.storage.stores import Partition, Version
@@ -107,16 +105,12 @@ def _readers(cell: Cell, runs: Sequence[Version], control: str, n_timepoints: in
     return [reader(run) for run in runs]
 
 
-def _needs_no_distances(settings: Settings, partition: Partition) -> bool:
-    return is_label_file(settings, partition) and loadings_are_free(settings, partition)
-
-
 @stored_asset(
     group="controls",
     dims=(LABEL_FILE, N_COMPONENTS),
     settings=("thresholding", "sweep", "factorization", "clustering", "networks", "inputs"),
     together=N_COMPONENTS,
-    unless={"geodesic_distances": _needs_no_distances},
+    unless={"geodesic_distances": needs_no_distances},
     pool="memory",
 )
 def control_sweep(
@@ -131,27 +125,16 @@ def control_sweep(
     yield from errors
     if not cells:
         return
-    settings = cells[0].settings
-    graph = graph_of(settings, geodesic_distances)
+    graph = graph_of(cells[0].settings, geodesic_distances)
     by_key = {int(cell.partition[N_COMPONENTS]): cell for cell in cells}
-    grid = settings.sweep.model_copy(update={"n_components": tuple(by_key)})
     found: dict[int, list[dict[str, NDArray[Any]]]] = {k: [] for k in by_key}
     for i, _ in enumerate(control_correlation.facts["controls"]):
         correlation = np.asarray(control_correlation.array("correlation")[i])
         matrix = spatial_matrix(cells[0], correlation, mask, geodesic_labels, geodesic_distances)
-        parts: dict[int, list[SweepCell]] = {k: [] for k in by_key}
-        for part in sweep(
-            matrix,
-            grid,
-            settings.factorization,
-            settings.clustering,
-            full_correlation=correlation,
-            graph=graph,
-            find=network_finder(cells[0].project, correlation),
-        ):
-            parts[part.n_components].append(part)
-        for k, cell_parts in parts.items():
-            found[k].append(sweep_arrays(sorted(cell_parts, key=lambda p: (p.alpha_W, p.l1_ratio))))
+        find = network_finder(cells[0].project, correlation)
+        parts = swept(cells, matrix, full_correlation=correlation, graph=graph, find=find)
+        for k, of_k in parts.items():
+            found[k].append(sweep_arrays(of_k))
     axes = ("alpha_W", "l1_ratio", "n_clusters")
     for k, controls in found.items():
         stacked = {name: np.stack([c[name] for c in controls]) for name in controls[0]}
@@ -177,6 +160,7 @@ def _truth(project: Project) -> LabelFile | None:
 @stored_asset(
     group="controls",
     settings=("controls", "inputs"),
+    code_version="2",
     files=_truth_files,
     incomplete=frozenset({"nmf_sweep", "control_sweep"}),
 )

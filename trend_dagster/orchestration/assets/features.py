@@ -271,7 +271,7 @@ def embeddings(cell: Cell, bold: Version, trained_model: Version | None) -> Resu
             found=f"{bold.facts['n_timepoints']}",
             remedy="Take the file out, or train again with `cohort: {lengths: crop}`.",
         )
-    model = None if trained_model is None else _load_model(trained_model)
+    model = None if trained_model is None else load_model(trained_model)
     found = embed(model, signal_of(bold, n_timepoints), source=cell.settings.features.source)
     features = np.zeros((len(mask), found.shape[1]), dtype=np.float32)
     features[mask] = found
@@ -285,7 +285,7 @@ def embeddings(cell: Cell, bold: Version, trained_model: Version | None) -> Resu
     )
 
 
-def _load_model(trained_model: Version) -> TransformerAutoencoder:
+def load_model(trained_model: Version) -> TransformerAutoencoder:
     """Build the model as it was trained, whatever the settings say today."""
     from trend_dagster.storage.weights import WEIGHTS, read_weights
 

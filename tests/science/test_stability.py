@@ -1,0 +1,274 @@
+"""Stability stands beside its null: halves, agreement, and what exceeds noise."""
+
+from __future__ import annotations
+
+from collections import Counter
+from collections.abc import Sequence
+
+import numpy as np
+import pandas as pd
+import pytest
+from hypothesis import given
+from hypothesis import strategies as st
+from sklearn.metrics import adjusted_rand_score
+
+from tests.science.test_factorization import networks
+from trend_dagster.errors import InputError
+from trend_dagster.science.block_matrix import threshold_by_label
+from trend_dagster.science.correlation import average_correlation
+from trend_dagster.science.factorization import FactorizationConfig
+from trend_dagster.science.geodesic import Surface, geodesic_labels
+from trend_dagster.science.nulls import SurrogateMaker
+from trend_dagster.science.selection import SelectionConfig, rank_cells
+from trend_dagster.science.simulation import SimulationConfig, simulate_cohort
+from trend_dagster.science.stability import (
+    BESIDE,
+    COLUMNS,
+    MEASURES,
+    beside_null,
+    measure_halves,
+    split_halves,
+    stability_arrays,
+    timepoints_of,
+)
+from trend_dagster.science.sweep import SweepCell, SweepGrid, sweep
+from trend_dagster.storage.meshes import load_fsaverage
+
+# Halves
+
+
+@given(st.lists(st.sampled_from("abcdefg"), min_size=2, max_size=20), st.integers(0, 5))
+def test_every_run_is_in_one_half_and_no_subject_in_both(subjects, seed):
+    halves = split_halves(subjects, seed)
+    first, second = halves.runs
+    assert sorted((*first, *second)) == list(range(len(subjects)))
+    if len(set(subjects)) > 1:
+        assert halves.by == "subject"
+        people = [{subjects[r] for r in runs} for runs in halves.runs]
+        assert not people[0] & people[1]
+        assert len(people[0]) - len(people[1]) in {0, 1}
+    else:
+        assert halves.by == "run"
+        assert len(first) - len(second) in {0, 1}
+    assert timepoints_of(1, halves.by, 10) == slice(0, 10)
+    assert split_halves(subjects, seed) == halves
+
+
+def test_one_run_is_cut_in_time():
+    halves = split_halves(["a"], 0)
+    assert (halves.by, halves.runs) == ("time", ((0,), (0,)))
+    course = np.arange(11)
+    parts = [course[timepoints_of(half, halves.by, 11)] for half in (0, 1)]
+    np.testing.assert_array_equal(np.concatenate(parts), course)
+    assert [len(part) for part in parts] == [5, 6]
+
+
+def test_which_subjects_go_together_is_chance_not_order():
+    subjects = [f"{i:02d}" for i in range(20)]
+    found = {split_halves(subjects, seed).runs for seed in range(10)}
+    assert len(found) == 10
+    assert tuple(range(10)) not in {first for first, _ in found}
+
+
+def test_no_runs_cannot_be_cut():
+    with pytest.raises(InputError, match="at least one run"):
+        split_halves([], 0)
+
+
+# Agreement
+
+
+def cells(seed: int, other: np.ndarray, alpha: tuple[float, ...] = (1e-4,)) -> list[SweepCell]:
+    """Sweep a small matrix with networks; homogeneity is asked of another."""
+    C = networks(60, 4, seed)
+    grid = SweepGrid(n_components=(5,), alpha_W=alpha, n_clusters=(3, 4))
+    matrix = threshold_by_label(C, np.arange(60) // 30)
+    return sorted(sweep(matrix, grid, full_correlation=other), key=lambda c: c.alpha_W)
+
+
+def test_a_matrix_agrees_with_itself_perfectly():
+    same = cells(1, networks(60, 4, 1))
+    found = measure_halves(same, same)
+    assert set(found) == set(MEASURES)
+    np.testing.assert_array_equal(found["stability"], [[1.0, 1.0]])
+
+
+def test_measures_are_those_of_scikit_learn_and_numpy():
+    C, D = networks(60, 4, 1), networks(60, 4, 2)
+    one, other = cells(1, D), cells(2, C)
+    found = measure_halves(one, other)
+    for j in (0, 1):
+        a, b = one[0].clusterings[j], other[0].clusterings[j]
+        loaded = one[0].W.any(axis=1) & other[0].W.any(axis=1)
+        expected = adjusted_rand_score(a.labels[loaded], b.labels[loaded])
+        assert found["stability"][0, j] == pytest.approx(expected)
+        assert found["half_silhouette"][0, j] == pytest.approx((a.silhouette + b.silhouette) / 2)
+        within = [
+            np.mean(
+                [
+                    matrix[np.ix_(labels == k, labels == k)][
+                        ~np.eye((labels == k).sum(), dtype=bool)
+                    ].mean()
+                    if (labels == k).sum() > 1
+                    else 0.0
+                    for k in np.unique(labels)
+                ]
+            )
+            for labels, matrix in ((a.labels, D), (b.labels, C))
+        ]
+        assert found["homogeneity"][0, j] == pytest.approx(np.mean(within), rel=1e-4)
+
+
+def test_where_loadings_have_collapsed_there_is_no_figure_rather_than_a_perfect_one():
+    C = networks(60, 4, 1)
+    collapsed = cells(1, C, alpha=(1e-4, 50.0))
+    found = measure_halves(collapsed, collapsed)
+    for values in found.values():
+        assert np.isfinite(values[0]).all()
+        assert np.isnan(values[1]).all()
+
+
+# Beside the null
+
+
+def test_what_stands_beside_a_measure_is_numpys(rng):
+    values, nulls = rng.random((2, 3)), rng.random((5, 2, 3))
+    found = beside_null(values, nulls)
+    assert set(found) == set(BESIDE)
+    np.testing.assert_allclose(found["null"], nulls.mean(axis=0))
+    np.testing.assert_allclose(found["null_sd"], nulls.std(axis=0, ddof=1))
+    np.testing.assert_allclose(found["excess"], values - nulls.mean(axis=0))
+    np.testing.assert_allclose(found["z"], found["excess"] / nulls.std(axis=0, ddof=1))
+
+
+@pytest.mark.parametrize("n_nulls", [1, 2])
+def test_with_fewer_than_three_surrogates_there_is_no_z(rng, n_nulls):
+    found = beside_null(rng.random((2, 3)), rng.random((n_nulls, 2, 3)))
+    assert np.isfinite(found["excess"]).all()
+    assert np.isnan(found["z"]).all()
+    assert np.isnan(found["null_sd"]).all() == (n_nulls == 1)
+
+
+def test_a_surrogate_without_a_figure_does_not_count(rng):
+    values, nulls = rng.random((1, 3)), rng.random((4, 1, 3))
+    nulls[0, 0, 0] = nulls[:2, 0, 1] = nulls[:, 0, 2] = np.nan
+    found = beside_null(values, nulls)
+    np.testing.assert_allclose(
+        found["null"][0, :2], [nulls[1:, 0, 0].mean(), nulls[2:, 0, 1].mean()]
+    )
+    assert np.isfinite(found["z"]).tolist() == [[True, False, False]]
+    assert np.isnan(found["excess"]).tolist() == [[False, False, True]]
+
+
+def test_surrogates_that_are_all_alike_give_no_z():
+    found = beside_null(np.array([[0.9]]), np.ones((3, 1, 1)))
+    assert found["excess"] == pytest.approx(-0.1)
+    assert np.isnan(found["z"]).all()
+
+
+# Planted networks and noise, on a real mesh
+
+N_LABELS = (2, 14, 20)  # 14 is the number of clusters: the label file can give them all by itself
+GRID = SweepGrid(n_components=(20,), alpha_W=(0.0,), n_clusters=(14,))
+
+
+@pytest.fixture(scope="module")
+def surface() -> Surface:
+    return load_fsaverage(642)
+
+
+@pytest.fixture(scope="module")
+def maker(surface: Surface) -> SurrogateMaker:
+    return SurrogateMaker(surface)
+
+
+@pytest.fixture(scope="module")
+def label_files(surface: Surface) -> dict[int, np.ndarray]:
+    return {n: geodesic_labels(surface, n // 2) for n in N_LABELS}
+
+
+def measured(
+    runs: Sequence[np.ndarray], mask: np.ndarray, label_files: dict[int, np.ndarray]
+) -> dict[int, dict[str, np.ndarray]]:
+    """What the sweep gives on two halves of a cohort, for each label file."""
+    half = len(runs) // 2
+    pair = [average_correlation([(r, mask) for r in part]) for part in (runs[:half], runs[half:])]
+    found = {}
+    for n, labels in label_files.items():
+        swept = [
+            list(
+                sweep(
+                    threshold_by_label(pair[h], labels, mask),
+                    GRID,
+                    FactorizationConfig(max_iter=200),
+                    full_correlation=pair[1 - h],
+                )
+            )
+            for h in (0, 1)
+        ]
+        found[n] = measure_halves(*swept)
+    return found
+
+
+def beside(
+    runs: Sequence[np.ndarray],
+    mask: np.ndarray,
+    maker: SurrogateMaker,
+    label_files: dict[int, np.ndarray],
+    n_nulls: int,
+) -> pd.DataFrame:
+    """The table of a cohort's cells with stability beside its null, as the assets make it."""
+    smooth = [maker.measure(run) for run in runs]
+    nulls = []
+    for null in range(n_nulls):
+        rng = np.random.default_rng([108, null])
+        noise = [maker.surrogate(r, s, rng) for r, s in zip(runs, smooth, strict=True)]
+        nulls.append(measured(noise, mask, label_files))
+    rows = []
+    for n, data in measured(runs, mask, label_files).items():
+        arrays = stability_arrays(data, [null[n] for null in nulls])
+        rows.append(
+            {name: arrays[name][0, 0] for name in COLUMNS}
+            | {"label_file": f"L{n:02d}", "n_labels": n, "n_components": 20, "n_clusters": 14}
+            | {"alpha_W": 0.0, "l1_ratio": 0.4, "zero_row_share": 0.0, "distinct_rows": 1000}
+            | {"silhouette": arrays["half_silhouette"][0, 0]}
+        )
+    return pd.DataFrame(rows)
+
+
+def noise_cohort(surface: Surface, seed: int) -> tuple[list[np.ndarray], np.ndarray]:
+    config = SimulationConfig(snr=0, n_subjects=4, runs_per_subject=1, seed=seed)
+    truth, runs = simulate_cohort(surface, config)
+    return [run for _, run in runs], truth >= 0
+
+
+@pytest.mark.slow
+def test_planted_networks_exceed_their_null(surface, maker, label_files):
+    config = SimulationConfig(snr=0.6, n_subjects=4, runs_per_subject=1, seed=7)
+    truth, runs = simulate_cohort(surface, config)
+    bold = [run for _, run in runs]
+    table = beside(bold, truth >= 0, maker, label_files, n_nulls=3).set_index("n_labels")
+    assert table.loc[2, "stability_excess"] > 0.2
+    assert table.loc[2, "stability_z"] > 5
+    assert table.loc[2, "homogeneity_excess"] > 0.02
+    ranked = rank_cells(table.reset_index(), SelectionConfig())
+    assert ranked.iloc[0]["stability_excess"] == table["stability_excess"].max()
+
+
+@pytest.mark.slow
+def test_noise_does_not_exceed_its_null_and_no_label_file_is_preferred(surface, maker, label_files):
+    chosen = {"null_corrected": Counter(), "raw stability": Counter()}
+    excess = []
+    for seed in range(6):
+        runs, mask = noise_cohort(surface, seed)
+        table = beside(runs, mask, maker, label_files, n_nulls=2)
+        excess.append(table.set_index("n_labels")["stability_excess"])
+        ranked = rank_cells(table, SelectionConfig())
+        chosen["null_corrected"][int(ranked.iloc[0]["n_labels"])] += 1
+        chosen["raw stability"][int(table.loc[table["stability"].idxmax(), "n_labels"])] += 1
+        # The label file makes its own agreement: nearly perfect where it has a label a cluster.
+        assert table.set_index("n_labels").loc[14, "stability"] > 0.6
+    mean = pd.concat(excess, axis=1).mean(axis=1)
+    assert mean.abs().max() < 0.05, mean
+    assert chosen["raw stability"][14] == 6
+    assert chosen["null_corrected"][14] <= 3, chosen
