@@ -212,8 +212,8 @@ def test_a_cell_that_noise_matches_is_named_by_a_check(finished_once):
     ask = QUESTIONS["selected_parcellations"]["beyond_noise"]
     project = Project.open(finished_once.folder)
     assert list(ask(project, chosen)) == []  # not known
-    choice["stability_excess"] = -0.1
+    choice |= {"stability_margin": 0.1, "beyond_noise": False}
     (said,) = ask(project, chosen)
     assert "3 clusters: halves agree by 0.400, noise as smooth by 0.500" in said
-    choice["stability_excess"] = 0.1
+    choice["beyond_noise"] = True
     assert list(ask(project, chosen)) == []

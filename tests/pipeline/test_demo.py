@@ -96,8 +96,11 @@ def test_every_cell_has_its_stability_beside_its_null(made):
         )
         assert excess == pytest.approx(value - null)
         assert np.isfinite(float(row["homogeneity_excess"]))
-    alive = [float(row["stability_excess"]) for row in ranking if row["alive"] == "True"]
-    assert alive == sorted(alive, reverse=True)
+    first = [r for r in ranking if r["alive"] == r["beyond_noise"] == "True"]
+    assert first == ranking[: len(first)]
+    excesses = [float(row["stability_excess"]) for row in first]
+    assert excesses == sorted(excesses, reverse=True)
+    assert excesses[0] > 0.2
     facts = project.store.latest("selected_parcellations").facts
     assert (facts["rule_name"], facts["no_stability"]) == ("null_corrected", None)
     assert facts["split_by"] == "subject"

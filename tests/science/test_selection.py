@@ -8,7 +8,14 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from trend_dagster.science.selection import SelectionConfig, is_alive, rank_cells
+from trend_dagster.science.selection import (
+    IN_WORDS,
+    RULES,
+    SelectionConfig,
+    is_alive,
+    rank_cells,
+    rule_in_use,
+)
 
 CONFIG = SelectionConfig()
 N_LABELS = {"two": 2, "also_two": 2, "twenty": 20}
@@ -162,3 +169,75 @@ def test_the_rule_looks_at_nothing_but_what_it_names(table, rng):
     names = ("davies_bouldin", "inertia", "connectivity_ratio", "full_within_connectivity")
     other = table.assign(**{name: rng.random(len(table)) for name in names})
     pd.testing.assert_frame_equal(rank_cells(other, CONFIG)[IDENTITY], expected)
+
+
+def beside(excess: float, margin: float = 0.1, **changes) -> dict:
+    """What stability gives a cell."""
+    return {"stability_excess": excess, "stability_margin": margin} | changes
+
+
+def test_the_largest_excess_beyond_noise_is_chosen_whatever_the_label_file():
+    chosen = best(
+        cell("two", silhouette=0.9, **beside(0.2)), cell("twenty", silhouette=0.1, **beside(0.3))
+    )
+    assert chosen["label_file"] == "twenty"
+    assert chosen["beyond_noise"]
+
+
+def test_an_excess_within_the_margin_is_no_reason():
+    # The one that varies most would win by luck.
+    chosen = best(cell("two", **beside(0.01)), cell("twenty", **beside(0.3, margin=0.4)))
+    assert chosen["label_file"] == "two"
+    assert not chosen["beyond_noise"]
+
+
+def test_one_that_is_beyond_noise_comes_before_all_that_are_not_or_are_unknown():
+    chosen = best(
+        cell("two", **beside(0.09)),
+        cell("also_two", **beside(np.nan, margin=np.nan)),
+        cell("twenty", **beside(0.11)),
+    )
+    assert chosen["label_file"] == "twenty"
+
+
+def test_a_collapsed_cell_is_not_saved_by_its_excess():
+    chosen = best(cell("twenty", zero_row_share=0.9, **beside(0.9)), cell("two", **beside(0.2)))
+    assert chosen["label_file"] == "two"
+
+
+def test_equal_excesses_go_by_the_excess_of_silhouette():
+    chosen = best(
+        cell("two", **beside(0.3, half_silhouette_excess=0.1)),
+        cell("twenty", **beside(0.3, half_silhouette_excess=0.2)),
+    )
+    assert chosen["label_file"] == "twenty"
+
+
+def test_without_any_margin_the_conservative_rule_is_in_use(table):
+    config = SelectionConfig()
+    conservative = SelectionConfig(rule="conservative")
+    expected = rank_cells(table, conservative)
+    assert rule_in_use(table, config) == "conservative"
+    unknown = table.assign(stability_excess=0.5, stability_margin=np.nan)
+    assert rule_in_use(unknown, config) == "conservative"
+    found = rank_cells(unknown, config)
+    pd.testing.assert_frame_equal(found[expected.columns], expected)
+    known = table.assign(stability_excess=0.5, stability_margin=0.1)
+    assert rule_in_use(known, config) == "null_corrected"
+    assert rule_in_use(known, conservative) == "conservative"
+
+
+def test_the_null_corrected_order_does_not_depend_on_the_order_given_nor_on_the_truth(table, rng):
+    known = table.assign(
+        stability_excess=rng.choice([0.05, 0.2, 0.3, np.nan], len(table)),
+        stability_margin=0.1,
+        half_silhouette_excess=rng.choice([0.0, 0.1], len(table)),
+    )
+    expected = rank_cells(known, CONFIG)
+    for _ in range(5):
+        other = known.iloc[rng.permutation(len(known))].assign(dice=rng.random(len(known)))
+        pd.testing.assert_frame_equal(rank_cells(other, CONFIG)[expected.columns], expected)
+
+
+def test_rules_are_named_in_the_settings_and_told_in_words():
+    assert set(RULES) == set(IN_WORDS) == {"null_corrected", "conservative"}

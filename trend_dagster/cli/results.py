@@ -112,9 +112,10 @@ def read_choice(project: Project) -> list[str]:
     return [
         f"{choice['n_clusters']} clusters: two halves (by {facts['split_by']}) agree by "
         f"{choice['stability']:.3f} (adjusted Rand index), noise as smooth by "
-        f"{choice['stability_null']:.3f}."
+        f"{choice['stability_null']:.3f}: "
+        + ("more than chance." if choice["beyond_noise"] else "no more than chance, no finding.")
         for choice in facts["chosen"]
-        if choice["stability_excess"] is not None
+        if choice["stability_margin"] is not None
     ]
 
 

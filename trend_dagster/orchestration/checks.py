@@ -176,10 +176,9 @@ def _complete(project: Project, version: Version) -> Iterator[str]:
 def _beyond_noise(project: Project, version: Version) -> Iterator[str]:
     """The chosen cells come back in another half of the cohort better than noise does."""
     for choice in version.facts["chosen"]:
-        excess = choice.get("stability_excess")
-        if excess is not None and excess <= 0:
+        if choice.get("stability_margin") is not None and not choice["beyond_noise"]:
             yield (
-                f"has nothing beyond noise for {choice['n_clusters']} clusters: halves agree by "
+                f"shows nothing beyond noise for {choice['n_clusters']} clusters: halves agree by "
                 f"{choice['stability']:.3f}, noise as smooth by {choice['stability_null']:.3f}. "
                 "Do not read it as networks; more or cleaner data may show some"
             )

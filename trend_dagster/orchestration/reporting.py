@@ -91,6 +91,7 @@ RANKING = {
     "alpha_W": "alpha_W",
     "l1_ratio": "l1_ratio",
     "alive": "Not collapsed",
+    "beyond_noise": "Beyond noise",
     "stability": "Stability",
     "stability_null": "of noise",
     "stability_excess": "Excess",
@@ -331,7 +332,10 @@ def _stability(choice: Mapping[str, Any]) -> str | None:
         return f"{said}; noise has none to compare with"
     said += f"; {choice['stability_null']:.3f} on noise as smooth; excess "
     said += f"{choice['stability_excess']:+.3f}"
-    return said if choice["stability_z"] is None else f"{said}, z {choice['stability_z']:.1f}"
+    if choice["stability_z"] is None:
+        return said
+    beyond = "more" if choice["beyond_noise"] else "no more"
+    return f"{said}, z {choice['stability_z']:.1f}: {beyond} than chance"
 
 
 def _figure(value: float | None) -> str | None:

@@ -25,9 +25,9 @@ class SelectionConfig(BaseModel, frozen=True, extra="forbid"):
     rule: Literal["null_corrected", "conservative"] = Field(
         "null_corrected",
         description="'null_corrected': the cell whose stability between two halves of the cohort "
-        "exceeds its null by most (see the section validation); where no stability was computed, "
-        "as 'conservative'. 'conservative': the label file with the fewest labels, and within it "
-        "the highest silhouette.",
+        "exceeds its null by most, if by more than chance (see the section validation); where "
+        "none does or no stability was computed, as 'conservative'. 'conservative': the label "
+        "file with the fewest labels, and within it the highest silhouette.",
     )
     max_zero_row_share: float = Field(
         0.05,
@@ -48,8 +48,6 @@ TIES = {
 
 IMPOSES_LEAST = {"n_labels": True, "silhouette": False}
 
-EXCESS = {"stability_excess": False, "half_silhouette_excess": False}
-
 
 def conservative(table: pd.DataFrame) -> pd.DataFrame:
     """Alive cells first; then the fewest labels; then the highest silhouette; then `TIES`.
@@ -68,13 +66,15 @@ def conservative(table: pd.DataFrame) -> pd.DataFrame:
 
 
 def null_corrected(table: pd.DataFrame) -> pd.DataFrame:
-    """Alive cells first; then by the excess of stability over its null; then of silhouette.
+    """Alive cells first; then those beyond noise, by the excess of stability; then the others.
 
-    The unit is the excess itself, a difference of adjusted Rand indices, which means the same
-    under every label file: 0 is what noise gives, and what is left up to 1 is what the encoding
-    leaves to be found. Not z: with a handful of surrogates its denominator is a guess, and where
-    a label file decides everything it vanishes, so that z would prefer what imposes most.
-    Cells without an excess come after those with one, in the order of `conservative`.
+    A cell is beyond noise where its excess is more than one more surrogate cohort would reach by
+    chance (`beyond_noise`). Among these the unit is the excess itself, a difference of adjusted
+    Rand indices, which means the same under every label file: 0 is what noise gives, and what is
+    left up to 1 is what the encoding leaves to be found. Ties go by the excess of silhouette.
+    Cells that are not beyond noise have shown nothing, and the largest of several differences
+    between noise and noise would be the one of the label file that varies most: they come in the
+    order of `conservative`.
 
     Parameters
     ----------
@@ -86,8 +86,33 @@ def null_corrected(table: pd.DataFrame) -> pd.DataFrame:
     DataFrame
         The same rows, the best first.
     """
-    known = {name: way for name, way in EXCESS.items() if name in table}
-    return _sorted(table, {"alive": False, **known, **IMPOSES_LEAST, **TIES})
+    beyond = beyond_noise(table)
+    judged = table.assign(
+        _stability=table.get("stability_excess", float("nan")),
+        _silhouette=table.get("half_silhouette_excess", float("nan")),
+    )
+    judged.loc[~beyond, ["_stability", "_silhouette"]] = float("nan")
+    excess = {"_stability": False, "_silhouette": False}
+    ranked = _sorted(judged, {"alive": False, **excess, **IMPOSES_LEAST, **TIES})
+    return ranked.drop(columns=list(excess))
+
+
+def beyond_noise(table: pd.DataFrame) -> pd.Series[bool]:
+    """Tell the cells whose stability exceeds its null by more than chance.
+
+    Parameters
+    ----------
+    table : DataFrame
+        One row per cell, with ``stability_excess`` and ``stability_margin`` if they are known.
+
+    Returns
+    -------
+    Series of bool
+        Aligned with the table; False where it is not known.
+    """
+    if "stability_margin" not in table:
+        return pd.Series(data=False, index=table.index)
+    return table["stability_excess"] > table["stability_margin"]
 
 
 def _sorted(table: pd.DataFrame, order: Mapping[str, bool]) -> pd.DataFrame:
@@ -100,19 +125,22 @@ RULES: dict[str, Callable[[pd.DataFrame], pd.DataFrame]] = {
 }
 """Rules by the name that the settings give; another one is a function and a line here."""
 
+_IMPOSES_LEAST = (
+    "the label file with the fewest labels; then the highest silhouette; then the fewest "
+    "components; then label file, alpha_W and l1_ratio in order"
+)
+
 IN_WORDS = {
-    "null_corrected": "cells that are alive before collapsed ones; then the largest excess of "
-    "stability (adjusted Rand index between two halves of the cohort) over the same on noise that "
-    "went the same way; then the largest such excess of silhouette; then the fewest labels, the "
-    "highest silhouette and the fewest components; then label file, alpha_W and l1_ratio in order",
-    "conservative": "cells that are alive before collapsed ones; then the label file with the "
-    "fewest labels; then the highest silhouette; then the fewest components; then label file, "
-    "alpha_W and l1_ratio in order",
+    "null_corrected": "cells that are alive before collapsed ones; then those whose stability "
+    "(adjusted Rand index between two halves of the cohort) exceeds that of noise that went the "
+    "same way by more than chance, the largest excess first, then the largest excess of "
+    f"silhouette; of all others {_IMPOSES_LEAST}",
+    "conservative": f"cells that are alive before collapsed ones; then {_IMPOSES_LEAST}",
 }
 
 
 def rule_in_use(table: pd.DataFrame, config: SelectionConfig) -> str:
-    """Name the rule that decides: without any excess, the null-corrected one cannot.
+    """Name the rule that decides: where no margin is known, the null-corrected one cannot.
 
     Parameters
     ----------
@@ -126,7 +154,7 @@ def rule_in_use(table: pd.DataFrame, config: SelectionConfig) -> str:
     str
         A name in `RULES`.
     """
-    known = "stability_excess" in table and table["stability_excess"].notna().any()
+    known = "stability_margin" in table and table["stability_margin"].notna().any()
     return config.rule if known or config.rule != "null_corrected" else "conservative"
 
 
@@ -157,18 +185,18 @@ def rank_cells(table: pd.DataFrame, config: SelectionConfig) -> pd.DataFrame:
     table : DataFrame
         One row per cell, with columns ``label_file``, ``n_labels``, ``n_components``,
         ``n_clusters``, ``alpha_W``, ``l1_ratio``, ``silhouette``, ``zero_row_share`` and
-        ``distinct_rows``; for the null-corrected rule also ``stability_excess`` and
-        ``half_silhouette_excess``.
+        ``distinct_rows``; for the null-corrected rule also ``stability_excess``,
+        ``stability_margin`` and ``half_silhouette_excess``.
     config : SelectionConfig
         The rule, and when a cell counts as collapsed.
 
     Returns
     -------
     DataFrame
-        The rows with ``alive`` and ``rank`` (1 is chosen) added, sorted by ``n_clusters`` and
-        rank. The order does not depend on the order of the rows given.
+        The rows with ``alive``, ``beyond_noise`` and ``rank`` (1 is chosen) added, sorted by
+        ``n_clusters`` and rank. The order does not depend on the order of the rows given.
     """
-    judged = table.assign(alive=is_alive(table, config))
+    judged = table.assign(alive=is_alive(table, config), beyond_noise=beyond_noise(table))
     rule = RULES[rule_in_use(table, config)]
     ranked = pd.concat(
         [rule(cells) for _, cells in judged.groupby("n_clusters", sort=True)], ignore_index=True

@@ -45,6 +45,7 @@ RANKING_COLUMNS = (
     "n_clusters",
     "rank",
     "alive",
+    "beyond_noise",
     "label_file",
     "n_labels",
     "n_components",

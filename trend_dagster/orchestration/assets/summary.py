@@ -20,7 +20,7 @@ from trend_dagster.orchestration.resources import LABEL_FILE, N_COMPONENTS, Proj
 from trend_dagster.orchestration.settings import Settings, why_no_stability
 from trend_dagster.orchestration.stored_asset import STORED_ASSETS, Cell, stored_asset
 from trend_dagster.science.selection import IN_WORDS, rank_cells, rule_in_use
-from trend_dagster.science.stability import COLUMNS, MEASURES
+from trend_dagster.science.stability import COLUMNS, MEASURES, MIN_NULLS_FOR_Z
 from trend_dagster.storage.stores import Partition, Version, describe
 from trend_dagster.storage.workbook import label_vector_name, npy_bytes, workbook_bytes
 
@@ -163,9 +163,15 @@ def sweep_summary(
 
 
 def _why_no_stability(settings: Settings, table: pd.DataFrame) -> str | None:
-    if "stability_excess" in table and table["stability_excess"].notna().any():
+    if "stability_margin" in table and table["stability_margin"].notna().any():
         return None
-    return why_no_stability(settings) or "none could be computed (`trend status` says why)"
+    few = (
+        f"it takes {MIN_NULLS_FOR_Z} surrogate cohorts to tell how far noise varies, and "
+        f"validation.n_nulls is {settings.validation.n_nulls}"
+    )
+    if settings.validation.n_nulls >= MIN_NULLS_FOR_Z:
+        few = "none could be computed (`trend status` says why)"
+    return why_no_stability(settings) or few
 
 
 def _heat_maps(table: pd.DataFrame) -> dict[str, bytes]:
@@ -263,6 +269,7 @@ def selected_parcellations(
                     "n_clusters": int(row["n_clusters"]),
                     **{name: row[name] for name in identity},
                     "alive": bool(row["alive"]),
+                    "beyond_noise": bool(row["beyond_noise"]),
                     **_beside_null(row),
                     "cell": row["version"],
                     "digest": row["digest"],
@@ -327,6 +334,7 @@ def _ranking(ranked: pd.DataFrame) -> str:
         "n_labels",
         "n_components",
         "alive",
+        "beyond_noise",
         *(name for name in COLUMNS if name.startswith("stability") and name in ranked),
         "silhouette",
         "zero_row_share",
