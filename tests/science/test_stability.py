@@ -2,9 +2,6 @@
 
 from __future__ import annotations
 
-from collections import Counter
-from collections.abc import Sequence
-
 import numpy as np
 import pandas as pd
 import pytest
@@ -12,23 +9,18 @@ from hypothesis import given
 from hypothesis import strategies as st
 from sklearn.metrics import adjusted_rand_score
 
+from benchmarks.stability import beside_surrogates, choices, cohort, label_files_of
 from tests.science.test_factorization import networks
 from trend_dagster.errors import InputError
 from trend_dagster.science.block_matrix import threshold_by_label
-from trend_dagster.science.correlation import average_correlation
-from trend_dagster.science.factorization import FactorizationConfig
-from trend_dagster.science.geodesic import Surface, geodesic_labels
+from trend_dagster.science.geodesic import Surface
 from trend_dagster.science.nulls import SurrogateMaker
-from trend_dagster.science.selection import SelectionConfig, rank_cells
-from trend_dagster.science.simulation import SimulationConfig, simulate_cohort
 from trend_dagster.science.stability import (
     BESIDE,
-    COLUMNS,
     MEASURES,
     beside_null,
     measure_halves,
     split_halves,
-    stability_arrays,
     timepoints_of,
 )
 from trend_dagster.science.sweep import SweepCell, SweepGrid, sweep
@@ -177,9 +169,6 @@ def test_surrogates_that_are_all_alike_are_not_believed_to_be():
 
 # Planted networks and noise, on a real mesh
 
-N_LABELS = (2, 14, 20)  # 14 is the number of clusters: the label file can give them all by itself
-GRID = SweepGrid(n_components=(20,), alpha_W=(0.0,), n_clusters=(14,))
-
 
 @pytest.fixture(scope="module")
 def surface() -> Surface:
@@ -191,95 +180,29 @@ def maker(surface: Surface) -> SurrogateMaker:
     return SurrogateMaker(surface)
 
 
-@pytest.fixture(scope="module")
-def label_files(surface: Surface) -> dict[int, np.ndarray]:
-    return {n: geodesic_labels(surface, n // 2) for n in N_LABELS}
-
-
-def measured(
-    runs: Sequence[np.ndarray], mask: np.ndarray, label_files: dict[int, np.ndarray]
-) -> dict[int, dict[str, np.ndarray]]:
-    """What the sweep gives on two halves of a cohort, for each label file."""
-    half = len(runs) // 2
-    pair = [average_correlation([(r, mask) for r in part]) for part in (runs[:half], runs[half:])]
-    found = {}
-    for n, labels in label_files.items():
-        swept = [
-            list(
-                sweep(
-                    threshold_by_label(pair[h], labels, mask),
-                    GRID,
-                    FactorizationConfig(max_iter=200),
-                    full_correlation=pair[1 - h],
-                )
-            )
-            for h in (0, 1)
-        ]
-        found[n] = measure_halves(*swept)
-    return found
-
-
-def beside(
-    runs: Sequence[np.ndarray],
-    mask: np.ndarray,
-    maker: SurrogateMaker,
-    label_files: dict[int, np.ndarray],
-    n_nulls: int,
-) -> pd.DataFrame:
-    """The table of a cohort's cells with stability beside its null, as the assets make it."""
-    smooth = [maker.measure(run) for run in runs]
-    nulls = []
-    for null in range(n_nulls):
-        rng = np.random.default_rng([108, null])
-        noise = [maker.surrogate(r, s, rng) for r, s in zip(runs, smooth, strict=True)]
-        nulls.append(measured(noise, mask, label_files))
-    rows = []
-    for n, data in measured(runs, mask, label_files).items():
-        arrays = stability_arrays(data, [null[n] for null in nulls])
-        rows.append(
-            {name: arrays[name][0, 0] for name in COLUMNS}
-            | {"label_file": f"L{n:02d}", "n_labels": n, "n_components": 20, "n_clusters": 14}
-            | {"alpha_W": 0.0, "l1_ratio": 0.4, "zero_row_share": 0.0, "distinct_rows": 1000}
-            | {"silhouette": arrays["half_silhouette"][0, 0]}
-        )
-    return pd.DataFrame(rows)
-
-
-def noise_cohort(surface: Surface, seed: int) -> tuple[list[np.ndarray], np.ndarray]:
-    config = SimulationConfig(snr=0, n_subjects=4, runs_per_subject=1, seed=seed)
-    truth, runs = simulate_cohort(surface, config)
-    return [run for _, run in runs], truth >= 0
+@pytest.mark.slow
+def test_planted_networks_exceed_their_null(surface, maker):
+    runs, mask = cohort(surface, snr=0.6, seed=7)
+    table = beside_surrogates(runs, mask, maker, label_files_of(surface), n_nulls=3)
+    whole = table.set_index("n_labels").loc[2]
+    assert whole["stability_excess"] > max(0.2, whole["stability_margin"])
+    assert whole["stability_z"] > 5
+    assert whole["homogeneity_excess"] > 0.02
+    assert choices(table)["the rule"] == choices(table)["plain excess"] == "L02"
 
 
 @pytest.mark.slow
-def test_planted_networks_exceed_their_null(surface, maker, label_files):
-    config = SimulationConfig(snr=0.6, n_subjects=4, runs_per_subject=1, seed=7)
-    truth, runs = simulate_cohort(surface, config)
-    bold = [run for _, run in runs]
-    table = beside(bold, truth >= 0, maker, label_files, n_nulls=3).set_index("n_labels")
-    assert table.loc[2, "stability_excess"] > 0.2
-    assert table.loc[2, "stability_z"] > 5
-    assert table.loc[2, "homogeneity_excess"] > 0.02
-    ranked = rank_cells(table.reset_index(), SelectionConfig())
-    assert ranked.iloc[0]["stability_excess"] == table["stability_excess"].max()
-
-
-@pytest.mark.slow
-def test_noise_does_not_exceed_its_null_and_no_label_file_is_preferred(surface, maker, label_files):
-    n_cohorts = 5
-    chosen = {"null_corrected": Counter(), "raw": Counter()}
-    excess, raw = [], []
+def test_noise_does_not_exceed_its_null_and_no_label_file_is_preferred(surface, maker):
+    n_cohorts, label_files = 5, label_files_of(surface)
+    chosen, tables = [], []
     for seed in range(n_cohorts):
-        runs, mask = noise_cohort(surface, seed)
-        table = beside(runs, mask, maker, label_files, n_nulls=3).set_index("n_labels", drop=False)
-        excess.append(table["stability_excess"])
-        raw.append(table["stability"])
-        chosen["null_corrected"][rank_cells(table, SelectionConfig()).iloc[0]["label_file"]] += 1
-        chosen["raw"][table.loc[table["stability"].idxmax(), "label_file"]] += 1
+        runs, mask = cohort(surface, snr=0, seed=seed)
+        tables.append(beside_surrogates(runs, mask, maker, label_files, n_nulls=3))
+        chosen.append(choices(tables[-1]))
+    mean = pd.concat(tables).groupby("n_labels")[["stability", "stability_excess"]].mean()
     # The label file makes its own agreement where it has a label for every cluster ...
-    assert pd.concat(raw, axis=1).mean(axis=1)[14] > 0.7
-    assert chosen["raw"]["L14"] > n_cohorts / 2
+    assert mean["stability"][14] > 0.7
+    assert sum(c["raw stability"] == "L14" for c in chosen) > n_cohorts / 2
     # ... and the same agreement under the null.
-    mean = pd.concat(excess, axis=1).mean(axis=1)
-    assert mean.abs().max() < 0.1, mean
-    assert chosen["null_corrected"]["L14"] <= n_cohorts / 3, chosen
+    assert mean["stability_excess"].abs().max() < 0.1
+    assert sum(c["the rule"] == "L14" for c in chosen) <= n_cohorts / 3, chosen

@@ -1,0 +1,134 @@
+"""What the choice of a label file goes by on noise: ``python -m benchmarks.stability``.
+
+Cohorts without networks (SNR 0) on fsaverage3, label files with 2, 14 and 20 labels, 14 clusters:
+each cell's stability between halves beside its surrogates', and which label file is chosen by the
+raw stability, by the plain excess, and by the rule. The last line is one JSON object.
+"""
+
+from __future__ import annotations
+
+import argparse
+import json
+from collections import Counter
+from collections.abc import Mapping, Sequence
+from typing import Any
+
+import numpy as np
+import pandas as pd
+from numpy.typing import NDArray
+
+from trend_dagster.science.block_matrix import threshold_by_label
+from trend_dagster.science.correlation import average_correlation
+from trend_dagster.science.factorization import FactorizationConfig
+from trend_dagster.science.geodesic import Surface, geodesic_labels
+from trend_dagster.science.nulls import SurrogateMaker
+from trend_dagster.science.selection import SelectionConfig, rank_cells
+from trend_dagster.science.simulation import SimulationConfig, simulate_cohort
+from trend_dagster.science.stability import COLUMNS, measure_halves, stability_arrays
+from trend_dagster.science.sweep import SweepGrid, sweep
+from trend_dagster.storage.meshes import load_fsaverage
+
+N_LABELS = (2, 14, 20)  # 14 is the number of clusters: the label file can give them all by itself
+GRID = SweepGrid(n_components=(20,), alpha_W=(0.0,), n_clusters=(14,))
+
+Runs = Sequence[NDArray[np.float32]]
+Mask = NDArray[np.bool_]
+LabelFiles = Mapping[int, NDArray[np.integer[Any]]]
+
+
+def label_files_of(surface: Surface) -> LabelFiles:
+    """Label files by their number of labels."""
+    return {n: geodesic_labels(surface, n // 2) for n in N_LABELS}
+
+
+def cohort(surface: Surface, snr: float, seed: int) -> tuple[Runs, Mask]:
+    """Four newborns with a run each."""
+    config = SimulationConfig(snr=snr, n_subjects=4, runs_per_subject=1, seed=seed)
+    truth, runs = simulate_cohort(surface, config)
+    return [run for _, run in runs], truth >= 0
+
+
+def measured(
+    runs: Runs, mask: Mask, label_files: LabelFiles
+) -> dict[int, dict[str, NDArray[np.float64]]]:
+    """What the sweep gives on two halves of a cohort, for each label file."""
+    half = len(runs) // 2
+    pair = [average_correlation([(r, mask) for r in part]) for part in (runs[:half], runs[half:])]
+    found = {}
+    for n, labels in label_files.items():
+        swept = [
+            list(
+                sweep(
+                    threshold_by_label(pair[h], labels, mask),
+                    GRID,
+                    FactorizationConfig(max_iter=200),
+                    full_correlation=pair[1 - h],
+                )
+            )
+            for h in (0, 1)
+        ]
+        found[n] = measure_halves(*swept)
+    return found
+
+
+def beside_surrogates(
+    runs: Runs, mask: Mask, maker: SurrogateMaker, label_files: LabelFiles, n_nulls: int
+) -> pd.DataFrame:
+    """The table of a cohort's cells, as the assets make it; one row per label file."""
+    smooth = [maker.measure(run) for run in runs]
+    nulls = []
+    for null in range(n_nulls):
+        rng = np.random.default_rng([108, null])
+        noise = [maker.surrogate(r, s, rng) for r, s in zip(runs, smooth, strict=True)]
+        nulls.append(measured(noise, mask, label_files))
+    rows = []
+    for n, data in measured(runs, mask, label_files).items():
+        arrays = stability_arrays(data, [null[n] for null in nulls])
+        rows.append(
+            {name: arrays[name][0, 0] for name in COLUMNS}
+            | {"label_file": f"L{n:02d}", "n_labels": n, "n_components": 20, "n_clusters": 14}
+            | {"alpha_W": 0.0, "l1_ratio": 0.4, "zero_row_share": 0.0, "distinct_rows": 1000}
+            | {"silhouette": arrays["half_silhouette"][0, 0]}
+        )
+    return pd.DataFrame(rows)
+
+
+def choices(table: pd.DataFrame) -> dict[str, str]:
+    """Label file that is chosen by the raw stability, by the plain excess, and by the rule."""
+
+    def largest(column: str) -> str:
+        return str(table.sort_values(column, ascending=False).iloc[0]["label_file"])
+
+    return {
+        "raw stability": largest("stability"),
+        "plain excess": largest("stability_excess"),
+        "the rule": str(rank_cells(table, SelectionConfig()).iloc[0]["label_file"]),
+    }
+
+
+def main() -> None:
+    """Print each cohort's figures, and how often each label file is chosen."""
+    parser = argparse.ArgumentParser(description=(__doc__ or "").split("\n", maxsplit=1)[0])
+    parser.add_argument("--cohorts", type=int, default=8, help="seeds 0, 1, ...")
+    parser.add_argument("--nulls", type=int, default=3, help="surrogate cohorts of each")
+    parser.add_argument("--snr", type=float, default=0.0, help="0 plants no networks")
+    options = parser.parse_args()
+    surface = load_fsaverage(642)
+    maker, label_files = SurrogateMaker(surface), label_files_of(surface)
+    counts: dict[str, Counter[str]] = {}
+    tables = []
+    for seed in range(options.cohorts):
+        runs, mask = cohort(surface, options.snr, seed)
+        table = beside_surrogates(runs, mask, maker, label_files, options.nulls)
+        tables.append(table)
+        shown = ["label_file", *(name for name in COLUMNS if name.startswith("stability"))]
+        print(f"seed {seed}\n{table[shown].round(3).to_string(index=False)}", flush=True)
+        for way, label_file in choices(table).items():
+            counts.setdefault(way, Counter())[label_file] += 1
+    mean = pd.concat(tables).groupby("label_file")[["stability", "stability_excess"]].mean()
+    print(f"\nmean over cohorts\n{mean.round(3).to_string()}")
+    print(json.dumps({way: dict(sorted(count.items())) for way, count in counts.items()}))
+
+
+if __name__ == "__main__":
+    main()
