@@ -18,6 +18,7 @@ from trend_dagster.orchestration.assets.connectivity import (
     graph_of,
     needs_no_distances,
     spatial_matrix,
+    vertices_in_use,
 )
 from trend_dagster.orchestration.assets.features import load_model
 from trend_dagster.orchestration.assets.parcellation import feasible, swept
@@ -281,7 +282,8 @@ def stability(
     noise reaches a stability of 1.
     """
     masks = split_correlation.read("vertex_mask")
-    cells, errors = feasible(cells, int(masks.sum(axis=1).min()))
+    least = min(int(vertices_in_use(geodesic_labels, mask).sum()) for mask in masks)
+    cells, errors = feasible(cells, least)
     yield from errors
     if not cells:
         return
