@@ -13,7 +13,15 @@ from trend_dagster.validation.simulated import Tell, compare, summary
 from trend_dagster.validation.ways import PROFILE, Encoding, Way, changed, platform, profile
 
 SNR = 0.19
-QUICK_PARTS = ("as it is", "networks", "encoding", "penalty", "components")
+QUICK_PARTS = (
+    "as it is",
+    "cleaning",
+    "networks",
+    "smoothing",
+    "encoding",
+    "penalty",
+    "components",
+)
 
 
 def variants(quick: bool) -> Iterator[Way]:
@@ -22,7 +30,7 @@ def variants(quick: bool) -> Iterator[Way]:
     Parameters
     ----------
     quick : bool
-        Leave out what trains models, and one part in two.
+        Leave out smooth loadings and what trains models.
     """
     for way in _all(profile(PROFILE)):
         if not quick or way.kind in QUICK_PARTS:
