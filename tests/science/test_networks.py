@@ -73,7 +73,10 @@ def test_eigenvectors_are_those_of_the_whole_matrix(rng: np.random.Generator, k:
     np.testing.assert_allclose(np.abs(found), np.abs(expected), atol=1e-9)
 
 
-def test_planted_blocks_come_back_from_too_many_components(rng: np.random.Generator) -> None:
+@pytest.mark.parametrize("border_prior", [None, 0.0, 4.0])
+def test_planted_blocks_come_back_from_too_many_components(
+    rng: np.random.Generator, border_prior: float | None
+) -> None:
     truth = np.repeat(np.arange(3), [60, 40, 20])
     bold = rng.normal(size=(3, 400))[truth] * 0.6 + rng.normal(size=(120, 400))
     correlation = np.corrcoef(bold)
@@ -81,7 +84,8 @@ def test_planted_blocks_come_back_from_too_many_components(rng: np.random.Genera
     W = np.eye(8)[part] * rng.uniform(0.5, 2, size=(120, 1))
     # What parts of one network share is in H, as it is in a factorisation of their correlation.
     H = np.linalg.lstsq(W, np.clip(correlation, 0, None), rcond=None)[0]
-    found = find_networks(W, H, correlation, 3, Neighbourhood.unknown(120), NetworksConfig())
+    config = NetworksConfig(border_prior=border_prior)
+    found = find_networks(W, H, correlation, 3, Neighbourhood.unknown(120), config)
     assert mean_dice(found, truth) == 1
 
 
@@ -99,7 +103,8 @@ def test_a_collapsed_factorisation_gives_no_error(rng: np.random.Generator, n_lo
     W, H = np.zeros((30, 4)), rng.uniform(size=(4, 30))
     W[:n_loaded] = 1.0  # all rows alike
     correlation = np.corrcoef(rng.normal(size=(30, 50)))
-    found = find_networks(W, H, correlation, 3, Neighbourhood.unknown(30))
+    config = NetworksConfig(border_prior=4.0)
+    found = find_networks(W, H, correlation, 3, Neighbourhood.unknown(30), config)
     np.testing.assert_array_equal(found >= 0, np.arange(30) < n_loaded)
 
 

@@ -3,7 +3,7 @@
 KMeans on the rows of W splits large networks and gives up small ones for the halves. The product
 W H is the matrix without most of its noise, and spectral clustering of that finds both (Ng, Jordan
 and Weiss 2001). Being of low rank, it never has to be made: nothing here is vertices by vertices.
-Then every vertex joins the network whose members it correlates with like they do.
+On request every vertex then joins the network whose members it correlates with like they do.
 
 Correlations between a vertex and its surroundings are left out throughout: noise is shared there,
 and the vertex' correlation with itself is nothing but noise.
@@ -44,17 +44,18 @@ class NetworksConfig(BaseModel, frozen=True, extra="forbid"):
     method: Literal["spectral", "kmeans"] = Field(
         default="kmeans",
         description=(
-            "'spectral' clusters vertices by the leading eigenvectors of W H, and lets every "
-            "vertex join the network it correlates with. 'kmeans' clusters the rows of W, as the "
-            "tutorial does."
+            "'spectral' clusters vertices by the leading eigenvectors of W H. 'kmeans' clusters "
+            "the rows of W, as the tutorial does."
         ),
     )
-    border_prior: float = Field(
-        default=4.0,
+    border_prior: float | None = Field(
+        default=None,
         ge=0,
         description=(
-            "What the vote of a neighbour on the mesh weighs when a vertex joins a network, in "
-            "units of log-likelihood. 0: no vote."
+            "A number lets every vertex join the network whose members it correlates with like "
+            "they do, with that weight of a neighbour's vote on the mesh, in units of "
+            "log-likelihood. On real data that was found to cost reproducibility. None: vertices "
+            "stay where the spectrum puts them."
         ),
     )
 
@@ -212,9 +213,9 @@ def find_networks(
 ) -> IntArray:
     """Turn a factorisation into networks.
 
-    Vertices are clustered by the spectrum of W H; then every vertex joins the network whose
-    members it correlates with like they do, and its neighbours on the mesh have a say (a Potts
-    prior, solved by mean fields). The last step is repeated until nothing moves.
+    Vertices are clustered by the spectrum of W H. With a border prior, every vertex then joins the
+    network whose members it correlates with like they do, and its neighbours on the mesh have a
+    say (a Potts prior, solved by mean fields), until nothing moves.
 
     Parameters
     ----------
@@ -242,7 +243,7 @@ def find_networks(
     loaded: BoolArray = np.asarray(W.any(axis=1))
     labels = np.full(len(W), -1)
     labels[loaded] = _by_spectrum(W[loaded], H[:, loaded], n_networks, random_state)
-    if int(loaded.sum()) <= n_networks:
+    if border_prior is None or int(loaded.sum()) <= n_networks:
         return labels
     for _ in range(_SWEEPS):
         moved = _assign(labels, correlation, n_networks, neighbourhood, border_prior, loaded)
