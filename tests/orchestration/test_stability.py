@@ -16,6 +16,7 @@ from trend_dagster.orchestration.resources import Project
 from trend_dagster.orchestration.stored_asset import STORED_ASSETS
 from trend_dagster.science.block_matrix import threshold_by_label
 from trend_dagster.science.geodesic import edge_graph, geodesic_labels
+from trend_dagster.science.model_settings import AutoencoderConfig
 from trend_dagster.science.simulation import SimulationConfig, simulate_cohort
 from trend_dagster.science.sweep import sweep
 from trend_dagster.storage.meshes import load_fsaverage
@@ -217,3 +218,24 @@ def test_a_cell_that_noise_matches_is_named_by_a_check(finished_once):
     assert "3 clusters: halves agree by 0.400, noise as smooth by 0.500" in said
     choice["beyond_noise"] = True
     assert list(ask(project, chosen)) == []
+
+
+def test_the_model_sees_nothing_of_the_other_half_but_its_mean(rng):
+    from trend_dagster.orchestration.assets.validation import _Embedder
+    from trend_dagster.science.autoencoder import initial_model
+
+    config = AutoencoderConfig(
+        d_model=16, n_heads=2, n_encoder_layers=1, n_decoder_layers=1, dim_feedforward=16
+    )
+    embedder = _Embedder("input_projection", initial_model(config, 10, 0), 10)
+    mask = np.arange(6) > 0
+    bold = rng.normal(size=(6, 12)).astype(np.float32)
+    shuffled = bold.copy()
+    shuffled[:, 5:10] = bold[:, [9, 5, 7, 6, 8]]
+    one, other = (
+        [embedder.features(run, mask, half, "time")[0] for half in (0, 1)]
+        for run in (bold, shuffled)
+    )
+    np.testing.assert_allclose(one[0], other[0], atol=1e-6)
+    assert not np.allclose(one[1], other[1], atol=1e-2)
+    assert not one[0][0].any()

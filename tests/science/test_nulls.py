@@ -2,10 +2,11 @@
 
 import numpy as np
 import pytest
+import scipy.sparse as sp
 
 from trend_dagster.errors import InputError
 from trend_dagster.science.evaluation import adjusted_rand_index
-from trend_dagster.science.geodesic import Surface
+from trend_dagster.science.geodesic import Surface, geodesic_neighbours
 from trend_dagster.science.nulls import SurrogateMaker, spin_labels
 from trend_dagster.science.simulation import SimulationConfig, simulate_cohort
 from trend_dagster.storage.meshes import load_fsaverage
@@ -49,6 +50,30 @@ def test_surrogate_is_as_smooth_as_the_data_in_space_and_time(
     assert np.corrcoef(original[1:], copied[1:])[0, 1] > 0.9
     np.testing.assert_allclose(surrogate.mean(axis=1), bold.mean(axis=1), rtol=1e-3)
     np.testing.assert_allclose(surrogate.std(axis=1), bold.std(axis=1), rtol=1e-3)
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("smoothness", [0.0, 8.0, 16.0])
+def test_correlation_of_a_surrogate_falls_with_distance_as_that_of_noise_does(
+    maker: SurrogateMaker, surface: Surface, smoothness: float
+) -> None:
+    config = SimulationConfig(snr=0, n_timepoints=400, smoothness=smoothness)
+    truth, runs = simulate_cohort(surface, config)
+    bold = next(runs)[1]
+    inside = truth >= 0
+    pairs = sp.coo_array(sp.triu(geodesic_neighbours(surface, 36.0), k=1))
+    first, second = pairs.coords
+    both = inside[first] & inside[second]
+    near = np.digitize(pairs.data[both], [10, 14, 18, 24, 30])
+
+    def by_distance(data: np.ndarray) -> np.ndarray:
+        z = data - data.mean(axis=1, keepdims=True)
+        z /= np.maximum(np.linalg.norm(z, axis=1, keepdims=True), 1e-12)
+        r = np.einsum("ij,ij->i", z[first[both]], z[second[both]])
+        return np.bincount(near, r) / np.bincount(near)
+
+    surrogate = maker.surrogate(bold, maker.measure(bold), np.random.default_rng(0))
+    np.testing.assert_allclose(by_distance(surrogate), by_distance(bold), atol=0.05)
 
 
 def test_surrogate_has_no_networks(
