@@ -12,14 +12,17 @@ import pytest
 from nibabel import cifti2
 
 from tests.conftest import N_VERTICES, run
-from tests.workbench import wb_command
+from tests.test_figures import hue_of
+from tests.workbench import render, wb_command
 from trend_dagster.errors import MissingUpstreamError, SettingsError
 from trend_dagster.orchestration.exporting import export_cells
 from trend_dagster.orchestration.maps import map_files, networks_of
 from trend_dagster.orchestration.resources import Project
 from trend_dagster.science.geodesic import Surface, geodesic_labels
-from trend_dagster.storage.label_images import keys_of, label_tsv
+from trend_dagster.storage.label_images import cifti_labels, keys_of, label_tsv
 from trend_dagster.storage.meshes import load_fsaverage
+from trend_dagster.storage.space import VertexSpace
+from trend_dagster.storage.template import target_of
 
 
 @pytest.fixture(scope="module")
@@ -185,28 +188,44 @@ def test_a_template_of_another_size_is_named(finished):
 
 
 @pytest.mark.slow
-def test_cifti_bold_comes_out_as_cifti_without_a_template(project_folder):
+def test_cifti_bold_comes_out_as_cifti_without_a_template(project_folder, tmp_path):
     image = dense(45, N_VERTICES - 45)
     models, series = image.header.get_axis(1), cifti2.SeriesAxis(0, 2, 40)
     for path in sorted((project_folder / "bold").glob("*.npy")):
         bold = cifti2.Cifti2Image(np.load(path).T, (series, models))
         bold.to_filename(path.with_suffix(".dtseries.nii"))
         path.unlink()
-    for path in (project_folder / "geodesic_labels").glob("*.npy"):
-        left, right = np.split(np.load(path), [45])
-        np.save(path, np.concatenate([np.pad(left, (7, 8)), np.pad(right, (0, 15))]))
-    (project_folder / "planted_networks.npy").unlink()
+    held = np.concatenate([np.pad(np.ones(45), (7, 8)), np.pad(np.ones(45), (0, 15))]) > 0
+    # One label file and the planted networks as CIFTI, the other one over both meshes.
+    labels_folder = project_folder / "geodesic_labels"
+    for path in (labels_folder / "six.npy", project_folder / "planted_networks.npy"):
+        labels = np.load(path)
+        content = cifti_labels(labels + 1, networks_of(labels, None), models, path.stem)
+        path.with_suffix(".dlabel.nii").write_bytes(content)
+        path.unlink()
+    two = np.zeros(len(held), dtype=np.int64)
+    two[held] = np.load(labels_folder / "two.npy")
+    np.save(labels_folder / "two.npy", two)
     settings = project_folder / "trend.yaml"
-    settings.write_text(settings.read_text().replace("inputs: {truth: planted_networks.npy}", ""))
+    settings.write_text(settings.read_text().replace("networks.npy", "networks.dlabel.nii"))
     outcomes = run(project_folder)
     assert [o.errors for o in outcomes.values() if o.errors] == []
     project = Project.open(project_folder)
     labels = project.store.latest("selected_parcellations").read("labels")[0]
     written = nib.load(project.outputs / "maps" / "selected_3_clusters.dlabel.nii")
-    held = np.concatenate([np.pad(np.ones(45), (7, 8)), np.pad(np.ones(45), (0, 15))]) > 0
     np.testing.assert_array_equal(np.asarray(written.dataobj)[0], labels[held] + 1)
     assert written.header.get_axis(1) == models
     assert (labels[~held] == -1).all()
+    six = project.store.latest("geodesic_labels", {"label_file": "six"})
+    assert ((six.read("labels") >= 0) == held).all()
+    assert six.facts["n_labels"] == 6
+    assert project.store.latest("control_comparison").facts["has_truth"]
+    wanted = {"label_file": "six", "n_components": 4, "n_clusters": 4}
+    (spec,) = export_cells(project, wanted, tmp_path / "cell")
+    cell = nib.load(spec.with_suffix(".dlabel.nii"))
+    stored = project.store.latest("nmf_sweep", {"label_file": "six", "n_components": "4"})
+    expected = stored.read("labels")[0, 1]
+    np.testing.assert_array_equal(np.asarray(cell.dataobj)[0], expected[held] + 1)
 
 
 def remade_maps(folder, write) -> tuple[np.ndarray, dict[str, object]]:
@@ -268,3 +287,33 @@ def test_volumes_come_out_as_volumes_without_a_template(finished):
     np.testing.assert_array_equal(written.affine, affine)
     assert "Type:" in wb_command("-file-information", path)
     assert not [name for name in files if name.endswith((".gii", ".annot"))]
+
+
+@pytest.mark.slow
+@pytest.mark.usefixtures("workbench")
+def test_workbench_opens_grayordinates_and_mesh_together(surface, tmp_path):
+    labels = np.where(surface.medial_wall, -1, geodesic_labels(surface, 5))
+    space = VertexSpace("cifti", {"L": 642, "R": 642}, in_data=~surface.medial_wall)
+    target = target_of(space)
+    networks = networks_of(labels, surface, target)
+    files = map_files("x", "10 clusters", labels, networks, surface, target)
+    for name, content in files.items():
+        (tmp_path / name).write_bytes(content)
+        if name.endswith((".gii", ".nii", ".spec")):
+            assert "Type:" in wb_command("-file-information", tmp_path / name)
+    for side, structure in (("L", "CORTEX_LEFT"), ("R", "CORTEX_RIGHT")):
+        ours, mesh = tmp_path / f"x.{side}.label.gii", tmp_path / f"{side}.midthickness.surf.gii"
+        wb_command("-label-to-border", mesh, ours, tmp_path / "x.border")
+        assert "Border" in (tmp_path / "x.border").read_text()
+        separated = tmp_path / f"separated.{side}.label.gii"
+        dense = tmp_path / "x.dlabel.nii"
+        wb_command("-cifti-separate", dense, "COLUMN", "-label", structure, separated)
+        keys = nib.load(ours).darrays[0].data
+        np.testing.assert_array_equal(nib.load(separated).darrays[0].data, keys)
+        inside = surface.hemisphere == "LR".index(side)
+        np.testing.assert_array_equal(keys == 0, surface.medial_wall[inside])
+    picture = render(tmp_path / "x.spec") / 255
+    assert (picture.max(axis=2) > 0.2).mean() > 0.3
+    for network in networks:
+        near = np.abs((hue_of(picture) - hue_of(np.array(network.rgb) / 255) + 3) % 6 - 3) < 0.2
+        assert near.mean() > 0.001, network.name
