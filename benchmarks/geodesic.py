@@ -1,6 +1,11 @@
-"""Geodesic distances and labels: accuracy against Workbench, time and memory.
+"""Geodesic distances: libraries compared by accuracy and speed, against Workbench and exact ones.
 
     python -m benchmarks.geodesic
+
+Every method measures distances from the same random vertices of the left hemisphere. The reference
+is ``wb_command -surface-geodesic-distance``; beside it stands the exact polyhedral distance
+(Mitchell, Mount and Papadimitriou 1987, doi 10.1137/0216045). Libraries that are not installed are
+left out: ``pip install '.[geodesics]'`` installs them.
 
 The finest mesh is fsaverage5 with every triangle split in four: 40,962 vertices a hemisphere, more
 than the 32,492 of the surfaces that the Human Connectome Project uses.
@@ -15,23 +20,37 @@ import shutil
 import subprocess
 import tempfile
 import time
+from collections.abc import Callable, Iterator
+from importlib import import_module
+from importlib.util import find_spec
 from pathlib import Path
 from typing import Any
 
 import nibabel
 import numpy as np
 from numpy.typing import NDArray
+from scipy.sparse import csgraph
 
 from trend_dagster.science.geodesic import (
     Surface,
-    geodesic_distances,
+    distance_rows,
+    edge_graph,
     geodesic_labels,
     geodesic_neighbours,
+    step_graph,
 )
 from trend_dagster.storage.meshes import load_fsaverage
 
 nib: Any = nibabel  # its annotations cover a part only
 RADIUS = 24.0  # mm; three sigma of an 8 mm kernel
+N_SOURCES = 5
+OWN = "edges and unfolded pairs (scipy)"
+WORKBENCH = "wb_command"
+
+Points = NDArray[np.float64]
+Triangles = NDArray[np.int32]
+Measure = Callable[[int], NDArray[Any]]
+"""Takes a vertex, returns its distance to every vertex."""
 
 
 def split_in_four(surface: Surface) -> Surface:
@@ -49,14 +68,75 @@ def split_in_four(surface: Surface) -> Surface:
     return Surface(coordinates[left_first], place[four].astype(np.int32), hemisphere[left_first])
 
 
+def left_hemisphere(surface: Surface) -> Surface:
+    """Take the left hemisphere alone."""
+    n = int((surface.hemisphere == 0).sum())
+    own = surface.triangles[:, 0] < n
+    return Surface(surface.coordinates[:n], surface.triangles[own], surface.hemisphere[:n])
+
+
+# What is compared
+
+
+def along_edges(points: Points, triangles: Triangles) -> Measure:
+    """Shortest path over the edges of the mesh."""
+    graph = edge_graph(_surface(points, triangles))
+    return lambda source: csgraph.dijkstra(graph, directed=False, indices=source)
+
+
+def across_edges(points: Points, triangles: Triangles) -> Measure:
+    """What the platform uses: edges, and straight lines across one edge."""
+    steps = step_graph(_surface(points, triangles), 0)
+    return lambda source: distance_rows(steps, source, source + 1)[0]
+
+
+def heat(points: Points, triangles: Triangles) -> Measure:
+    """Heat method (Crane et al. 2013, doi 10.1145/2516971.2516977) of potpourri3d."""
+    solver = import_module("potpourri3d").MeshHeatMethodDistanceSolver(points, triangles)
+    return lambda source: np.asarray(solver.compute_distance(source))
+
+
+def fast_marching(points: Points, triangles: Triangles) -> Measure:
+    """Fast marching (Kimmel and Sethian 1998, doi 10.1073/pnas.95.15.8431) of potpourri3d."""
+    solver = import_module("potpourri3d").MeshFastMarchingDistanceSolver(points, triangles)
+    return lambda source: np.asarray(solver.compute_distance([[(source, [])]]))
+
+
+def exact_pygeodesic(points: Points, triangles: Triangles) -> Measure:
+    """Exact polyhedral distance of pygeodesic."""
+    solver = import_module("pygeodesic.geodesic").PyGeodesicAlgorithmExact(points, triangles)
+    return lambda source: np.asarray(solver.geodesicDistances(np.array([source]), None)[0])
+
+
+def exact_gdist(points: Points, triangles: Triangles) -> Measure:
+    """Exact polyhedral distance of tvb-gdist."""
+    compute = import_module("gdist").compute_gdist
+    return lambda source: np.asarray(
+        compute(points, triangles, source_indices=np.array([source], dtype=np.int32))
+    )
+
+
+METHODS: dict[str, tuple[str, Callable[[Points, Triangles], Measure]]] = {
+    "edges only (scipy)": ("scipy", along_edges),
+    OWN: ("scipy", across_edges),
+    "heat method (potpourri3d)": ("potpourri3d", heat),
+    "fast marching (potpourri3d)": ("potpourri3d", fast_marching),
+    "exact (pygeodesic)": ("pygeodesic", exact_pygeodesic),
+    "exact (tvb-gdist)": ("gdist", exact_gdist),
+}
+EXACT = ("exact (pygeodesic)", "exact (tvb-gdist)")
+
+
+def _surface(points: Points, triangles: Triangles) -> Surface:
+    return Surface(points.astype(np.float32), triangles, np.zeros(len(points), dtype=np.int8))
+
+
 def workbench_distances(surface: Surface, sources: NDArray[np.intp]) -> NDArray[np.float32]:
-    """Distances on the left hemisphere by ``wb_command``."""
-    left = int((surface.hemisphere == 0).sum())
-    triangles = surface.triangles[surface.triangles[:, 0] < left]
+    """Distances on one hemisphere by ``wb_command``."""
     mesh = nib.gifti.GiftiImage(
         darrays=[
-            nib.gifti.GiftiDataArray(surface.coordinates[:left], "NIFTI_INTENT_POINTSET"),
-            nib.gifti.GiftiDataArray(triangles, "NIFTI_INTENT_TRIANGLE"),
+            nib.gifti.GiftiDataArray(surface.coordinates, "NIFTI_INTENT_POINTSET"),
+            nib.gifti.GiftiDataArray(surface.triangles, "NIFTI_INTENT_TRIANGLE"),
         ]
     )
     mesh.meta["AnatomicalStructurePrimary"] = "CortexLeft"
@@ -65,42 +145,104 @@ def workbench_distances(surface: Surface, sources: NDArray[np.intp]) -> NDArray[
         path, out = Path(folder) / "left.surf.gii", Path(folder) / "out.func.gii"
         nib.save(mesh, path)
         for source in sources.tolist():
-            command = ["wb_command", "-surface-geodesic-distance", str(path), str(source), str(out)]
+            command = [WORKBENCH, "-surface-geodesic-distance", str(path), str(source), str(out)]
             subprocess.run(command, check=True, capture_output=True)
             rows.append(nib.load(out).darrays[0].data)
     return np.array(rows, dtype=np.float32)
 
 
-def measure(surface: Surface) -> dict[str, Any]:
-    """Time every step on one mesh, and compare with Workbench where it is installed."""
-    left = int((surface.hemisphere == 0).sum())
-    sources = np.random.default_rng(108).integers(0, left, 5)
-    row: dict[str, Any] = {"vertices_per_hemisphere": left}
-    start = time.perf_counter()
-    distances = geodesic_distances(surface, sources)[:, :left]
-    row["seconds_per_source"] = (time.perf_counter() - start) / len(sources)
-    if shutil.which("wb_command"):
-        expected = workbench_distances(surface, sources)
-        away = expected > 1
-        error = np.abs(distances[away] / expected[away] - 1)
-        row |= {"median_error": float(np.median(error)), "largest_error": float(error.max())}
+def compare(surface: Surface, sources: NDArray[np.intp]) -> Iterator[dict[str, Any]]:
+    """Measure every method on one hemisphere; yield a row for each."""
+    points, triangles = surface.coordinates.astype(np.float64), surface.triangles
+    found: dict[str, NDArray[np.float64]] = {}
+    rows: dict[str, dict[str, Any]] = {}
+    for name, (library, prepare) in METHODS.items():
+        if find_spec(library) is None:
+            continue
+        start = time.perf_counter()
+        measure = prepare(points, triangles)
+        prepared = time.perf_counter()
+        found[name] = np.array([measure(source) for source in sources.tolist()], dtype=np.float64)
+        rows[name] = {
+            "method": name,
+            "vertices": len(points),
+            "seconds_to_prepare": round(prepared - start, 4),
+            "seconds_per_source": round((time.perf_counter() - prepared) / len(sources), 4),
+        }
+    references: dict[str, NDArray[Any]] = {}
+    if shutil.which(WORKBENCH):
+        references["workbench"] = workbench_distances(surface, sources)
+    exact = [found[name] for name in EXACT if name in found]
+    if exact:
+        references["exact"] = exact[0]
+    for name, row in rows.items():
+        for reference, expected in references.items():
+            row |= _error(found[name], expected, reference)
+        yield row
+    if exact and "workbench" in references:
+        row = {"method": "Workbench itself", "vertices": len(points)}
+        yield row | _error(references["workbench"], references["exact"], "exact")
+
+
+def _error(found: NDArray[Any], expected: NDArray[Any], against: str) -> dict[str, float]:
+    away = expected > 1  # mm
+    ratio = found[away] / expected[away] - 1
+    return {
+        f"median_error_{against}": round(float(np.median(np.abs(ratio))), 5),
+        f"median_bias_{against}": round(float(np.median(ratio)), 5),
+        f"error_95_{against}": round(float(np.quantile(np.abs(ratio), 0.95)), 5),
+    }
+
+
+def measure_platform(surface: Surface) -> dict[str, Any]:
+    """Time what the platform makes of a mesh: labels, and all distances up to a radius."""
     start = time.perf_counter()
     geodesic_labels(surface, 50)
-    row["seconds_50_labels"] = time.perf_counter() - start
-    start = time.perf_counter()
+    labelled = time.perf_counter()
     near = geodesic_neighbours(surface, RADIUS)
-    row["seconds_all_neighbours"] = time.perf_counter() - start
-    row["neighbours_per_vertex"] = near.nnz / surface.n_vertices
-    row["peak_memory_gib"] = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss / 2**20
-    return row
+    return {
+        "vertices_of_both_hemispheres": surface.n_vertices,
+        "seconds_50_labels": round(labelled - start, 2),
+        "seconds_all_neighbours": round(time.perf_counter() - labelled, 1),
+        "neighbours_per_vertex": round(near.nnz / surface.n_vertices),
+        "peak_memory_gib": round(resource.getrusage(resource.RUSAGE_SELF).ru_maxrss / 2**20, 2),
+    }
+
+
+def markdown(rows: list[dict[str, Any]]) -> str:
+    """Write the comparison as the table that the documentation shows."""
+    lines = [
+        "| vertices | method | median error against Workbench | median length against exact | "
+        "prepare, s | per source, s |",
+        "|---|---|---|---|---|---|",
+    ]
+    for row in rows:
+        error, bias = row.get("median_error_workbench"), row.get("median_bias_exact")
+        cells = [
+            f"{row['vertices']:,}",
+            row["method"],
+            "" if error is None else f"{error:.2%}",
+            "" if bias is None else f"{bias:+.2%}",
+            f"{row['seconds_to_prepare']:.3f}" if "seconds_to_prepare" in row else "",
+            f"{row['seconds_per_source']:.4f}" if "seconds_per_source" in row else "",
+        ]
+        lines.append("| " + " | ".join(cells) + " |")
+    return "\n".join(lines)
 
 
 def main() -> None:
-    """Print one JSON object per mesh."""
+    """Print the table, then one JSON object: the last line."""
     fine = load_fsaverage(10242)
-    print(json.dumps({"machine": platform.processor() or platform.machine()}))
-    for surface in (load_fsaverage(642), load_fsaverage(2562), fine, split_in_four(fine)):
-        print(json.dumps(measure(surface)), flush=True)
+    meshes = (load_fsaverage(642), load_fsaverage(2562), fine, split_in_four(fine))
+    rows, platform_rows = [], []
+    for surface in meshes:
+        left = left_hemisphere(surface)
+        sources = np.random.default_rng(108).integers(0, left.n_vertices, N_SOURCES)
+        rows += list(compare(left, sources))
+        platform_rows.append(measure_platform(surface))
+    print(markdown(rows))
+    machine = platform.processor() or platform.machine()
+    print(json.dumps({"machine": machine, "distances": rows, "platform": platform_rows}))
 
 
 if __name__ == "__main__":

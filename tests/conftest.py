@@ -20,7 +20,7 @@ N_VERTICES, N_TIMEPOINTS, N_NETWORKS = 90, 40, 4
 MEDIAL_WALL = np.arange(0, N_VERTICES, 15)  # 6 vertices without signal
 
 # Of the assets: this project has label files, and its mesh is not known.
-NOT_NEEDED = {"geodesic_distances", "split_correlation", "null_correlation", "stability"}
+NOT_NEEDED = {"cortex", "geodesic_distances", "split_correlation", "null_correlation", "stability"}
 
 SETTINGS = """\
 profile: demo

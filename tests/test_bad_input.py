@@ -23,11 +23,13 @@ from nibabel.freesurfer import write_annot
 from sklearn.exceptions import ConvergenceWarning
 
 from tests.conftest import N_VERTICES, Finished, run, simulate_run
+from tests.spheres import brain, halves, write_gifti
 from trend_dagster import cli
 from trend_dagster.orchestration.resources import Project
 from trend_dagster.orchestration.running import only_run_here
 from trend_dagster.orchestration.stored_asset import STORED_ASSETS
 from trend_dagster.storage import stores
+from trend_dagster.storage.label_images import gifti_surface
 
 TABLE = Path(__file__).parents[1] / "docs" / "bad-input.md"
 
@@ -168,6 +170,8 @@ SETTINGS: dict[str, str | bytes] = {
     "not-yaml": "training: {n_epochs: [",
     "not-utf8": "inputs: {note: Zürich}".encode("latin-1"),
     "no-such-profile": "profile: tutorail",
+    "surface-unknown": "inputs: {surface: fsaverage9}",
+    "surface-labels-many": "geodesic_labels: {n_labels_per_hemisphere: [501]}",
 }
 for _name, _text in SETTINGS.items():
     case(_name, fast=True)(lambda desk, text=_text: desk.settings(text))
@@ -179,13 +183,6 @@ def _(desk):
     said = desk.settings(f"profile: !!python/object/apply:os.mkdir ['{trace}']")
     assert not trace.exists()
     return said
-
-
-@case("surface-unknown")
-def _(desk):
-    desk.add_settings("#")
-    desk.replace_settings("inputs: {", "inputs: {surface: fsaverage9, ")
-    return desk.run("selected_parcellations")
 
 
 # The command line
@@ -587,6 +584,46 @@ def write_dlabel(desk: Desk, name: str, n_maps: int) -> None:
     labels = cifti2.LabelAxis(list("ab"[:n_maps]), [{7: (name, (1, 0, 0, 1))}] * n_maps)
     image = cifti2.Cifti2Image(np.full((n_maps, 90), 7, np.int32), (labels, axis))
     image.to_filename(desk.folder / "geodesic_labels" / "wrong.dlabel.nii")
+
+
+# The surface
+
+
+def _surface(desk: Desk, files: str = "L.surf.gii, R.surf.gii", n: int = N_VERTICES // 2) -> str:
+    write_gifti(desk.folder, brain(n))
+    desk.replace_settings("inputs: {", f"inputs: {{surfaces: [{files}], ")
+    return desk.run("cortex")
+
+
+@case("surface-no-file")
+def _(desk):
+    return _surface(desk, "L.surf.gii, nowhere.surf.gii")
+
+
+@case("surface-hole")
+def _(desk):
+    points, triangles = halves(brain(N_VERTICES // 2))[0]
+    (desk.folder / "torn").mkdir()
+    left = desk.folder / "torn" / "L.surf.gii"
+    left.write_bytes(gifti_surface(points, triangles[1:], "L", "MidThickness"))
+    return _surface(desk, "torn/L.surf.gii, R.surf.gii")
+
+
+@case("surface-swapped")
+def _(desk):
+    return _surface(desk, "R.surf.gii, L.surf.gii")
+
+
+@case("surface-density")
+def _(desk):
+    return _surface(desk, n=50)
+
+
+@case("cortex-mask-length")
+def _(desk):
+    np.save(desk.folder / "cortex.npy", np.ones(N_VERTICES - 10))
+    desk.replace_settings("inputs: {", "inputs: {cortex_mask: [cortex.npy], ")
+    return desk.run("bold")
 
 
 # The sweep

@@ -6,11 +6,12 @@ projects like any other.
 
 from __future__ import annotations
 
+import gzip
 import hashlib
 import subprocess
 import sys
 import zipfile
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import Any
 
@@ -18,19 +19,17 @@ import numpy as np
 from numpy.typing import NDArray
 
 from trend_dagster.errors import InputError
-from trend_dagster.orchestration.pictures import VERTICES_PER_HEMISPHERE
 from trend_dagster.science.geodesic import Surface, geodesic_labels
 from trend_dagster.science.simulation import SimulationConfig, simulate_cohort
-from trend_dagster.storage.meshes import load_fsaverage
+from trend_dagster.storage.meshes import FSAVERAGE, load_fsaverage
 from trend_dagster.storage.stores import replace_file
 from trend_dagster.storage.workbook import npy_bytes
 
 Say = Callable[[str], None]
 
-MESH_OF = {n: name for name, n in VERTICES_PER_HEMISPHERE.items()}
+MESH_OF = {n: name for name, n in FSAVERAGE.items()}
 
 DEMO_LABELS = (1, 4, 10)  # geodesic labels per hemisphere
-REAL_LABELS = (1, 5, 10)
 
 DEMO_SETTINGS = """\
 # A simulated cohort: 8 runs of 4 newborns with 7 planted networks in each hemisphere.
@@ -44,11 +43,13 @@ inputs:
 
 REAL_SETTINGS = """\
 # One person at rest (MPI-LEMON sub-010188, as shipped with BrainSpace), cut into 4 runs.
-# Made by `make real`.
+# Made by `make real`. There are no label files: they are made from the surface.
 profile: demo
 inputs:
   surface: {surface}
   note: "ONE person, one session, cut into 4 runs: nothing here generalises to a population."
+geodesic_labels:
+  n_labels_per_hemisphere: [1, 5, 10]
 sweep:
   n_components: [10, 20]
   n_clusters: [14, 38]
@@ -103,13 +104,10 @@ def make_real(folder: Path, n_vertices: int, say: Say) -> None:
     if (folder / "trend.yaml").exists():
         return
     say(f"Fetching the BOLD of one person out of the wheel of {BRAINSPACE} ...")
-    both = np.concatenate([_read_mgz(path)[:n_vertices] for path in _fetch(folder / "source")])
-    length = both.shape[1] // N_PARTS
-    for part in range(N_PARTS):
-        bold = np.ascontiguousarray(both[:, part * length : (part + 1) * length])
-        _write(folder / "bold" / f"sub-010188_ses-02_part-{part + 1}.npy", bold)
-    say(f"Making geodesic label files on {MESH_OF[n_vertices]} ...")
-    _write_labels(folder, load_fsaverage(n_vertices), REAL_LABELS)
+    for path, side in zip(_fetch(folder / "source"), ("lh", "rh"), strict=True):
+        for part, content in enumerate(_cut_overlay(path, n_vertices), 1):
+            name = f"sub-010188_ses-02_part-{part}.{side}.mgz"
+            replace_file(folder / "bold" / name, content)
     settings = REAL_SETTINGS.format(surface=MESH_OF[n_vertices])
     replace_file(folder / "trend.yaml", settings.encode())
 
@@ -157,9 +155,15 @@ def _fetch(folder: Path) -> list[Path]:
     return paths
 
 
-def _read_mgz(path: Path) -> NDArray[np.float32]:
-    """Read a surface overlay of FreeSurfer: (vertices, 1, 1, timepoints)."""
-    import nibabel as nib
+def _cut_overlay(path: Path, n_vertices: int) -> Iterator[bytes]:
+    """Cut a surface overlay of FreeSurfer into parts in time, and to its first vertices."""
+    from nibabel.freesurfer.mghformat import MGHImage
 
-    data = np.asarray(nib.load(path).dataobj, dtype=np.float32)  # type: ignore[attr-defined]
-    return data.reshape(data.shape[0], data.shape[-1])
+    whole: Any = MGHImage.from_bytes(gzip.decompress(path.read_bytes()))
+    length = whole.shape[-1] // N_PARTS
+    for part in range(N_PARTS):
+        data = whole.dataobj[:n_vertices, ..., part * length : (part + 1) * length]
+        cut: Any = MGHImage(np.asarray(data, dtype=np.float32), whole.affine)  # type: ignore[no-untyped-call]
+        cut.header["tr"] = whole.header["tr"]
+        # Not gzip's own time stamp: equal numbers, equal bytes.
+        yield gzip.compress(cut.to_bytes(), mtime=0)

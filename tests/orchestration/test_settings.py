@@ -260,11 +260,16 @@ def test_identity_leaves_out_what_only_changes_speed_or_place(section):
             "volume_mask",
             "geodesic_labels",
             "geodesic_distances",
+            "surfaces",
+            "inflated",
+            "cortex_mask",
             "template",
             "truth",
             "note",
         },
-        "thresholding": {"smooth_sigma_mm"},  # a partition each, told by its key
+        # A partition each, told by its key.
+        "geodesic_labels": {"n_labels_per_hemisphere"},
+        "thresholding": {"smooth_sigma_mm"},
         "training": {"max_skipped_steps", "accelerator", "on_corrupt_state"},
         "correlation": {"memory_budget_gib", "tile", "device"},
         "factorization": {"device"},

@@ -2,7 +2,6 @@
 
 import shutil
 import subprocess
-from collections.abc import Callable
 from dataclasses import replace
 from pathlib import Path
 
@@ -13,16 +12,18 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from scipy.sparse import csgraph
 
+from tests.spheres import halves, sphere
 from trend_dagster.errors import InputError, SettingsError
 from trend_dagster.science.geodesic import (
     Surface,
-    check_surface,
+    check_hemisphere,
+    distance_rows,
     edge_graph,
     gaussian_weights,
     geodesic_distances,
     geodesic_labels,
     geodesic_neighbours,
-    sphere_triangles,
+    step_graph,
     vertex_areas,
 )
 from trend_dagster.storage.meshes import load_fsaverage
@@ -31,22 +32,6 @@ from trend_dagster.storage.meshes import load_fsaverage
 @pytest.fixture(scope="module")
 def fsaverage3() -> Surface:
     return load_fsaverage(642)
-
-
-def sphere(n: int, radius: float, seed: int) -> Surface:
-    """Two spheres of nearly even points, one per hemisphere."""
-    number = np.arange(n) + 0.5
-    height, angle = 1 - 2 * number / n, number * np.pi * (1 + 5**0.5)
-    jitter = np.random.default_rng(seed).normal(scale=0.1 / np.sqrt(n), size=(n, 3))
-    ring = np.sqrt(1 - height**2)
-    points = np.column_stack([ring * np.cos(angle), ring * np.sin(angle), height]) + jitter
-    points *= radius / np.linalg.norm(points, axis=1, keepdims=True)
-    triangles = sphere_triangles(points)
-    return Surface(
-        np.concatenate([points, points]).astype(np.float32),
-        np.concatenate([triangles, triangles + n]).astype(np.int32),
-        np.repeat(np.array([0, 1], dtype=np.int8), n),
-    )
 
 
 def test_triangles_of_a_sphere_close_it_and_face_outwards(fsaverage3: Surface) -> None:
@@ -120,6 +105,16 @@ def test_neighbours_are_the_distances_up_to_the_radius(fsaverage3: Surface) -> N
     near = geodesic_neighbours(fsaverage3, 30.0, block_size=100).toarray()
     np.testing.assert_array_equal(near > 0, (full > 0) & (full <= 30.0))
     np.testing.assert_array_equal(near[near > 0], full[near > 0])
+
+
+def test_rows_are_those_of_the_whole_matrix_up_to_the_limit(fsaverage3: Surface) -> None:
+    full = geodesic_distances(fsaverage3)
+    for side in (0, 1):
+        own = fsaverage3.hemisphere == side
+        steps = step_graph(fsaverage3, side)
+        rows = np.concatenate([distance_rows(steps, a, b, 40.0) for a, b in ((0, 200), (200, 642))])
+        within = full[np.ix_(own, own)]
+        np.testing.assert_array_equal(rows, np.where(within <= 40.0, within, np.inf))
 
 
 def test_gaussian_weights_are_the_formula(fsaverage3: Surface) -> None:
@@ -209,28 +204,15 @@ def test_unknown_resolution_is_refused() -> None:
 
 
 def test_good_surfaces_pass(fsaverage3: Surface) -> None:
-    check_surface(fsaverage3)
-    check_surface(sphere(100, 50.0, 3))
-    check_surface(replace(fsaverage3, triangles=np.delete(fsaverage3.triangles, 100, axis=0)))
+    for surface in (fsaverage3, sphere(100, 50.0, 3)):
+        for points, triangles in halves(surface):
+            check_hemisphere("a sphere", points, triangles)
 
 
-@pytest.mark.parametrize(
-    ("spoil", "message"),
-    [
-        (lambda t: t[:0], "no triangles"),
-        (lambda t: np.where(t == 7, 5000, t), "0 to 5000"),
-        (lambda t: np.concatenate([t, [[0, 1, 700]]]), "1 corners in the other"),
-        (lambda t: np.concatenate([t, [[3, 3, 4]]]), "1 triangles without"),
-        (lambda t: t[(t != 11).all(axis=1)], "1 loose vertices"),
-        (lambda t: np.concatenate([t, t[:1, [0, 2, 1]]]), "3 edges with more"),
-    ],
-)
-def test_bad_surfaces_are_refused_with_what_is_wrong(
-    fsaverage3: Surface, spoil: Callable[[np.ndarray], np.ndarray], message: str
-) -> None:
-    bad = replace(fsaverage3, triangles=spoil(fsaverage3.triangles).astype(np.int32))
-    with pytest.raises(InputError, match=message):
-        check_surface(bad)
+def test_a_bad_surface_is_refused_by_name(fsaverage3: Surface) -> None:
+    points, triangles = halves(fsaverage3)[0]
+    with pytest.raises(InputError, match="the left one: expected a closed surface, found 3 edges"):
+        check_hemisphere("the left one", points, triangles[1:])
 
 
 def test_distances_around_a_hole_are_longer(fsaverage3: Surface) -> None:

@@ -17,7 +17,8 @@ from trend_dagster.errors import MissingUpstreamError, SettingsError
 from trend_dagster.orchestration.assets.delivery import cell_title
 from trend_dagster.orchestration.assets.summary import labels_of, tidy_rows
 from trend_dagster.orchestration.maps import map_files, networks_of
-from trend_dagster.orchestration.pictures import fitting_surface, target_of_maps
+from trend_dagster.orchestration.mesh import stored_mesh
+from trend_dagster.orchestration.pictures import target_of_maps
 from trend_dagster.orchestration.resources import Project
 from trend_dagster.orchestration.stored_asset import STORED_ASSETS
 from trend_dagster.storage.stores import Version, replace_file
@@ -64,7 +65,7 @@ def export_cells(project: Project, wanted: Mapping[str, Any], folder: Path) -> I
     for row in found.to_dict("records"):
         cell = {str(name): value for name, value in row.items()}
         labels = labels_of(cells, cell)
-        surface = fitting_surface(project, labels)
+        surface = stored_mesh(project, len(labels))
         target = target_of_maps(project, labels)
         networks = networks_of(labels, surface, target)
         name = _name(cell, several)

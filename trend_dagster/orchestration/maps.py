@@ -39,6 +39,13 @@ from trend_dagster.storage.template import Grayordinates, Target, Voxels
 SIDES: tuple[Side, Side] = ("L", "R")
 PREFIX = {"L": "LH", "R": "RH", "LR": "LR", "": "network"}
 ONE_SIDED = 0.9  # share of its vertices that a network of one hemisphere has there
+KINDS = {
+    "midthickness": "MidThickness",
+    "pial": "Pial",
+    "white": "GrayWhite",
+    "anatomical": "Anatomical",
+}
+"""What a mesh is, as Workbench says it."""
 
 
 def networks_of(
@@ -177,7 +184,8 @@ def surface_files(surface: Surface, side: Side) -> dict[str, bytes]:
     Returns
     -------
     dict of str to bytes
-        ``L.midthickness.surf.gii``, and ``L.inflated.surf.gii`` where there is an inflated one.
+        ``L.midthickness.surf.gii`` (or pial, white, anatomical), and ``L.inflated.surf.gii`` where
+        there is an inflated one.
     """
     inside = np.flatnonzero(surface.hemisphere == SIDES.index(side))
     own = np.isin(surface.triangles[:, 0], inside)
@@ -187,7 +195,7 @@ def surface_files(surface: Surface, side: Side) -> dict[str, bytes]:
         files[f"{side}.inflated.surf.gii"] = gifti_surface(
             surface.inflated[inside], triangles, side, "Inflated"
         )
-    files[f"{side}.midthickness.surf.gii"] = gifti_surface(
-        surface.coordinates[inside], triangles, side, "MidThickness"
+    files[f"{side}.{surface.kind}.surf.gii"] = gifti_surface(
+        surface.coordinates[inside], triangles, side, KINDS[surface.kind]
     )
     return files

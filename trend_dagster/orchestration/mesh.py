@@ -1,19 +1,22 @@
-"""What the project's mesh adds to a correlation: smoothing, and who is whose neighbour.
+"""The project's mesh: the one place that knows where it comes from and who needs it.
 
-What belongs here: choosing by the settings. What does not: the mathematics (``science.networks``).
+What belongs here: which files the settings name, reading what the asset ``cortex`` holds, and what
+the mesh adds to a correlation. What does not: reading files (``storage``) and the mathematics
+(``science``).
 """
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from collections.abc import Callable, Mapping, Sequence
+from pathlib import Path
 from typing import Any
 
 import numpy as np
 from numpy.typing import NDArray
 
 from trend_dagster.errors import InputError
-from trend_dagster.orchestration.pictures import surface_of
-from trend_dagster.orchestration.resources import Project
+from trend_dagster.orchestration.resources import LABEL_FILE, Project
+from trend_dagster.orchestration.settings import Settings, surface_labels
 from trend_dagster.science.geodesic import Surface
 from trend_dagster.science.networks import (
     Neighbourhood,
@@ -21,31 +24,158 @@ from trend_dagster.science.networks import (
     find_networks,
     smoother,
 )
+from trend_dagster.storage.meshes import FSAVERAGE, load_fsaverage
+from trend_dagster.storage.space import Side
+from trend_dagster.storage.stores import Partition, Version
+from trend_dagster.storage.surfaces import read_cortex_mask, read_surfaces
+
+SIDES = ("left", "right")
 
 
-def mesh_of(project: Project, n_vertices: int) -> Surface | None:
-    """Mesh of the project, if its settings name one.
+# Where it comes from
+
+
+def surface_files(project: Project) -> dict[str, Path]:
+    """Files of the mesh that the settings name, by what they are."""
+    inputs = project.settings.inputs
+    named = {"surface": inputs.surfaces, "inflated": inputs.inflated}
+    return {
+        f"{what} {side}": project.folder / name
+        for what, names in named.items()
+        for side, name in zip(SIDES, names, strict=False)
+    }
+
+
+def read_mesh(project: Project) -> Surface | None:
+    """Read the mesh that the settings name; None if they name none.
 
     Raises
     ------
     InputError
-        If it is not the one that the data lies on.
+        If its files cannot be used.
     """
-    surface = surface_of(project)
-    if surface is not None and surface.n_vertices != n_vertices:
-        raise InputError(
-            f"surface {project.settings.inputs.surface}",
-            expected=f"{n_vertices} vertices, as the BOLD runs have",
-            found=str(surface.n_vertices),
-            remedy="Name the surface of the data as inputs.surface, or leave it out.",
-        )
+    inputs = project.settings.inputs
+    if inputs.surface is not None:
+        return load_fsaverage(FSAVERAGE[inputs.surface])
+    if not inputs.surfaces:
+        return None
+    files = list(surface_files(project).values())
+    return read_surfaces(files[:2], files[2:])
+
+
+def cortex_mask_files(project: Project) -> dict[str, Path]:
+    """Files that say where there is cortex, if the settings name any."""
+    names = project.settings.inputs.cortex_mask
+    return {f"cortex mask {i}": project.folder / name for i, name in enumerate(names, 1)}
+
+
+def read_mask(project: Project, n_rows: int, n_vertices: Mapping[Side, int]) -> NDArray[np.bool_]:
+    """Read where there is cortex.
+
+    Parameters
+    ----------
+    project : Project
+        Names the files.
+    n_rows : int
+        Vertices of both hemispheres.
+    n_vertices : mapping of str to int
+        Vertices of each hemisphere, where the BOLD tells; else the name of the surface may.
+
+    Raises
+    ------
+    InputError
+        If the files cannot be used.
+    """
+    name = project.settings.inputs.surface
+    if not n_vertices and name is not None:
+        n_vertices = {"L": FSAVERAGE[name], "R": FSAVERAGE[name]}
+    return read_cortex_mask(list(cortex_mask_files(project).values()), n_rows, n_vertices)
+
+
+# Who needs it
+
+
+def names_no_mesh(settings: Settings, partition: Partition) -> bool:
+    """Tell whether the settings name no mesh: what is only drawn on it does without."""
+    return settings.inputs.surface is None and not settings.inputs.surfaces
+
+
+def thresholds_without_mesh(settings: Settings, partition: Partition) -> bool:
+    """Tell whether a correlation is thresholded as it is, without smoothing along the cortex."""
+    return settings.thresholding.smoothing_fwhm_mm == 0 or names_no_mesh(settings, partition)
+
+
+def clusters_without_mesh(settings: Settings, partition: Partition) -> bool:
+    """Tell whether networks are found from loadings alone."""
+    return settings.networks.method == "kmeans" or names_no_mesh(settings, partition)
+
+
+def sweeps_without_mesh(settings: Settings, partition: Partition) -> bool:
+    """Tell whether neither thresholding nor clustering needs the mesh."""
+    return all(f(settings, partition) for f in (thresholds_without_mesh, clusters_without_mesh))
+
+
+def is_not_made_from_mesh(settings: Settings, partition: Partition) -> bool:
+    """Tell whether a spatial encoding is no label file that is made from the mesh."""
+    return partition[LABEL_FILE] not in surface_labels(settings)
+
+
+# What is stored of it
+
+
+def mesh_of(cortex: Version | None, n_vertices: int | None = None) -> Surface | None:
+    """Mesh that ``cortex`` holds; None without one.
+
+    Parameters
+    ----------
+    cortex : Version or None
+        What is stored.
+    n_vertices : int, optional
+        How many vertices the data has.
+
+    Raises
+    ------
+    InputError
+        If the mesh has another number of vertices than the data.
+    """
+    if cortex is None or cortex.excluded is not None:
+        return None
+    arrays: dict[str, Any] = {
+        name: cortex.read(name) for name in cortex.names() if name != "vertex_area"
+    }
+    surface = Surface(**arrays, kind=cortex.facts["kind"])
+    if n_vertices is not None and surface.n_vertices != n_vertices:
+        raise wrong_density(cortex.facts["mesh_files"], str(n_vertices), surface.n_vertices)
     return surface
 
 
-def smoothed(project: Project, correlation: Any, mask: NDArray[np.bool_]) -> Any:
+def stored_mesh(project: Project, n_vertices: int) -> Surface | None:
+    """Mesh of the project as it is stored, for who looks at finished outputs."""
+    if names_no_mesh(project.settings, {}):
+        return None
+    return mesh_of(project.store.latest("cortex"), n_vertices)
+
+
+def wrong_density(files: Sequence[str], expected: str, found: object) -> InputError:
+    """Error of a mesh that the data does not lie on."""
+    return InputError(
+        f"surface {', '.join(files)}",
+        expected=f"{expected} vertices, as the BOLD has",
+        found=str(found),
+        remedy="Name the surface that the BOLD was sampled on (inputs.surface or inputs.surfaces), "
+        "or leave it out.",
+    )
+
+
+# What it adds
+
+
+def smoothed(
+    project: Project, cortex: Version | None, correlation: Any, mask: NDArray[np.bool_]
+) -> Any:
     """Correlation as it is to be thresholded: smoothed, where settings and mesh allow it."""
     config = project.settings.thresholding
-    surface = mesh_of(project, len(mask))
+    surface = mesh_of(cortex, len(mask))
     if surface is None or config.smoothing_fwhm_mm == 0:
         return correlation
     near = Neighbourhood.of(surface, config.exclusion_mm).near
@@ -53,14 +183,14 @@ def smoothed(project: Project, correlation: Any, mask: NDArray[np.bool_]) -> Any
 
 
 def network_finder(
-    project: Project, correlation: Any
+    project: Project, cortex: Version | None, correlation: Any
 ) -> Callable[[NDArray[Any], NDArray[Any], int], NDArray[np.int64]] | None:
     """How networks are made from a factorisation; None for KMeans."""
     settings = project.settings
     if settings.networks.method == "kmeans":
         return None
     n_vertices = correlation.shape[0]
-    surface = mesh_of(project, n_vertices)
+    surface = mesh_of(cortex, n_vertices)
     if surface is None:
         neighbourhood = Neighbourhood.unknown(n_vertices)
     else:

@@ -1,6 +1,6 @@
-"""Pictures that need to know the project: parcellations on its surface.
+"""Pictures of parcellations: on the surface where there is one.
 
-What belongs here: choosing the mesh that the settings name, and what the rows are. What does not:
+What belongs here: choosing the form, and what the rows are. What does not:
 drawing (``figures``).
 """
 
@@ -12,38 +12,14 @@ import numpy as np
 from matplotlib.figure import Figure
 from numpy.typing import NDArray
 
-from trend_dagster.errors import InputError, SettingsError
+from trend_dagster.errors import InputError
 from trend_dagster.figures.matrices import sizes_figure
 from trend_dagster.figures.surface import comparison_figure, parcellation_figure
 from trend_dagster.orchestration.resources import BOLD_RUN, Project
 from trend_dagster.science.geodesic import Surface
-from trend_dagster.storage.meshes import load_fsaverage
 from trend_dagster.storage.space import VertexSpace
 from trend_dagster.storage.stores import POINTER, Version, describe
 from trend_dagster.storage.template import Target, read_template, target_of
-
-VERTICES_PER_HEMISPHERE = {"fsaverage3": 642, "fsaverage4": 2562, "fsaverage5": 10242}
-
-
-def surface_of(project: Project) -> Surface | None:
-    """Mesh that the vertices of a project belong to, if its settings name one.
-
-    Raises
-    ------
-    SettingsError
-        If they name one that is not known.
-    """
-    name = project.settings.inputs.surface
-    if name is None:
-        return None
-    if name not in VERTICES_PER_HEMISPHERE:
-        raise SettingsError(
-            "setting inputs.surface",
-            expected=f"one of {', '.join(VERTICES_PER_HEMISPHERE)}",
-            found=repr(name),
-            remedy="Name one of these, or leave it out to go without surface pictures.",
-        )
-    return load_fsaverage(VERTICES_PER_HEMISPHERE[name])
 
 
 def target_files(project: Project) -> dict[str, Path]:
@@ -94,19 +70,13 @@ def _any_run(project: Project) -> Version | None:
     return None
 
 
-def fitting_surface(project: Project, labels: NDArray[np.integer]) -> Surface | None:
-    """Mesh of the project if it has as many vertices as a label vector, else None."""
-    surface = surface_of(project)
-    return surface if surface is not None and surface.n_vertices == len(labels) else None
-
-
-def draw_parcellation(project: Project, labels: NDArray[np.int32], title: str) -> Figure:
+def draw_parcellation(surface: Surface | None, labels: NDArray[np.int32], title: str) -> Figure:
     """Draw a parcellation on the project's surface; without one, its cluster sizes.
 
     Parameters
     ----------
-    project : Project
-        Names the surface.
+    surface : Surface, optional
+        The mesh.
     labels : ndarray of shape (n_vertices,)
         Cluster of each vertex, -1 without signal.
     title : str
@@ -117,21 +87,20 @@ def draw_parcellation(project: Project, labels: NDArray[np.int32], title: str) -
     Figure
         Four views, or a bar chart.
     """
-    surface = fitting_surface(project, labels)
     if surface is None:
         return sizes_figure(labels, title=title)
     return parcellation_figure(surface, labels, title)
 
 
 def draw_comparison(
-    project: Project, planted: NDArray[np.int64], found: NDArray[np.int32], dice: float
+    surface: Surface | None, planted: NDArray[np.int64], found: NDArray[np.int32], dice: float
 ) -> Figure | None:
     """Draw planted networks beside a parcellation, in matching colours.
 
     Parameters
     ----------
-    project : Project
-        Names the surface.
+    surface : Surface, optional
+        The mesh.
     planted : ndarray of shape (n_vertices,)
         Network of each vertex, -1 for none.
     found : ndarray of shape (n_vertices,)
@@ -144,7 +113,6 @@ def draw_comparison(
     Figure or None
         None without a surface.
     """
-    surface = fitting_surface(project, found)
     if surface is None:
         return None
     titles = ("Planted networks", f"Found from BOLD (Dice {dice:.2f})")

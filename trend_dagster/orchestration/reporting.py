@@ -24,7 +24,6 @@ from trend_dagster.orchestration.assets.controls import comparison_table, verdic
 from trend_dagster.orchestration.assets.summary import labels_of, summary_table
 from trend_dagster.orchestration.maps import networks_of
 from trend_dagster.orchestration.overview import removed
-from trend_dagster.orchestration.pictures import fitting_surface
 from trend_dagster.orchestration.resources import BOLD_RUN, LABEL_FILE, Project
 from trend_dagster.orchestration.stored_asset import STORED_ASSETS
 from trend_dagster.science.evaluation import match_labels
@@ -181,6 +180,7 @@ def gather(
     sweep_summary: Version,
     selected: Version,
     comparison: Version,
+    surface: Surface | None,
 ) -> Report:
     """Put a report together.
 
@@ -192,6 +192,8 @@ def gather(
         Finished cells of the sweep.
     sweep_summary, selected, comparison : Version
         The sweep's table, the chosen parcellations, and the comparison with the controls.
+    surface : Surface, optional
+        The mesh.
 
     Returns
     -------
@@ -211,7 +213,6 @@ def gather(
         row["chosen"] = bool(row["chosen"])
     own = OWN[project.settings.features.source]
     labels = selected.read("labels")
-    surface = fitting_surface(project, labels[0])
     networks = [networks_of(v, surface) for v in labels]
     model = beside["trained_model"][0] if beside["trained_model"] else None
     versions = [*(v for vs in beside.values() for v in vs), *cells]

@@ -18,7 +18,7 @@ import dagster as dg
 from pydantic import Field
 
 from trend_dagster.errors import InputError
-from trend_dagster.orchestration.settings import Settings, load_settings, smooth_encodings
+from trend_dagster.orchestration.settings import Settings, load_settings, made_encodings
 from trend_dagster.storage.label_files import LabelFile, find_label_files, has_label_files
 from trend_dagster.storage.runs import BoldRun, brain_mask_of, find_runs
 from trend_dagster.storage.stores import Store
@@ -100,17 +100,17 @@ class Project:
 
     @cached_property
     def label_files(self) -> dict[str, LabelFile]:
-        """Geodesic label files by key; may be none where there are smooth encodings."""
+        """Geodesic label files by key; may be none where other spatial encodings are made."""
         folder = self.folder / self.settings.inputs.geodesic_labels
-        smooth = smooth_encodings(self.settings)
-        if smooth and not has_label_files(folder):
+        made = made_encodings(self.settings)
+        if made and not has_label_files(folder):
             return {}
         files = find_label_files(folder)
-        for key in files.keys() & smooth.keys():
+        for key in files.keys() & set(made):
             raise InputError(
                 f"geodesic label file {files[key].name}",
-                expected="a name that no smooth encoding has",
-                found=f"{key}, which stands for thresholding.smooth_sigma_mm",
+                expected="a name that no encoding made by the settings has",
+                found=f"{key}, which stands for geodesic_labels or thresholding.smooth_sigma_mm",
                 remedy="Rename the file.",
             )
         return files
@@ -131,7 +131,7 @@ class Project:
         if dimension == BOLD_RUN:
             return list(self.bold_runs)
         if dimension == LABEL_FILE:
-            return [*self.label_files, *smooth_encodings(self.settings)]
+            return [*self.label_files, *made_encodings(self.settings)]
         return [str(k) for k in self.settings.sweep.n_components]
 
     def inputs(self, dimension: str) -> Mapping[str, BoldRun | LabelFile]:

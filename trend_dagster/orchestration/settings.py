@@ -19,7 +19,14 @@ from pathlib import Path
 from typing import Any, Literal
 
 import yaml
-from pydantic import BaseModel, Field, JsonValue, ValidationError, field_validator
+from pydantic import (
+    BaseModel,
+    Field,
+    JsonValue,
+    ValidationError,
+    field_validator,
+    model_validator,
+)
 
 from trend_dagster.errors import SettingsError
 from trend_dagster.science.block_matrix import ThresholdConfig
@@ -27,6 +34,7 @@ from trend_dagster.science.bold import BoldConfig, CohortConfig
 from trend_dagster.science.clustering import ClusteringConfig
 from trend_dagster.science.correlation import CorrelationConfig
 from trend_dagster.science.factorization import FactorizationConfig
+from trend_dagster.science.geodesic import GeodesicLabelsConfig
 from trend_dagster.science.model_settings import AutoencoderConfig, TrainingConfig
 from trend_dagster.science.networks import NetworksConfig
 from trend_dagster.science.selection import SelectionConfig
@@ -90,10 +98,28 @@ class InputsConfig(BaseModel, frozen=True, extra="forbid"):
         "simulated cohorts; of a pair, either file. Only compared with, never used to choose.",
         json_schema_extra=PLACE,
     )
-    surface: str | None = Field(
+    surface: Literal["fsaverage3", "fsaverage4", "fsaverage5"] | None = Field(
         None,
-        description="The mesh that the vertices belong to, for pictures: 'fsaverage3', "
-        "'fsaverage4' or 'fsaverage5'.",
+        description="The mesh that the vertices belong to, if it is one of these. They come with "
+        "the platform: 642, 2562 and 10242 vertices a hemisphere.",
+    )
+    surfaces: tuple[str, ...] = Field(
+        (),
+        description="Or its files, left and right: GIFTI (.surf.gii) or FreeSurfer's geometry "
+        "(lh.midthickness, rh.midthickness). Distances are measured on it: midthickness is best.",
+        json_schema_extra=PLACE,
+    )
+    inflated: tuple[str, ...] = Field(
+        (),
+        description="For pictures: the inflated form of inputs.surfaces, left and right.",
+        json_schema_extra=PLACE,
+    )
+    cortex_mask: tuple[str, ...] = Field(
+        (),
+        description="Where there is cortex; the rest, the medial wall, is taken out of the BOLD. "
+        "One .npy or CIFTI-2 file, or two files, left and right: .npy, .shape.gii, .label.gii or "
+        "FreeSurfer's lh.cortex.label. None takes what has signal.",
+        json_schema_extra=PLACE,
     )
     template: str | None = Field(
         None,
@@ -107,6 +133,28 @@ class InputsConfig(BaseModel, frozen=True, extra="forbid"):
         description="A sentence about the data, shown wherever results are.",
         json_schema_extra=PLACE,
     )
+
+    @field_validator("surfaces", "inflated")
+    @classmethod
+    def _is_pair(cls, files: tuple[str, ...]) -> tuple[str, ...]:
+        if len(files) not in (0, 2):
+            raise ValueError("two files, left and right")
+        return files
+
+    @field_validator("cortex_mask")
+    @classmethod
+    def _is_one_or_pair(cls, files: tuple[str, ...]) -> tuple[str, ...]:
+        if len(files) > 2:
+            raise ValueError("one file, or two, left and right")
+        return files
+
+    @model_validator(mode="after")
+    def _has_one_mesh(self) -> InputsConfig:
+        if self.surface is not None and self.surfaces:
+            raise ValueError("one mesh: either inputs.surface or inputs.surfaces")
+        if self.inflated and not self.surfaces:
+            raise ValueError("inputs.surfaces beside inputs.inflated")
+        return self
 
 
 class FeaturesConfig(BaseModel, frozen=True, extra="forbid"):
@@ -206,6 +254,7 @@ class Settings(BaseModel, frozen=True, extra="forbid"):
     training: TrainingConfig = TrainingConfig()
     features: FeaturesConfig = FeaturesConfig()
     correlation: CorrelationConfig = CorrelationConfig()
+    geodesic_labels: GeodesicLabelsConfig = GeodesicLabelsConfig()
     thresholding: ThresholdConfig = ThresholdConfig()
     sweep: SweepGrid = SweepGrid()
     factorization: FactorizationConfig = FactorizationConfig()
@@ -257,6 +306,28 @@ def smooth_encodings(settings: Settings) -> dict[str, float]:
     return {f"smooth_{s:.12g}mm": s for s in settings.thresholding.smooth_sigma_mm}
 
 
+def surface_labels(settings: Settings) -> dict[str, int]:
+    """Labels per hemisphere of each label file that is made from the surface, by partition key.
+
+    Parameters
+    ----------
+    settings : Settings
+        Of the project.
+
+    Returns
+    -------
+    dict of str to int
+        In the order of the settings. The key tells the labels of both hemispheres.
+    """
+    asked = settings.geodesic_labels.n_labels_per_hemisphere
+    return {f"surface_{2 * n:03d}": n for n in asked}
+
+
+def made_encodings(settings: Settings) -> list[str]:
+    """Partition keys of the spatial encodings that no file of the user stands behind."""
+    return [*surface_labels(settings), *smooth_encodings(settings)]
+
+
 def why_no_stability(settings: Settings) -> str | None:
     """Say why the stability of the sweep is not computed; None if it is.
 
@@ -272,7 +343,7 @@ def why_no_stability(settings: Settings) -> str | None:
     """
     if settings.validation.n_nulls == 0:
         return "validation.n_nulls is 0, and without a null stability says nothing"
-    if settings.inputs.surface is None:
+    if settings.inputs.surface is None and not settings.inputs.surfaces:
         return (
             "no mesh is named (inputs.surface), and without it no noise can be made that is as "
             "smooth along the cortex as the data"

@@ -32,7 +32,7 @@ from trend_dagster.errors import MissingUpstreamError, SettingsError, StoreError
 from trend_dagster.orchestration.io_managers import RECORDED_ONE_BY_ONE, Published, Result
 from trend_dagster.orchestration.partitions import partitions_of, to_partition
 from trend_dagster.orchestration.resources import BOLD_RUN, Project
-from trend_dagster.orchestration.settings import Settings, nearest, smooth_encodings
+from trend_dagster.orchestration.settings import Settings, made_encodings, nearest
 from trend_dagster.science.cores import usable_cores
 from trend_dagster.science.fanout import count_workers, side_by_side
 from trend_dagster.storage.provenance import Recipe, digest_of, digest_of_file
@@ -109,6 +109,7 @@ class Cell:
 Compute = Callable[..., Any]
 FilesOf = Callable[[Project, Partition], Mapping[str, Path]]
 Unless = Callable[[Settings, Partition], bool]
+Derived = Callable[[Settings], Mapping[str, Any]]
 WorkerBytes = Callable[[Settings, Mapping[str, list[Version]], int], int]
 Pending = list[tuple[Partition, Recipe, dict[str, list[Version]]]]
 
@@ -131,6 +132,8 @@ class StoredAsset:
         Group in the UI.
     settings : tuple of str
         Sections of the settings that decide its content.
+    derived : callable, optional
+        Takes the settings; returns what of other sections decides its content, by name.
     code_version : str
         Raised when a change of code changes results.
     files : callable, optional
@@ -156,6 +159,7 @@ class StoredAsset:
     dims: tuple[str, ...]
     group: str
     settings: tuple[str, ...]
+    derived: Derived | None
     code_version: str
     files: FilesOf | None
     together: str | None
@@ -190,6 +194,8 @@ class StoredAsset:
             for name, file in self.files(project, partition).items():
                 digests[f"file {name}"] = digest_of_file(file)
         settings = {name: project.settings.identity(name) for name in self.settings}
+        if self.derived is not None and (derived := self.derived(project.settings)):
+            settings["derived"] = dict(derived)
         for dim in self.dims:  # a setting that became a partition is told by the key
             for section in settings.values():
                 section.pop(dim, None)
@@ -299,8 +305,8 @@ class StoredAsset:
         return stored_asset
 
     def _needed_by_any(self, settings: Settings) -> list[str]:
-        """Name the upstream assets that a label file or a smooth encoding needs."""
-        kinds = ("any label file", *smooth_encodings(settings))
+        """Name the upstream assets that a label file or another spatial encoding needs."""
+        kinds = ("any label file", *made_encodings(settings))
         partitions = [dict.fromkeys(self.dims, kind) for kind in kinds]
         return [n for n in self.upstream if any(self.takes(n, settings, p) for p in partitions)]
 
@@ -340,6 +346,7 @@ def stored_asset(
     group: str,
     dims: tuple[str, ...] = (),
     settings: tuple[str, ...] = (),
+    derived: Derived | None = None,
     code_version: str = "1",
     files: FilesOf | None = None,
     together: str | None = None,
@@ -357,6 +364,7 @@ def stored_asset(
             dims=dims,
             group=group,
             settings=settings,
+            derived=derived,
             code_version=code_version,
             files=files,
             together=together,
@@ -674,7 +682,8 @@ def _arguments(asset: StoredAsset, inputs: Mapping[str, list[Version]]) -> dict[
 def _excluded_by(asset: StoredAsset, inputs: Mapping[str, list[Version]]) -> str | None:
     """Why an output is excluded: what it is made from is, or there are no BOLD runs at all."""
     for name, versions in inputs.items():
-        if not versions and STORED_ASSETS[name].dims == (BOLD_RUN,):
+        needs_runs = STORED_ASSETS[name].dims == (BOLD_RUN,) and name not in asset.incomplete
+        if not versions and needs_runs:
             return NO_BOLD
         if not asset.takes_all_of(STORED_ASSETS[name]):
             for version in versions:

@@ -22,6 +22,9 @@ FloatArray = NDArray[np.floating[Any]]
 BoolArray = NDArray[np.bool_]
 IntArray = NDArray[np.int64]
 
+ENCODING_REACH = 5.0
+"""In sigma: a smooth encoding weighs what is further than this with less than 4e-6."""
+
 _STRIPE_ROWS = 1024
 _ASYMMETRY_LIMIT = 1e-4
 
@@ -273,7 +276,7 @@ def threshold_by_label(
 
 def threshold_by_distance(
     correlation: Any,
-    distances: Sequence[NDArray[Any]],
+    distances: Sequence[Any],
     hemispheres: NDArray[Any],
     sigma_mm: float,
     vertex_mask: BoolArray | None = None,
@@ -287,9 +290,10 @@ def threshold_by_distance(
     ----------
     correlation : array of shape (n_vertices, n_vertices)
         As for `threshold_by_label`.
-    distances : sequence of ndarray of shape (n_h, n_h)
+    distances : sequence of array of shape (n_h, n_h)
         Geodesic distances in mm between all vertices of each hemisphere, those without signal
         included; hemispheres ascending by their number, vertices ascending. Infinity weighs 0.
+        Numpy or zarr arrays, read in stripes of rows.
     hemispheres : ndarray of shape (n_vertices,)
         Hemisphere of each vertex.
     sigma_mm : float
@@ -322,7 +326,7 @@ def threshold_by_distance(
     return matrix
 
 
-def equal_labels(distances: Sequence[NDArray[Any]], sigma_mm: float) -> float:
+def equal_labels(distances: Sequence[Any], sigma_mm: float) -> float:
     """Return how local a smooth encoding is, as a number of labels.
 
     L labels of equal size leave V^2 / L of the V^2 correlations. Weights between 0 and 1 leave
@@ -330,7 +334,7 @@ def equal_labels(distances: Sequence[NDArray[Any]], sigma_mm: float) -> float:
 
     Parameters
     ----------
-    distances : sequence of ndarray of shape (n_h, n_h)
+    distances : sequence of array of shape (n_h, n_h)
         As for `threshold_by_distance`.
     sigma_mm : float
         Width of the Gaussian in mm.
@@ -342,19 +346,20 @@ def equal_labels(distances: Sequence[NDArray[Any]], sigma_mm: float) -> float:
     """
     left = 0.0
     for distance in distances:
-        for start in range(0, len(distance), _STRIPE_ROWS):
+        for start in range(0, distance.shape[0], _STRIPE_ROWS):
             d = np.asarray(distance[start : start + _STRIPE_ROWS], dtype=np.float64)
             left += float(np.exp(-0.5 * (d / sigma_mm) ** 2).sum())
-    return sum(len(distance) for distance in distances) ** 2 / left
+    return float(sum(distance.shape[0] for distance in distances) ** 2 / left)
 
 
-def _weight_block(
-    block: FloatArray, distance: NDArray[Any], rows: IntArray, sigma_mm: float
-) -> None:
+def _weight_block(block: FloatArray, distance: Any, rows: IntArray, sigma_mm: float) -> None:
     for start in range(0, len(rows), _STRIPE_ROWS):
-        stripe = slice(start, start + _STRIPE_ROWS)
-        d = np.asarray(distance[rows[stripe]], dtype=block.dtype)[:, rows]
-        block[stripe] *= np.exp(-0.5 * (d / block.dtype.type(sigma_mm)) ** 2)
+        near = rows[start : start + _STRIPE_ROWS]
+        first = int(near[0])
+        # A range of rows: distances may lie on the disk.
+        d = np.asarray(distance[first : int(near[-1]) + 1], dtype=block.dtype)
+        d = d[near - first][:, rows]
+        block[start : start + _STRIPE_ROWS] *= np.exp(-0.5 * (d / block.dtype.type(sigma_mm)) ** 2)
 
 
 def _read_blocks(correlation: Any, members: Sequence[IntArray]) -> list[FloatArray]:
@@ -432,7 +437,7 @@ def _check_shapes(correlation: Any, labels: NDArray[Any], mask: BoolArray) -> No
 
 
 def _check_distances(
-    distances: Sequence[NDArray[Any]], vertices_of: Sequence[IntArray], sigma_mm: float
+    distances: Sequence[Any], vertices_of: Sequence[IntArray], sigma_mm: float
 ) -> None:
     expected = [(len(v), len(v)) for v in vertices_of]
     found = [tuple(d.shape) for d in distances]

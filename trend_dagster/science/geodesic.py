@@ -12,6 +12,7 @@ from dataclasses import dataclass
 import numpy as np
 import scipy.sparse as sp
 from numpy.typing import NDArray
+from pydantic import BaseModel, Field, field_validator
 from scipy.sparse import csgraph
 from scipy.spatial import ConvexHull, KDTree
 
@@ -23,6 +24,35 @@ BoolArray = NDArray[np.bool_]
 
 # Labels of fewer vertices can neither be connected and equal in area, nor serve a factorisation.
 MIN_VERTICES_PER_LABEL = 4
+
+MAX_LABELS = 1000  # of both hemispheres
+"""With more, a label of a mesh that BOLD is sampled on has too few vertices to be factorised."""
+
+
+class GeodesicLabelsConfig(BaseModel, frozen=True, extra="forbid"):
+    """Label files that are made from the surface, beside those of the user."""
+
+    n_labels_per_hemisphere: tuple[int, ...] = Field(
+        default=(),
+        description="Cut each hemisphere of the surface into so many connected labels of nearly "
+        "equal area: each number gives a label file of its own. 1 keeps a hemisphere whole. Needs "
+        "the mesh (inputs.surface or inputs.surfaces).",
+        # Each is a partition with a key of its own, which tells the number.
+        json_schema_extra={"identity": False},
+    )
+
+    @field_validator("n_labels_per_hemisphere")
+    @classmethod
+    def _sensible(cls, values: tuple[int, ...]) -> tuple[int, ...]:
+        most = MAX_LABELS // 2
+        if any(not 1 <= n <= most for n in values):
+            raise ValueError(
+                f"from 1 to {most} labels per hemisphere ({MAX_LABELS} in all; of more, each would "
+                "have too few vertices to be factorised)"
+            )
+        if len(set(values)) < len(values):
+            raise ValueError(f"a list without repeated values, not {list(values)}")
+        return values
 
 
 @dataclass(frozen=True)
@@ -45,6 +75,8 @@ class Surface:
         Coordinates on a sphere, each hemisphere about its own origin; for turning maps.
     sulcal_depth : ndarray of shape (n_vertices,), float32, optional
         Grey background of drawings; positive in sulci.
+    kind : str
+        What `coordinates` are: ``midthickness``, ``pial``, ``white`` or, unknown, ``anatomical``.
     """
 
     coordinates: NDArray[np.float32]
@@ -54,6 +86,7 @@ class Surface:
     inflated: NDArray[np.float32] | None = None
     sphere: NDArray[np.float32] | None = None
     sulcal_depth: NDArray[np.float32] | None = None
+    kind: str = "midthickness"
 
     @property
     def n_vertices(self) -> int:
@@ -93,47 +126,61 @@ def sphere_triangles(sphere: FloatArray) -> NDArray[np.int32]:
     return triangles.astype(np.int32)
 
 
-def check_surface(surface: Surface) -> None:
-    """Refuse a mesh on which distances or areas would be wrong.
+_REPAIR = "Check that this is the surface of the data, and export or repair it again."
+_WHOLE = (
+    "Give the whole surface, as FreeSurfer and Workbench write it; the medial wall is left out by "
+    "a mask (inputs.cortex_mask), not cut out."
+)
+
+
+def check_hemisphere(subject: str, points: FloatArray, triangles: NDArray[np.integer]) -> None:
+    """Refuse a mesh of one hemisphere on which distances or areas would be wrong.
 
     Parameters
     ----------
-    surface : Surface
-        Any mesh; holes are allowed, since a surface may be cut at the medial wall.
+    subject : str
+        What it is, for messages: the file.
+    points : ndarray of shape (n_vertices, 3)
+        Coordinates.
+    triangles : ndarray of shape (n_triangles, 3)
+        Vertices of each triangle.
 
     Raises
     ------
     InputError
-        If triangles name vertices that are not there, join the hemispheres or have no area; if
-        vertices belong to no triangle; or if an edge belongs to more than two triangles.
+        If coordinates are not finite; if triangles name vertices that are not there or have no
+        area; if a vertex belongs to no triangle; if an edge belongs to one triangle (a hole) or to
+        more than two; or if the mesh falls into pieces.
     """
-    triangles, n = surface.triangles, surface.n_vertices
+    n = len(points)
+    if lost := int((~np.isfinite(points)).any(axis=1).sum()):
+        raise _bad_mesh(subject, "finite coordinates", f"NaN or infinity at {lost} vertices")
     if triangles.size == 0 or triangles.min() < 0 or triangles.max() >= n:
-        raise _bad_surface(f"triangles between vertices 0 to {n - 1}", _range_of(triangles))
-    sides = surface.hemisphere[triangles]
-    corners = surface.coordinates[triangles].astype(np.float64)
+        found = f"{triangles.min()} to {triangles.max()}" if triangles.size else "no triangles"
+        raise _bad_mesh(subject, f"triangles between vertices 0 to {n - 1}", found)
+    corners = points[triangles].astype(np.float64)
     area = np.linalg.norm(
         np.cross(corners[:, 1] - corners[:, 0], corners[:, 2] - corners[:, 0]), axis=1
     )
-    edges = np.sort(triangles[:, [0, 1, 1, 2, 2, 0]].reshape(-1, 2), axis=1)
-    _, uses = np.unique(edges, axis=0, return_counts=True)
-    for wrong, expected, what in (
-        (sides != sides[:, :1], "each triangle in one hemisphere", "corners in the other"),
-        (area <= 0, "triangles with an area", "triangles without"),
-        (np.bincount(triangles.ravel(), minlength=n) == 0, "no loose vertices", "loose vertices"),
-        (uses > 2, "one or two triangles at each edge", "edges with more"),
+    sides = np.sort(triangles[:, [0, 1, 1, 2, 2, 0]].reshape(-1, 2), axis=1)
+    edges, uses = np.unique(sides, axis=0, return_counts=True)
+    unused = np.bincount(triangles.ravel(), minlength=n) == 0
+    for wrong, expected, what, remedy in (
+        (area <= 0, "triangles with an area", "triangles without", _REPAIR),
+        (unused, "no vertex without a triangle", "unused vertices", _REPAIR),
+        (uses > 2, "two triangles at each edge", "edges with more (non-manifold)", _REPAIR),
+        (uses == 1, "a closed surface", "edges of one triangle only (a hole)", _WHOLE),
     ):
         if wrong.any():
-            raise _bad_surface(expected, f"{int(wrong.sum())} {what}")
+            raise _bad_mesh(subject, expected, f"{int(wrong.sum())} {what}", remedy)
+    steps = sp.coo_array((np.ones(len(edges)), tuple(edges.T)), shape=(n, n))
+    pieces, _ = csgraph.connected_components(sp.csr_array(steps), directed=False)
+    if pieces > 1:
+        raise _bad_mesh(subject, "one connected surface", f"{pieces} pieces")
 
 
-def _range_of(triangles: NDArray[np.int32]) -> str:
-    return f"{triangles.min()} to {triangles.max()}" if triangles.size else "no triangles"
-
-
-def _bad_surface(expected: str, found: str) -> InputError:
-    remedy = "Check that this is the surface of the data, and repair or regenerate it."
-    return InputError("surface", expected=expected, found=found, remedy=remedy)
+def _bad_mesh(subject: str, expected: str, found: str, remedy: str = _REPAIR) -> InputError:
+    return InputError(subject, expected=expected, found=found, remedy=remedy)
 
 
 def vertex_areas(surface: Surface) -> NDArray[np.float64]:
@@ -236,6 +283,48 @@ def geodesic_distances(surface: Surface, sources: IntArray | None = None) -> NDA
     graph = edge_graph(surface, unfold=True)
     distances = csgraph.dijkstra(graph, directed=False, indices=sources)
     return np.asarray(distances, dtype=np.float32)
+
+
+def step_graph(surface: Surface, side: int) -> sp.csr_array:
+    """Graph of the steps that distances are made of, for one hemisphere.
+
+    Parameters
+    ----------
+    surface : Surface
+        The mesh.
+    side : int
+        0 for left, 1 for right.
+
+    Returns
+    -------
+    csr_array of shape (n_vertices_of_the_hemisphere, n_vertices_of_the_hemisphere), float64
+        As `edge_graph` with ``unfold``.
+    """
+    inside = np.flatnonzero(surface.hemisphere == side)
+    return sp.csr_array(edge_graph(surface, unfold=True)[inside][:, inside])
+
+
+def distance_rows(
+    steps: sp.csr_array, start: int, stop: int, limit: float = np.inf
+) -> NDArray[np.float32]:
+    """Some rows of the matrix of distances: so many at a time as there is memory for.
+
+    Parameters
+    ----------
+    steps : csr_array of shape (n_vertices, n_vertices)
+        From `step_graph`.
+    start, stop : int
+        Rows to compute.
+    limit : float
+        Distances above are not computed, in mm.
+
+    Returns
+    -------
+    ndarray of shape (stop - start, n_vertices), float32
+        In mm; infinite above the limit.
+    """
+    found = csgraph.dijkstra(steps, directed=False, indices=np.arange(start, stop), limit=limit)
+    return np.asarray(found, dtype=np.float32)
 
 
 def geodesic_neighbours(surface: Surface, radius: float, block_size: int = 256) -> sp.csr_array:

@@ -21,7 +21,7 @@ from trend_dagster.errors import FactorizationError
 from trend_dagster.science.block_matrix import BlockMatrix, FloatArray
 
 _STRIPE_ROWS = 512
-_CUT = 3.0
+GRAPH_REACH = 3.0  # sigma; beyond it nobody is a neighbour
 
 
 @dataclass(frozen=True, eq=False)
@@ -105,7 +105,7 @@ def neighbour_graph(distances: Sequence[Any], sigma_mm: float) -> sparse.csr_arr
 def _near(distance: Any, start: int, sigma_mm: float) -> sparse.csr_array:
     d = np.asarray(distance[start : start + _STRIPE_ROWS], dtype=np.float32)
     weights = np.exp(-0.5 * (d / np.float32(sigma_mm)) ** 2)
-    weights[d > _CUT * sigma_mm] = 0
+    weights[d > GRAPH_REACH * sigma_mm] = 0
     weights[np.arange(len(d)), start + np.arange(len(d))] = 0
     return sparse.csr_array(weights)
 

@@ -188,6 +188,35 @@ def read_signed_labels(path: Path) -> NDArray[np.int64]:
     return _read_integers(path, "network").astype(np.int64)
 
 
+def read_mask(path: Path) -> NDArray[np.bool_]:
+    """Read which vertices belong.
+
+    Parameters
+    ----------
+    path : Path
+        A .npy file with one number, or true and false, per vertex.
+
+    Returns
+    -------
+    ndarray of shape (n_vertices,), bool
+        True where it is finite and not 0.
+
+    Raises
+    ------
+    InputError
+        If the file cannot be read or is not such an array.
+    """
+    array = _read_npy(path, "mask")
+    if array.ndim != 1 or array.size == 0 or array.dtype.kind not in "biuf":
+        raise InputError(
+            f"mask file {path}",
+            expected="a 1-D array with a number, or true and false, per vertex",
+            found=f"type {array.dtype}, shape {array.shape}",
+            remedy="Save one vector: 1 on cortex, 0 on the medial wall.",
+        )
+    return np.asarray(np.isfinite(array) & (array != 0))
+
+
 def read_distances(path: Path) -> NDArray[np.floating[Any]]:
     """Open the geodesic distances of one hemisphere without reading them whole.
 

@@ -134,7 +134,7 @@ def gifti_surface(
     coordinates: NDArray[np.floating],
     triangles: NDArray[np.integer],
     side: Side,
-    kind: Literal["MidThickness", "Inflated", "Sphere"],
+    kind: str,
 ) -> bytes:
     """Write one hemisphere of a mesh as ``.surf.gii``.
 
@@ -146,7 +146,7 @@ def gifti_surface(
         Vertices of each triangle, numbered within the hemisphere.
     side : {"L", "R"}
         Hemisphere.
-    kind : {"MidThickness", "Inflated", "Sphere"}
+    kind : {"MidThickness", "Pial", "GrayWhite", "Anatomical", "Inflated", "Sphere"}
         What the coordinates are.
 
     Returns
@@ -157,7 +157,7 @@ def gifti_surface(
     drawn = {"Inflated": "Inflated", "Sphere": "Spherical"}
     meta = {"AnatomicalStructurePrimary": STRUCTURE[side]}
     meta["GeometricType"] = drawn.get(kind, "Anatomical")
-    if kind == "MidThickness":
+    if kind in {"MidThickness", "Pial", "GrayWhite"}:
         meta["AnatomicalStructureSecondary"] = kind
     points = gifti.GiftiDataArray(
         np.asarray(coordinates, dtype=np.float32),

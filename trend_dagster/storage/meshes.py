@@ -12,7 +12,10 @@ from numpy.typing import NDArray
 from trend_dagster.errors import SettingsError
 from trend_dagster.science.geodesic import Surface, edge_graph, largest_piece, sphere_triangles
 
-N_FSAVERAGE5 = 10242
+FSAVERAGE = {"fsaverage3": 642, "fsaverage4": 2562, "fsaverage5": 10242}
+"""Vertices of a hemisphere, by name."""
+
+N_FSAVERAGE5 = FSAVERAGE["fsaverage5"]
 SIDES = ("left", "right")
 
 
@@ -40,7 +43,7 @@ def load_fsaverage(n_vertices_per_hemisphere: int = 642) -> Surface:
     SettingsError
         For any other number of vertices.
     """
-    if n_vertices_per_hemisphere not in (642, 2562, N_FSAVERAGE5):
+    if n_vertices_per_hemisphere not in FSAVERAGE.values():
         raise SettingsError(
             "n_vertices_per_hemisphere",
             expected="642 (fsaverage3), 2562 (fsaverage4) or 10242 (fsaverage5)",
@@ -96,7 +99,8 @@ def _first_vertices(fine: Surface, n: int) -> Surface:
     if n == N_FSAVERAGE5:
         return fine
     keep = np.concatenate([np.arange(n), N_FSAVERAGE5 + np.arange(n)])
-    vertex_wise = {name: value[keep] for name, value in vars(fine).items() if name != "triangles"}
+    own = vars(fine).items()
+    vertex_wise = {name: value[keep] for name, value in own if name not in {"triangles", "kind"}}
     left, right = np.split(vertex_wise["sphere"], 2)
     triangles = np.concatenate([sphere_triangles(left), sphere_triangles(right) + np.int32(n)])
     return Surface(triangles=triangles, **vertex_wise)

@@ -42,6 +42,10 @@ _MASK = ArraySpec(("vertex",), "bool", "true where the vertex has signal")
 _CELL = ("combination", "n_clusters")
 
 
+def _place(description: str, *, optional: bool = False) -> ArraySpec:
+    return ArraySpec(("vertex", "axis"), "float32", description, "mm", optional)
+
+
 def _metric(description: str, unit: str = "1") -> ArraySpec:
     return ArraySpec(_CELL, "float64", description, unit)
 
@@ -102,6 +106,20 @@ SCHEMA: dict[str, dict[str, ArraySpec]] = {
             ("vertex",), "int64", "place of each row in the volume, C order", optional=True
         ),
     },
+    "cortex": {
+        "coordinates": _place("where distances are measured"),
+        "triangles": ArraySpec(("triangle", "corner"), "int32", "vertices of each triangle"),
+        "hemisphere": ArraySpec(("vertex",), "int8", "0 for left, 1 for right"),
+        "medial_wall": ArraySpec(("vertex",), "bool", "true where there is no cortex"),
+        "vertex_area": ArraySpec(
+            ("vertex",), "float64", "a third of the triangles around the vertex", "mm^2"
+        ),
+        "inflated": _place("where it is drawn", optional=True),
+        "sphere": _place("place on a sphere about the origin", optional=True),
+        "sulcal_depth": ArraySpec(
+            ("vertex",), "float32", "positive in sulci", "as in the file", optional=True
+        ),
+    },
     "trained_model": {
         # The weights are files beside these arrays (storage/weights.py).
         "history_epoch": ArraySpec(("epoch",), "int64", "number of the epoch, from 1"),
@@ -125,7 +143,7 @@ SCHEMA: dict[str, dict[str, ArraySpec]] = {
         ANY_ARRAYS: ArraySpec(
             ("from_vertex", "to_vertex"),
             "float32",
-            "distances along the cortex between the vertices of one hemisphere",
+            "distances along the cortex between vertices of one hemisphere; infinite out of reach",
             "mm",
         ),
     },

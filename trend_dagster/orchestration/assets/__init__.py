@@ -7,6 +7,7 @@ computation longer than that (``science``) and the handling of partitions, versi
 
 from trend_dagster.orchestration.assets import (  # noqa: I001 - the order of computation
     bold,
+    cortex,
     features,
     connectivity,
     parcellation,
@@ -20,6 +21,7 @@ __all__ = [
     "bold",
     "connectivity",
     "controls",
+    "cortex",
     "delivery",
     "features",
     "parcellation",

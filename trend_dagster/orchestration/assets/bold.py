@@ -5,10 +5,14 @@ from __future__ import annotations
 from pathlib import Path
 from typing import Any
 
+import numpy as np
+from numpy.typing import NDArray
+
 from trend_dagster.errors import InputError
 from trend_dagster.figures.png import small_png
 from trend_dagster.figures.timeseries import carpet_figure
 from trend_dagster.orchestration.io_managers import Result
+from trend_dagster.orchestration.mesh import cortex_mask_files, read_mask
 from trend_dagster.orchestration.resources import BOLD_RUN, Project
 from trend_dagster.orchestration.stored_asset import Cell, stored_asset
 from trend_dagster.science.bold import clean, prepare, signal_mask, temporal_snr, why_unusable
@@ -28,14 +32,15 @@ def _files(project: Project, partition: Partition) -> dict[str, Path]:
         files["mask"] = mask
     if project.settings.bold.confounds:
         files["confounds"] = confounds_file(run)
-    return files
+    return files | cortex_mask_files(project)
 
 
 @stored_asset(group="inputs", dims=(BOLD_RUN,), settings=("bold",), files=_files)
 def bold(cell: Cell) -> Result:
     """Resting-state BOLD of one run on the cortical surface, with its mask of usable vertices.
 
-    Vertices whose signal never changes (medial wall, outside the field of view) are masked here,
+    Vertices whose signal never changes (medial wall, outside the field of view) or that
+    `inputs.cortex_mask` leaves out are masked here,
     once; every later asset obeys this mask. A run with NaN or infinite values, or without any
     signal, is excluded: its output says so and why, and the other runs go on without it.
     """
@@ -44,6 +49,8 @@ def bold(cell: Cell) -> Result:
     run = cell.project.bold_run(cell.partition[BOLD_RUN])
     raw = read_run(run, files.get("mask"))
     signal = raw.signal
+    outside = _outside_cortex(cell.project, raw)
+    signal[outside] = 0  # NaN as well, which some write on the medial wall
     time, told_by = _repetition_time(cell, run, raw)
     facts: dict[str, Any] = {
         "file": run.name,
@@ -69,6 +76,7 @@ def bold(cell: Cell) -> Result:
         facts=facts
         | {
             "n_vertices_without_signal": int((~mask).sum()),
+            "n_vertices_outside_cortex_mask": int(outside.sum()),
             "temporal_snr": snr,
             "cleaned": _taken_out(cell) if config.cleans else "nothing taken out",
         },
@@ -97,3 +105,11 @@ def _taken_out(cell: Cell) -> str:
     if config.filters:
         parts.append(f"frequencies outside {config.high_pass_hz} to {config.low_pass_hz} Hz")
     return ", ".join([*parts, *config.confounds])
+
+
+def _outside_cortex(project: Project, raw: RawRun) -> NDArray[np.bool_]:
+    """Vertices that the user's mask leaves out."""
+    n = len(raw.signal)
+    if not cortex_mask_files(project):
+        return np.zeros(n, dtype=bool)
+    return ~read_mask(project, n, raw.space.n_vertices)

@@ -12,12 +12,26 @@ from numpy.typing import NDArray
 from trend_dagster.errors import CohortError, InputError
 from trend_dagster.figures.matrices import correlation_figure
 from trend_dagster.figures.png import small_png
+from trend_dagster.figures.surface import parcellation_figure
 from trend_dagster.orchestration.io_managers import Result
-from trend_dagster.orchestration.mesh import smoothed
+from trend_dagster.orchestration.maps import SIDES, networks_of
+from trend_dagster.orchestration.mesh import (
+    is_not_made_from_mesh,
+    mesh_of,
+    names_no_mesh,
+    smoothed,
+    thresholds_without_mesh,
+)
 from trend_dagster.orchestration.resources import BOLD_RUN, LABEL_FILE, Project
-from trend_dagster.orchestration.settings import Settings, smooth_encodings
+from trend_dagster.orchestration.settings import (
+    Settings,
+    made_encodings,
+    smooth_encodings,
+    surface_labels,
+)
 from trend_dagster.orchestration.stored_asset import Cell, stored_asset
 from trend_dagster.science.block_matrix import (
+    ENCODING_REACH,
     BlockMatrix,
     equal_labels,
     threshold_by_distance,
@@ -25,15 +39,21 @@ from trend_dagster.science.block_matrix import (
 )
 from trend_dagster.science.bold import check_same_vertices
 from trend_dagster.science.correlation import average_correlation as correlate
-from trend_dagster.science.smoothness import neighbour_graph
+from trend_dagster.science.geodesic import Surface, distance_rows, step_graph, vertex_areas
+from trend_dagster.science.geodesic import geodesic_labels as cut_into_labels
+from trend_dagster.science.smoothness import GRAPH_REACH, neighbour_graph
 from trend_dagster.storage.images import read_distances
 from trend_dagster.storage.label_files import NO_LABEL, read_geodesic_labels
+from trend_dagster.storage.label_images import gifti_labels, keys_of
 from trend_dagster.storage.scratch import ResumableMatrix
 from trend_dagster.storage.space import check_same_space
 from trend_dagster.storage.stores import Partition, Version
+from trend_dagster.storage.workbook import npy_bytes
 
 HEMISPHERES = ("left", "right")
 """Names of the distance matrices, in the order of the vertices."""
+
+DISTANCE_ROWS = 256  # computed at a time
 
 
 @stored_asset(group="connectivity", settings=("correlation",), pool="memory")
@@ -97,50 +117,98 @@ def _distance_files(project: Project, partition: Partition) -> dict[str, Path]:
     }
 
 
-@stored_asset(group="connectivity", files=_distance_files)
-def geodesic_distances(cell: Cell) -> Result:
+def _reach(settings: Settings) -> dict[str, float]:
+    """How far distances have to be known, in mm; those of files are taken as they are."""
+    if settings.inputs.geodesic_distances:
+        return {}
+    reaches = [ENCODING_REACH * sigma for sigma in smooth_encodings(settings).values()]
+    if settings.factorization.smoothness > 0:
+        reaches.append(GRAPH_REACH * settings.factorization.smoothness_sigma_mm)
+    return {"reach_mm": max(reaches)} if reaches else {}
+
+
+def _measures_nothing(settings: Settings, partition: Partition) -> bool:
+    """Tell whether distances are given, or there is no mesh to measure them on."""
+    return bool(settings.inputs.geodesic_distances) or names_no_mesh(settings, partition)
+
+
+@stored_asset(
+    group="connectivity",
+    files=_distance_files,
+    derived=_reach,
+    unless={"cortex": _measures_nothing},
+)
+def geodesic_distances(cell: Cell, cortex: Version | None) -> Result:
     """Distances along the cortex in mm, for smooth spatial encodings and smooth loadings.
 
-    One matrix per hemisphere: no path along the cortex joins two hemispheres. Made only if the
-    settings ask for a smooth encoding (thresholding.smooth_sigma_mm) or for smooth loadings.
+    One matrix per hemisphere: no path along the cortex joins two hemispheres. Read from
+    `inputs.geodesic_distances`, or else measured on the mesh, as far as the kernels reach. Made
+    only if the settings ask for a smooth encoding (thresholding.smooth_sigma_mm) or for smooth
+    loadings.
     """
     files = _distance_files(cell.project, cell.partition)
-    settings = cell.settings
-    if not files and not smooth_encodings(settings) and settings.factorization.smoothness == 0:
+    reach = _reach(cell.settings)
+    if not files and not reach:
         # Somebody materializes all there is on the page.
         return Result(excluded="nothing asks for geodesic distances, and none are given")
-    if not files:
+    if files:
+        arrays = {hemisphere: read_distances(path) for hemisphere, path in files.items()}
+        return _distances(arrays, [path.name for path in files.values()])
+    surface = mesh_of(cortex)
+    if cortex is None or surface is None:
         raise InputError(
             "inputs.geodesic_distances",
-            expected="a file of distances for each hemisphere: the settings ask for smooth "
-            "encodings or loadings",
-            found="none",
-            remedy="Name the files in trend.yaml (inputs), or empty thresholding.smooth_sigma_mm "
-            "and set factorization.smoothness to 0.",
+            expected="a mesh to measure distances on, or a file of them for each hemisphere: the "
+            "settings ask for smooth encodings or loadings",
+            found="neither",
+            remedy="Name the mesh in trend.yaml (inputs.surface or inputs.surfaces), or empty "
+            "thresholding.smooth_sigma_mm and set factorization.smoothness to 0.",
         )
-    arrays = {hemisphere: read_distances(path) for hemisphere, path in files.items()}
+    measured = {
+        hemisphere: _measure(cell, surface, side, reach["reach_mm"])
+        for side, hemisphere in enumerate(HEMISPHERES)
+    }
+    return _distances(measured, cortex.facts["mesh_files"])
+
+
+def _distances(arrays: dict[str, NDArray[Any]], files: Sequence[str]) -> Result:
     sizes = [len(distances) for distances in arrays.values()]
     return Result(
         arrays=arrays,
         facts={
-            "distance_files": [path.name for path in files.values()],
+            "distance_files": list(files),
             "n_vertices": sum(sizes),
             "vertices_per_hemisphere": sizes,
         },
     )
 
 
-def read_hemispheres(geodesic_distances: Version) -> tuple[list[NDArray[np.float32]], Any]:
-    """Read the distances of each hemisphere, and the hemisphere of each vertex."""
-    distances = [geodesic_distances.read(h) for h in HEMISPHERES if h in geodesic_distances.names()]
-    return distances, np.repeat(np.arange(len(distances)), [len(d) for d in distances])
+def _measure(cell: Cell, surface: Surface, side: int, reach: float) -> NDArray[np.float32]:
+    """Distances within a hemisphere, some rows at a time; goes on where it was stopped."""
+    steps = step_graph(surface, side)
+    n = steps.shape[0]
+    matrix = ResumableMatrix(cell.scratch / HEMISPHERES[side], (n, n), DISTANCE_ROWS)
+    for start in range(0, n, DISTANCE_ROWS):
+        if (start, 0) not in matrix.done:
+            stop = min(start + DISTANCE_ROWS, n)
+            matrix.array[start:stop] = distance_rows(steps, start, stop, reach)
+            matrix.mark((start, 0))
+        cell.progress(f"{HEMISPHERES[side]} hemisphere", (side + start / n) / len(HEMISPHERES))
+    return matrix.array
+
+
+def read_hemispheres(geodesic_distances: Version) -> tuple[list[Any], NDArray[np.intp]]:
+    """Open the distances of each hemisphere, and say the hemisphere of each vertex."""
+    names = geodesic_distances.names()
+    distances = [geodesic_distances.array(h) for h in HEMISPHERES if h in names]
+    return distances, np.repeat(np.arange(len(distances)), [d.shape[0] for d in distances])
 
 
 def graph_of(settings: Settings, distances: Version | None) -> Any:
     """Neighbours on the cortex, if loadings are to be smooth; else None."""
     if distances is None or settings.factorization.smoothness == 0:
         return None
-    matrices = [distances.array(h) for h in HEMISPHERES if h in distances.names()]
+    matrices, _ = read_hemispheres(distances)
     return neighbour_graph(matrices, settings.factorization.smoothness_sigma_mm)
 
 
@@ -160,7 +228,7 @@ def needs_no_distances(settings: Settings, partition: Partition) -> bool:
 
 
 def _file(project: Project, partition: Partition) -> dict[str, Path]:
-    if not is_label_file(project.settings, partition):
+    if partition[LABEL_FILE] in made_encodings(project.settings):
         return {}
     return project.label_file(partition[LABEL_FILE]).named_files("labels")
 
@@ -169,14 +237,18 @@ def _file(project: Project, partition: Partition) -> dict[str, Path]:
     group="connectivity",
     dims=(LABEL_FILE,),
     files=_file,
-    unless={"geodesic_distances": is_label_file},
+    unless={"geodesic_distances": is_label_file, "cortex": is_not_made_from_mesh},
 )
-def geodesic_labels(cell: Cell, geodesic_distances: Version | None) -> Result:
+def geodesic_labels(
+    cell: Cell, geodesic_distances: Version | None, cortex: Version | None
+) -> Result:
     """One geodesic label per vertex: which vertices are near each other on the cortex.
 
     Thresholding keeps the correlation of two vertices only if they carry the same label; vertices
-    that a file says to have none (-1: unknown, medial wall) are left out. For a smooth encoding the
-    labels are the hemispheres.
+    that a file says to have none (-1: unknown, medial wall) are left out. Labels are read from a
+    file, or cut from the mesh (`geodesic_labels.n_labels_per_hemisphere`): then they are connected
+    and nearly equal in area, and delivered as .npy and, to look at, as GIFTI. For a smooth
+    encoding the labels are the hemispheres.
     """
     if geodesic_distances is not None:
         _, hemisphere = read_hemispheres(geodesic_distances)
@@ -188,6 +260,9 @@ def geodesic_labels(cell: Cell, geodesic_distances: Version | None) -> Result:
                 "n_labels": int(hemisphere.max()) + 1,
             },
         )
+    surface = mesh_of(cortex)
+    if cortex is not None and surface is not None:
+        return _cut_labels(cell, surface, cortex.facts["mesh_files"])
     file = cell.project.label_file(cell.partition[LABEL_FILE])
     labels = read_geodesic_labels(file)
     return Result(
@@ -198,6 +273,38 @@ def geodesic_labels(cell: Cell, geodesic_distances: Version | None) -> Result:
             "n_labels": len(np.unique(labels[labels != NO_LABEL])),
             "n_vertices_without_label": int((labels == NO_LABEL).sum()),
         },
+    )
+
+
+def _cut_labels(cell: Cell, surface: Surface, files: Sequence[str]) -> Result:
+    """Cut the cortex into labels; on the medial wall stands the nearest one."""
+    key = cell.partition[LABEL_FILE]
+    wall = surface.medial_wall
+    assert wall is not None  # `cortex` always says
+    n_labels = surface_labels(cell.settings)[key]
+    labels = cut_into_labels(surface, n_labels, ~wall).astype(np.int64)
+    on_cortex = np.where(wall, -1, labels)
+    networks, keys = networks_of(on_cortex, surface), keys_of(on_cortex)
+    title = f"{n_labels} labels per hemisphere"
+    images = {
+        f"{key}.{side}.label.gii": gifti_labels(
+            keys[surface.hemisphere == i], networks, side, title
+        )
+        for i, side in enumerate(SIDES)
+    }
+    area = np.bincount(labels[~wall], vertex_areas(surface)[~wall])
+    picture = parcellation_figure(surface, on_cortex, title, pixels_per_mm=1.2)
+    return Result(
+        arrays={"labels": labels},
+        facts={
+            "file": f"{key}.npy, made from {', '.join(files)}",
+            "n_vertices": len(labels),
+            "n_labels": len(area),
+            "smallest_label_cm2": round(float(area.min()) / 100, 2),
+            "largest_label_cm2": round(float(area.max()) / 100, 2),
+        },
+        pictures={"labels": small_png(picture)},
+        attachments={f"{key}.npy": npy_bytes(labels), **images},
     )
 
 
@@ -224,11 +331,12 @@ def spatial_matrix(
     mask: NDArray[np.bool_],
     labels: Version,
     distances: Version | None,
+    cortex: Version | None,
 ) -> BlockMatrix:
     """Limit a correlation to what is near on the cortex: by labels, or smoothly by distance."""
     used = vertices_in_use(labels, mask)
     config = cell.settings.thresholding
-    correlation = smoothed(cell.project, correlation, mask)
+    correlation = smoothed(cell.project, cortex, correlation, mask)
     if distances is None or is_label_file(cell.settings, cell.partition):
         return threshold_by_label(correlation, labels.read("labels"), used, config)
     matrices, hemisphere = read_hemispheres(distances)
@@ -239,8 +347,8 @@ def spatial_matrix(
 @stored_asset(
     group="connectivity",
     dims=(LABEL_FILE,),
-    settings=("thresholding", "inputs"),
-    unless={"geodesic_distances": is_label_file},
+    settings=("thresholding",),
+    unless={"geodesic_distances": is_label_file, "cortex": thresholds_without_mesh},
     pool="memory",
 )
 def thresholded_matrix(
@@ -248,6 +356,7 @@ def thresholded_matrix(
     average_correlation: Version,
     geodesic_labels: Version,
     geodesic_distances: Version | None,
+    cortex: Version | None,
 ) -> Result:
     """The average correlation within labels, stored as its diagonal blocks.
 
@@ -262,6 +371,7 @@ def thresholded_matrix(
         average_correlation.read("vertex_mask"),
         geodesic_labels,
         geodesic_distances,
+        cortex,
     )
     sizes = [len(block) for block in matrix.blocks]
     if max(sizes, default=0) < 2:

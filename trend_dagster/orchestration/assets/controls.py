@@ -23,7 +23,12 @@ from trend_dagster.orchestration.assets.features import signal_of
 from trend_dagster.orchestration.assets.parcellation import feasible, sweep_arrays, swept
 from trend_dagster.orchestration.assets.summary import summary_table
 from trend_dagster.orchestration.io_managers import Result
-from trend_dagster.orchestration.mesh import network_finder
+from trend_dagster.orchestration.mesh import (
+    mesh_of,
+    names_no_mesh,
+    network_finder,
+    sweeps_without_mesh,
+)
 from trend_dagster.orchestration.pictures import draw_comparison
 from trend_dagster.orchestration.resources import BOLD_RUN, LABEL_FILE, N_COMPONENTS, Project
 from trend_dagster.orchestration.stored_asset import Cell, stored_asset
@@ -108,9 +113,9 @@ def _readers(cell: Cell, runs: Sequence[Version], control: str, n_timepoints: in
 @stored_asset(
     group="controls",
     dims=(LABEL_FILE, N_COMPONENTS),
-    settings=("thresholding", "sweep", "factorization", "clustering", "networks", "inputs"),
+    settings=("thresholding", "sweep", "factorization", "clustering", "networks"),
     together=N_COMPONENTS,
-    unless={"geodesic_distances": needs_no_distances},
+    unless={"geodesic_distances": needs_no_distances, "cortex": sweeps_without_mesh},
     pool="memory",
 )
 def control_sweep(
@@ -118,6 +123,7 @@ def control_sweep(
     control_correlation: Version,
     geodesic_labels: Version,
     geodesic_distances: Version | None,
+    cortex: Version | None,
 ) -> Iterator[tuple[Cell, Result | TrendError]]:
     """The same sweep on the matrices of the controls: one more dimension, `control`, in front."""
     mask = control_correlation.read("vertex_mask")
@@ -130,8 +136,10 @@ def control_sweep(
     found: dict[int, list[dict[str, NDArray[Any]]]] = {k: [] for k in by_key}
     for i, _ in enumerate(control_correlation.facts["controls"]):
         correlation = np.asarray(control_correlation.array("correlation")[i])
-        matrix = spatial_matrix(cells[0], correlation, mask, geodesic_labels, geodesic_distances)
-        find = network_finder(cells[0].project, correlation)
+        matrix = spatial_matrix(
+            cells[0], correlation, mask, geodesic_labels, geodesic_distances, cortex
+        )
+        find = network_finder(cells[0].project, cortex, correlation)
         parts = swept(cells, matrix, full_correlation=correlation, graph=graph, find=find)
         for k, of_k in parts.items():
             found[k].append(sweep_arrays(of_k))
@@ -159,10 +167,11 @@ def _truth(project: Project) -> LabelFile | None:
 
 @stored_asset(
     group="controls",
-    settings=("controls", "inputs"),
+    settings=("controls",),
     code_version="2",
     files=_truth_files,
     incomplete=frozenset({"nmf_sweep", "control_sweep"}),
+    unless={"cortex": names_no_mesh},
 )
 def control_comparison(
     cell: Cell,
@@ -170,6 +179,7 @@ def control_comparison(
     nmf_sweep: Sequence[Version],
     control_sweep: Sequence[Version],
     selected_parcellations: Version,
+    cortex: Version | None,
 ) -> Result:
     """Each cell of the sweep beside the controls, and beside the planted networks if there are any.
 
@@ -197,7 +207,8 @@ def control_comparison(
     files, pictures = {}, {}
     if truth is not None and table["chosen"].any():
         best = table[table["chosen"]].iloc[0]
-        figure = draw_comparison(cell.project, truth, labels[_key(best)], best["dice_trained"])
+        surface = mesh_of(cortex, len(truth))
+        figure = draw_comparison(surface, truth, labels[_key(best)], best["dice_trained"])
         if figure is not None:
             files["planted_and_found.png"] = to_png(figure, 110)
             pictures["planted and found"] = small_png(figure)

@@ -12,7 +12,8 @@ import numpy as np
 from trend_dagster.figures.report import render
 from trend_dagster.orchestration.io_managers import Result
 from trend_dagster.orchestration.maps import map_files, networks_of
-from trend_dagster.orchestration.pictures import fitting_surface, target_files, target_of_maps
+from trend_dagster.orchestration.mesh import mesh_of, names_no_mesh
+from trend_dagster.orchestration.pictures import target_files, target_of_maps
 from trend_dagster.orchestration.reporting import gather, shown_files
 from trend_dagster.orchestration.resources import Project
 from trend_dagster.orchestration.stored_asset import Cell, stored_asset
@@ -27,8 +28,10 @@ def _target(project: Project, partition: Partition) -> dict[str, Path]:
     return target_files(project)
 
 
-@stored_asset(group="delivery", settings=("inputs",), files=_target)
-def parcellation_images(cell: Cell, selected_parcellations: Version) -> Result:
+@stored_asset(group="delivery", files=_target, unless={"cortex": names_no_mesh})
+def parcellation_images(
+    cell: Cell, selected_parcellations: Version, cortex: Version | None
+) -> Result:
     """The chosen parcellations as files that Workbench, FreeSurfer, nilearn and others open.
 
     Per parcellation: GIFTI labels and a FreeSurfer annotation for each hemisphere, the label table
@@ -42,7 +45,7 @@ def parcellation_images(cell: Cell, selected_parcellations: Version) -> Result:
     all_keys = []
     chosen = selected_parcellations.facts["chosen"]
     all_labels = selected_parcellations.read("labels")
-    surface = fitting_surface(cell.project, all_labels[0])
+    surface = mesh_of(cortex, all_labels.shape[1])
     target = target_of_maps(cell.project, all_labels[0])
     for choice, labels in zip(chosen, all_labels, strict=True):
         networks = networks_of(labels, surface, target)
@@ -64,9 +67,10 @@ def parcellation_images(cell: Cell, selected_parcellations: Version) -> Result:
 
 @stored_asset(
     group="delivery",
-    settings=("inputs", "selection"),
+    settings=("selection",),
     files=shown_files,
     incomplete=frozenset({"nmf_sweep"}),
+    unless={"cortex": names_no_mesh},
 )
 def report(
     cell: Cell,
@@ -74,6 +78,7 @@ def report(
     nmf_sweep: Sequence[Version],
     selected_parcellations: Version,
     control_comparison: Version,
+    cortex: Version | None,
 ) -> Result:
     """Everything a reader asks of a run, in one HTML file that works offline.
 
@@ -81,7 +86,10 @@ def report(
     parcellations and why, on a surface that can be turned, provenance, and how to cite.
     """
     project = cell.project
-    said = gather(project, nmf_sweep, sweep_summary, selected_parcellations, control_comparison)
+    surface = mesh_of(cortex)
+    said = gather(
+        project, nmf_sweep, sweep_summary, selected_parcellations, control_comparison, surface
+    )
     page = render(said).encode()
     pictures = {f"{c.n_clusters} clusters, sorted correlation": c.correlation for c in said.chosen}
     return Result(

@@ -13,7 +13,7 @@ from trend_dagster.figures.matrices import sizes_figure
 from trend_dagster.figures.png import small_png
 from trend_dagster.orchestration.assets.connectivity import graph_of, loadings_are_free
 from trend_dagster.orchestration.io_managers import Result
-from trend_dagster.orchestration.mesh import network_finder
+from trend_dagster.orchestration.mesh import clusters_without_mesh, network_finder
 from trend_dagster.orchestration.resources import LABEL_FILE, N_COMPONENTS
 from trend_dagster.orchestration.settings import Settings
 from trend_dagster.orchestration.stored_asset import Cell, stored_asset
@@ -49,9 +49,9 @@ def _worker_bytes(settings: Settings, inputs: Mapping[str, list[Version]], n_thr
 @stored_asset(
     group="parcellation",
     dims=(LABEL_FILE, N_COMPONENTS),
-    settings=("sweep", "factorization", "clustering", "networks", "thresholding", "inputs"),
+    settings=("sweep", "factorization", "clustering", "networks", "thresholding"),
     together=N_COMPONENTS,
-    unless={"geodesic_distances": loadings_are_free},
+    unless={"geodesic_distances": loadings_are_free, "cortex": clusters_without_mesh},
     pool="memory",
     worker_bytes=_worker_bytes,
 )
@@ -60,6 +60,7 @@ def nmf_sweep(
     thresholded_matrix: Version,
     average_correlation: Version,
     geodesic_distances: Version | None,
+    cortex: Version | None,
 ) -> Iterator[tuple[Cell, Result | TrendError]]:
     """Regularised NMF and KMeans for one label file and one number of components.
 
@@ -77,7 +78,7 @@ def nmf_sweep(
             # Every cell reads all of it.
             correlation = average_correlation.read("correlation")
         graph = graph_of(settings, geodesic_distances)
-        yield from sweep_cells(cells, matrix, correlation, graph)
+        yield from sweep_cells(cells, matrix, correlation, graph, cortex)
 
 
 def feasible(
@@ -102,7 +103,11 @@ def block_matrix(thresholded_matrix: Version) -> BlockMatrix:
 
 
 def sweep_cells(
-    cells: Sequence[Cell], matrix: BlockMatrix, full_correlation: Any, graph: Any
+    cells: Sequence[Cell],
+    matrix: BlockMatrix,
+    full_correlation: Any,
+    graph: Any,
+    cortex: Version | None,
 ) -> Iterator[tuple[Cell, Result]]:
     """Run the sweep for the n_components of some cells; yield each cell when it is complete."""
     by_key = {int(cell.partition[N_COMPONENTS]): cell for cell in cells}
@@ -118,7 +123,7 @@ def sweep_cells(
         settings.clustering,
         full_correlation=full_correlation,
         graph=graph,
-        find=network_finder(cells[0].project, full_correlation),
+        find=network_finder(cells[0].project, cortex, full_correlation),
     ):
         found[part.n_components].append(part)
         if len(found[part.n_components]) == wanted:

@@ -15,6 +15,7 @@ from trend_dagster.figures.png import small_png, to_png
 from trend_dagster.orchestration.assets.parcellation import METRICS, PER_FACTORIZATION
 from trend_dagster.orchestration.assets.validation import stability_rows
 from trend_dagster.orchestration.io_managers import Result
+from trend_dagster.orchestration.mesh import mesh_of, names_no_mesh
 from trend_dagster.orchestration.pictures import draw_parcellation
 from trend_dagster.orchestration.resources import LABEL_FILE, N_COMPONENTS, Project
 from trend_dagster.orchestration.settings import Settings, why_no_stability
@@ -227,12 +228,13 @@ def _markdown(table: pd.DataFrame) -> str:
 
 @stored_asset(
     group="parcellation",
-    settings=("selection", "inputs"),
+    settings=("selection",),
     code_version="2",
     incomplete=frozenset({"nmf_sweep"}),
+    unless={"cortex": names_no_mesh},
 )
 def selected_parcellations(
-    cell: Cell, sweep_summary: Version, nmf_sweep: Sequence[Version]
+    cell: Cell, sweep_summary: Version, nmf_sweep: Sequence[Version], cortex: Version | None
 ) -> Result:
     """For each number of clusters the chosen cell, the ranking, and a picture.
 
@@ -245,6 +247,7 @@ def selected_parcellations(
     ranked, rule = rank_cells(table, config), rule_in_use(table, config)
     chosen = ranked[ranked["rank"] == 1]
     labels = np.stack([labels_of(nmf_sweep, row) for _, row in chosen.iterrows()])
+    surface = mesh_of(cortex, labels.shape[1])
     pictures, files = {}, {"ranking.csv": ranked.drop(columns="cluster_sizes").to_csv(index=False)}
     delivered: dict[str, bytes] = {name: text.encode() for name, text in files.items()}
     for row, vector in zip(chosen.to_dict("records"), labels, strict=True):
@@ -252,7 +255,7 @@ def selected_parcellations(
             f"{row['n_clusters']} clusters: label file {row['label_file']}, "
             f"{row['n_components']} components"
         )
-        figure = draw_parcellation(cell.project, vector, title)
+        figure = draw_parcellation(surface, vector, title)
         pictures[f"{row['n_clusters']} clusters"] = small_png(figure)
         delivered[f"parcellation_{row['n_clusters']}_clusters.png"] = to_png(figure, 120)
         delivered[f"parcellation_{row['n_clusters']}_clusters.npy"] = npy_bytes(vector)

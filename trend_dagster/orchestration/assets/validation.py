@@ -23,7 +23,12 @@ from trend_dagster.orchestration.assets.connectivity import (
 from trend_dagster.orchestration.assets.features import load_model
 from trend_dagster.orchestration.assets.parcellation import feasible, swept
 from trend_dagster.orchestration.io_managers import Result
-from trend_dagster.orchestration.mesh import mesh_of, network_finder
+from trend_dagster.orchestration.mesh import (
+    mesh_of,
+    names_no_mesh,
+    network_finder,
+    sweeps_without_mesh,
+)
 from trend_dagster.orchestration.resources import BOLD_RUN, LABEL_FILE, N_COMPONENTS
 from trend_dagster.orchestration.settings import Settings, why_no_stability
 from trend_dagster.orchestration.stored_asset import Cell, stored_asset
@@ -58,13 +63,20 @@ HALVES = ("first", "second")
 # --- The halves ------------------------------------------------------------------------------
 
 
+def _left_out(settings: Settings) -> dict[str, str]:
+    """Why nothing is computed, if so: it hangs on settings of several sections."""
+    why = why_no_stability(settings)
+    return {} if why is None else {"left_out": why}
+
+
 def _needs_no_model(settings: Settings, partition: Partition) -> bool:
     return settings.features.source == "bold"
 
 
 @stored_asset(
     group="validation",
-    settings=("validation", "features", "correlation", "inputs"),
+    settings=("validation", "features", "correlation"),
+    derived=_left_out,
     unless={"trained_model": _needs_no_model},
     pool="memory",
 )
@@ -186,8 +198,9 @@ def _null_needs_no_model(settings: Settings, partition: Partition) -> bool:
 
 @stored_asset(
     group="validation",
-    settings=("validation", "features", "correlation", "inputs"),
-    unless={"trained_model": _null_needs_no_model},
+    settings=("validation", "features", "correlation"),
+    derived=_left_out,
+    unless={"trained_model": _null_needs_no_model, "cortex": names_no_mesh},
     pool="memory",
 )
 def null_correlation(
@@ -195,6 +208,7 @@ def null_correlation(
     bold: Sequence[Version],
     split_correlation: Version,
     trained_model: Version | None,
+    cortex: Version | None,
 ) -> Result:
     """The same for surrogate cohorts: noise in the place of each run, without any network.
 
@@ -208,7 +222,7 @@ def null_correlation(
     runs = {run.partition[BOLD_RUN]: run for run in bold}
     names = [[name for name in half if name in runs] for half in facts["halves"]]
     n = int(facts["n_vertices"])
-    surface = mesh_of(cell.project, n)
+    surface = mesh_of(cortex, n)
     assert surface is not None  # why_no_stability has asked
     maker = SurrogateMaker(surface)
     smooth = {name: maker.measure(_signal(run)[0]) for name, run in runs.items()}
@@ -260,9 +274,9 @@ def _worker_bytes(settings: Settings, inputs: Mapping[str, list[Version]], n_thr
 @stored_asset(
     group="validation",
     dims=(LABEL_FILE, N_COMPONENTS),
-    settings=("thresholding", "sweep", "factorization", "clustering", "networks", "inputs"),
+    settings=("thresholding", "sweep", "factorization", "clustering", "networks"),
     together=N_COMPONENTS,
-    unless={"geodesic_distances": needs_no_distances},
+    unless={"geodesic_distances": needs_no_distances, "cortex": sweeps_without_mesh},
     pool="memory",
     worker_bytes=_worker_bytes,
 )
@@ -272,6 +286,7 @@ def stability(
     null_correlation: Version,
     geodesic_labels: Version,
     geodesic_distances: Version | None,
+    cortex: Version | None,
 ) -> Iterator[tuple[Cell, Result | TrendError]]:
     """How well a cell of the sweep comes back in another half of the cohort, and in noise.
 
@@ -301,6 +316,7 @@ def stability(
                 masks,
                 geodesic_labels,
                 geodesic_distances,
+                cortex,
                 graph,
             )
         )
@@ -323,17 +339,18 @@ def _measure(
     masks: NDArray[np.bool_],
     labels: Version,
     distances: Version | None,
+    cortex: Version | None,
     graph: Any,
 ) -> Measured:
     """Sweep both halves of a cohort and compare them, for each number of components."""
     first, second = (
         swept(
             cells,
-            spatial_matrix(cells[0], pair[half], masks[half], labels, distances),
+            spatial_matrix(cells[0], pair[half], masks[half], labels, distances, cortex),
             # Homogeneity is asked of the half that the clusters were not made from.
             full_correlation=pair[1 - half],
             graph=graph,
-            find=network_finder(cells[0].project, pair[half]),
+            find=network_finder(cells[0].project, cortex, pair[half]),
         )
         for half in (0, 1)
     )
