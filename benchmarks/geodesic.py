@@ -159,15 +159,15 @@ def compare(surface: Surface, sources: NDArray[np.intp]) -> Iterator[dict[str, A
     for name, (library, prepare) in METHODS.items():
         if find_spec(library) is None:
             continue
-        start = time.perf_counter()
+        start = time.process_time()
         measure = prepare(points, triangles)
-        prepared = time.perf_counter()
+        prepared = time.process_time()
         found[name] = np.array([measure(source) for source in sources.tolist()], dtype=np.float64)
         rows[name] = {
             "method": name,
             "vertices": len(points),
             "seconds_to_prepare": round(prepared - start, 4),
-            "seconds_per_source": round((time.perf_counter() - prepared) / len(sources), 4),
+            "seconds_per_source": round((time.process_time() - prepared) / len(sources), 4),
         }
     references: dict[str, NDArray[Any]] = {}
     if shutil.which(WORKBENCH):
@@ -196,14 +196,14 @@ def _error(found: NDArray[Any], expected: NDArray[Any], against: str) -> dict[st
 
 def measure_platform(surface: Surface) -> dict[str, Any]:
     """Time what the platform makes of a mesh: labels, and all distances up to a radius."""
-    start = time.perf_counter()
+    start = time.process_time()
     geodesic_labels(surface, 50)
-    labelled = time.perf_counter()
+    labelled = time.process_time()
     near = geodesic_neighbours(surface, RADIUS)
     return {
         "vertices_of_both_hemispheres": surface.n_vertices,
         "seconds_50_labels": round(labelled - start, 2),
-        "seconds_all_neighbours": round(time.perf_counter() - labelled, 1),
+        "seconds_all_neighbours": round(time.process_time() - labelled, 1),
         "neighbours_per_vertex": round(near.nnz / surface.n_vertices),
         "peak_memory_gib": round(resource.getrusage(resource.RUSAGE_SELF).ru_maxrss / 2**20, 2),
     }
