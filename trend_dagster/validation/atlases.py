@@ -10,7 +10,7 @@ import numpy as np
 import pandas as pd
 
 from trend_dagster.errors import InputError, MissingUpstreamError
-from trend_dagster.orchestration.pictures import surface_of
+from trend_dagster.orchestration.mesh import read_mesh
 from trend_dagster.orchestration.resources import Project
 from trend_dagster.science.evaluation import (
     adjusted_rand_index,
@@ -139,7 +139,7 @@ def agreements(folder: Path, files: Sequence[Path]) -> Iterator[tuple[int, str, 
             remedy=f"Run it first: trend run {folder}",
         )
     all_labels, numbers = chosen.read("labels"), chosen.read("n_clusters")
-    surface = surface_of(project)
+    surface = read_mesh(project)
     if surface is None:
         raise InputError(
             f"project {folder}",

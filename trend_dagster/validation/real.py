@@ -14,7 +14,7 @@ import numpy as np
 from trend_dagster.errors import InputError
 from trend_dagster.figures.png import to_png
 from trend_dagster.figures.surface import comparison_figure
-from trend_dagster.orchestration.pictures import surface_of
+from trend_dagster.orchestration.mesh import read_mesh
 from trend_dagster.orchestration.resources import Project
 from trend_dagster.storage.images import subject_of
 from trend_dagster.storage.provenance import digest_of_file
@@ -45,7 +45,7 @@ def recording_of(project: Project) -> tuple[dict[str, Any], Recording]:
     InputError
         If the project names no surface, or runs lie on another.
     """
-    surface = surface_of(project)
+    surface = read_mesh(project)
     if surface is None:
         raise InputError(
             f"project {project.folder}",
