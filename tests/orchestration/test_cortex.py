@@ -223,7 +223,7 @@ def test_labels_without_a_surface_are_refused_with_what_to_do(project_folder):
 @pytest.mark.parametrize(
     ("text", "message"),
     [
-        ("geodesic_labels: {n_labels_per_hemisphere: [501]}", r"from 1 to 500 .*1000 in all"),
+        ("geodesic_labels: {n_labels_per_hemisphere: [501]}", r"from 1 to 500 .*1,000 in all"),
         ("geodesic_labels: {n_labels_per_hemisphere: [0]}", "from 1 to 500"),
         ("geodesic_labels: {n_labels_per_hemisphere: [2, 2]}", "without repeated values"),
         ("inputs: {surface: fsaverage9}", "'fsaverage3', 'fsaverage4' or 'fsaverage5', found"),

@@ -17,6 +17,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from trend_dagster.errors import InputError
+from trend_dagster.science.geodesic import MAX_LABELS
 from trend_dagster.storage.images import key_of, read_labels, read_signed_labels
 from trend_dagster.storage.runs import (
     CORTEX,
@@ -31,7 +32,6 @@ from trend_dagster.storage.runs import (
 from trend_dagster.storage.space import Side
 
 NO_LABEL = -1
-MAX_LABELS = 1000
 LABEL_INTENT = 1002  # NIFTI_INTENT_LABEL
 
 LabelSource = Literal["npy", "gifti", "freesurfer", "cifti"]
