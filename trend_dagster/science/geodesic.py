@@ -47,8 +47,8 @@ class GeodesicLabelsConfig(BaseModel, frozen=True, extra="forbid"):
         most = MAX_LABELS // 2
         if any(not 1 <= n <= most for n in values):
             raise ValueError(
-                f"from 1 to {most} labels per hemisphere ({MAX_LABELS:,} in all; of more each would "
-                "have too few vertices to factorise)"
+                f"from 1 to {most} labels per hemisphere ({MAX_LABELS:,} in all; of more, each "
+                "would have too few vertices to factorise)"
             )
         if len(set(values)) < len(values):
             raise ValueError(f"a list without repeated values, not {list(values)}")
