@@ -22,8 +22,8 @@ from trend_dagster.science.sweep import sweep
 from trend_dagster.storage.meshes import load_fsaverage
 from trend_dagster.storage.stores import Version
 
-TO_STABILITY = ["bold", "trained_model", "embeddings", "geodesic_labels", "split_correlation"]
-TO_STABILITY += ["null_correlation", "stability"]
+TO_STABILITY = ["bold", "cortex", "trained_model", "embeddings", "geodesic_labels"]
+TO_STABILITY += ["split_correlation", "null_correlation", "stability"]
 CELL = {"label_file": "four", "n_components": "5"}
 
 SETTINGS = """\
