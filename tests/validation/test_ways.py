@@ -106,7 +106,7 @@ def test_the_command_shows_tables_keeps_figures_and_goes_on(monkeypatch, capsys,
         assert not end.value.code
         return capsys.readouterr().out
 
-    assert "Planted networks, SNR 0.19, 2 cohorts" in run()
+    assert "Planted networks, SNR 0.17, 2 cohorts" in run()
     assert calls == [14] * 8
     found = json.loads(run("--json"))
     assert len(calls) == 8

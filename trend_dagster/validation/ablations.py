@@ -12,7 +12,7 @@ from trend_dagster.validation.kept import Kept
 from trend_dagster.validation.simulated import Tell, compare, summary
 from trend_dagster.validation.ways import PROFILE, Encoding, Way, changed, platform, profile
 
-SNR = 0.19
+SNR = 0.17
 QUICK_PARTS = (
     "as it is",
     "cleaning",
