@@ -435,7 +435,8 @@ def _cifti_maps(path: Path) -> list[_Map]:
     for name, table, row in zip(axes[0].name, axes[0].label, values, strict=True):
         keys = np.full(sum(n_vertices.values()), NO_LABEL, dtype=np.int64)
         keys[rows] = _integers(path, row)
-        found.append(_Map(str(name), keys, {k: str(label) for k, (label, _) in table.items()}))
+        title = "" if name == "None" else str(name)  # what nibabel makes of a missing name
+        found.append(_Map(title, keys, {k: str(label) for k, (label, _) in table.items()}))
     return found
 
 
