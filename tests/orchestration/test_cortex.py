@@ -9,8 +9,9 @@ import numpy as np
 import pytest
 from scipy.sparse import csgraph
 
-from tests.conftest import MEDIAL_WALL, N_VERTICES, run, simulate_run
+from tests.conftest import MEDIAL_WALL, N_VERTICES, run, simulate_run, write_project
 from tests.spheres import brain, write_freesurfer, write_gifti
+from tests.workbench import wb_command
 from trend_dagster.errors import SettingsError
 from trend_dagster.orchestration.lineage import states
 from trend_dagster.orchestration.resources import Project
@@ -46,13 +47,12 @@ def errors_of(outcomes) -> list[str]:
 
 
 @pytest.fixture(scope="module")
-def without_label_files(tmp_path_factory, finished_once):
+def without_label_files(tmp_path_factory):
     """BOLD and a surface, no label file; everything made once."""
-    folder = tmp_path_factory.mktemp("surface") / "project"
-    shutil.copytree(finished_once.folder, folder)
-    for made in ("geodesic_labels", "store", "outputs", ".dagster"):
-        shutil.rmtree(folder / made)
-    name_surface(folder, "geodesic_labels: {n_labels_per_hemisphere: [1, 3]}\n")
+    folder = write_project(tmp_path_factory.mktemp("surface") / "project")
+    shutil.rmtree(folder / "geodesic_labels")
+    small = "validation: {n_nulls: 1}\ncontrols: {features: [bold]}\n"
+    name_surface(folder, "geodesic_labels: {n_labels_per_hemisphere: [1, 3]}\n" + small)
     return folder, run(folder)
 
 
@@ -113,6 +113,17 @@ def test_labels_from_the_surface_are_connected_apart_and_written_for_both_uses(w
 
 
 @pytest.mark.slow
+@pytest.mark.usefixtures("workbench")
+def test_workbench_accepts_labels_from_the_surface(without_label_files, tmp_path):
+    written = without_label_files[0] / "outputs" / "geodesic_labels" / "surface_006"
+    for side, structure in (("L", "CortexLeft"), ("R", "CortexRight")):
+        labels = written / f"surface_006.{side}.label.gii"
+        assert structure in wb_command("-file-information", labels)
+        mesh = without_label_files[0] / f"{side}.surf.gii"
+        wb_command("-label-to-border", mesh, labels, tmp_path / f"{side}.border")
+
+
+@pytest.mark.slow
 def test_another_surface_remakes_only_what_is_made_from_it(without_label_files, tmp_path):
     folder = shutil.copytree(without_label_files[0], tmp_path / "project")
     (folder / "geodesic_labels").mkdir()
@@ -143,7 +154,7 @@ def test_a_surface_leaves_the_sweep_of_label_files_as_it_is(finished):
     before = Project.open(finished).store.latest(
         "nmf_sweep", {"label_file": "two", "n_components": "4"}
     )
-    name_surface(finished)
+    name_surface(finished, "validation: {n_nulls: 1}\n")
     outcomes = run(finished)
     assert errors_of(outcomes) == []
     made = {name: o.made for name, o in outcomes.items() if o.made}

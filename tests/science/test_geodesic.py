@@ -1,6 +1,5 @@
 """Distances against exact ones; labels that are connected, equal and reproducible."""
 
-import shutil
 import subprocess
 from dataclasses import replace
 from pathlib import Path
@@ -55,7 +54,7 @@ def test_distances_on_a_sphere_are_great_circles() -> None:
     assert np.quantile(ratio, 0.95) < 1.05
 
 
-@pytest.mark.skipif(shutil.which("wb_command") is None, reason="wb_command is not installed")
+@pytest.mark.usefixtures("workbench")
 def test_distances_are_those_of_workbench(fsaverage3: Surface, tmp_path: Path) -> None:
     left = fsaverage3.hemisphere == 0
     mesh = nib.gifti.GiftiImage(
