@@ -177,6 +177,7 @@ def test_a_parcellation_can_be_followed_to_its_files(finished_once):
     assert "since replaced" not in text
 
 
+@pytest.mark.slow
 def test_a_changed_bold_file_puts_what_follows_out_of_date_but_keeps_the_model(finished):
     np.save(finished / "bold" / "sub-02_run-1.npy", simulate_run(99))
     assert reasons(finished, "bold") == ["input file bold has changed"]
@@ -244,6 +245,7 @@ def test_a_deleted_workbook_is_made_again(finished):
     assert (finished / "outputs" / "Complete_Clustering.xlsx").exists()
 
 
+@pytest.mark.slow
 def test_an_excluded_run_says_so_and_the_rest_goes_on(project_folder):
     bold = simulate_run(1)
     bold[3, 5] = np.nan
@@ -264,6 +266,7 @@ def test_an_excluded_run_says_so_and_the_rest_goes_on(project_folder):
     assert all(not outcome.errors for outcome in outcomes.values())
 
 
+@pytest.mark.slow
 def test_a_bad_label_file_stops_only_itself(project_folder):
     np.save(project_folder / "geodesic_labels" / "wrong.npy", np.zeros(N_VERTICES + 3, dtype=int))
     outcomes = run(project_folder, among=TO_WORKBOOK)
@@ -331,6 +334,7 @@ def test_a_bad_run_is_named_and_the_others_are_kept(project_folder, change, asse
     assert outcomes["bold"].made >= 5
 
 
+@pytest.mark.slow
 def test_runs_of_different_length_are_cropped_if_the_settings_say_so(project_folder):
     np.save(project_folder / "bold" / "sub-01_run-1.npy", simulate_run(1, 30))
     settings = (project_folder / "trend.yaml").read_text()
@@ -417,6 +421,7 @@ def test_a_workbook_that_somebody_edited_is_left_alone(finished):
     assert openpyxl.load_workbook(path)["Sheet1"]["A20"].value == "a note"
 
 
+@pytest.mark.slow
 def test_pictures_of_what_is_no_longer_asked_for_go(finished):
     settings = (
         (finished / "trend.yaml").read_text().replace("n_clusters: [3, 4]", "n_clusters: [3]")
