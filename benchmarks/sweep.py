@@ -61,6 +61,8 @@ from trend_dagster.science.sweep import SweepCell, SweepGrid, sweep
 
 Array = NDArray[Any]
 L1_RATIO = 0.4
+ALPHA = 2e-4
+"""alpha_W times the number of labels: where W collapses, alpha_W falls about as 1 / L."""
 N_CLUSTERS = (14, 38)
 SAMPLE = (10, 16, 22, 28, 34, 40)
 KMEANS_SEEDS = range(108, 113)
@@ -400,7 +402,7 @@ def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__)
     parser.add_argument("--vertices", type=int, default=5124)
     parser.add_argument("--labels", type=int, default=20)
-    parser.add_argument("--alpha", type=float, default=1e-5, help="alpha_W")
+    parser.add_argument("--alpha", type=float, help="alpha_W; 2e-4 / labels by default")
     parser.add_argument("--sample", type=int, nargs="+", default=SAMPLE, help="k of the reference")
     parser.add_argument("--threads", type=int, default=2)
     parser.add_argument("--device", choices=get_args(Device), default="cpu", help="of the engine")
@@ -409,8 +411,9 @@ def main() -> None:
     parser.add_argument("--alone", action="store_true", help="no reference; so beyond 10242")
     parser.add_argument("--keep", action="store_true", help="write figures to benchmarks/results")
     args = parser.parse_args()
+    alpha_W = ALPHA / args.labels if args.alpha is None else args.alpha
     case = Case(
-        args.vertices, args.labels, args.alpha, args.threads, args.bold, tuple(args.sample),
+        args.vertices, args.labels, alpha_W, args.threads, args.bold, tuple(args.sample),
         args.device,
     )  # fmt: skip
     if args.growth:

@@ -15,6 +15,8 @@ from tests.workbench import workbench  # noqa: F401 - a fixture
 from trend_dagster.definitions import build_definitions
 from trend_dagster.orchestration.resources import Project
 from trend_dagster.orchestration.running import open_instance, run_all
+from trend_dagster.science.geodesic import Surface
+from trend_dagster.storage.meshes import load_fsaverage
 
 N_VERTICES, N_TIMEPOINTS, N_NETWORKS = 90, 40, 4
 MEDIAL_WALL = np.arange(0, N_VERTICES, 15)  # 6 vertices without signal
@@ -44,7 +46,7 @@ def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
 
 @event.listens_for(Engine, "connect")
 def without_waiting_for_the_disk(connection: Any, record: object) -> None:
-    """Let Dagster's records in tests be lost with the power, not with a process: twice as fast."""
+    """Dagster's records in tests may be lost with the power: nobody waits for the disk."""
     connection.execute("PRAGMA synchronous=OFF")
 
 
@@ -93,6 +95,12 @@ class Finished:
 
     folder: Path
     outcomes: dict
+
+
+@pytest.fixture(scope="session")
+def surface() -> Surface:
+    """fsaverage3: 642 vertices a hemisphere; read only."""
+    return load_fsaverage(642)
 
 
 @pytest.fixture(scope="session")

@@ -29,12 +29,6 @@ from trend_dagster.figures.surface import (
 )
 from trend_dagster.science.geodesic import Surface, geodesic_labels
 from trend_dagster.science.simulation import SimulationConfig, simulate_cohort
-from trend_dagster.storage.meshes import load_fsaverage
-
-
-@pytest.fixture(scope="module")
-def surface() -> Surface:
-    return load_fsaverage(642)
 
 
 @pytest.fixture(scope="module")

@@ -18,16 +18,10 @@ from trend_dagster.errors import MissingUpstreamError, SettingsError
 from trend_dagster.orchestration.exporting import export_cells
 from trend_dagster.orchestration.maps import map_files, networks_of
 from trend_dagster.orchestration.resources import Project
-from trend_dagster.science.geodesic import Surface, geodesic_labels
+from trend_dagster.science.geodesic import geodesic_labels
 from trend_dagster.storage.label_images import cifti_labels, keys_of, label_tsv
-from trend_dagster.storage.meshes import load_fsaverage
 from trend_dagster.storage.space import VertexSpace
 from trend_dagster.storage.template import target_of
-
-
-@pytest.fixture(scope="module")
-def surface() -> Surface:
-    return load_fsaverage(642)
 
 
 def hue(rgb: tuple[int, int, int]) -> float:

@@ -9,12 +9,6 @@ from trend_dagster.science.evaluation import adjusted_rand_index
 from trend_dagster.science.geodesic import Surface, geodesic_neighbours
 from trend_dagster.science.nulls import SurrogateMaker, spin_labels
 from trend_dagster.science.simulation import SimulationConfig, simulate_cohort
-from trend_dagster.storage.meshes import load_fsaverage
-
-
-@pytest.fixture(scope="module")
-def surface() -> Surface:
-    return load_fsaverage(642)
 
 
 @pytest.fixture(scope="module")

@@ -18,12 +18,6 @@ from trend_dagster.science.simulation import (
     plant_networks,
     simulate_cohort,
 )
-from trend_dagster.storage.meshes import load_fsaverage
-
-
-@pytest.fixture(scope="module")
-def surface() -> Surface:
-    return load_fsaverage(642)
 
 
 def patches_per_network(surface: Surface, labels: np.ndarray) -> list[int]:

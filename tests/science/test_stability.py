@@ -24,7 +24,6 @@ from trend_dagster.science.stability import (
     timepoints_of,
 )
 from trend_dagster.science.sweep import SweepCell, SweepGrid, sweep
-from trend_dagster.storage.meshes import load_fsaverage
 
 # Halves
 
@@ -168,11 +167,6 @@ def test_surrogates_that_are_all_alike_are_not_believed_to_be():
 
 
 # Planted networks and noise, on a real mesh
-
-
-@pytest.fixture(scope="module")
-def surface() -> Surface:
-    return load_fsaverage(642)
 
 
 @pytest.fixture(scope="module")

@@ -12,7 +12,6 @@ import pytest
 from trend_dagster.errors import CohortError, InputError, StoreError
 from trend_dagster.science.geodesic import Surface, geodesic_labels
 from trend_dagster.science.nulls import spin_labels
-from trend_dagster.storage.meshes import load_fsaverage
 from trend_dagster.validation import simulated
 from trend_dagster.validation.ablations import variants
 from trend_dagster.validation.atlases import agree
@@ -21,11 +20,6 @@ from trend_dagster.validation.recordings import Recording, halves, without_each
 from trend_dagster.validation.reproducibility import agreement, reproduce
 from trend_dagster.validation.simulated import MEASURES, headline, summary
 from trend_dagster.validation.ways import Way, everyone
-
-
-@pytest.fixture(scope="module")
-def surface() -> Surface:
-    return load_fsaverage(642)
 
 
 def never() -> dict:

@@ -7,7 +7,7 @@ the mesh adds to a correlation. What does not: reading files (``storage``) and t
 
 from __future__ import annotations
 
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -18,12 +18,7 @@ from trend_dagster.errors import InputError
 from trend_dagster.orchestration.resources import LABEL_FILE, Project
 from trend_dagster.orchestration.settings import Settings, surface_labels
 from trend_dagster.science.geodesic import Surface
-from trend_dagster.science.networks import (
-    Neighbourhood,
-    SmoothedCorrelation,
-    find_networks,
-    smoother,
-)
+from trend_dagster.science.smoothing import Smoothing
 from trend_dagster.storage.meshes import FSAVERAGE, load_fsaverage
 from trend_dagster.storage.space import Side
 from trend_dagster.storage.stores import Partition, Version
@@ -97,22 +92,12 @@ def read_mask(project: Project, n_rows: int, n_vertices: Mapping[Side, int]) -> 
 
 def names_no_mesh(settings: Settings, partition: Partition) -> bool:
     """Tell whether the settings name no mesh: what is only drawn on it does without."""
-    return settings.inputs.surface is None and not settings.inputs.surfaces
+    return not settings.inputs.has_mesh
 
 
 def thresholds_without_mesh(settings: Settings, partition: Partition) -> bool:
     """Tell whether a correlation is thresholded as it is, without smoothing along the cortex."""
     return settings.thresholding.smoothing_fwhm_mm == 0 or names_no_mesh(settings, partition)
-
-
-def clusters_without_mesh(settings: Settings, partition: Partition) -> bool:
-    """Tell whether networks are found from loadings alone."""
-    return settings.networks.method == "kmeans" or names_no_mesh(settings, partition)
-
-
-def sweeps_without_mesh(settings: Settings, partition: Partition) -> bool:
-    """Tell whether neither thresholding nor clustering needs the mesh."""
-    return all(f(settings, partition) for f in (thresholds_without_mesh, clusters_without_mesh))
 
 
 def is_not_made_from_mesh(settings: Settings, partition: Partition) -> bool:
@@ -170,41 +155,12 @@ def wrong_density(files: Sequence[str], expected: str, found: object) -> InputEr
 # What it adds
 
 
-def smoothed(
-    project: Project, cortex: Version | None, correlation: Any, mask: NDArray[np.bool_]
-) -> Any:
-    """Correlation as it is to be thresholded: smoothed, where settings and mesh allow it."""
+def smoothing_of(
+    project: Project, cortex: Version | None, mask: NDArray[np.bool_]
+) -> Smoothing | None:
+    """How correlations are smoothed before they are thresholded; None where they are not."""
     config = project.settings.thresholding
     surface = mesh_of(cortex, len(mask))
     if surface is None or config.smoothing_fwhm_mm == 0:
-        return correlation
-    near = Neighbourhood.of(surface, config.exclusion_mm).near
-    return SmoothedCorrelation(correlation, smoother(surface, mask, config.smoothing_fwhm_mm), near)
-
-
-def network_finder(
-    project: Project, cortex: Version | None, correlation: Any
-) -> Callable[[NDArray[Any], NDArray[Any], int], NDArray[np.int64]] | None:
-    """How networks are made from a factorisation; None for KMeans."""
-    settings = project.settings
-    if settings.networks.method == "kmeans":
         return None
-    n_vertices = correlation.shape[0]
-    surface = mesh_of(cortex, n_vertices)
-    if surface is None:
-        neighbourhood = Neighbourhood.unknown(n_vertices)
-    else:
-        neighbourhood = Neighbourhood.of(surface, settings.thresholding.exclusion_mm)
-
-    def find(W: NDArray[Any], H: NDArray[Any], n_networks: int) -> NDArray[np.int64]:
-        return find_networks(
-            W,
-            H,
-            correlation,
-            n_networks,
-            neighbourhood,
-            settings.networks,
-            random_state=settings.clustering.random_state,
-        )
-
-    return find
+    return Smoothing.along(surface, mask, config.smoothing_fwhm_mm, config.exclusion_mm)

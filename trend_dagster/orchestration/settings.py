@@ -148,6 +148,11 @@ class InputsConfig(BaseModel, frozen=True, extra="forbid"):
             raise ValueError("one file, or two, left and right")
         return files
 
+    @property
+    def has_mesh(self) -> bool:
+        """Whether a mesh is named."""
+        return self.surface is not None or bool(self.surfaces)
+
     @model_validator(mode="after")
     def _has_one_mesh(self) -> InputsConfig:
         if self.surface is not None and self.surfaces:
@@ -343,7 +348,7 @@ def why_no_stability(settings: Settings) -> str | None:
     """
     if settings.validation.n_nulls == 0:
         return "validation.n_nulls is 0, and without a null stability says nothing"
-    if settings.inputs.surface is None and not settings.inputs.surfaces:
+    if not settings.inputs.has_mesh:
         return (
             "no mesh is named (inputs.surface), and without it no noise can be made that is as "
             "smooth along the cortex as the data"

@@ -47,9 +47,6 @@ def _all(base: Settings) -> Iterator[Way]:
     yield variant("networks", "KMeans on the rows of W", networks=kmeans)
     scaled = {"scale_rows": True}
     yield variant("networks", "KMeans on scaled rows", networks=kmeans, clustering=scaled)
-    for prior in (0, 4):
-        name = f"vertices join by correlation, vote {prior}"
-        yield variant("networks", name, networks={"border_prior": prior})
     for width in (0, 12):
         yield variant("smoothing", f"{width} mm", thresholding={"smoothing_fwhm_mm": width})
     yield variant("encoding", "none", Encoding(labels=None))

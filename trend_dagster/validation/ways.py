@@ -22,12 +22,8 @@ from trend_dagster.science.block_matrix import (
 )
 from trend_dagster.science.correlation import average_correlation
 from trend_dagster.science.geodesic import edge_graph, geodesic_distances, geodesic_labels
-from trend_dagster.science.networks import (
-    Neighbourhood,
-    SmoothedCorrelation,
-    find_networks,
-    smoother,
-)
+from trend_dagster.science.networks import find_networks
+from trend_dagster.science.smoothing import Smoothing, smoother
 from trend_dagster.science.smoothness import neighbour_graph
 from trend_dagster.science.sweep import sweep
 from trend_dagster.validation.recordings import FloatArray, Labels, Recording
@@ -161,16 +157,9 @@ def _platform(
         correlation = recording.correlation(settings.bold, settings.correlation)
     else:
         correlation = model_correlation(settings, trained, recording)
-    surface, mask = recording.surface, recording.mask
-    near = Neighbourhood.of(surface, settings.thresholding.exclusion_mm)
     find = None
     if settings.networks.method != "kmeans":
-
-        def find(W: FloatArray, H: FloatArray, n: int) -> NDArray[np.int64]:
-            return find_networks(
-                W, H, correlation, n, near, settings.networks, random_state=random_state
-            )
-
+        find = partial(find_networks, random_state=random_state)
     graph = None
     if settings.factorization.smoothness:
         sides = _distances(recording)
@@ -179,7 +168,7 @@ def _platform(
     (cell,) = sweep(
         matrix, settings.sweep, settings.factorization, settings.clustering, find=find, graph=graph
     )
-    return np.where(mask, cell.clusterings[0].labels, -1)
+    return np.where(recording.mask, cell.clusterings[0].labels, -1)
 
 
 def same_matrix(recording: Recording, correlation: FloatArray, settings: Settings) -> Any:
@@ -187,9 +176,10 @@ def same_matrix(recording: Recording, correlation: FloatArray, settings: Setting
     config = settings.thresholding
     if not config.smoothing_fwhm_mm:
         return correlation
-    near = Neighbourhood.of(recording.surface, config.exclusion_mm).near
-    kernel = smoother(recording.surface, recording.mask, config.smoothing_fwhm_mm)
-    return SmoothedCorrelation(correlation, kernel, near)
+    smoothing = Smoothing.along(
+        recording.surface, recording.mask, config.smoothing_fwhm_mm, config.exclusion_mm
+    )
+    return smoothing(correlation)
 
 
 def encoded(

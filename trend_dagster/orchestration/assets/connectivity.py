@@ -19,7 +19,7 @@ from trend_dagster.orchestration.mesh import (
     is_not_made_from_mesh,
     mesh_of,
     names_no_mesh,
-    smoothed,
+    smoothing_of,
     thresholds_without_mesh,
 )
 from trend_dagster.orchestration.resources import BOLD_RUN, LABEL_FILE, Project
@@ -41,6 +41,7 @@ from trend_dagster.science.bold import check_same_vertices
 from trend_dagster.science.correlation import average_correlation as correlate
 from trend_dagster.science.geodesic import Surface, distance_rows, step_graph, vertex_areas
 from trend_dagster.science.geodesic import geodesic_labels as cut_into_labels
+from trend_dagster.science.smoothing import Smoothing
 from trend_dagster.science.smoothness import GRAPH_REACH, neighbour_graph
 from trend_dagster.storage.images import read_distances
 from trend_dagster.storage.label_files import NO_LABEL, read_geodesic_labels
@@ -331,12 +332,13 @@ def spatial_matrix(
     mask: NDArray[np.bool_],
     labels: Version,
     distances: Version | None,
-    cortex: Version | None,
+    smoothing: Smoothing | None,
 ) -> BlockMatrix:
     """Limit a correlation to what is near on the cortex: by labels, or smoothly by distance."""
     used = vertices_in_use(labels, mask)
     config = cell.settings.thresholding
-    correlation = smoothed(cell.project, cortex, correlation, mask)
+    if smoothing is not None:
+        correlation = smoothing(correlation)
     if distances is None or is_label_file(cell.settings, cell.partition):
         return threshold_by_label(correlation, labels.read("labels"), used, config)
     matrices, hemisphere = read_hemispheres(distances)
@@ -365,13 +367,14 @@ def thresholded_matrix(
     instead and has a block per hemisphere. NMF takes no negative numbers; what is done with them
     is a setting, and their share is recorded.
     """
+    mask = average_correlation.read("vertex_mask")
     matrix = spatial_matrix(
         cell,
         average_correlation.array("correlation"),
-        average_correlation.read("vertex_mask"),
+        mask,
         geodesic_labels,
         geodesic_distances,
-        cortex,
+        smoothing_of(cell.project, cortex, mask),
     )
     sizes = [len(block) for block in matrix.blocks]
     if max(sizes, default=0) < 2:

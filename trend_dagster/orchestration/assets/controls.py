@@ -26,8 +26,8 @@ from trend_dagster.orchestration.io_managers import Result
 from trend_dagster.orchestration.mesh import (
     mesh_of,
     names_no_mesh,
-    network_finder,
-    sweeps_without_mesh,
+    smoothing_of,
+    thresholds_without_mesh,
 )
 from trend_dagster.orchestration.pictures import draw_comparison
 from trend_dagster.orchestration.resources import BOLD_RUN, LABEL_FILE, N_COMPONENTS, Project
@@ -115,7 +115,7 @@ def _readers(cell: Cell, runs: Sequence[Version], control: str, n_timepoints: in
     dims=(LABEL_FILE, N_COMPONENTS),
     settings=("thresholding", "sweep", "factorization", "clustering", "networks"),
     together=N_COMPONENTS,
-    unless={"geodesic_distances": needs_no_distances, "cortex": sweeps_without_mesh},
+    unless={"geodesic_distances": needs_no_distances, "cortex": thresholds_without_mesh},
     pool="memory",
 )
 def control_sweep(
@@ -132,17 +132,16 @@ def control_sweep(
     if not cells:
         return
     graph = graph_of(cells[0].settings, geodesic_distances)
+    smoothing = smoothing_of(cells[0].project, cortex, mask)
     by_key = {int(cell.partition[N_COMPONENTS]): cell for cell in cells}
     found: dict[int, list[dict[str, NDArray[Any]]]] = {k: [] for k in by_key}
     for i, _ in enumerate(control_correlation.facts["controls"]):
         correlation = np.asarray(control_correlation.array("correlation")[i])
         matrix = spatial_matrix(
-            cells[0], correlation, mask, geodesic_labels, geodesic_distances, cortex
+            cells[0], correlation, mask, geodesic_labels, geodesic_distances, smoothing
         )
-        find = network_finder(cells[0].project, cortex, correlation)
-        parts = swept(cells, matrix, full_correlation=correlation, graph=graph, find=find)
-        for k, of_k in parts.items():
-            found[k].append(sweep_arrays(of_k))
+        for k, parts in swept(cells, matrix, correlation, graph):
+            found[k].append(sweep_arrays(parts))
     axes = ("alpha_W", "l1_ratio", "n_clusters")
     for k, controls in found.items():
         stacked = {name: np.stack([c[name] for c in controls]) for name in controls[0]}

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Iterator, Mapping, Sequence
+from functools import partial
 from typing import Any
 
 import numpy as np
@@ -13,13 +14,13 @@ from trend_dagster.figures.matrices import sizes_figure
 from trend_dagster.figures.png import small_png
 from trend_dagster.orchestration.assets.connectivity import graph_of, loadings_are_free
 from trend_dagster.orchestration.io_managers import Result
-from trend_dagster.orchestration.mesh import clusters_without_mesh, network_finder
 from trend_dagster.orchestration.resources import LABEL_FILE, N_COMPONENTS
 from trend_dagster.orchestration.settings import Settings
 from trend_dagster.orchestration.stored_asset import Cell, stored_asset
 from trend_dagster.science.block_matrix import BlockMatrix
 from trend_dagster.science.factorization import too_many_components
 from trend_dagster.science.fanout import worker_memory
+from trend_dagster.science.networks import find_networks
 from trend_dagster.science.sweep import SweepCell, sweep
 from trend_dagster.storage.stores import Version
 
@@ -51,7 +52,7 @@ def _worker_bytes(settings: Settings, inputs: Mapping[str, list[Version]], n_thr
     dims=(LABEL_FILE, N_COMPONENTS),
     settings=("sweep", "factorization", "clustering", "networks", "thresholding"),
     together=N_COMPONENTS,
-    unless={"geodesic_distances": loadings_are_free, "cortex": clusters_without_mesh},
+    unless={"geodesic_distances": loadings_are_free},
     pool="memory",
     worker_bytes=_worker_bytes,
 )
@@ -60,7 +61,6 @@ def nmf_sweep(
     thresholded_matrix: Version,
     average_correlation: Version,
     geodesic_distances: Version | None,
-    cortex: Version | None,
 ) -> Iterator[tuple[Cell, Result | TrendError]]:
     """Regularised NMF and KMeans for one label file and one number of components.
 
@@ -78,7 +78,10 @@ def nmf_sweep(
             # Every cell reads all of it.
             correlation = average_correlation.read("correlation")
         graph = graph_of(settings, geodesic_distances)
-        yield from sweep_cells(cells, matrix, correlation, graph, cortex)
+        by_key = {int(cell.partition[N_COMPONENTS]): cell for cell in cells}
+        for done, (k, parts) in enumerate(swept(cells, matrix, correlation, graph), 1):
+            by_key[k].progress(f"{done} of {len(cells)} cells", done / len(cells))
+            yield by_key[k], _result(parts)
 
 
 def feasible(
@@ -102,39 +105,7 @@ def block_matrix(thresholded_matrix: Version) -> BlockMatrix:
     return BlockMatrix.from_arrays(arrays, thresholded_matrix.facts["n_vertices"])
 
 
-def sweep_cells(
-    cells: Sequence[Cell],
-    matrix: BlockMatrix,
-    full_correlation: Any,
-    graph: Any,
-    cortex: Version | None,
-) -> Iterator[tuple[Cell, Result]]:
-    """Run the sweep for the n_components of some cells; yield each cell when it is complete."""
-    by_key = {int(cell.partition[N_COMPONENTS]): cell for cell in cells}
-    settings = cells[0].settings
-    grid = settings.sweep.model_copy(update={"n_components": tuple(by_key)})
-    wanted = len(grid.alpha_W) * len(grid.l1_ratio)
-    found: dict[int, list[SweepCell]] = {k: [] for k in by_key}
-    done = 0
-    for part in sweep(
-        matrix,
-        grid,
-        settings.factorization,
-        settings.clustering,
-        full_correlation=full_correlation,
-        graph=graph,
-        find=network_finder(cells[0].project, cortex, full_correlation),
-    ):
-        found[part.n_components].append(part)
-        if len(found[part.n_components]) == wanted:
-            cell = by_key[part.n_components]
-            done += 1
-            cell.progress(f"{done} of {len(cells)} cells", done / len(cells))
-            yield cell, _result(found.pop(part.n_components))
-
-
 def _result(parts: list[SweepCell]) -> Result:
-    parts = in_order(parts)
     arrays = sweep_arrays(parts)
     zero = [part.zero_row_share for part in parts]
     return Result(
@@ -175,28 +146,35 @@ def sweep_arrays(parts: Sequence[SweepCell]) -> dict[str, NDArray[Any]]:
 
 
 def swept(
-    cells: Sequence[Cell], matrix: BlockMatrix, *, full_correlation: Any, graph: Any, find: Any
-) -> dict[int, list[SweepCell]]:
+    cells: Sequence[Cell], matrix: BlockMatrix, full_correlation: Any, graph: Any
+) -> Iterator[tuple[int, list[SweepCell]]]:
     """Run the sweep for the n_components of some cells, all at once.
 
-    Returns
-    -------
-    dict of int to list of SweepCell
-        By n_components; combinations of alpha_W and l1_ratio in the order in which they are stored.
+    Yields
+    ------
+    tuple of int and list of SweepCell
+        An n_components when it is complete; combinations of alpha_W and l1_ratio in the order in
+        which they are stored.
     """
     settings = cells[0].settings
-    found: dict[int, list[SweepCell]] = {int(c.partition[N_COMPONENTS]): [] for c in cells}
+    n_components = tuple(int(cell.partition[N_COMPONENTS]) for cell in cells)
+    grid = settings.sweep.model_copy(update={"n_components": n_components})
+    wanted = len(grid.alpha_W) * len(grid.l1_ratio)
+    found: dict[int, list[SweepCell]] = {k: [] for k in n_components}
+    find = partial(find_networks, random_state=settings.clustering.random_state)
     for part in sweep(
         matrix,
-        settings.sweep.model_copy(update={"n_components": tuple(found)}),
+        grid,
         settings.factorization,
         settings.clustering,
         full_correlation=full_correlation,
         graph=graph,
-        find=find,
+        find=None if settings.networks.method == "kmeans" else find,
     ):
-        found[part.n_components].append(part)
-    return {k: in_order(parts) for k, parts in found.items()}
+        parts = found[part.n_components]
+        parts.append(part)
+        if len(parts) == wanted:
+            yield part.n_components, in_order(found.pop(part.n_components))
 
 
 def in_order(parts: Sequence[SweepCell]) -> list[SweepCell]:

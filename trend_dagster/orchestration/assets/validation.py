@@ -26,12 +26,13 @@ from trend_dagster.orchestration.io_managers import Result
 from trend_dagster.orchestration.mesh import (
     mesh_of,
     names_no_mesh,
-    network_finder,
-    sweeps_without_mesh,
+    smoothing_of,
+    thresholds_without_mesh,
 )
 from trend_dagster.orchestration.resources import BOLD_RUN, LABEL_FILE, N_COMPONENTS
 from trend_dagster.orchestration.settings import Settings, why_no_stability
 from trend_dagster.orchestration.stored_asset import Cell, stored_asset
+from trend_dagster.science.block_matrix import BlockMatrix
 from trend_dagster.science.bold import check_same_vertices
 from trend_dagster.science.correlation import average_correlation
 from trend_dagster.science.fanout import worker_memory
@@ -276,7 +277,7 @@ def _worker_bytes(settings: Settings, inputs: Mapping[str, list[Version]], n_thr
     dims=(LABEL_FILE, N_COMPONENTS),
     settings=("thresholding", "sweep", "factorization", "clustering", "networks"),
     together=N_COMPONENTS,
-    unless={"geodesic_distances": needs_no_distances, "cortex": sweeps_without_mesh},
+    unless={"geodesic_distances": needs_no_distances, "cortex": thresholds_without_mesh},
     pool="memory",
     worker_bytes=_worker_bytes,
 )
@@ -304,22 +305,18 @@ def stability(
         return
     n_nulls = int(null_correlation.facts["n_nulls"])
     graph = graph_of(cells[0].settings, geodesic_distances)
+    smoothings = [smoothing_of(cells[0].project, cortex, mask) for mask in masks]
     measured: list[Measured] = []
     for cohort in range(n_nulls + 1):
         cells[0].progress(
             f"surrogate cohort {cohort}" if cohort else "data", cohort / (n_nulls + 1)
         )
-        measured.append(
-            _measure(
-                cells,
-                _pair(split_correlation, null_correlation, cohort),
-                masks,
-                geodesic_labels,
-                geodesic_distances,
-                cortex,
-                graph,
-            )
-        )
+        pair = _pair(split_correlation, null_correlation, cohort)
+        matrices = [
+            spatial_matrix(cells[0], half, mask, geodesic_labels, geodesic_distances, smoothing)
+            for half, mask, smoothing in zip(pair, masks, smoothings, strict=True)
+        ]
+        measured.append(_measure(cells, matrices, pair, graph))
     split_by = split_correlation.facts["split_by"]
     for cell in cells:
         data, *nulls = (m[int(cell.partition[N_COMPONENTS])] for m in measured)
@@ -334,25 +331,13 @@ def _pair(split: Version, null: Version, cohort: int) -> NDArray[np.float32]:
 
 
 def _measure(
-    cells: Sequence[Cell],
-    pair: NDArray[np.float32],
-    masks: NDArray[np.bool_],
-    labels: Version,
-    distances: Version | None,
-    cortex: Version | None,
-    graph: Any,
+    cells: Sequence[Cell], matrices: Sequence[BlockMatrix], pair: NDArray[np.float32], graph: Any
 ) -> Measured:
     """Sweep both halves of a cohort and compare them, for each number of components."""
+    # Homogeneity is asked of the half that the clusters were not made from.
     first, second = (
-        swept(
-            cells,
-            spatial_matrix(cells[0], pair[half], masks[half], labels, distances, cortex),
-            # Homogeneity is asked of the half that the clusters were not made from.
-            full_correlation=pair[1 - half],
-            graph=graph,
-            find=network_finder(cells[0].project, cortex, pair[half]),
-        )
-        for half in (0, 1)
+        dict(swept(cells, matrix, other, graph))
+        for matrix, other in zip(matrices, pair[::-1], strict=True)
     )
     return {k: measure_halves(first[k], second[k]) for k in first}
 
