@@ -14,11 +14,10 @@ from pathlib import Path
 
 from trend_dagster.validation.kept import Kept
 from trend_dagster.validation.simulated import (
-    FULL_SNR,
     HEADLINE,
-    QUICK_SNR,
     SEEDS,
     compare,
+    difficulties,
     headline,
     summary,
 )
@@ -29,18 +28,19 @@ def main() -> None:
     """Print a table for each difficulty, and the headline."""
     parser = argparse.ArgumentParser(description=(__doc__ or "").split("\n", maxsplit=1)[0])
     parser.add_argument("--quick", action="store_true", help="one difficulty, two widths")
+    parser.add_argument("--networks", type=int, default=7, help="planted in each hemisphere")
     parser.add_argument("--snr", type=float, nargs="+", help="difficulties")
     parser.add_argument("--seeds", type=int, nargs="+", default=list(SEEDS))
     parser.add_argument("--cache", type=Path, default=Path("benchmarks/results/simulated"))
     options = parser.parse_args()
-    difficulties = options.snr or (QUICK_SNR if options.quick else FULL_SNR)
     rows = compare(
         Kept(options.cache),
         "simulated",
         list(everyone(options.quick)),
-        (0.0, *difficulties),
+        (0.0, *(options.snr or difficulties(options.networks, options.quick))),
         options.seeds,
         lambda doing, share: print(f"{share:4.0%} {doing}", file=sys.stderr, flush=True),
+        options.networks,
     )
     for snr, those in summary(rows).groupby("snr"):
         print(f"\nSNR {snr}: Dice (standard deviation), IoU, and Dice at SNR 0")

@@ -29,7 +29,7 @@ Say = Callable[[str], None]
 
 MESH_OF = {n: name for name, n in FSAVERAGE.items()}
 
-DEMO_LABELS = (1, 4, 10)  # geodesic labels per hemisphere
+DEMO_LABELS = (4, 10)  # geodesic labels per hemisphere; whole hemispheres are cut by default
 
 DEMO_SETTINGS = """\
 # A simulated cohort: 8 runs of 4 newborns with 7 planted networks in each hemisphere.
@@ -51,7 +51,7 @@ inputs:
 geodesic_labels:
   n_labels_per_hemisphere: [1, 5, 10]
 sweep:
-  n_components: [10, 20]
+  n_components: [20, 40]
   n_clusters: [14, 38]
 """
 

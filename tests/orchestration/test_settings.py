@@ -91,7 +91,7 @@ def refused(folder: Path, text: str, **options) -> SettingsError:
 
 
 def test_the_profiles_that_ship_can_be_loaded(tmp_path):
-    assert profile_names() == ["default", "demo", "networks", "tutorial"]
+    assert profile_names() == ["autoencoder", "default", "demo", "tutorial"]
     for name in profile_names():
         assert load_settings(tmp_path, name).profile == name
 
@@ -217,7 +217,7 @@ def test_settings_that_do_not_fit_together_are_refused(tmp_path):
 def test_an_unknown_profile_gets_the_nearest(tmp_path):
     error = refused(tmp_path, "profile: tutorail")
     assert str(tmp_path / "trend.yaml") in error.subject
-    assert error.expected == "one of default, demo, networks, tutorial"
+    assert error.expected == "one of autoencoder, default, demo, tutorial"
     assert error.found == "no such profile (did you mean tutorial?)"
     error = refused(tmp_path, "", profile="../tutorial")
     assert error.subject == "profile '../tutorial'"

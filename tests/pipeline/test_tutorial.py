@@ -43,9 +43,11 @@ def tutorial(finished):
     """The finished project, its sweep made anew by scikit-learn as the tutorial does."""
     settings = (finished / "trend.yaml").read_text()
     (finished / "trend.yaml").write_text(
-        settings + "factorization: {solver: sklearn}\ndelivery: {label_vectors: true}\n"
+        settings
+        + "bold: {global_signal: keep}\nnetworks: {method: kmeans}\n"
+        + "factorization: {solver: sklearn}\ndelivery: {label_vectors: true}\n"
     )
-    outcomes = run(finished, select=["nmf_sweep", "sweep_summary"])
+    outcomes = run(finished)
     assert outcomes["nmf_sweep"].made == 4
     return Project.open(finished)
 

@@ -30,7 +30,7 @@ def planted() -> tuple[Labels, Recording]:
 
 
 def cleaned(name: str) -> ways.Way:
-    return ways.competitor("cleaned", name, 14.0, ways.profile("networks"))
+    return ways.competitor("cleaned", name, 14.0, ways.profile(ways.PROFILE))
 
 
 CASES = {
@@ -62,7 +62,7 @@ def test_plain_networks_are_found(planted: tuple[Labels, Recording], case: str) 
 
 def test_correlations_are_computed_once(planted: tuple[Labels, Recording]) -> None:
     _, recording = planted
-    settings = ways.profile("networks")
+    settings = ways.profile(ways.PROFILE)
     first = recording.correlation(settings.bold, settings.correlation)
     assert recording.correlation(settings.bold, settings.correlation) is first
     other = ways.profile("tutorial")
@@ -106,7 +106,7 @@ def test_the_command_shows_tables_keeps_figures_and_goes_on(monkeypatch, capsys,
         assert not end.value.code
         return capsys.readouterr().out
 
-    assert "Planted networks, SNR 0.17, 2 cohorts" in run()
+    assert "Planted networks, SNR 0.18, 2 cohorts" in run()
     assert calls == [14] * 8
     found = json.loads(run("--json"))
     assert len(calls) == 8

@@ -82,7 +82,7 @@ SHOWN = {
     "zero_row_share": "zero\nrows",
     "stability": "stab-\nility",
     "stability_null": "noise's\nstab.",
-    "dice_trained": "Dice,\ntrained",
+    "dice_trained": "Dice",
     "dice_untrained": "Dice,\nuntrained",
     "dice_bold": "Dice,\nraw BOLD",
     "silhouette_untrained": "silhou-\nette, un-\ntrained",

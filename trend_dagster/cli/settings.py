@@ -18,7 +18,7 @@ from trend_dagster.errors import InputError
 def init(
     folder: Annotated[Path, typer.Argument(help="Folder to make; it may exist.")],
     profile: Annotated[
-        str, typer.Option(help="Profile to build on: default, demo or tutorial.")
+        str, typer.Option(help="Profile to build on: default, autoencoder, demo or tutorial.")
     ] = "default",
     debug: Debug = False,
 ) -> None:
@@ -55,8 +55,9 @@ def init(
     console.print(f"Made {escape(str(folder))}. Next:", soft_wrap=True)
     steps = (
         f"put one .npy per BOLD run (vertices x timepoints) into {folder / inputs.bold}",
-        f"put one .npy per label file (a label per vertex) into {folder / inputs.geodesic_labels}",
-        f"look at {file}",
+        f"name the mesh that its vertices lie on in {file} (inputs.surface or inputs.surfaces): "
+        "spatial encodings are cut from it",
+        f"or put a .npy per label file (a label per vertex) into {folder / inputs.geodesic_labels}",
         f"trend run {folder}",
     )
     for number, step in enumerate(steps, start=1):

@@ -50,6 +50,12 @@ def validate(
     seed: Annotated[
         list[int] | None, typer.Option(help="Seed of a cohort; may be given several times.")
     ] = None,
+    per_hemisphere: Annotated[
+        list[int] | None,
+        typer.Option(
+            "--networks", min=2, help="Networks planted in each hemisphere (7; 7 and 19 in full)."
+        ),
+    ] = None,
     real: Annotated[
         bool, typer.Option("--real", help="Split halves of one real person (fetched, 61 MB).")
     ] = False,
@@ -84,7 +90,7 @@ def validate(
             found["real"] = _real(kept, folder, project or Path("real-2562"), n_nulls, tell)
         wanted = section or ([] if atlas or real else list(Section))
         if Section.simulated in wanted:
-            found |= _simulated(kept, folder, do_quick, snr, seed, tell)
+            found |= _simulated(kept, folder, do_quick, per_hemisphere, snr, seed, tell)
         if Section.ablations in wanted:
             found["ablations"] = _ablations(kept, do_quick, seed, tell)
         if Section.reproducibility in wanted:
@@ -100,23 +106,39 @@ def _simulated(
     kept: Kept,
     folder: Path,
     do_quick: bool,
+    per_hemisphere: list[int] | None,
     snr: list[float] | None,
     seed: list[int] | None,
     tell: Tell,
 ) -> dict[str, Any]:
+    import pandas as pd
+
     from trend_dagster.validation import simulated
     from trend_dagster.validation.ways import everyone
 
-    difficulties = snr or (simulated.QUICK_SNR if do_quick else simulated.FULL_SNR)
-    rows = simulated.compare(
-        kept,
-        "simulated",
-        list(everyone(do_quick)),
-        (0.0, *difficulties),
-        seed or simulated.SEEDS,
-        tell,
-    )
-    table = simulated.summary(rows)
+    tables, headlines = [], []
+    for number in per_hemisphere or ([7] if do_quick else [7, 19]):
+        rows = simulated.compare(
+            kept,
+            "simulated",
+            list(everyone(do_quick)),
+            (0.0, *(snr or simulated.difficulties(number, do_quick))),
+            seed or simulated.SEEDS,
+            tell,
+            number,
+        )
+        tables.append(simulated.summary(rows).assign(per_hemisphere=number))
+        headlines.append(simulated.headline(rows))
+        _show_simulated(tables[-1], headlines[-1], rows["seed"].nunique())
+    picture = folder / "planted_networks.png"
+    simulated.draw_cohort(picture)
+    console.print(f"what is planted: {picture}", soft_wrap=True)
+    return {"simulated": pd.concat(tables, ignore_index=True), "headlines": headlines}
+
+
+def _show_simulated(table: pd.DataFrame, best: dict[str, Any] | None, n_seeds: int) -> None:
+    from trend_dagster.validation import simulated
+
     columns = {
         "kind": "whose",
         "way": "way",
@@ -134,13 +156,10 @@ def _simulated(
         "null_dcbc": "at\nSNR 0",
         "pieces": "pieces",
     }
-    n_seeds = rows["seed"].nunique()
+    n_networks = 2 * table["per_hemisphere"].iloc[0]
     for value, those in table.groupby("snr"):
-        show_table(f"Planted networks, SNR {value}, {n_seeds} cohorts", those, columns)
-    picture = folder / "planted_networks.png"
-    simulated.draw_cohort(picture)
-    console.print(f"what is planted: {picture}", soft_wrap=True)
-    best = simulated.headline(rows)
+        title = f"{n_networks} planted networks, SNR {value}, {n_seeds} cohorts"
+        show_table(title, those, columns)
     if best is None:
         console.print(
             "No headline: at no difficulty has the best competitor on raw BOLD a mean Dice of "
@@ -155,7 +174,6 @@ def _simulated(
             f"{best['best_competitor_cleaned']} {best['best_competitor_cleaned_dice']:.3f}.",
             soft_wrap=True,
         )
-    return {"simulated": table, "headline": best}
 
 
 def _ablations(kept: Kept, do_quick: bool, seed: list[int] | None, tell: Tell) -> pd.DataFrame:
@@ -180,18 +198,18 @@ def _reproducibility(
 ) -> pd.DataFrame:
     import pandas as pd
 
-    from trend_dagster.validation import reproducibility, simulated, ways
+    from trend_dagster.validation import ablations, reproducibility, simulated, ways
 
     takes_part = [
         ways.ours(),
         ways.tutorial(20),
         ways.competitor("raw", "KMeans", 14.0, ways.profile("tutorial")),
-        ways.competitor("cleaned", "Spectral", 19.0, ways.profile(ways.PROFILE)),
+        ways.competitor("cleaned", "Spectral", ways.OWN_WIDTH_MM, ways.profile(ways.PROFILE)),
     ]
     seeds = seed or (simulated.SEEDS[:1] if do_quick else simulated.SEEDS)
     tables = []
     for number in seeds:
-        here = simulated.cohort(simulated.QUICK_SNR[0], number)
+        here = simulated.cohort(ablations.SNR, number)
         table = reproducibility.reproduce(
             kept,
             "reproducibility",
@@ -199,14 +217,12 @@ def _reproducibility(
             here.recording,
             takes_part,
             ("halves", "seeds") if do_quick else reproducibility.WHATS,
-            simulated.N_NETWORKS,
+            here.n_networks,
             n_nulls,
             tell,
         )
         tables.append(table.assign(seed=number))
-        show_table(
-            f"Reproducibility, cohort {number}, SNR {simulated.QUICK_SNR[0]}", table, REPEATED
-        )
+        show_table(f"Reproducibility, cohort {number}, SNR {ablations.SNR}", table, REPEATED)
     return pd.concat(tables, ignore_index=True)
 
 

@@ -74,7 +74,7 @@ COLUMNS = {
     "half_silhouette_null": "Silhouette of halves, noise",
     "homogeneity": "Homogeneity",
     "homogeneity_null": "Homogeneity, noise",
-    "dice_trained": "Dice, trained",
+    "dice_trained": "Dice",
     "dice_untrained": "Dice, untrained",
     "dice_bold": "Dice, raw BOLD",
     "silhouette_untrained": "Silhouette, untrained",
@@ -107,7 +107,7 @@ METRICS: tuple[tuple[str, str, str, dict[str, str]], ...] = (
     (
         "dice_trained",
         "Dice with the planted networks",
-        "How well the planted networks are found, up to 1. The model must exceed its controls.",
+        "How well the planted networks are found, up to 1. A model must exceed its controls.",
         {"untrained model": "dice_untrained", "raw BOLD": "dice_bold"},
     ),
     (

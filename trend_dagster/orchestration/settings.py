@@ -166,10 +166,10 @@ class FeaturesConfig(BaseModel, frozen=True, extra="forbid"):
     """What represents a vertex."""
 
     source: Literal["input_projection", "encoder", "bold"] = Field(
-        "input_projection",
-        description="'input_projection': what the tutorial exports, the model's first linear "
-        "layer. 'encoder': the latent embedding of the paper. 'bold': the signal itself, no model "
-        "(the control).",
+        "bold",
+        description="'bold': the signal itself, no model; nothing trained so far finds more. "
+        "'input_projection': what the tutorial exports, the model's first linear layer. "
+        "'encoder': the latent embedding of the paper.",
     )
 
 
@@ -325,6 +325,8 @@ def surface_labels(settings: Settings) -> dict[str, int]:
         In the order of the settings. The key tells the labels of both hemispheres.
     """
     asked = settings.geodesic_labels.n_labels_per_hemisphere
+    if asked is None:
+        asked = (1,) if settings.inputs.has_mesh else ()
     return {f"surface_{2 * n:03d}": n for n in asked}
 
 

@@ -54,13 +54,14 @@ class ThresholdConfig(BaseModel, frozen=True, extra="forbid"):
         ),
     )
     smoothing_fwhm_mm: float = Field(
-        default=0.0,
+        default=16.0,
         ge=0,
         description=(
             "Smooth the correlation along the cortex, over both of its vertices, before it is "
             "thresholded: full width at half maximum of the Gaussian. Each vertex' correlation "
             "with itself is left out, else its noise would be smeared over its neighbours. "
-            "0: not at all, as the tutorial. Needs the mesh (inputs.surface)."
+            "0: not at all, as the tutorial. Where no mesh is named (inputs.surface, "
+            "inputs.surfaces), nothing is smoothed."
         ),
     )
     exclusion_mm: float = Field(

@@ -30,7 +30,7 @@ class BoldConfig(BaseModel, frozen=True, extra="forbid"):
         "units.",
     )
     global_signal: Literal["remove", "keep"] = Field(
-        "keep",
+        "remove",
         description="'remove': regress the mean time series of all vertices out of each vertex; "
         "head motion and breathing are in it, and move all correlations up. 'keep': as the "
         "tutorial.",

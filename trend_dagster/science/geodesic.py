@@ -32,18 +32,21 @@ MAX_LABELS = 1000  # of both hemispheres
 class GeodesicLabelsConfig(BaseModel, frozen=True, extra="forbid"):
     """Label files that are made from the surface, beside those of the user."""
 
-    n_labels_per_hemisphere: tuple[int, ...] = Field(
-        default=(),
+    n_labels_per_hemisphere: tuple[int, ...] | None = Field(
+        default=None,
         description="Cut each hemisphere of the surface into so many connected labels of nearly "
         "equal area: each number gives a label file of its own. 1 keeps a hemisphere whole. Needs "
-        "the mesh (inputs.surface or inputs.surfaces).",
+        "the mesh (inputs.surface or inputs.surfaces). null: 1 where a mesh is named, and none "
+        "where none is.",
         # Each is a partition with a key of its own, which tells the number.
         json_schema_extra={"identity": False},
     )
 
     @field_validator("n_labels_per_hemisphere")
     @classmethod
-    def _sensible(cls, values: tuple[int, ...]) -> tuple[int, ...]:
+    def _sensible(cls, values: tuple[int, ...] | None) -> tuple[int, ...] | None:
+        if values is None:
+            return None
         most = MAX_LABELS // 2
         if any(not 1 <= n <= most for n in values):
             raise ValueError(

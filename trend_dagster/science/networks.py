@@ -23,7 +23,7 @@ class NetworksConfig(BaseModel, frozen=True, extra="forbid"):
     """How networks are made from a factorisation."""
 
     method: Literal["spectral", "kmeans"] = Field(
-        default="kmeans",
+        default="spectral",
         description=(
             "'spectral' clusters vertices by the leading eigenvectors of W H. 'kmeans' clusters "
             "the rows of W, as the tutorial does."

@@ -25,13 +25,15 @@ from trend_dagster.science.factorization import (
 
 
 class SweepGrid(BaseModel, frozen=True, extra="forbid"):
-    """The settings that are tried in all combinations; the defaults are the tutorial's."""
+    """The settings that are tried in all combinations."""
 
     n_components: tuple[Annotated[int, Field(ge=1)], ...] = Field(
-        default=tuple(range(10, 41, 2)), min_length=1, description="Components of W and H."
+        default=(40,),
+        min_length=1,
+        description="Components of W and H; more than clusters, so that no small network is lost.",
     )
     alpha_W: tuple[Annotated[float, Field(ge=0)], ...] = Field(
-        default=(1e-3,), min_length=1, description="Strength of the penalty on W and H."
+        default=(0.0,), min_length=1, description="Strength of the penalty on W and H; 0: none."
     )
     l1_ratio: tuple[Annotated[float, Field(ge=0, le=1)], ...] = Field(
         default=(0.4,),

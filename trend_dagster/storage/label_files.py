@@ -154,7 +154,8 @@ def find_label_files(folder: Path) -> dict[str, LabelFile]:
             f"geodesic label folder {folder}",
             expected=f"at least one label file ({endings})",
             found=f"{sum(1 for _ in folder.iterdir())} entries, none of them one",
-            remedy="Put the files there, or name another folder in trend.yaml (inputs).",
+            remedy="Put the files there, name another folder in trend.yaml (inputs), or name the "
+            "mesh (inputs.surface): then they are cut from it.",
         )
     return {key: _together(key, paths) for key, paths in sorted(groups.items())}
 

@@ -9,10 +9,10 @@ import pandas as pd
 
 from trend_dagster.orchestration.settings import Settings
 from trend_dagster.validation.kept import Kept
-from trend_dagster.validation.simulated import Tell, compare, summary
+from trend_dagster.validation.simulated import QUICK_SNR, Tell, compare, summary
 from trend_dagster.validation.ways import PROFILE, Encoding, Way, changed, platform, profile
 
-SNR = 0.17
+SNR = QUICK_SNR[7][0]
 QUICK_PARTS = (
     "as it is",
     "cleaning",
@@ -47,7 +47,7 @@ def _all(base: Settings) -> Iterator[Way]:
     yield variant("networks", "KMeans on the rows of W", networks=kmeans)
     scaled = {"scale_rows": True}
     yield variant("networks", "KMeans on scaled rows", networks=kmeans, clustering=scaled)
-    for width in (0, 12):
+    for width in (0, 8, 24):
         yield variant("smoothing", f"{width} mm", thresholding={"smoothing_fwhm_mm": width})
     yield variant("encoding", "none", Encoding(labels=None))
     for labels in (2, 4, 10):
@@ -62,7 +62,7 @@ def _all(base: Settings) -> Iterator[Way]:
         sweep={"alpha_W": (1e-3,)},
         factorization={"penalty": "scaled"},
     )
-    for k in (14, 20, 30):
+    for k in (14, 20, 60):
         yield variant("components", f"k = {k}", sweep={"n_components": (k,)})
     for strength in (2.0, 30.0):
         yield variant(

@@ -22,7 +22,15 @@ from trend_dagster.storage.runs import read_run
 from trend_dagster.storage.stores import replace_file
 from trend_dagster.validation.recordings import Recording, halves
 from trend_dagster.validation.simulated import RANDOM_STATE
-from trend_dagster.validation.ways import Way, competitor, ours, profile, tutorial
+from trend_dagster.validation.ways import (
+    OWN_WIDTH_MM,
+    PROFILE,
+    Way,
+    competitor,
+    ours,
+    profile,
+    tutorial,
+)
 
 N_NETWORKS = 14
 
@@ -70,13 +78,13 @@ def recording_of(project: Project) -> tuple[dict[str, Any], Recording]:
 
 def ways() -> list[Way]:
     """Who is compared on real data, ours first."""
-    raw, own = profile("tutorial"), profile("networks")
+    raw, own = profile("tutorial"), profile(PROFILE)
     return [
         ours(),
         tutorial(20),
         competitor("raw", "KMeans", 0.0, raw),
         competitor("raw", "KMeans", 6.0, raw),
-        competitor("cleaned", "Spectral", 19.0, own),
+        competitor("cleaned", "Spectral", OWN_WIDTH_MM, own),
     ]
 
 

@@ -378,14 +378,15 @@ def _compete(
 
 # --- Who takes part ----------------------------------------------------------------------------
 
-PROFILE = "networks"
+PROFILE = "default"
+OWN_WIDTH_MM = profile(PROFILE).thresholding.smoothing_fwhm_mm
 RAW_WIDTHS_MM = (0.0, 14.0, 19.0, 24.0)
-CLEANED_WIDTHS_MM = (14.0, 19.0, 24.0)
+CLEANED_WIDTHS_MM = (12.0, OWN_WIDTH_MM, 24.0)
 DEAR = ("UMAP, KMeans", "Tensor, KMeans", "nilearn Ward", "nilearn KMeans")
 
 
 def ours(settings: Settings | None = None) -> Way:
-    """The platform's way at its best."""
+    """The platform's way with its default settings."""
     return platform("ours", PROFILE, settings or profile(PROFILE))
 
 
@@ -425,4 +426,4 @@ def everyone(quick: bool) -> Iterator[Way]:
             for clusterer in SIMPLE:
                 yield competitor(kind, clusterer, width, settings)
         for clusterer in () if quick else DEAR:
-            yield competitor(kind, clusterer, 19.0, settings)
+            yield competitor(kind, clusterer, widths[-2], settings)

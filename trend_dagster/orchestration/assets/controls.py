@@ -57,6 +57,8 @@ def control_correlation(cell: Cell, bold: Sequence[Version]) -> Result:
     settings = cell.settings
     if not settings.controls.features:
         return Result(excluded="no controls are asked for (controls.features is empty)")
+    if settings.features.source == "bold":
+        return Result(excluded="the features are the BOLD itself: there is no model to control")
     runs = {run.partition[BOLD_RUN]: run for run in bold}
     if not runs:
         raise CohortError(
@@ -328,7 +330,7 @@ def verdict(row: Mapping[Any, Any], own: str = "trained model") -> str:
     best = max(controls.values())
     cell = f"{row['n_clusters']:.0f} clusters: "
     if metric == "dice":
-        says = "finds more than" if found > best else "does not find more than"
+        says = "finds more than" if found - best > NO_DIFFERENCE else "does not find more than"
         return cell + f"the {own} (Dice {found:.3f}) {says} its best control ({best:.3f})."
     return cell + (
         f"silhouette {found:.3f} with the {own}, "
@@ -336,5 +338,8 @@ def verdict(row: Mapping[Any, Any], own: str = "trained model") -> str:
         + ". The label file alone can raise it: this says nothing of truth."
     )
 
+
+NO_DIFFERENCE = 0.01
+"""Dice that another seed of the same method gains or loses: nothing to speak of."""
 
 TITLES = {"untrained": "the untrained model", "bold": "raw BOLD"}
