@@ -18,7 +18,7 @@ from trend_dagster.science.selection import (
 )
 
 CONFIG = SelectionConfig()
-N_LABELS = {"two": 2, "also_two": 2, "twenty": 20}
+N_LABELS = {"two": 2, "also_two": 2, "eight": 8, "twenty": 20}
 IDENTITY = ["label_file", "n_components", "n_clusters", "alpha_W", "l1_ratio"]
 
 
@@ -178,9 +178,9 @@ def beside(excess: float, margin: float = 0.1, **changes) -> dict:
 
 def test_the_largest_excess_beyond_noise_is_chosen_whatever_the_label_file():
     chosen = best(
-        cell("two", silhouette=0.9, **beside(0.2)), cell("twenty", silhouette=0.1, **beside(0.3))
+        cell("two", silhouette=0.9, **beside(0.2)), cell("eight", silhouette=0.1, **beside(0.3))
     )
-    assert chosen["label_file"] == "twenty"
+    assert chosen["label_file"] == "eight"
     assert chosen["beyond_noise"]
 
 
@@ -195,8 +195,18 @@ def test_one_that_is_beyond_noise_comes_before_all_that_are_not_or_are_unknown()
     chosen = best(
         cell("two", **beside(0.09)),
         cell("also_two", **beside(np.nan, margin=np.nan)),
-        cell("twenty", **beside(0.11)),
+        cell("eight", **beside(0.11)),
     )
+    assert chosen["label_file"] == "eight"
+
+
+def test_a_label_file_with_as_many_labels_as_clusters_is_chosen_only_if_nothing_else_is_left():
+    # It leaves nothing to be found, however well its labels come back.
+    twenty = cell("twenty", **beside(0.9))
+    assert best(twenty, cell("two", **beside(0.01)))["label_file"] == "two"
+    assert best(twenty)["label_file"] == "twenty"
+    many = {"n_clusters": 38}
+    chosen = best(twenty | many, cell("two", **beside(0.2), **many))
     assert chosen["label_file"] == "twenty"
 
 
@@ -208,9 +218,9 @@ def test_a_collapsed_cell_is_not_saved_by_its_excess():
 def test_equal_excesses_go_by_the_excess_of_silhouette():
     chosen = best(
         cell("two", **beside(0.3, half_silhouette_excess=0.1)),
-        cell("twenty", **beside(0.3, half_silhouette_excess=0.2)),
+        cell("eight", **beside(0.3, half_silhouette_excess=0.2)),
     )
-    assert chosen["label_file"] == "twenty"
+    assert chosen["label_file"] == "eight"
 
 
 def test_without_any_margin_the_conservative_rule_is_in_use(table):

@@ -106,9 +106,11 @@ def test_the_command_shows_tables_keeps_figures_and_goes_on(monkeypatch, capsys,
         assert not end.value.code
         return capsys.readouterr().out
 
-    assert "Planted networks, SNR 0.18, 2 cohorts" in run()
+    assert "14 planted networks, SNR 0.18, 2 cohorts" in run()
     assert calls == [14] * 8
     found = json.loads(run("--json"))
     assert len(calls) == 8
     assert {row["way"] for row in found["simulated"]} == {ways.PROFILE, "KMeans"}
-    assert found["headline"] is None
+    assert found["headlines"] == [None]
+    assert "38 planted networks, SNR 0.25, 2 cohorts" in run("--networks", "19")
+    assert calls[8:] == [38] * 8

@@ -103,7 +103,7 @@ class _Walk:
         if key not in self.known:
             state = self._look(asset, partition)
             if state.status != "current" and not self._is_needed(asset):
-                why = f"under these settings nothing is made from it"
+                why = "under these settings nothing is made from it"
                 state = replace(state, status="not needed", reasons=(why,), waits_for=())
             self.known[key] = state
         return self.known[key]

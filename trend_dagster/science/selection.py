@@ -66,10 +66,12 @@ def conservative(table: pd.DataFrame) -> pd.DataFrame:
 
 
 def null_corrected(table: pd.DataFrame) -> pd.DataFrame:
-    """Alive cells first; then those beyond noise, by the excess of stability; then the others.
+    """Alive cells with fewer labels than clusters first; of these those beyond noise, by excess.
 
-    A cell is beyond noise where its excess is more than one more surrogate cohort would reach by
-    chance (`beyond_noise`). Among these the unit is the excess itself, a difference of adjusted
+    With as many labels as clusters or more, a cluster is a label or several, whatever the data:
+    nothing that crosses the border of a label can be found. Such cells come after all others. A
+    cell is beyond noise where its excess is more than one more surrogate cohort would reach by
+    chance (`beyond_noise`). Among those the unit is the excess itself, a difference of adjusted
     Rand indices, which means the same under every label file: 0 is what noise gives, and what is
     left up to 1 is what the encoding leaves to be found. Ties go by the excess of silhouette.
     Cells that are not beyond noise have shown nothing, and the largest of several differences
@@ -88,13 +90,14 @@ def null_corrected(table: pd.DataFrame) -> pd.DataFrame:
     """
     beyond = beyond_noise(table)
     judged = table.assign(
+        _imposed=table["n_labels"] >= table["n_clusters"],
         _stability=table.get("stability_excess", float("nan")),
         _silhouette=table.get("half_silhouette_excess", float("nan")),
     )
     judged.loc[~beyond, ["_stability", "_silhouette"]] = float("nan")
     excess = {"_stability": False, "_silhouette": False}
-    ranked = _sorted(judged, {"alive": False, **excess, **IMPOSES_LEAST, **TIES})
-    return ranked.drop(columns=list(excess))
+    order = {"alive": False, "_imposed": True, **excess, **IMPOSES_LEAST, **TIES}
+    return _sorted(judged, order).drop(columns=["_imposed", *excess])
 
 
 def beyond_noise(table: pd.DataFrame) -> pd.Series[bool]:
@@ -131,7 +134,8 @@ _IMPOSES_LEAST = (
 )
 
 IN_WORDS = {
-    "null_corrected": "cells that are alive before collapsed ones; then those whose stability "
+    "null_corrected": "cells that are alive before collapsed ones; then label files with fewer "
+    "labels than clusters before the others, which decide alone; then cells whose stability "
     "(adjusted Rand index between two halves of the cohort) exceeds that of noise that went the "
     "same way by more than chance, the largest excess first, then the largest excess of "
     f"silhouette; of all others {_IMPOSES_LEAST}",

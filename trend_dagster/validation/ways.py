@@ -415,7 +415,7 @@ def everyone(quick: bool) -> Iterator[Way]:
     yield ours()
     on_W = changed(profile(PROFILE), networks={"method": "kmeans"}, clustering={"scale_rows": True})
     yield platform("ours", "KMeans on its W", on_W)
-    for k in (14, 20) if quick else (14, 20, 30, 40):
+    for k in (14, 20, 40) if quick else (14, 20, 30, 40):
         yield tutorial(k)
     for kind, name, widths in (
         ("raw", "tutorial", RAW_WIDTHS_MM),
