@@ -150,7 +150,11 @@ def test_without_a_surface_there_is_no_cortex_to_make(finished):
 
 
 @pytest.mark.slow
-def test_a_surface_leaves_the_sweep_of_label_files_as_it_is(finished):
+def test_a_surface_leaves_the_sweep_as_it_is_where_nothing_is_smoothed(finished):
+    plain = "thresholding: {smoothing_fwhm_mm: 0}\ngeodesic_labels: {n_labels_per_hemisphere: []}\n"
+    settings = finished / "trend.yaml"
+    settings.write_text(settings.read_text() + plain)
+    assert errors_of(run(finished)) == []
     before = Project.open(finished).store.latest(
         "nmf_sweep", {"label_file": "two", "n_components": "4"}
     )

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from functools import partial
 from pathlib import Path
 from types import SimpleNamespace
 
@@ -17,8 +18,10 @@ from trend_dagster.orchestration.stored_asset import STORED_ASSETS
 from trend_dagster.science.block_matrix import threshold_by_label
 from trend_dagster.science.geodesic import edge_graph, geodesic_labels
 from trend_dagster.science.model_settings import AutoencoderConfig
+from trend_dagster.science.networks import find_networks
 from trend_dagster.science.simulation import SimulationConfig, simulate_cohort
-from trend_dagster.science.sweep import sweep
+from trend_dagster.science.smoothing import Smoothing
+from trend_dagster.science.sweep import SweepCell, sweep
 from trend_dagster.storage.meshes import load_fsaverage
 from trend_dagster.storage.stores import Version
 
@@ -62,6 +65,16 @@ def made(folder: Path, *assets: str) -> list[Version]:
     ]
 
 
+def swept(correlation: np.ndarray, mask: np.ndarray, labels: np.ndarray, settings) -> SweepCell:
+    """The one cell of the grid, as the science makes it."""
+    width = settings.thresholding.smoothing_fwhm_mm
+    smooth = Smoothing.along(load_fsaverage(642), mask, width, 0.0)(correlation)
+    matrix = threshold_by_label(smooth, labels, mask, settings.thresholding)
+    grid, how = settings.sweep, (settings.factorization, settings.clustering)
+    find = partial(find_networks, random_state=settings.clustering.random_state)
+    return next(sweep(matrix, grid, *how, find=find))
+
+
 def correlation_of(bold: Version, part: slice) -> np.ndarray:
     mask = bold.read("vertex_mask")
     return np.corrcoef(bold.read("bold")[mask][:, part].astype(np.float64))
@@ -101,23 +114,13 @@ def test_no_subject_is_on_both_sides_and_stability_is_what_two_sweeps_give(tmp_p
     assert len(people[0] | people[1]) == 3
     project = Project.open(folder)
     labels = np.load(folder / "geodesic_labels" / "four.npy")
-    settings, masks = project.settings, split.read("vertex_mask")
+    masks = split.read("vertex_mask")
     for version, pair, found in (
         (split, split.read("correlation"), cell.read("stability")[0, 0]),
         (null, null.read("correlation")[0], cell.read("stability_nulls")[0, 0, 0]),
     ):
         assert version.read("vertex_mask").shape == masks.shape
-        one, other = (
-            next(
-                sweep(
-                    threshold_by_label(pair[h], labels, masks[h], settings.thresholding),
-                    settings.sweep,
-                    settings.factorization,
-                    settings.clustering,
-                )
-            )
-            for h in (0, 1)
-        )
+        one, other = (swept(pair[h], masks[h], labels, project.settings) for h in (0, 1))
         loaded = one.W.any(axis=1) & other.W.any(axis=1)
         expected = adjusted_rand_score(
             one.clusterings[0].labels[loaded], other.clusterings[0].labels[loaded]
@@ -159,7 +162,7 @@ def test_label_files_measured_side_by_side_are_the_same(tmp_path):
     before = digests()
     (folder / "trend.yaml").write_text(SETTINGS + "compute: {workers: 2}\n")
     outcome = run(folder, among=["stability"], force=True)["stability"]
-    assert (outcome.made, outcome.errors) == (2, ())
+    assert (outcome.made, outcome.errors) == (3, ())  # two files, and whole hemispheres
     assert digests() == before
 
 

@@ -142,7 +142,11 @@ def bring(folder, n_timepoints=N_TIMEPOINTS, **changes):
 
 @pytest.mark.slow
 def test_embeddings_of_an_imported_model_are_the_tutorials(project_folder):
-    change(project_folder, bold={"standardize": "none"}, features={"source": "input_projection"})
+    change(
+        project_folder,
+        bold={"standardize": "none", "global_signal": "keep"},
+        features={"source": "input_projection"},
+    )
     theirs, path = bring(project_folder)
     version = model_of(project_folder)
     assert version.recipe.imported_from == path.name

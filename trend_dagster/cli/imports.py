@@ -60,12 +60,20 @@ def import_checkpoint(
     Embeddings are made with it from then on. No code in the file is run.
     """
     from trend_dagster.orchestration.importing import read_checkpoint
+    from trend_dagster.orchestration.resources import Project
 
     read = partial(read_checkpoint, n_heads=n_heads, confidence=confidence)
     import_one(file, folder, read, profile)
     act = "they act as random weights" if confidence == "key" else "they are left out"
     note = f"Its confidence weights are untrained (the published code cancels them): {act}."
     console.print(f"[yellow]{note}[/]", soft_wrap=True)
+    if Project.open(folder, profile).settings.features.source == "bold":
+        console.print(
+            "[yellow]These settings take no features from a model. For those of the tutorial write "
+            "into trend.yaml: features: {source: input_projection}, and, if it was trained on BOLD "
+            "as it comes, bold: {standardize: none, global_signal: keep}.[/]",
+            soft_wrap=True,
+        )
 
 
 def import_one(file: Path, folder: Path, read: Reader, profile: str | None = None) -> None:

@@ -268,8 +268,10 @@ def functional_silhouette(correlation: FloatArray, labels: Labels) -> float:
     inner = distance[own].copy()
     distance[own] = np.inf
     outer = distance.min(axis=1)
-    silhouette = (outer - inner) / np.maximum(inner, outer)
-    return float(np.where(sizes[index] > 1, silhouette, 0.0).mean())
+    several = sizes[index] > 1
+    silhouette = np.zeros(len(index))
+    np.divide(outer - inner, np.maximum(inner, outer), out=silhouette, where=several)
+    return float(silhouette.mean())
 
 
 def distance_controlled_boundary_coefficient(
