@@ -229,7 +229,7 @@ def _markdown(table: pd.DataFrame) -> str:
 @stored_asset(
     group="parcellation",
     settings=("selection",),
-    code_version="2",
+    code_version="3",
     incomplete=frozenset({"nmf_sweep"}),
     unless={"cortex": names_no_mesh},
 )
