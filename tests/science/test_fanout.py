@@ -17,6 +17,7 @@ from trend_dagster.science.fanout import count_workers, side_by_side, worker_mem
 from trend_dagster.science.sweep import SweepCell, SweepGrid, sweep
 
 GRID = SweepGrid(n_components=(3, 5), alpha_W=(1e-4,), n_clusters=(3,))
+TUTORIAL = SweepGrid(n_components=tuple(range(10, 41, 2)), alpha_W=(1e-3,))
 
 
 def cells(n_labels: int) -> tuple[int, int, list[SweepCell]]:
@@ -70,7 +71,7 @@ def compiled(n: int, n_labels: int) -> BlockMatrix:
 
 
 def whole_grid(matrix: BlockMatrix) -> int:
-    return len(list(sweep(matrix, SweepGrid(alpha_W=(1e-3,)), n_threads=2)))
+    return len(list(sweep(matrix, TUTORIAL, n_threads=2)))
 
 
 @pytest.mark.slow
@@ -78,5 +79,5 @@ def whole_grid(matrix: BlockMatrix) -> int:
 def test_a_worker_stays_within_its_memory(n_labels):
     found = in_process(compiled, whole_grid, 1200, n_labels, n_threads=2)
     assert found.value == 16
-    stated = worker_memory(block_matrix(1200, n_labels, 2).block_sizes, SweepGrid(), 2) / 2**20
+    stated = worker_memory(block_matrix(1200, n_labels, 2).block_sizes, TUTORIAL, 2) / 2**20
     assert found.peak_mib <= stated

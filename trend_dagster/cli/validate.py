@@ -148,8 +148,6 @@ def _show_simulated(table: pd.DataFrame, best: dict[str, Any] | None, n_seeds: i
         "null_dice": "Dice,\nSNR 0",
         "iou": "IoU",
         "ari": "ARI",
-        "homogeneity": "homo-\ngeneity",
-        "null_homogeneity": "at\nSNR 0",
         "dcbc": "DCBC",
         "null_dcbc": "at\nSNR 0",
         "pieces": "pieces",

@@ -258,7 +258,7 @@ def functional_silhouette(correlation: FloatArray, labels: Labels) -> float:
     Returns
     -------
     float
-        -1 to 1; a vertex that is a network of its own counts as 0.
+        -1 to 1; a vertex that is a network of its own counts as 0. NaN for a single network.
     """
     index, sizes, sums = _correlation_to_networks(correlation, labels)
     own = np.arange(len(index)), index
@@ -268,9 +268,12 @@ def functional_silhouette(correlation: FloatArray, labels: Labels) -> float:
     inner = distance[own].copy()
     distance[own] = np.inf
     outer = distance.min(axis=1)
-    several = sizes[index] > 1
+    if len(sizes) < 2:
+        return float("nan")
+    largest = np.maximum(inner, outer)
     silhouette = np.zeros(len(index))
-    np.divide(outer - inner, np.maximum(inner, outer), out=silhouette, where=several)
+    counts = (sizes[index] > 1) & (largest > 0)
+    np.divide(outer - inner, largest, out=silhouette, where=counts)
     return float(silhouette.mean())
 
 
