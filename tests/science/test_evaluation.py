@@ -263,3 +263,8 @@ def test_boundary_coefficient_is_the_reference_formula() -> None:
     near = sp.csr_array(np.where(apart <= 35, apart, 0))
     found = distance_controlled_boundary_coefficient(np.corrcoef(series), labels, near)
     assert found == pytest.approx(expected)
+
+
+def test_one_network_alone_has_no_silhouette(rng: np.random.Generator) -> None:
+    correlation = np.corrcoef(rng.standard_normal((6, 30)))
+    assert np.isnan(functional_silhouette(correlation, np.zeros(6, dtype=int)))
