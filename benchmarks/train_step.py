@@ -3,7 +3,9 @@
 Both sides take the same weights, run and loss, with no dropout; float32 for the tutorial's
 explicit scores and mask, float32 and bfloat16 for ours. Each timing and each peak of memory has a
 process of its own, sides take turns, and the fastest of the repeats counts. Memory is what a step
-adds to the program with its model. The last line of the output is one JSON object.
+adds to the program with its model. ``ceiling_...`` is the speedup of a step that would be nothing
+but its matrix products at the fastest speed this machine shows for one. The last line of the output
+is one JSON object.
 
 On a CUDA device ``--device cuda --n-vertices 5124`` measures the card, its largest number of
 vertices, and projects the tutorial's training onto it.
@@ -236,6 +238,32 @@ def summarise(best: dict[str, dict[str, Any]], mode: str) -> dict[str, float]:
     }
 
 
+def product_speed(dtype: torch.dtype, device: str, repeats: int = 10) -> float:
+    """Fastest product seen, in operations per second: sizes of a layer, and large squares."""
+    d, ff, n = AutoencoderConfig().d_model, AutoencoderConfig().dim_feedforward, 1284
+    best = 0.0
+    for rows, inner, columns in ((n, d, ff), (n, ff, d), (n, d, d), (2048, 2048, 2048)):
+        a = torch.rand(rows, inner, dtype=dtype, device=device)
+        b = torch.rand(inner, columns, dtype=dtype, device=device)
+        for _ in range(repeats):
+            began = time.perf_counter()
+            a @ b
+            if device == "cuda":
+                torch.cuda.synchronize()
+            best = max(best, 2 * rows * inner * columns / (time.perf_counter() - began))
+    return best
+
+
+def ceilings(explicit_seconds: float, n_vertices: int, device: str) -> dict[str, float]:
+    """Speedups of a step that is nothing but its products, each at the fastest speed seen."""
+    found = {}
+    for name, dtype in (("fp32", torch.float32), ("mixed", torch.bfloat16)):
+        speed = product_speed(dtype, device)
+        found[f"product_gflops_{name}"] = speed / 1e9
+        found[f"ceiling_{name}"] = explicit_seconds * speed / flops_per_step(n_vertices)
+    return found
+
+
 def describe(name: str, found: dict[str, Any]) -> str:
     """One line of the table."""
     return (
@@ -293,6 +321,7 @@ def main() -> None:
         "speedup_fp32_over_published_dropout": best["published 32"]["seconds"]
         / best["tutorial 32"]["seconds"],
         **differences(options.n_vertices, options.device),
+        **ceilings(best["explicit 32"]["seconds"], options.n_vertices, options.device),
         "growth": growth,
         "seconds_and_bytes": best,
         "machine": {
