@@ -238,9 +238,9 @@ def summarise(best: dict[str, dict[str, Any]], mode: str) -> dict[str, float]:
     }
 
 
-def product_speed(dtype: torch.dtype, device: str, repeats: int = 10) -> float:
+def product_speed(dtype: torch.dtype, n: int, device: str, repeats: int = 10) -> float:
     """Fastest product seen, in operations per second: sizes of a layer, and large squares."""
-    d, ff, n = AutoencoderConfig().d_model, AutoencoderConfig().dim_feedforward, 1284
+    d, ff = AutoencoderConfig().d_model, AutoencoderConfig().dim_feedforward
     best = 0.0
     for rows, inner, columns in ((n, d, ff), (n, ff, d), (n, d, d), (2048, 2048, 2048)):
         a = torch.rand(rows, inner, dtype=dtype, device=device)
@@ -258,7 +258,7 @@ def ceilings(explicit_seconds: float, n_vertices: int, device: str) -> dict[str,
     """Speedups of a step that is nothing but its products, each at the fastest speed seen."""
     found = {}
     for name, dtype in (("fp32", torch.float32), ("mixed", torch.bfloat16)):
-        speed = product_speed(dtype, device)
+        speed = product_speed(dtype, n_vertices, device)
         found[f"product_gflops_{name}"] = speed / 1e9
         found[f"ceiling_{name}"] = explicit_seconds * speed / flops_per_step(n_vertices)
     return found

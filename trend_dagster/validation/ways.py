@@ -17,6 +17,7 @@ from trend_dagster.orchestration.settings import Settings, load_settings
 from trend_dagster.science import baselines
 from trend_dagster.science.block_matrix import (
     BlockMatrix,
+    ThresholdConfig,
     threshold_by_distance,
     threshold_by_label,
 )
@@ -379,7 +380,7 @@ def _compete(
 # --- Who takes part ----------------------------------------------------------------------------
 
 PROFILE = "default"
-OWN_WIDTH_MM = profile(PROFILE).thresholding.smoothing_fwhm_mm
+OWN_WIDTH_MM = ThresholdConfig().smoothing_fwhm_mm
 RAW_WIDTHS_MM = (0.0, 14.0, 19.0, 24.0)
 CLEANED_WIDTHS_MM = (12.0, OWN_WIDTH_MM, 24.0)
 DEAR = ("UMAP, KMeans", "Tensor, KMeans", "nilearn Ward", "nilearn KMeans")

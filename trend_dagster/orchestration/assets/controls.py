@@ -95,7 +95,6 @@ def _readers(cell: Cell, runs: Sequence[Version], control: str, n_timepoints: in
     if control == "untrained":
         seed = settings.training.random_state
         model = initial_model(settings.autoencoder, n_timepoints, seed)
-        source = "input_projection" if source == "bold" else source
 
     def reader(run: Version) -> Reader:
         def read() -> tuple[NDArray[np.float32], NDArray[np.bool_]]:
@@ -340,6 +339,6 @@ def verdict(row: Mapping[Any, Any], own: str = "trained model") -> str:
 
 
 NO_DIFFERENCE = 0.01
-"""Dice that another seed of the same method gains or loses: nothing to speak of."""
+"""Dice by which cohorts of one difficulty differ among themselves (docs/validation.md)."""
 
 TITLES = {"untrained": "the untrained model", "bold": "raw BOLD"}
