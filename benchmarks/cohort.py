@@ -9,7 +9,7 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
-from trend_dagster.science.correlation import standardize
+from trend_dagster.science.connectivity.correlation import standardize
 
 FloatArray = NDArray[np.floating[Any]]
 

@@ -19,7 +19,7 @@ from numpy.typing import NDArray
 from scipy.ndimage import gaussian_filter1d
 
 from benchmarks.encoder_search import N_RUNS, N_TIMEPOINTS, N_VERTICES, SMALL, optimise, whole
-from trend_dagster.science.autoencoder import (
+from trend_dagster.science.features.autoencoder import (
     ConfidenceAttention,
     TransformerAutoencoder,
     initial_model,

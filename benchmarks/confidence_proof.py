@@ -19,9 +19,14 @@ from matplotlib.figure import Figure
 from torch import Tensor, nn
 
 from benchmarks.tutorial_model import TutorialModel
-from trend_dagster.figures.matrices import BLUE, GREY, ORANGE
-from trend_dagster.science.autoencoder import AutoencoderConfig, Source, attend, initial_model
-from trend_dagster.science.training import combined_loss
+from trend_dagster.delivery.figures.matrices import BLUE, GREY, ORANGE
+from trend_dagster.science.features.autoencoder import (
+    AutoencoderConfig,
+    Source,
+    attend,
+    initial_model,
+)
+from trend_dagster.science.features.training import combined_loss
 
 N_VERTICES, N_TIMEPOINTS = 300, 1600
 

@@ -32,8 +32,12 @@ from threadpoolctl import threadpool_limits
 
 from benchmarks.measure import in_process, report, result_path
 from trend_dagster.science._device import Device, full_float32
-from trend_dagster.science.block_matrix import BoolArray, FloatArray
-from trend_dagster.science.correlation import CorrelationConfig, Run, average_correlation
+from trend_dagster.science.connectivity.correlation import (
+    CorrelationConfig,
+    Run,
+    average_correlation,
+)
+from trend_dagster.science.connectivity.thresholding import BoolArray, FloatArray
 
 _GEMM_SIZE = 4096
 

@@ -24,7 +24,7 @@ from scipy.optimize import linear_sum_assignment
 from sklearn.cluster import KMeans
 from torch import Tensor, nn
 
-from trend_dagster.science.autoencoder import (
+from trend_dagster.science.features.autoencoder import (
     AutoencoderConfig,
     FeatureSource,
     TransformerAutoencoder,
@@ -32,7 +32,7 @@ from trend_dagster.science.autoencoder import (
     embed,
     initial_model,
 )
-from trend_dagster.science.training import combined_loss
+from trend_dagster.science.features.training import combined_loss
 
 N_VERTICES, N_TIMEPOINTS, N_RUNS, N_NETWORKS = 400, 120, 8, 7
 

@@ -31,7 +31,7 @@ import numpy as np
 from numpy.typing import NDArray
 from scipy.sparse import csgraph
 
-from trend_dagster.science.geodesic import (
+from trend_dagster.science.surface import (
     Surface,
     distance_rows,
     edge_graph,

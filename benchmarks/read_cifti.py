@@ -21,7 +21,7 @@ import numpy as np
 from nibabel import cifti2 as nibabel_cifti2
 
 from benchmarks.measure import in_process, report, result_path
-from trend_dagster.orchestration.resources import BOLD_RUN, Project
+from trend_dagster.project.folder import BOLD_RUN, Project
 
 MESH, LEFT, RIGHT, VOXELS = 32_492, 29_696, 29_716, 31_870
 LIMIT_GIB = 2.0
@@ -74,7 +74,7 @@ def open_project(folder: Path) -> Project:
 
 def make_bold(project: Project) -> dict[str, Any]:
     """Make the one run, and say what is stored of it."""
-    from trend_dagster.orchestration.stored_asset import STORED_ASSETS, produce
+    from trend_dagster.orchestration.production import STORED_ASSETS, produce
 
     (made,) = produce(
         STORED_ASSETS["bold"],

@@ -17,15 +17,15 @@ import numpy as np
 import pandas as pd
 from numpy.typing import NDArray
 
-from trend_dagster.science.block_matrix import threshold_by_label
-from trend_dagster.science.correlation import average_correlation
-from trend_dagster.science.factorization import FactorizationConfig
-from trend_dagster.science.geodesic import Surface, geodesic_labels
-from trend_dagster.science.nulls import SurrogateMaker
-from trend_dagster.science.selection import SelectionConfig, rank_cells
-from trend_dagster.science.simulation import SimulationConfig, simulate_cohort
-from trend_dagster.science.stability import COLUMNS, measure_halves, stability_arrays
-from trend_dagster.science.sweep import SweepGrid, sweep
+from trend_dagster.science.connectivity.correlation import average_correlation
+from trend_dagster.science.connectivity.thresholding import threshold_by_label
+from trend_dagster.science.evidence.nulls import SurrogateMaker
+from trend_dagster.science.evidence.simulation import SimulationConfig, simulate_cohort
+from trend_dagster.science.evidence.stability import COLUMNS, measure_halves, stability_arrays
+from trend_dagster.science.parcellation.factorization import FactorizationConfig
+from trend_dagster.science.parcellation.selection import SelectionConfig, rank_cells
+from trend_dagster.science.parcellation.sweep import SweepGrid, sweep
+from trend_dagster.science.surface import Surface, geodesic_labels
 from trend_dagster.storage.meshes import load_fsaverage
 
 N_LABELS = (2, 14, 20)  # 14 is the number of clusters: the label file can give them all by itself

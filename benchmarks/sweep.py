@@ -46,9 +46,9 @@ from threadpoolctl import threadpool_limits
 from benchmarks.cohort import Correlation, from_bold, simulate
 from benchmarks.measure import Measured, in_process, report, result_path
 from trend_dagster.science._device import Device
-from trend_dagster.science.block_matrix import BlockMatrix, threshold_by_label
-from trend_dagster.science.clustering import cluster
-from trend_dagster.science.factorization import (
+from trend_dagster.science.connectivity.thresholding import BlockMatrix, threshold_by_label
+from trend_dagster.science.parcellation.clustering import cluster
+from trend_dagster.science.parcellation.factorization import (
     FactorizationConfig,
     Problem,
     factorize_many,
@@ -57,7 +57,7 @@ from trend_dagster.science.factorization import (
     objective,
     penalties,
 )
-from trend_dagster.science.sweep import SweepCell, SweepGrid, sweep
+from trend_dagster.science.parcellation.sweep import SweepCell, SweepGrid, sweep
 
 Array = NDArray[Any]
 L1_RATIO = 0.4

@@ -32,8 +32,8 @@ from torch import Tensor, nn
 
 from benchmarks.measure import machine
 from benchmarks.tutorial_model import TutorialModel
-from trend_dagster.science.autoencoder import AutoencoderConfig, initial_model
-from trend_dagster.science.training import combined_loss
+from trend_dagster.science.features.autoencoder import AutoencoderConfig, initial_model
+from trend_dagster.science.features.training import combined_loss
 
 N_TIMEPOINTS = 1600
 TUTORIAL_EPOCHS, TUTORIAL_RUNS, TUTORIAL_HOURS = 1500, 300, 72

@@ -12,7 +12,7 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
-from trend_dagster.science.autoencoder import AutoencoderConfig
+from trend_dagster.science.features.autoencoder import AutoencoderConfig
 
 
 class ExplicitAttention(nn.Module):

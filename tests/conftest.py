@@ -13,9 +13,9 @@ from sqlalchemy import Engine, event
 
 from tests.workbench import workbench  # noqa: F401 - a fixture
 from trend_dagster.definitions import build_definitions
-from trend_dagster.orchestration.resources import Project
 from trend_dagster.orchestration.running import open_instance, run_all
-from trend_dagster.science.geodesic import Surface
+from trend_dagster.project.folder import Project
+from trend_dagster.science.surface import Surface
 from trend_dagster.storage.meshes import load_fsaverage
 
 N_VERTICES, N_TIMEPOINTS, N_NETWORKS = 90, 40, 4

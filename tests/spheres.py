@@ -7,7 +7,7 @@ from pathlib import Path
 import nibabel as nib
 import numpy as np
 
-from trend_dagster.science.geodesic import Surface, sphere_triangles
+from trend_dagster.science.surface import Surface, sphere_triangles
 from trend_dagster.storage.label_images import gifti_surface
 
 

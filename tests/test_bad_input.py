@@ -25,9 +25,9 @@ from sklearn.exceptions import ConvergenceWarning
 from tests.conftest import N_VERTICES, Finished, run, simulate_run
 from tests.spheres import brain, halves, write_gifti
 from trend_dagster import cli
-from trend_dagster.orchestration.resources import Project
+from trend_dagster.orchestration.production import STORED_ASSETS
 from trend_dagster.orchestration.running import only_run_here
-from trend_dagster.orchestration.stored_asset import STORED_ASSETS
+from trend_dagster.project.folder import Project
 from trend_dagster.storage import stores
 from trend_dagster.storage.label_images import gifti_surface
 
@@ -699,7 +699,7 @@ def checkpoint(desk: Desk, content: object) -> str:
 @case("import-checkpoint-length", fast=True)
 def _(desk):
     from benchmarks.tutorial_model import TutorialModel
-    from trend_dagster.science.model_settings import AutoencoderConfig
+    from trend_dagster.science.features.model_settings import AutoencoderConfig
 
     small = AutoencoderConfig(d_model=8, n_encoder_layers=1, n_decoder_layers=1, dim_feedforward=8)
     return checkpoint(desk, {"model_state_dict": TutorialModel(small, 41).state_dict()})

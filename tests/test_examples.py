@@ -9,7 +9,7 @@ import numpy as np
 from nibabel.freesurfer.mghformat import MGHImage
 
 from trend_dagster.examples import MEMBER, N_PARTS, make_real
-from trend_dagster.orchestration.settings import load_settings, surface_labels
+from trend_dagster.project.settings import load_settings, surface_labels
 from trend_dagster.storage.runs import find_runs, read_run
 
 

@@ -13,10 +13,10 @@ import trend_dagster.orchestration.assets  # noqa: F401 - defines the assets
 from trend_dagster.orchestration.checks import CHECKS, build_checks
 from trend_dagster.orchestration.io_managers import ZarrIOManager
 from trend_dagster.orchestration.jobs import build_jobs
+from trend_dagster.orchestration.production import STORED_ASSETS
 from trend_dagster.orchestration.resources import ProjectResource
 from trend_dagster.orchestration.schedules import build_schedule
 from trend_dagster.orchestration.sensors import build_sensor
-from trend_dagster.orchestration.stored_asset import STORED_ASSETS
 
 # What Dagster still calls beta is pinned to one release and tested; nobody has to read of it again.
 warnings.filterwarnings("ignore", category=dg.BetaWarning)

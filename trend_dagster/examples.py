@@ -19,8 +19,8 @@ import numpy as np
 from numpy.typing import NDArray
 
 from trend_dagster.errors import InputError
-from trend_dagster.science.geodesic import Surface, geodesic_labels
-from trend_dagster.science.simulation import SimulationConfig, simulate_cohort
+from trend_dagster.science.evidence.simulation import SimulationConfig, simulate_cohort
+from trend_dagster.science.surface import Surface, geodesic_labels
 from trend_dagster.storage.meshes import FSAVERAGE, load_fsaverage
 from trend_dagster.storage.stores import replace_file
 from trend_dagster.storage.workbook import npy_bytes

@@ -13,7 +13,7 @@ from PIL import Image
 
 from tests.conftest import N_VERTICES
 from trend_dagster import cli
-from trend_dagster.orchestration.settings import Settings, load_settings, sections
+from trend_dagster.project.settings import Settings, load_settings, sections
 
 
 @pytest.fixture

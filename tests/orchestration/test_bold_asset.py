@@ -8,7 +8,7 @@ import nibabel as nib
 import numpy as np
 
 from tests.conftest import run, simulate_run
-from trend_dagster.orchestration.resources import Project
+from trend_dagster.project.folder import Project
 
 
 def write_pairs(folder):

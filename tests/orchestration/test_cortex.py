@@ -14,11 +14,11 @@ from tests.spheres import brain, write_freesurfer, write_gifti
 from tests.workbench import wb_command
 from trend_dagster.errors import SettingsError
 from trend_dagster.orchestration.lineage import states
-from trend_dagster.orchestration.resources import Project
-from trend_dagster.orchestration.settings import load_settings
-from trend_dagster.orchestration.stored_asset import STORED_ASSETS
-from trend_dagster.science.geodesic import edge_graph, geodesic_distances, vertex_areas
-from trend_dagster.storage.images import read_labels
+from trend_dagster.orchestration.production import STORED_ASSETS
+from trend_dagster.project.folder import Project
+from trend_dagster.project.settings import load_settings
+from trend_dagster.science.surface import edge_graph, geodesic_distances, vertex_areas
+from trend_dagster.storage.arrays import read_labels
 
 HALF = N_VERTICES // 2
 SURFACE = brain(HALF, radius=30.0)

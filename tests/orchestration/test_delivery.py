@@ -14,11 +14,11 @@ from nibabel import cifti2
 from tests.conftest import N_VERTICES, run
 from tests.test_figures import hue_of
 from tests.workbench import render, wb_command
+from trend_dagster.delivery.export import export_cells
+from trend_dagster.delivery.maps import map_files, networks_of
 from trend_dagster.errors import MissingUpstreamError, SettingsError
-from trend_dagster.orchestration.exporting import export_cells
-from trend_dagster.orchestration.maps import map_files, networks_of
-from trend_dagster.orchestration.resources import Project
-from trend_dagster.science.geodesic import geodesic_labels
+from trend_dagster.project.folder import Project
+from trend_dagster.science.surface import geodesic_labels
 from trend_dagster.storage.label_images import cifti_labels, keys_of, label_tsv
 from trend_dagster.storage.space import VertexSpace
 from trend_dagster.storage.template import target_of

@@ -20,8 +20,8 @@ from nibabel.cifti2.cifti2_axes import (
     SeriesAxis,
 )
 
+from trend_dagster.delivery.maps import map_files, networks_of
 from trend_dagster.errors import InputError
-from trend_dagster.orchestration.maps import map_files, networks_of
 from trend_dagster.storage.label_files import NO_LABEL, label_file_at, read_maps, read_networks
 from trend_dagster.storage.runs import BoldRun, cortex_models, read_run
 from trend_dagster.storage.space import VertexSpace

@@ -7,9 +7,9 @@ import pytest
 
 from tests.conftest import MEDIAL_WALL, N_VERTICES, run
 from trend_dagster.orchestration.lineage import states
-from trend_dagster.orchestration.resources import Project
-from trend_dagster.orchestration.stored_asset import STORED_ASSETS
-from trend_dagster.science.block_matrix import BlockMatrix
+from trend_dagster.orchestration.production import STORED_ASSETS
+from trend_dagster.project.folder import Project
+from trend_dagster.science.connectivity.thresholding import BlockMatrix
 
 HALF = N_VERTICES // 2
 CELL = {"label_file": "two", "n_components": "4"}

@@ -13,15 +13,15 @@ from sklearn.metrics import adjusted_rand_score
 
 from tests.conftest import N_VERTICES, run
 from trend_dagster.orchestration.lineage import states
-from trend_dagster.orchestration.resources import Project
-from trend_dagster.orchestration.stored_asset import STORED_ASSETS
-from trend_dagster.science.block_matrix import threshold_by_label
-from trend_dagster.science.geodesic import edge_graph, geodesic_labels
-from trend_dagster.science.model_settings import AutoencoderConfig
-from trend_dagster.science.networks import find_networks
-from trend_dagster.science.simulation import SimulationConfig, simulate_cohort
-from trend_dagster.science.smoothing import Smoothing
-from trend_dagster.science.sweep import SweepCell, sweep
+from trend_dagster.orchestration.production import STORED_ASSETS
+from trend_dagster.project.folder import Project
+from trend_dagster.science.connectivity.smoothing import Smoothing
+from trend_dagster.science.connectivity.thresholding import threshold_by_label
+from trend_dagster.science.evidence.simulation import SimulationConfig, simulate_cohort
+from trend_dagster.science.features.model_settings import AutoencoderConfig
+from trend_dagster.science.parcellation.networks import find_networks
+from trend_dagster.science.parcellation.sweep import SweepCell, sweep
+from trend_dagster.science.surface import edge_graph, geodesic_labels
 from trend_dagster.storage.meshes import load_fsaverage
 from trend_dagster.storage.stores import Version
 
@@ -225,7 +225,7 @@ def test_a_cell_that_noise_matches_is_named_by_a_check(finished_once):
 
 def test_the_model_sees_nothing_of_the_other_half_but_its_mean(rng):
     from trend_dagster.orchestration.assets.validation import _Embedder
-    from trend_dagster.science.autoencoder import initial_model
+    from trend_dagster.science.features.autoencoder import initial_model
 
     config = AutoencoderConfig(
         d_model=16, n_heads=2, n_encoder_layers=1, n_decoder_layers=1, dim_feedforward=16

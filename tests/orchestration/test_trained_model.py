@@ -18,11 +18,11 @@ from trend_dagster.errors import InputError
 from trend_dagster.orchestration.checks import _not_collapsed
 from trend_dagster.orchestration.importing import import_file, read_checkpoint
 from trend_dagster.orchestration.lineage import states
-from trend_dagster.orchestration.resources import Project
+from trend_dagster.orchestration.production import STORED_ASSETS, restore_files
 from trend_dagster.orchestration.running import open_instance
-from trend_dagster.orchestration.stored_asset import STORED_ASSETS, restore_files
-from trend_dagster.science.autoencoder import collapse_measures, embed, initial_model
-from trend_dagster.science.model_settings import AutoencoderConfig
+from trend_dagster.project.folder import Project
+from trend_dagster.science.features.autoencoder import collapse_measures, embed, initial_model
+from trend_dagster.science.features.model_settings import AutoencoderConfig
 
 CONFIG = AutoencoderConfig(
     d_model=16, n_heads=8, n_encoder_layers=2, n_decoder_layers=2, dim_feedforward=20

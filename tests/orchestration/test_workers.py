@@ -6,9 +6,9 @@ import dagster as dg
 import pytest
 
 from tests.conftest import run
-from trend_dagster.orchestration.resources import Project
+from trend_dagster.orchestration.production import STORED_ASSETS
 from trend_dagster.orchestration.running import open_instance
-from trend_dagster.orchestration.stored_asset import STORED_ASSETS
+from trend_dagster.project.folder import Project
 
 
 def digests(folder) -> dict[tuple[str, ...], str]:

@@ -7,10 +7,10 @@ import pytest
 
 from tests.conftest import run
 from trend_dagster.orchestration.assets.controls import verdict
-from trend_dagster.orchestration.resources import Project
-from trend_dagster.orchestration.settings import DEFAULT_PROFILE, new_settings_file
-from trend_dagster.science.evaluation import mean_dice
-from trend_dagster.science.simulation import SimulationConfig, simulate_cohort
+from trend_dagster.project.folder import Project
+from trend_dagster.project.settings import DEFAULT_PROFILE, new_settings_file
+from trend_dagster.science.evidence.measures import mean_dice
+from trend_dagster.science.evidence.simulation import SimulationConfig, simulate_cohort
 
 
 @pytest.mark.slow

@@ -9,8 +9,8 @@ import openpyxl
 import pytest
 
 from tests.pipeline.conftest import demo
-from trend_dagster.orchestration.resources import Project
-from trend_dagster.science.evaluation import mean_dice
+from trend_dagster.project.folder import Project
+from trend_dagster.science.evidence.measures import mean_dice
 from trend_dagster.validation.atlases import agreements
 
 # One worker makes the demo and runs all that looks at it.

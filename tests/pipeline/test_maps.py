@@ -7,10 +7,10 @@ import csv
 import nibabel as nib
 import numpy as np
 import pytest
-
 from tests.test_figures import hue_of
+
 from tests.workbench import render, wb_command
-from trend_dagster.orchestration.resources import Project
+from trend_dagster.project.folder import Project
 from trend_dagster.storage.meshes import load_fsaverage
 
 # One worker makes the demo and runs all that looks at it.

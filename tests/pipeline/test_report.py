@@ -9,10 +9,10 @@ from pathlib import Path
 import numpy as np
 import pytest
 from PIL import Image
+from tests.test_figures import hue_of
 
 from tests.browser import browser  # noqa: F401 - a fixture
-from tests.test_figures import hue_of
-from trend_dagster.orchestration.resources import Project
+from trend_dagster.project.folder import Project
 
 pytestmark = [pytest.mark.slow, pytest.mark.browser, pytest.mark.xdist_group("demo")]
 

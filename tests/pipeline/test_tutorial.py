@@ -9,7 +9,7 @@ from sklearn.decomposition import NMF
 from sklearn.metrics import davies_bouldin_score, silhouette_score
 
 from tests.conftest import run
-from trend_dagster.orchestration.resources import Project
+from trend_dagster.project.folder import Project
 
 CELL = {"label_file": "two", "n_components": "4"}
 

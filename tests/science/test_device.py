@@ -12,8 +12,8 @@ from tests.science.test_correlation import cohort, plain_average
 from tests.science.test_factorization import block_matrix
 from trend_dagster.errors import CohortError, FactorizationError
 from trend_dagster.science._device import full_float32
-from trend_dagster.science.correlation import CorrelationConfig, average_correlation
-from trend_dagster.science.factorization import (
+from trend_dagster.science.connectivity.correlation import CorrelationConfig, average_correlation
+from trend_dagster.science.parcellation.factorization import (
     FactorizationConfig,
     Problem,
     factorize,

@@ -13,7 +13,7 @@ from safetensors.torch import load_file, load_model
 
 from benchmarks.tutorial_model import TutorialModel
 from trend_dagster.errors import InputError, SettingsError
-from trend_dagster.science.autoencoder import AutoencoderConfig, embed, initial_model
+from trend_dagster.science.features.autoencoder import AutoencoderConfig, embed, initial_model
 from trend_dagster.storage.weights import (
     CARD,
     WEIGHTS,

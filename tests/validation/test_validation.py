@@ -10,8 +10,8 @@ import pandas as pd
 import pytest
 
 from trend_dagster.errors import CohortError, InputError, StoreError
-from trend_dagster.science.geodesic import Surface, geodesic_labels
-from trend_dagster.science.nulls import spin_labels
+from trend_dagster.science.evidence.nulls import spin_labels
+from trend_dagster.science.surface import Surface, geodesic_labels
 from trend_dagster.validation import simulated
 from trend_dagster.validation.ablations import variants
 from trend_dagster.validation.atlases import agree

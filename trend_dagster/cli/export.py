@@ -35,8 +35,8 @@ def export(
 ) -> None:
     """Write cells of the sweep as label images; by default the chosen ones."""
     import trend_dagster.orchestration.assets  # noqa: F401 - defines the assets
-    from trend_dagster.orchestration.exporting import export_cells
-    from trend_dagster.orchestration.resources import Project
+    from trend_dagster.delivery.export import export_cells
+    from trend_dagster.project.folder import Project
 
     project = Project.open(folder)
     target = project.outputs / "export" if to is None else to

@@ -60,7 +60,7 @@ def import_checkpoint(
     Embeddings are made with it from then on. No code in the file is run.
     """
     from trend_dagster.orchestration.importing import read_checkpoint
-    from trend_dagster.orchestration.resources import Project
+    from trend_dagster.project.folder import Project
 
     read = partial(read_checkpoint, n_heads=n_heads, confidence=confidence)
     import_one(file, folder, read, profile)
@@ -91,8 +91,8 @@ def import_one(file: Path, folder: Path, read: Reader, profile: str | None = Non
         In place of the profile that `trend.yaml` names.
     """
     from trend_dagster.orchestration.importing import import_file
-    from trend_dagster.orchestration.resources import Project
     from trend_dagster.orchestration.running import only_run_here, open_instance
+    from trend_dagster.project.folder import Project
     from trend_dagster.storage.stores import describe
 
     project = Project.open(folder, profile)

@@ -14,7 +14,7 @@ from trend_dagster.cli.app import console
 if TYPE_CHECKING:
     import pandas as pd
 
-    from trend_dagster.orchestration.resources import Project
+    from trend_dagster.project.folder import Project
 
 
 def show_results(folder: Path, profile: str | None = None) -> None:
@@ -29,8 +29,8 @@ def show_results(folder: Path, profile: str | None = None) -> None:
     """
     from trend_dagster.orchestration.assets.controls import comparison_table
     from trend_dagster.orchestration.lineage import states
-    from trend_dagster.orchestration.resources import Project
-    from trend_dagster.orchestration.stored_asset import STORED_ASSETS
+    from trend_dagster.orchestration.production import STORED_ASSETS
+    from trend_dagster.project.folder import Project
 
     project = Project.open(folder, profile)
     comparison = project.store.latest("control_comparison")

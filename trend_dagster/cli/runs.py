@@ -82,9 +82,9 @@ def run_project(
     started = time.perf_counter()
     quiet(as_json)
     from trend_dagster.definitions import build_definitions
-    from trend_dagster.orchestration.resources import Project
+    from trend_dagster.orchestration.production import PROGRESS, find_asset
     from trend_dagster.orchestration.running import only_run_here, open_instance, run_all
-    from trend_dagster.orchestration.stored_asset import PROGRESS, find_asset
+    from trend_dagster.project.folder import Project
 
     project = Project.open(folder, profile)
     for name in select or []:

@@ -23,7 +23,7 @@ def init(
     debug: Debug = False,
 ) -> None:
     """Make a project: a commented trend.yaml, and folders for BOLD and label files."""
-    from trend_dagster.orchestration.settings import (
+    from trend_dagster.project.settings import (
         SETTINGS_FILE,
         Settings,
         check_profile,
@@ -72,7 +72,7 @@ def settings(
     debug: Debug = False,
 ) -> None:
     """List every setting: its value here, its default, the tutorial's value, what it means."""
-    from trend_dagster.orchestration.settings import setting_lines
+    from trend_dagster.project.settings import setting_lines
 
     lines = setting_lines(folder, profile)
     if as_json:

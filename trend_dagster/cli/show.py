@@ -13,8 +13,8 @@ from trend_dagster.cli.app import Debug, Json, Profile, ProjectFolder, app, cons
 from trend_dagster.errors import MissingUpstreamError, SettingsError
 
 if TYPE_CHECKING:
-    from trend_dagster.orchestration.resources import Project
-    from trend_dagster.orchestration.stored_asset import StoredAsset
+    from trend_dagster.orchestration.production import StoredAsset
+    from trend_dagster.project.folder import Project
     from trend_dagster.storage.stores import Partition, Version
 
 MAX_LINES = 40  # of the tree of what it was made from
@@ -34,8 +34,8 @@ def show(
 ) -> None:
     """Show one output: its arrays, what was measured, its pictures, and what it was made from."""
     import trend_dagster.orchestration.assets  # noqa: F401 - defines the assets
-    from trend_dagster.orchestration.resources import Project
-    from trend_dagster.orchestration.stored_asset import find_asset
+    from trend_dagster.orchestration.production import find_asset
+    from trend_dagster.project.folder import Project
     from trend_dagster.storage.stores import describe
 
     project = Project.open(folder, profile)
@@ -90,8 +90,8 @@ def _list(project: Project, asset: StoredAsset, as_json: bool) -> None:
 
 def _describe(project: Project, asset: StoredAsset, version: Version) -> dict[str, Any]:
     from trend_dagster.orchestration.lineage import ancestry, states
+    from trend_dagster.orchestration.recorded_pictures import write_pictures
     from trend_dagster.orchestration.running import open_instance
-    from trend_dagster.orchestration.shown import write_pictures
     from trend_dagster.storage.stores import describe
 
     state = next((s for s in states(project, asset) if s.partition == version.partition), None)

@@ -238,7 +238,7 @@ REPEATED = {
 
 def _real(kept: Kept, folder: Path, place: Path, n_nulls: int, tell: Tell) -> pd.DataFrame:
     from trend_dagster.examples import make_real
-    from trend_dagster.orchestration.resources import Project
+    from trend_dagster.project.folder import Project
     from trend_dagster.validation import real, reproducibility
 
     if not (place / "trend.yaml").exists():

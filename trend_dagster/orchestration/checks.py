@@ -16,8 +16,8 @@ from dagster import AssetCheckExecutionContext
 from trend_dagster.errors import StoreError
 from trend_dagster.orchestration.lineage import State, states_of
 from trend_dagster.orchestration.overview import removed
-from trend_dagster.orchestration.resources import BOLD_RUN, Project
-from trend_dagster.orchestration.stored_asset import STORED_ASSETS, StoredAsset
+from trend_dagster.orchestration.production import STORED_ASSETS, StoredAsset
+from trend_dagster.project.folder import BOLD_RUN, Project
 from trend_dagster.storage.stores import Version, describe
 
 MAX_MEAN_CORRELATION = 0.95

@@ -23,9 +23,9 @@ import dagster as dg
 import numpy as np
 from numpy.typing import NDArray
 
+from trend_dagster.delivery.figures.matrices import correlation_figure
+from trend_dagster.delivery.figures.png import small_png
 from trend_dagster.errors import InputError
-from trend_dagster.figures.matrices import correlation_figure
-from trend_dagster.figures.png import small_png
 from trend_dagster.orchestration.io_managers import (
     Published,
     Result,
@@ -33,9 +33,9 @@ from trend_dagster.orchestration.io_managers import (
     materialization,
 )
 from trend_dagster.orchestration.partitions import register
-from trend_dagster.orchestration.resources import BOLD_RUN, Project
-from trend_dagster.orchestration.stored_asset import STORED_ASSETS, publish_alone
-from trend_dagster.storage.images import read_numbers
+from trend_dagster.orchestration.production import STORED_ASSETS, publish_alone
+from trend_dagster.project.folder import BOLD_RUN, Project
+from trend_dagster.storage.arrays import read_numbers
 from trend_dagster.storage.label_files import read_geodesic_labels
 from trend_dagster.storage.provenance import Recipe, digest_of_file
 from trend_dagster.storage.runs import read_run
@@ -162,7 +162,7 @@ def read_embeddings(project: Project, file: Path) -> Found:
 
 
 def _embeddings(keys: list[str], stacked: NDArray[Any]) -> Iterator[tuple[Partition, Result]]:
-    from trend_dagster.science.autoencoder import collapse_measures
+    from trend_dagster.science.features.autoencoder import collapse_measures
 
     for key, run in zip(keys, stacked, strict=True):
         features = np.array(run, dtype=np.float32)

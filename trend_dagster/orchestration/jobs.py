@@ -23,10 +23,11 @@ from pydantic import Field
 
 from trend_dagster.errors import SettingsError, TrendError
 from trend_dagster.orchestration.importing import READERS, import_file
-from trend_dagster.orchestration.resources import Project, ProjectResource
+from trend_dagster.orchestration.production import STORED_ASSETS, find_asset
+from trend_dagster.orchestration.resources import ProjectResource
 from trend_dagster.orchestration.running import Outcome, end_dead_runs, only_run_here, run_all
-from trend_dagster.orchestration.settings import nearest
-from trend_dagster.orchestration.stored_asset import STORED_ASSETS, find_asset
+from trend_dagster.project.folder import Project
+from trend_dagster.project.settings import nearest
 from trend_dagster.storage.stores import Version, describe
 
 BuildDefinitions = Callable[[str | None], dg.Definitions]

@@ -12,8 +12,8 @@ from dataclasses import dataclass, replace
 from typing import Literal
 
 from trend_dagster.errors import StoreError, TrendError
-from trend_dagster.orchestration.resources import Project
-from trend_dagster.orchestration.stored_asset import STORED_ASSETS, StoredAsset, missing_files
+from trend_dagster.orchestration.production import STORED_ASSETS, StoredAsset, missing_files
+from trend_dagster.project.folder import Project
 from trend_dagster.storage.provenance import differences
 from trend_dagster.storage.stores import Partition, Version, describe
 

@@ -12,8 +12,8 @@ from typing import get_args
 
 from trend_dagster.errors import InputError, StoreError
 from trend_dagster.orchestration.lineage import State, Status, states_of
-from trend_dagster.orchestration.resources import N_COMPONENTS, Project
-from trend_dagster.orchestration.stored_asset import STORED_ASSETS, StoredAsset
+from trend_dagster.orchestration.production import STORED_ASSETS, StoredAsset
+from trend_dagster.project.folder import N_COMPONENTS, Project
 from trend_dagster.storage.stores import Partition, describe
 
 STATUSES: tuple[Status, ...] = get_args(Status)

@@ -13,7 +13,7 @@ from collections.abc import Sequence
 
 import dagster as dg
 
-from trend_dagster.orchestration.resources import BOLD_RUN, LABEL_FILE, N_COMPONENTS
+from trend_dagster.project.folder import BOLD_RUN, LABEL_FILE, N_COMPONENTS
 from trend_dagster.storage.stores import WHOLE, Partition
 
 bold_runs = dg.DynamicPartitionsDefinition(name=BOLD_RUN)

@@ -1,196 +1,20 @@
 """What assets reach for besides their inputs: the project they work in.
 
-What belongs here: the project (folder, settings, store, input files) and the Dagster resource that
-opens it. What does not: how outputs are stored (``storage``) or recorded (``io_managers``).
+What belongs here: Dagster resources. What does not: the project itself (``project.folder``), and
+how outputs are recorded (``io_managers``).
 
 See https://docs.dagster.io/guides/build/external-resources.
 """
 
 from __future__ import annotations
 
-from collections.abc import Mapping
-from dataclasses import dataclass
-from functools import cached_property
 from pathlib import Path
-from typing import Any, TypeVar
+from typing import Any
 
 import dagster as dg
 from pydantic import Field
 
-from trend_dagster.errors import InputError
-from trend_dagster.orchestration.settings import Settings, load_settings, made_encodings
-from trend_dagster.storage.label_files import LabelFile, find_label_files, has_label_files
-from trend_dagster.storage.runs import BoldRun, brain_mask_of, find_runs
-from trend_dagster.storage.stores import Store
-
-BOLD_RUN, LABEL_FILE, N_COMPONENTS = "bold_run", "label_file", "n_components"
-
-Input = TypeVar("Input", BoldRun, LabelFile, BoldRun | LabelFile)
-
-
-@dataclass(frozen=True)
-class Project:
-    """A folder with settings, inputs, the store and what is delivered.
-
-    Parameters
-    ----------
-    folder : Path
-        The project folder.
-    settings : Settings
-        What its `trend.yaml` says.
-    """
-
-    folder: Path
-    settings: Settings
-
-    @classmethod
-    def open(cls, folder: Path, profile: str | None = None) -> Project:
-        """Open the project in a folder.
-
-        Parameters
-        ----------
-        folder : Path
-            Its folder.
-        profile : str, optional
-            In place of the profile that `trend.yaml` names.
-
-        Raises
-        ------
-        InputError
-            If there is no such folder.
-        SettingsError
-            If its settings cannot be used.
-        """
-        if not folder.is_dir():
-            raise InputError(
-                f"project {folder}",
-                expected="a folder with bold/, geodesic_labels/ and trend.yaml",
-                found="a file" if folder.exists() else "no such folder",
-                remedy="Name the project's folder, or make one: `trend init DIR`.",
-            )
-        return cls(folder.resolve(), load_settings(folder, profile))
-
-    @cached_property
-    def store(self) -> Store:
-        """All outputs, as versioned zarr."""
-        storage = self.settings.storage
-        return Store(
-            self.folder / "store",
-            keep_versions=storage.keep_versions,
-            grace_seconds=storage.grace_hours * 3600,
-        )
-
-    @property
-    def outputs(self) -> Path:
-        """Folder of what is delivered to people: workbook, pictures, label vectors."""
-        return self.folder / "outputs"
-
-    @cached_property
-    def bold_runs(self) -> dict[str, BoldRun]:
-        """BOLD runs by key; may be none where the average correlation was imported."""
-        inputs = self.settings.inputs
-        choose = {"space": inputs.space, "den": inputs.density, "desc": inputs.desc}
-        try:
-            return find_runs(self.folder / inputs.bold, choose)
-        except InputError:
-            correlation = self.store.latest("average_correlation")
-            if correlation is not None and correlation.imported:
-                return {}
-            raise
-
-    @cached_property
-    def label_files(self) -> dict[str, LabelFile]:
-        """Geodesic label files by key; may be none where other spatial encodings are made."""
-        folder = self.folder / self.settings.inputs.geodesic_labels
-        made = made_encodings(self.settings)
-        if made and not has_label_files(folder):
-            return {}
-        files = find_label_files(folder)
-        for key in files.keys() & set(made):
-            raise InputError(
-                f"geodesic label file {files[key].name}",
-                expected="a name that no encoding made by the settings has",
-                found=f"{key}, which stands for geodesic_labels or thresholding.smooth_sigma_mm",
-                remedy="Rename the file.",
-            )
-        return files
-
-    def keys(self, dimension: str) -> list[str]:
-        """Partition keys that a dimension has today.
-
-        Parameters
-        ----------
-        dimension : str
-            ``bold_run``, ``label_file`` or ``n_components``.
-
-        Returns
-        -------
-        list of str
-            From the input files and the settings; not what Dagster happens to have registered.
-        """
-        if dimension == BOLD_RUN:
-            return list(self.bold_runs)
-        if dimension == LABEL_FILE:
-            return [*self.label_files, *made_encodings(self.settings)]
-        return [str(k) for k in self.settings.sweep.n_components]
-
-    def inputs(self, dimension: str) -> Mapping[str, BoldRun | LabelFile]:
-        """What lies behind the partition keys of a dimension of files.
-
-        Parameters
-        ----------
-        dimension : str
-            ``bold_run`` or ``label_file``.
-        """
-        return self.bold_runs if dimension == BOLD_RUN else self.label_files
-
-    def input_files(self, dimension: str, key: str) -> tuple[Path, ...]:
-        """All files behind a partition key: one, or one for each hemisphere.
-
-        Raises
-        ------
-        InputError
-            If they are not there any more.
-        """
-        return _still_there(self.inputs(dimension), dimension, key).files
-
-    def bold_run(self, key: str) -> BoldRun:
-        """Run behind a partition key.
-
-        Raises
-        ------
-        InputError
-            If it is not there any more.
-        """
-        return _still_there(self.bold_runs, BOLD_RUN, key)
-
-    def mask_of(self, run: BoldRun) -> Path | None:
-        """Mask of the voxels to use, for a volume: the one that the settings name, or its own."""
-        if run.source != "nifti":
-            return None
-        named = self.settings.inputs.volume_mask
-        return brain_mask_of(run) if named is None else self.folder / named
-
-    def label_file(self, key: str) -> LabelFile:
-        """Label file behind a partition key.
-
-        Raises
-        ------
-        InputError
-            If it is not there any more.
-        """
-        return _still_there(self.label_files, LABEL_FILE, key)
-
-
-def _still_there(found: Mapping[str, Input], dimension: str, key: str) -> Input:
-    if key not in found:
-        raise InputError(
-            f"input of {dimension} {key!r}",
-            expected="its file among the inputs",
-            found="none: it was removed or renamed",
-            remedy="Put it back to compute it again; what is stored stays as it is.",
-        )
-    return found[key]
+from trend_dagster.project.folder import Project
 
 
 class ProjectResource(dg.ConfigurableResource[Any]):

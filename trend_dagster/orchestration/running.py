@@ -32,9 +32,9 @@ from trend_dagster.errors import StoreError, TrendError
 from trend_dagster.orchestration.io_managers import PLANNED_TAG
 from trend_dagster.orchestration.lineage import State, states
 from trend_dagster.orchestration.partitions import register, to_key
-from trend_dagster.orchestration.resources import BOLD_RUN, LABEL_FILE, Project
-from trend_dagster.orchestration.settings import resource_folder
-from trend_dagster.orchestration.stored_asset import STORED_ASSETS, StoredAsset, restore_files
+from trend_dagster.orchestration.production import STORED_ASSETS, StoredAsset, restore_files
+from trend_dagster.project.folder import BOLD_RUN, LABEL_FILE, Project
+from trend_dagster.project.settings import resource_folder
 from trend_dagster.storage.stores import describe
 
 NAMED_ELSEWHERE = {"up_to_date", "usable"}  # checks whose findings are outcomes by themselves

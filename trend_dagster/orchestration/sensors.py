@@ -20,7 +20,8 @@ from dagster._core.definitions.unresolved_asset_job_definition import (
 from trend_dagster.errors import TrendError
 from trend_dagster.orchestration.jobs import op_of
 from trend_dagster.orchestration.partitions import bold_runs, label_files
-from trend_dagster.orchestration.resources import BOLD_RUN, LABEL_FILE, Project, ProjectResource
+from trend_dagster.orchestration.resources import ProjectResource
+from trend_dagster.project.folder import BOLD_RUN, LABEL_FILE, Project
 from trend_dagster.storage.provenance import digest_of
 
 SETTLED_SECONDS = 10.0

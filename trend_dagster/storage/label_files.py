@@ -17,8 +17,8 @@ import numpy as np
 from numpy.typing import NDArray
 
 from trend_dagster.errors import InputError
-from trend_dagster.science.geodesic import MAX_LABELS
-from trend_dagster.storage.images import key_of, read_labels, read_signed_labels
+from trend_dagster.science.surface import MAX_LABELS
+from trend_dagster.storage.arrays import key_of, read_labels, read_signed_labels
 from trend_dagster.storage.runs import (
     CORTEX,
     SIDES,

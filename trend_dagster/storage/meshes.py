@@ -10,7 +10,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from trend_dagster.errors import SettingsError
-from trend_dagster.science.geodesic import Surface, edge_graph, largest_piece, sphere_triangles
+from trend_dagster.science.surface import Surface, edge_graph, largest_piece, sphere_triangles
 
 FSAVERAGE = {"fsaverage3": 642, "fsaverage4": 2562, "fsaverage5": 10242}
 """Vertices of a hemisphere, by name."""

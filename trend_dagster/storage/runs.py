@@ -22,7 +22,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from trend_dagster.errors import InputError
-from trend_dagster.storage.images import find_files, key_of, read_bold
+from trend_dagster.storage.arrays import find_files, key_of, read_bold
 from trend_dagster.storage.space import Side, Source, VertexSpace
 
 SOURCE_OF: Mapping[str, Source] = {

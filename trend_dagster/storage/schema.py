@@ -8,7 +8,7 @@ from __future__ import annotations
 
 from dataclasses import dataclass, replace
 
-from trend_dagster.science.stability import BESIDE, MEASURES
+from trend_dagster.science.evidence.stability import BESIDE, MEASURES
 
 CHUNK_BYTES = 16 << 20  # one chunk of a large array; small arrays are one chunk
 

@@ -17,7 +17,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from trend_dagster.errors import InputError
-from trend_dagster.science.geodesic import Surface, check_hemisphere
+from trend_dagster.science.surface import Surface, check_hemisphere
 from trend_dagster.storage.runs import cortex_models, load_cifti, reading
 from trend_dagster.storage.space import Side
 
@@ -225,7 +225,7 @@ def _mask_of(path: Path, n_vertices: int | None) -> NDArray[np.bool_]:
     from nibabel.freesurfer.io import read_label
 
     if path.suffix == ".npy":
-        from trend_dagster.storage.images import read_mask
+        from trend_dagster.storage.arrays import read_mask
 
         return read_mask(path)
     if path.suffix == ".gii":

@@ -20,8 +20,8 @@ import torch
 from torch import Tensor
 
 from trend_dagster.errors import InputError
-from trend_dagster.science.autoencoder import TransformerAutoencoder, blank_model
-from trend_dagster.science.model_settings import AutoencoderConfig
+from trend_dagster.science.features.autoencoder import TransformerAutoencoder, blank_model
+from trend_dagster.science.features.model_settings import AutoencoderConfig
 from trend_dagster.storage.provenance import library_versions
 
 WEIGHTS, CARD = "model.safetensors", "model.json"

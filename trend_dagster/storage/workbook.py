@@ -15,7 +15,7 @@ from openpyxl.styles import Alignment, Font
 from openpyxl.utils import get_column_letter
 from openpyxl.worksheet.worksheet import Worksheet
 
-from trend_dagster.science.stability import COLUMNS as STABILITY_COLUMNS
+from trend_dagster.science.evidence.stability import COLUMNS as STABILITY_COLUMNS
 
 # Characters that a file name may hold and XML may not: control characters, lone surrogates.
 _NOT_XML = re.compile("[\x00-\x08\x0b\x0c\x0e-\x1f\ud800-\udfff\ufffe\uffff]")

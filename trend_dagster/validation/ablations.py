@@ -7,7 +7,7 @@ from typing import Any
 
 import pandas as pd
 
-from trend_dagster.orchestration.settings import Settings
+from trend_dagster.project.settings import Settings
 from trend_dagster.validation.kept import Kept
 from trend_dagster.validation.simulated import QUICK_SNR, Tell, compare, summary
 from trend_dagster.validation.ways import PROFILE, Encoding, Way, changed, platform, profile

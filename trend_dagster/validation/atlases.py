@@ -10,16 +10,16 @@ import numpy as np
 import pandas as pd
 
 from trend_dagster.errors import InputError, MissingUpstreamError
-from trend_dagster.orchestration.mesh import read_mesh
-from trend_dagster.orchestration.resources import Project
-from trend_dagster.science.evaluation import (
+from trend_dagster.project.folder import Project
+from trend_dagster.project.mesh import read_mesh
+from trend_dagster.science.evidence.measures import (
     adjusted_rand_index,
     against_null,
     dice_per_network,
     mean_dice,
 )
-from trend_dagster.science.geodesic import Surface
-from trend_dagster.science.nulls import spin_labels
+from trend_dagster.science.evidence.nulls import spin_labels
+from trend_dagster.science.surface import Surface
 from trend_dagster.storage.label_files import label_file_at, read_networks
 from trend_dagster.validation.recordings import Labels
 

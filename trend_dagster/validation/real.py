@@ -11,12 +11,12 @@ from typing import Any
 
 import numpy as np
 
+from trend_dagster.delivery.figures.png import to_png
+from trend_dagster.delivery.figures.surface import comparison_figure
 from trend_dagster.errors import InputError
-from trend_dagster.figures.png import to_png
-from trend_dagster.figures.surface import comparison_figure
-from trend_dagster.orchestration.mesh import read_mesh
-from trend_dagster.orchestration.resources import Project
-from trend_dagster.storage.images import subject_of
+from trend_dagster.project.folder import Project
+from trend_dagster.project.mesh import read_mesh
+from trend_dagster.storage.arrays import subject_of
 from trend_dagster.storage.provenance import digest_of_file
 from trend_dagster.storage.runs import read_run
 from trend_dagster.storage.stores import replace_file

@@ -11,10 +11,10 @@ from numpy.typing import NDArray
 
 from trend_dagster.errors import CohortError
 from trend_dagster.science.bold import BoldConfig, prepare, signal_mask
-from trend_dagster.science.correlation import CorrelationConfig, average_correlation
-from trend_dagster.science.geodesic import Surface
-from trend_dagster.science.nulls import SurrogateMaker
-from trend_dagster.science.simulation import SimulationConfig, simulate_cohort
+from trend_dagster.science.connectivity.correlation import CorrelationConfig, average_correlation
+from trend_dagster.science.evidence.nulls import SurrogateMaker
+from trend_dagster.science.evidence.simulation import SimulationConfig, simulate_cohort
+from trend_dagster.science.surface import Surface
 
 Run = NDArray[np.float32]
 Labels = NDArray[np.integer[Any]]

@@ -15,13 +15,13 @@ from typing import Any, Literal
 import numpy as np
 import pandas as pd
 
-from trend_dagster.science.evaluation import (
+from trend_dagster.science.evidence.measures import (
     adjusted_rand_index,
     against_null,
     dice_per_network,
     mean_dice,
 )
-from trend_dagster.science.nulls import SurrogateMaker
+from trend_dagster.science.evidence.nulls import SurrogateMaker
 from trend_dagster.validation.kept import Figures, Kept
 from trend_dagster.validation.recordings import Labels, Recording, halves, without_each
 from trend_dagster.validation.simulated import RANDOM_STATE, Tell

@@ -17,9 +17,9 @@ from typing import Any
 
 import pandas as pd
 
-from trend_dagster.figures.png import to_png
-from trend_dagster.figures.surface import comparison_figure
-from trend_dagster.science.evaluation import (
+from trend_dagster.delivery.figures.png import to_png
+from trend_dagster.delivery.figures.surface import comparison_figure
+from trend_dagster.science.evidence.measures import (
     adjusted_rand_index,
     distance_controlled_boundary_coefficient,
     functional_homogeneity,
@@ -29,8 +29,12 @@ from trend_dagster.science.evaluation import (
     normalized_mutual_information,
     spatial_contiguity,
 )
-from trend_dagster.science.geodesic import Surface, edge_graph, geodesic_neighbours
-from trend_dagster.science.simulation import SimulationConfig, plan_networks, plant_networks
+from trend_dagster.science.evidence.simulation import (
+    SimulationConfig,
+    plan_networks,
+    plant_networks,
+)
+from trend_dagster.science.surface import Surface, edge_graph, geodesic_neighbours
 from trend_dagster.storage.meshes import load_fsaverage
 from trend_dagster.storage.stores import replace_file
 from trend_dagster.validation.kept import Figures, Kept

@@ -13,20 +13,20 @@ import numpy as np
 import scipy.sparse as sp
 from numpy.typing import NDArray
 
-from trend_dagster.orchestration.settings import Settings, load_settings
-from trend_dagster.science import baselines
-from trend_dagster.science.block_matrix import (
+from trend_dagster.project.settings import Settings, load_settings
+from trend_dagster.science.connectivity.correlation import average_correlation
+from trend_dagster.science.connectivity.smoothing import Smoothing, smoother
+from trend_dagster.science.connectivity.thresholding import (
     BlockMatrix,
     ThresholdConfig,
     threshold_by_distance,
     threshold_by_label,
 )
-from trend_dagster.science.correlation import average_correlation
-from trend_dagster.science.geodesic import edge_graph, geodesic_distances, geodesic_labels
-from trend_dagster.science.networks import find_networks
-from trend_dagster.science.smoothing import Smoothing, smoother
-from trend_dagster.science.smoothness import neighbour_graph
-from trend_dagster.science.sweep import sweep
+from trend_dagster.science.evidence import competitors
+from trend_dagster.science.parcellation.networks import find_networks
+from trend_dagster.science.parcellation.smooth_loadings import neighbour_graph
+from trend_dagster.science.parcellation.sweep import sweep
+from trend_dagster.science.surface import edge_graph, geodesic_distances, geodesic_labels
 from trend_dagster.validation.recordings import FloatArray, Labels, Recording
 
 Find = Callable[[Recording, int, int], Labels]
@@ -222,8 +222,8 @@ def model_correlation(settings: Settings, trained: bool, recording: Recording) -
     -------
     ndarray of shape (n_vertices, n_vertices)
     """
-    from trend_dagster.science.autoencoder import embed, initial_model
-    from trend_dagster.science.training import split_runs, train
+    from trend_dagster.science.features.autoencoder import embed, initial_model
+    from trend_dagster.science.features.training import split_runs, train
 
     runs = recording.prepared(settings.bold)
     names = [f"run-{i:04d}" for i in range(len(runs))]
@@ -281,7 +281,7 @@ class Given:
 
 
 def _umap(given: Given, n: int, seed: int) -> FloatArray:
-    return baselines.umap_features(given.matrix, n, seed)
+    return competitors.umap_features(given.matrix, n, seed)
 
 
 def _tensor(given: Given, n: int, seed: int) -> FloatArray:
@@ -293,13 +293,13 @@ def _tensor(given: Given, n: int, seed: int) -> FloatArray:
         matrix = own.correlation(given.settings.bold, given.settings.correlation)
         smooth = given.kernel @ (given.kernel @ matrix).T
         stack.append(np.asarray(smooth)[np.ix_(mask, mask)])
-    return baselines.tensor_features(np.stack(stack, axis=2), n, seed, max_iterations=30)
+    return competitors.tensor_features(np.stack(stack, axis=2), n, seed, max_iterations=30)
 
 
 def _nilearn(given: Given, n: int, seed: int, method: str) -> Labels:
     runs = [given.kernel @ run for run, _ in given.recording.prepared(given.settings.bold)]
     mask = given.recording.mask
-    labels = baselines.nilearn_parcellation(runs, given.recording.surface, mask, n, method, seed)
+    labels = competitors.nilearn_parcellation(runs, given.recording.surface, mask, n, method, seed)
     return labels[mask]
 
 
@@ -307,13 +307,13 @@ SIMPLE = ("KMeans", "Spectral", "PCA, KMeans", "NMF, largest loading", "Ward on 
 
 
 def _simple(given: Given, n: int, seed: int, name: str) -> Labels:
-    return baselines.competitors(given.matrix, n, given.graph, seed)[name]()
+    return competitors.competitors(given.matrix, n, given.graph, seed)[name]()
 
 
 CLUSTERERS: dict[str, Clusterer] = {
     **{name: partial(_simple, name=name) for name in SIMPLE},
-    "UMAP, KMeans": lambda g, n, s: baselines.kmeans_parcellation(_umap(g, n, s), n, s),
-    "Tensor, KMeans": lambda g, n, s: baselines.kmeans_parcellation(_tensor(g, n, s), n, s),
+    "UMAP, KMeans": lambda g, n, s: competitors.kmeans_parcellation(_umap(g, n, s), n, s),
+    "Tensor, KMeans": lambda g, n, s: competitors.kmeans_parcellation(_tensor(g, n, s), n, s),
     "nilearn Ward": partial(_nilearn, method="ward"),
     "nilearn KMeans": partial(_nilearn, method="kmeans"),
 }

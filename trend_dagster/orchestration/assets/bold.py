@@ -8,16 +8,16 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
+from trend_dagster.delivery.figures.png import small_png
+from trend_dagster.delivery.figures.timeseries import carpet_figure
 from trend_dagster.errors import InputError
-from trend_dagster.figures.png import small_png
-from trend_dagster.figures.timeseries import carpet_figure
 from trend_dagster.orchestration.io_managers import Result
-from trend_dagster.orchestration.mesh import cortex_mask_files, read_mask
-from trend_dagster.orchestration.resources import BOLD_RUN, Project
-from trend_dagster.orchestration.stored_asset import Cell, stored_asset
+from trend_dagster.orchestration.production import Cell, stored_asset
+from trend_dagster.project.folder import BOLD_RUN, Project
+from trend_dagster.project.mesh import cortex_mask_files, read_mask
 from trend_dagster.science.bold import clean, prepare, signal_mask, temporal_snr, why_unusable
+from trend_dagster.storage.arrays import subject_of
 from trend_dagster.storage.confounds import confounds_file, read_confounds
-from trend_dagster.storage.images import subject_of
 from trend_dagster.storage.runs import BoldRun, RawRun, read_run
 from trend_dagster.storage.stores import Partition
 

@@ -9,41 +9,41 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
+from trend_dagster.delivery.figures.matrices import correlation_figure
+from trend_dagster.delivery.figures.png import small_png
+from trend_dagster.delivery.figures.surface import parcellation_figure
+from trend_dagster.delivery.maps import SIDES, networks_of
 from trend_dagster.errors import CohortError, InputError
-from trend_dagster.figures.matrices import correlation_figure
-from trend_dagster.figures.png import small_png
-from trend_dagster.figures.surface import parcellation_figure
 from trend_dagster.orchestration.io_managers import Result
-from trend_dagster.orchestration.maps import SIDES, networks_of
-from trend_dagster.orchestration.mesh import (
+from trend_dagster.orchestration.production import Cell, stored_asset
+from trend_dagster.project.folder import BOLD_RUN, LABEL_FILE, Project
+from trend_dagster.project.mesh import (
     is_not_made_from_mesh,
     mesh_of,
     names_no_mesh,
     smoothing_of,
     thresholds_without_mesh,
 )
-from trend_dagster.orchestration.resources import BOLD_RUN, LABEL_FILE, Project
-from trend_dagster.orchestration.settings import (
+from trend_dagster.project.settings import (
     Settings,
     made_encodings,
     smooth_encodings,
     surface_labels,
 )
-from trend_dagster.orchestration.stored_asset import Cell, stored_asset
-from trend_dagster.science.block_matrix import (
+from trend_dagster.science.bold import check_same_vertices
+from trend_dagster.science.connectivity.correlation import average_correlation as correlate
+from trend_dagster.science.connectivity.smoothing import Smoothing
+from trend_dagster.science.connectivity.thresholding import (
     ENCODING_REACH,
     BlockMatrix,
     equal_labels,
     threshold_by_distance,
     threshold_by_label,
 )
-from trend_dagster.science.bold import check_same_vertices
-from trend_dagster.science.correlation import average_correlation as correlate
-from trend_dagster.science.geodesic import Surface, distance_rows, step_graph, vertex_areas
-from trend_dagster.science.geodesic import geodesic_labels as cut_into_labels
-from trend_dagster.science.smoothing import Smoothing
-from trend_dagster.science.smoothness import GRAPH_REACH, neighbour_graph
-from trend_dagster.storage.images import read_distances
+from trend_dagster.science.parcellation.smooth_loadings import GRAPH_REACH, neighbour_graph
+from trend_dagster.science.surface import Surface, distance_rows, step_graph, vertex_areas
+from trend_dagster.science.surface import geodesic_labels as cut_into_labels
+from trend_dagster.storage.arrays import read_distances
 from trend_dagster.storage.label_files import NO_LABEL, read_geodesic_labels
 from trend_dagster.storage.label_images import gifti_labels, keys_of
 from trend_dagster.storage.scratch import ResumableMatrix

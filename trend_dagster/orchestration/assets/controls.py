@@ -10,9 +10,10 @@ import numpy as np
 import pandas as pd
 from numpy.typing import NDArray
 
+from trend_dagster.delivery.figures.matrices import sweep_figure
+from trend_dagster.delivery.figures.png import small_png, to_png
+from trend_dagster.delivery.pictures import draw_comparison
 from trend_dagster.errors import CohortError, InputError, TrendError
-from trend_dagster.figures.matrices import sweep_figure
-from trend_dagster.figures.png import small_png, to_png
 from trend_dagster.orchestration.assets.connectivity import (
     graph_of,
     needs_no_distances,
@@ -23,18 +24,17 @@ from trend_dagster.orchestration.assets.features import signal_of
 from trend_dagster.orchestration.assets.parcellation import feasible, sweep_arrays, swept
 from trend_dagster.orchestration.assets.summary import summary_table
 from trend_dagster.orchestration.io_managers import Result
-from trend_dagster.orchestration.mesh import (
+from trend_dagster.orchestration.production import Cell, stored_asset
+from trend_dagster.project.folder import BOLD_RUN, LABEL_FILE, N_COMPONENTS, Project
+from trend_dagster.project.mesh import (
     mesh_of,
     names_no_mesh,
     smoothing_of,
     thresholds_without_mesh,
 )
-from trend_dagster.orchestration.pictures import draw_comparison
-from trend_dagster.orchestration.resources import BOLD_RUN, LABEL_FILE, N_COMPONENTS, Project
-from trend_dagster.orchestration.stored_asset import Cell, stored_asset
 from trend_dagster.science.bold import check_same_vertices, common_length
-from trend_dagster.science.correlation import average_correlation
-from trend_dagster.science.evaluation import mean_dice
+from trend_dagster.science.connectivity.correlation import average_correlation
+from trend_dagster.science.evidence.measures import mean_dice
 from trend_dagster.storage.label_files import LabelFile, label_file_at, read_networks
 from trend_dagster.storage.space import check_same_space
 from trend_dagster.storage.stores import Partition, Version
@@ -87,7 +87,7 @@ def control_correlation(cell: Cell, bold: Sequence[Version]) -> Result:
 
 def _readers(cell: Cell, runs: Sequence[Version], control: str, n_timepoints: int) -> list[Reader]:
     """Make the features of a control run by run, as they are asked for."""
-    from trend_dagster.science.autoencoder import embed, initial_model
+    from trend_dagster.science.features.autoencoder import embed, initial_model
 
     settings = cell.settings
     source = settings.features.source

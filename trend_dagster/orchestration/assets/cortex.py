@@ -9,11 +9,13 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
+from trend_dagster.delivery.figures.png import small_png
+from trend_dagster.delivery.figures.surface import parcellation_figure
 from trend_dagster.errors import InputError
-from trend_dagster.figures.png import small_png
-from trend_dagster.figures.surface import parcellation_figure
 from trend_dagster.orchestration.io_managers import Result
-from trend_dagster.orchestration.mesh import (
+from trend_dagster.orchestration.production import Cell, stored_asset
+from trend_dagster.project.folder import BOLD_RUN, Project
+from trend_dagster.project.mesh import (
     SIDES,
     cortex_mask_files,
     names_no_mesh,
@@ -22,10 +24,8 @@ from trend_dagster.orchestration.mesh import (
     surface_files,
     wrong_density,
 )
-from trend_dagster.orchestration.resources import BOLD_RUN, Project
-from trend_dagster.orchestration.settings import surface_labels
-from trend_dagster.orchestration.stored_asset import Cell, stored_asset
-from trend_dagster.science.geodesic import Surface, vertex_areas
+from trend_dagster.project.settings import surface_labels
+from trend_dagster.science.surface import Surface, vertex_areas
 from trend_dagster.storage.space import Side
 from trend_dagster.storage.stores import Partition, Version
 

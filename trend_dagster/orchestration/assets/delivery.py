@@ -9,14 +9,14 @@ from typing import Any
 
 import numpy as np
 
-from trend_dagster.figures.report import render
+from trend_dagster.delivery.maps import map_files, networks_of
+from trend_dagster.delivery.page import render
+from trend_dagster.delivery.pictures import target_files, target_of_maps
+from trend_dagster.delivery.report import gather, shown_files
 from trend_dagster.orchestration.io_managers import Result
-from trend_dagster.orchestration.maps import map_files, networks_of
-from trend_dagster.orchestration.mesh import mesh_of, names_no_mesh
-from trend_dagster.orchestration.pictures import target_files, target_of_maps
-from trend_dagster.orchestration.reporting import gather, shown_files
-from trend_dagster.orchestration.resources import Project
-from trend_dagster.orchestration.stored_asset import Cell, stored_asset
+from trend_dagster.orchestration.production import Cell, stored_asset
+from trend_dagster.project.folder import Project
+from trend_dagster.project.mesh import mesh_of, names_no_mesh
 from trend_dagster.storage.label_images import keys_of, label_tsv
 from trend_dagster.storage.stores import Partition, Version
 

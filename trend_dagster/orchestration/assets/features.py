@@ -12,22 +12,22 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 from numpy.typing import NDArray
 
+from trend_dagster.delivery.figures.matrices import training_figure
+from trend_dagster.delivery.figures.png import small_png
 from trend_dagster.errors import CohortError
-from trend_dagster.figures.matrices import training_figure
-from trend_dagster.figures.png import small_png
 from trend_dagster.orchestration.io_managers import Result
-from trend_dagster.orchestration.resources import BOLD_RUN
-from trend_dagster.orchestration.settings import Settings
-from trend_dagster.orchestration.stored_asset import Cell, stored_asset
+from trend_dagster.orchestration.production import Cell, stored_asset
+from trend_dagster.project.folder import BOLD_RUN
+from trend_dagster.project.settings import Settings
 from trend_dagster.science.bold import check_same_vertices, common_length
-from trend_dagster.storage.images import subject_of
+from trend_dagster.storage.arrays import subject_of
 from trend_dagster.storage.provenance import digest_of
 from trend_dagster.storage.space import check_same_space
 from trend_dagster.storage.stores import Partition, Version
 
 if TYPE_CHECKING:  # torch takes seconds to import: only the functions that compute with it do
-    from trend_dagster.science.autoencoder import TransformerAutoencoder
-    from trend_dagster.science.training import EpochRecord
+    from trend_dagster.science.features.autoencoder import TransformerAutoencoder
+    from trend_dagster.science.features.training import EpochRecord
 
 
 def signal_of(run: Version, n_timepoints: int | None = None) -> NDArray[np.float32]:
@@ -54,7 +54,7 @@ def trained_model(cell: Cell, bold: Sequence[Version]) -> Result:
     subject stand on the same side of the split. Training that was interrupted goes on where it
     stopped.
     """
-    from trend_dagster.science.training import split_runs, train
+    from trend_dagster.science.features.training import split_runs, train
 
     settings = cell.settings
     runs = {run.partition[BOLD_RUN]: run for run in bold}
@@ -260,7 +260,7 @@ def embeddings(cell: Cell, bold: Version, trained_model: Version | None) -> Resu
     become alike (the embedding has collapsed), the mean correlation comes near 1 and the effective
     rank near 1, and a check says so.
     """
-    from trend_dagster.science.autoencoder import collapse_measures, embed
+    from trend_dagster.science.features.autoencoder import collapse_measures, embed
 
     mask = bold.read("vertex_mask")
     n_timepoints = None if trained_model is None else trained_model.facts["n_timepoints"]

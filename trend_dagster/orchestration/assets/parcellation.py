@@ -9,19 +9,19 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
+from trend_dagster.delivery.figures.matrices import sizes_figure
+from trend_dagster.delivery.figures.png import small_png
 from trend_dagster.errors import TrendError
-from trend_dagster.figures.matrices import sizes_figure
-from trend_dagster.figures.png import small_png
 from trend_dagster.orchestration.assets.connectivity import graph_of, loadings_are_free
 from trend_dagster.orchestration.io_managers import Result
-from trend_dagster.orchestration.resources import LABEL_FILE, N_COMPONENTS
-from trend_dagster.orchestration.settings import Settings
-from trend_dagster.orchestration.stored_asset import Cell, stored_asset
-from trend_dagster.science.block_matrix import BlockMatrix
-from trend_dagster.science.factorization import too_many_components
-from trend_dagster.science.fanout import worker_memory
-from trend_dagster.science.networks import find_networks
-from trend_dagster.science.sweep import SweepCell, sweep
+from trend_dagster.orchestration.production import Cell, stored_asset
+from trend_dagster.project.folder import LABEL_FILE, N_COMPONENTS
+from trend_dagster.project.settings import Settings
+from trend_dagster.science.connectivity.thresholding import BlockMatrix
+from trend_dagster.science.parcellation.factorization import too_many_components
+from trend_dagster.science.parcellation.fanout import worker_memory
+from trend_dagster.science.parcellation.networks import find_networks
+from trend_dagster.science.parcellation.sweep import SweepCell, sweep
 from trend_dagster.storage.stores import Version
 
 METRICS = (

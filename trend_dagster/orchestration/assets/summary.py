@@ -9,19 +9,19 @@ import numpy as np
 import pandas as pd
 from numpy.typing import NDArray
 
+from trend_dagster.delivery.figures.matrices import sweep_figure
+from trend_dagster.delivery.figures.png import small_png, to_png
+from trend_dagster.delivery.pictures import draw_parcellation
 from trend_dagster.errors import CohortError, MissingUpstreamError, TrendError
-from trend_dagster.figures.matrices import sweep_figure
-from trend_dagster.figures.png import small_png, to_png
 from trend_dagster.orchestration.assets.parcellation import METRICS, PER_FACTORIZATION
 from trend_dagster.orchestration.assets.validation import stability_rows
 from trend_dagster.orchestration.io_managers import Result
-from trend_dagster.orchestration.mesh import mesh_of, names_no_mesh
-from trend_dagster.orchestration.pictures import draw_parcellation
-from trend_dagster.orchestration.resources import LABEL_FILE, N_COMPONENTS, Project
-from trend_dagster.orchestration.settings import Settings, why_no_stability
-from trend_dagster.orchestration.stored_asset import STORED_ASSETS, Cell, stored_asset
-from trend_dagster.science.selection import IN_WORDS, rank_cells, rule_in_use
-from trend_dagster.science.stability import COLUMNS, MEASURES, MIN_NULLS_FOR_Z
+from trend_dagster.orchestration.production import STORED_ASSETS, Cell, stored_asset
+from trend_dagster.project.folder import LABEL_FILE, N_COMPONENTS, Project
+from trend_dagster.project.mesh import mesh_of, names_no_mesh
+from trend_dagster.project.settings import Settings, why_no_stability
+from trend_dagster.science.evidence.stability import COLUMNS, MEASURES, MIN_NULLS_FOR_Z
+from trend_dagster.science.parcellation.selection import IN_WORDS, rank_cells, rule_in_use
 from trend_dagster.storage.stores import Partition, Version, describe
 from trend_dagster.storage.workbook import label_vector_name, npy_bytes, workbook_bytes
 

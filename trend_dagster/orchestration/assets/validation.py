@@ -23,21 +23,20 @@ from trend_dagster.orchestration.assets.connectivity import (
 from trend_dagster.orchestration.assets.features import load_model
 from trend_dagster.orchestration.assets.parcellation import feasible, swept
 from trend_dagster.orchestration.io_managers import Result
-from trend_dagster.orchestration.mesh import (
+from trend_dagster.orchestration.production import Cell, stored_asset
+from trend_dagster.project.folder import BOLD_RUN, LABEL_FILE, N_COMPONENTS
+from trend_dagster.project.mesh import (
     mesh_of,
     names_no_mesh,
     smoothing_of,
     thresholds_without_mesh,
 )
-from trend_dagster.orchestration.resources import BOLD_RUN, LABEL_FILE, N_COMPONENTS
-from trend_dagster.orchestration.settings import Settings, why_no_stability
-from trend_dagster.orchestration.stored_asset import Cell, stored_asset
-from trend_dagster.science.block_matrix import BlockMatrix
+from trend_dagster.project.settings import Settings, why_no_stability
 from trend_dagster.science.bold import check_same_vertices
-from trend_dagster.science.correlation import average_correlation
-from trend_dagster.science.fanout import worker_memory
-from trend_dagster.science.nulls import SurrogateMaker
-from trend_dagster.science.stability import (
+from trend_dagster.science.connectivity.correlation import average_correlation
+from trend_dagster.science.connectivity.thresholding import BlockMatrix
+from trend_dagster.science.evidence.nulls import SurrogateMaker
+from trend_dagster.science.evidence.stability import (
     COLUMNS,
     MEASURES,
     MIN_NULLS_FOR_Z,
@@ -47,13 +46,14 @@ from trend_dagster.science.stability import (
     stability_arrays,
     timepoints_of,
 )
-from trend_dagster.storage.images import subject_of
+from trend_dagster.science.parcellation.fanout import worker_memory
+from trend_dagster.storage.arrays import subject_of
 from trend_dagster.storage.scratch import ResumableMatrix
 from trend_dagster.storage.space import check_same_space
 from trend_dagster.storage.stores import Partition, Version
 
 if TYPE_CHECKING:  # torch takes seconds to import: only the functions that compute with it do
-    from trend_dagster.science.autoencoder import TransformerAutoencoder
+    from trend_dagster.science.features.autoencoder import TransformerAutoencoder
 
 Features = tuple[NDArray[np.float32], NDArray[np.bool_]]
 Measured = dict[int, dict[str, NDArray[np.float64]]]
@@ -174,7 +174,7 @@ class _Embedder:
         self, bold: NDArray[np.float32], mask: NDArray[np.bool_], half: int, by: SplitBy
     ) -> Features:
         """Features of what belongs to a half; the model meets the rest of a run at its mean."""
-        from trend_dagster.science.autoencoder import embed
+        from trend_dagster.science.features.autoencoder import embed
 
         signal = np.ascontiguousarray(bold[mask, : self.n_timepoints])
         own = timepoints_of(half, by, signal.shape[1])

@@ -1,0 +1,1 @@
+"""What leaves the platform: figures, the report, maps for other programs."""

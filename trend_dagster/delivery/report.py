@@ -1,0 +1,453 @@
+"""What the report says, gathered from the store.
+
+What belongs here: reading versions and putting what they hold into words. What does not: how the
+page looks (``figures.report``).
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterator, Mapping, Sequence
+from importlib.metadata import version as version_of
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pandas as pd
+import yaml
+from numpy.typing import NDArray
+
+from trend_dagster.delivery.figures.matrices import correlation_figure, sizes_figure
+from trend_dagster.delivery.figures.png import small_png
+from trend_dagster.delivery.figures.surface import (
+    distinct_colours,
+    oklch_to_rgb,
+    parcellation_figure,
+)
+from trend_dagster.delivery.maps import networks_of
+from trend_dagster.delivery.page import Chosen, Metric, Report, ShownCell
+from trend_dagster.orchestration.assets.controls import comparison_table, verdict
+from trend_dagster.orchestration.assets.summary import labels_of, summary_table
+from trend_dagster.orchestration.overview import removed
+from trend_dagster.orchestration.production import STORED_ASSETS
+from trend_dagster.project.folder import BOLD_RUN, LABEL_FILE, Project
+from trend_dagster.science.evidence.measures import match_labels
+from trend_dagster.science.parcellation.selection import rank_cells
+from trend_dagster.science.surface import Surface
+from trend_dagster.storage.arrays import subject_of
+from trend_dagster.storage.label_images import Network, unique_rgb
+from trend_dagster.storage.provenance import LIBRARIES
+from trend_dagster.storage.stores import POINTER, Partition, Version, describe
+
+SHOWN_BESIDE = (
+    "bold",
+    "trained_model",
+    "embeddings",
+    "average_correlation",
+    "geodesic_labels",
+)
+"""Assets that the report shows if they are there; a brought correlation needs none of them."""
+
+OWN = {
+    "input_projection": "trained model",
+    "encoder": "trained model",
+    "bold": "signal itself",
+}
+"""Features of the sweep, as the heat maps name them."""
+
+MAX_LABEL_BYTES = 1_500_000  # of all cells that can be looked at on the surface
+MAX_SHOWN = 24
+PICTURE_BYTES = 200_000
+MATRIX_BYTES = 60_000  # shown in the UI as well
+MATRIX_PIXELS = 200
+
+COLUMNS = {
+    "label_file": "Label file",
+    "n_components": "n_components",
+    "n_clusters": "n_clusters",
+    "alpha_W": "alpha_W",
+    "l1_ratio": "l1_ratio",
+    "silhouette": "Silhouette",
+    "davies_bouldin": "Davies-Bouldin",
+    "connectivity_ratio": "Connectivity within / between",
+    "zero_row_share": "Share of zero rows",
+    "stability": "Stability",
+    "stability_null": "Stability, noise",
+    "stability_excess": "Stability, excess",
+    "stability_z": "Stability, z",
+    "half_silhouette": "Silhouette of halves",
+    "half_silhouette_null": "Silhouette of halves, noise",
+    "homogeneity": "Homogeneity",
+    "homogeneity_null": "Homogeneity, noise",
+    "dice_trained": "Dice",
+    "dice_untrained": "Dice, untrained",
+    "dice_bold": "Dice, raw BOLD",
+    "silhouette_untrained": "Silhouette, untrained",
+    "silhouette_bold": "Silhouette, raw BOLD",
+    "chosen": "Chosen",
+}
+
+RANKING = {
+    "label_file": "Label file",
+    "rank": "Rank",
+    "n_labels": "Labels",
+    "n_components": "n_components",
+    "alpha_W": "alpha_W",
+    "l1_ratio": "l1_ratio",
+    "alive": "Not collapsed",
+    "beyond_noise": "Beyond noise",
+    "stability": "Stability",
+    "stability_null": "of noise",
+    "stability_excess": "Excess",
+    "stability_z": "z",
+    "half_silhouette_excess": "Silhouette, excess",
+    "silhouette": "Silhouette",
+    "zero_row_share": "Share of zero rows",
+}
+RANKED = 10  # cells of the ranking that are shown
+
+NOISE = "noise as smooth as the data"
+
+METRICS: tuple[tuple[str, str, str, dict[str, str]], ...] = (
+    (
+        "dice_trained",
+        "Dice with the planted networks",
+        "How well the planted networks are found, up to 1. A model must exceed its controls.",
+        {"untrained model": "dice_untrained", "raw BOLD": "dice_bold"},
+    ),
+    (
+        "stability",
+        "Stability between halves",
+        "Adjusted Rand index between two halves of the cohort, up to 1. Noise reaches high values "
+        "by the label file alone: only the excess over it says something of the data.",
+        {NOISE: "stability_null"},
+    ),
+    (
+        "homogeneity",
+        "Homogeneity in the other half",
+        "Mean correlation within the clusters of one half, in the other half. Smooth noise has "
+        "some.",
+        {NOISE: "homogeneity_null"},
+    ),
+    (
+        "half_silhouette",
+        "Silhouette of halves",
+        "Silhouette, mean of both halves of the cohort, beside the same of noise.",
+        {NOISE: "half_silhouette_null"},
+    ),
+    (
+        "silhouette",
+        "Silhouette",
+        "How well clusters are separated; higher is better. It rewards fine label files by "
+        "itself: compare cells of one label file only, and with the controls.",
+        {"untrained model": "silhouette_untrained", "raw BOLD": "silhouette_bold"},
+    ),
+    ("davies_bouldin", "Davies-Bouldin", "Spread over separation; lower is better.", {}),
+    (
+        "connectivity_ratio",
+        "Connectivity within / between",
+        "Mean thresholded correlation within networks over that between them. The label file sets "
+        "most of it.",
+        {},
+    ),
+    (
+        "zero_row_share",
+        "Share of zero rows",
+        "Vertices whose loadings are all zero: the penalty was too strong for them.",
+        {},
+    ),
+)
+
+
+def shown_files(project: Project, partition: Partition) -> dict[str, Path]:
+    """Pointers to the versions that the report shows besides what it is made from.
+
+    A pointer changes exactly when another version becomes the current one.
+    """
+    return {
+        f"current {describe(asset, key)}": project.store.folder(asset, key) / POINTER
+        for asset, key in _shown_beside(project)
+    }
+
+
+def _shown_beside(project: Project) -> Iterator[tuple[str, Partition]]:
+    for name in SHOWN_BESIDE:
+        asset = STORED_ASSETS[name]
+        gone = removed(project, asset)
+        for key in project.store.stored(name, asset.dims):
+            if key not in gone:
+                yield name, key
+
+
+def gather(
+    project: Project,
+    cells: Sequence[Version],
+    sweep_summary: Version,
+    selected: Version,
+    comparison: Version,
+    surface: Surface | None,
+) -> Report:
+    """Put a report together.
+
+    Parameters
+    ----------
+    project : Project
+        Whose report.
+    cells : sequence of Version
+        Finished cells of the sweep.
+    sweep_summary, selected, comparison : Version
+        The sweep's table, the chosen parcellations, and the comparison with the controls.
+    surface : Surface, optional
+        The mesh.
+
+    Returns
+    -------
+    Report
+        All that the page says.
+    """
+    beside: dict[str, list[Version]] = {name: [] for name in SHOWN_BESIDE}
+    for name, key in _shown_beside(project):
+        if (version := project.store.latest(name, key)) is not None:
+            beside[name].append(version)
+    ranked = rank_cells(summary_table(sweep_summary, cells), project.settings.selection)
+    table = comparison_table(comparison)
+    columns = {n: t for n, t in COLUMNS.items() if n in table and not table[n].isna().all()}
+    rows = table[list(columns)].to_dict("records")
+    for row in rows:
+        row |= {name: int(row[name]) for name in ("n_components", "n_clusters")}
+        row["chosen"] = bool(row["chosen"])
+    own = OWN[project.settings.features.source]
+    labels = selected.read("labels")
+    networks = [networks_of(v, surface) for v in labels]
+    model = beside["trained_model"][0] if beside["trained_model"] else None
+    versions = [*(v for vs in beside.values() for v in vs), *cells]
+    versions += [sweep_summary, selected, comparison]
+    return Report(
+        project=project.folder.name,
+        note=project.settings.inputs.note or "",
+        date=max(v.attributes["created"] for v in versions)[:10],
+        software=f"trend_dagster {version_of('trend_dagster')}",
+        runs=[_run(run, model) for run in beside["bold"]],
+        label_files=[_label_file(file) for file in beside["geodesic_labels"]],
+        settings=yaml.safe_dump(project.settings.model_dump(mode="json"), sort_keys=False),
+        training=None if model is None or model.excluded else _training(model, beside),
+        own=own,
+        columns=columns,
+        cells=[{str(k): v for k, v in row.items()} for row in rows],
+        metrics=[
+            Metric(name, title, text, {t: c for t, c in others.items() if c in columns})
+            for name, title, text, others in METRICS
+            if name in columns
+        ],
+        shown=[]
+        if surface is None
+        else _shown_cells(surface, table, cells, selected, labels, networks),
+        chosen=[
+            _chosen(
+                surface,
+                table,
+                ranked,
+                own,
+                choice,
+                vector,
+                names,
+                beside["average_correlation"],
+                selected.facts["split_by"],
+            )
+            for choice, vector, names in zip(
+                selected.facts["chosen"], labels, networks, strict=True
+            )
+        ],
+        rule=selected.facts["rule"],
+        not_null_corrected=selected.facts["no_stability"],
+        surface=surface,
+        provenance=[
+            {
+                "output": describe(v.asset, v.partition),
+                "digest": v.digest,
+                "created": v.attributes["created"],
+                "code_version": v.recipe.code_version,
+            }
+            for v in versions
+        ],
+        libraries={name: version_of(name) for name in LIBRARIES},
+    )
+
+
+def _run(run: Version, model: Version | None) -> dict[str, Any]:
+    key = run.partition[BOLD_RUN]
+    facts = run.facts
+    used = {"training_runs": "training", "validation_runs": "validation"}
+    return {
+        "run": key,
+        "subject": subject_of(key),
+        "n_vertices": facts.get("n_vertices"),
+        "without_signal": facts.get("n_vertices_without_signal"),
+        "n_timepoints": facts.get("n_timepoints"),
+        "temporal_snr": facts.get("temporal_snr"),
+        "excluded": run.excluded,
+        "used_for": next(
+            (word for fact, word in used.items() if model and key in model.facts.get(fact, ())),
+            "the average",
+        ),
+    }
+
+
+def _label_file(file: Version) -> dict[str, Any]:
+    labels = file.read("labels") if file.excluded is None else np.array([])
+    return {
+        "label_file": file.partition[LABEL_FILE],
+        "n_labels": len(np.unique(labels)),
+        "digest": file.digest,
+    }
+
+
+def _training(model: Version, beside: Mapping[str, list[Version]]) -> dict[str, Any]:
+    facts = model.facts
+    correlations = [
+        e.facts["mean_correlation"] for e in beside["embeddings"] if "mean_correlation" in e.facts
+    ]
+    said = {
+        "Weights": f"{facts['n_parameters']:,}" if "n_parameters" in facts else None,
+        "Training runs": len(facts.get("training_runs", ())) or None,
+        "Validation runs": len(facts.get("validation_runs", ())) or None,
+        "Split by": facts.get("split_by"),
+        "Best epoch": facts.get("best_epoch"),
+        "Best validation loss": _figure(facts.get("best_validation_loss")),
+        "Mean correlation between embeddings": _figure(np.mean(correlations))
+        if correlations
+        else None,
+    }
+    history = {
+        name: model.read(f"history_{array}").tolist() if f"history_{array}" in model else []
+        for name, array in (
+            ("epoch", "epoch"),
+            ("train", "train_loss"),
+            ("validation", "validation_loss"),
+        )
+    }
+    return {"facts": {k: str(v) for k, v in said.items() if v is not None}, **history}
+
+
+def _stability(choice: Mapping[str, Any]) -> str | None:
+    """Stability of a chosen cell beside its null, in words."""
+    if choice.get("stability") is None:
+        return None
+    said = f"{choice['stability']:.3f}"
+    if choice["stability_excess"] is None:
+        return f"{said}; noise has none to compare with"
+    said += f"; {choice['stability_null']:.3f} on noise as smooth; excess "
+    said += f"{choice['stability_excess']:+.3f}"
+    if choice["stability_z"] is None:
+        return said
+    beyond = "more" if choice["beyond_noise"] else "no more"
+    return f"{said}, z {choice['stability_z']:.1f}: {beyond} than chance"
+
+
+def _figure(value: float | None) -> str | None:
+    return None if value is None or not np.isfinite(value) else f"{value:.4g}"
+
+
+def _chosen(
+    surface: Surface | None,
+    table: pd.DataFrame,
+    ranked: pd.DataFrame,
+    own: str,
+    choice: Mapping[str, Any],
+    labels: NDArray[np.int32],
+    networks: Sequence[Network],
+    correlation: Sequence[Version],
+    split_by: str | None,
+) -> Chosen:
+    same = table["n_clusters"] == choice["n_clusters"]
+    (row,) = table[same & table["chosen"]].to_dict("records")
+    facts = {
+        "Label file": choice["label_file"],
+        "n_components": str(choice["n_components"]),
+        "alpha_W, l1_ratio": f"{choice['alpha_W']:g}, {choice['l1_ratio']:g}",
+        "Silhouette": _figure(row["silhouette"]),
+        "Share of zero rows": f"{row['zero_row_share']:.1%}",
+        f"Stability (halves by {split_by})": _stability(choice),
+        "Collapsed": None if choice["alive"] else "yes: the penalty is too strong for this matrix",
+    }
+    title = f"{choice['n_clusters']} clusters"
+    if surface is None:
+        picture = sizes_figure(labels, title=title)
+    else:
+        picture = parcellation_figure(surface, labels, title)
+    matrix: Any = correlation[0].array("correlation")
+    sorted_matrix = correlation_figure(matrix, labels, max_pixels=MATRIX_PIXELS)
+    columns = [name for name in RANKING if name in ranked]
+    best = ranked[ranked["n_clusters"] == choice["n_clusters"]].head(RANKED)[columns]
+    best = best.astype({"n_labels": int})
+    return Chosen(
+        n_clusters=choice["n_clusters"],
+        facts={name: value for name, value in facts.items() if value is not None},
+        verdict=verdict(row, own),
+        picture=small_png(picture, PICTURE_BYTES),
+        correlation=small_png(sorted_matrix, MATRIX_BYTES),
+        networks=[
+            {
+                "name": n.name,
+                "key": n.key,
+                "hemisphere": n.hemisphere,
+                "n_vertices": n.n_vertices,
+                "colour": "#{:02x}{:02x}{:02x}".format(*n.rgb),
+            }
+            for n in networks
+        ],
+        ranking=[
+            {RANKING[str(name)]: value for name, value in line.items()}
+            for line in best.to_dict("records")
+        ],
+    )
+
+
+def _shown_cells(
+    surface: Surface,
+    table: pd.DataFrame,
+    cells: Sequence[Version],
+    selected: Version,
+    chosen_labels: NDArray[np.int32],
+    chosen_networks: Sequence[Sequence[Network]],
+) -> list[ShownCell]:
+    """The chosen cells first, then others, as many as keep the page small."""
+    most = min(MAX_SHOWN, max(1, MAX_LABEL_BYTES // (2 * chosen_labels.shape[1])))
+    order = table.reset_index().sort_values("chosen", ascending=False, kind="stable")
+    n_clusters = [choice["n_clusters"] for choice in selected.facts["chosen"]]
+    shown = []
+    for row in order.head(most).to_dict("records"):
+        labels = labels_of(cells, row)
+        like = n_clusters.index(row["n_clusters"])
+        networks = networks_of(labels, surface)
+        colours = _colours_like(labels, networks, chosen_labels[like], chosen_networks[like])
+        shown.append(
+            ShownCell(
+                row=int(row["index"]),
+                title=f"{row['n_clusters']:.0f} clusters: {row['label_file']}, "
+                f"{row['n_components']:.0f} components, alpha_W {row['alpha_W']:g}, "
+                f"l1_ratio {row['l1_ratio']:g}" + (" (chosen)" if row["chosen"] else ""),
+                labels=labels,
+                names=[n.name for n in networks],
+                colours=colours,
+            )
+        )
+    return shown
+
+
+def _colours_like(
+    labels: NDArray[np.int32],
+    networks: Sequence[Network],
+    reference: NDArray[np.int32],
+    reference_networks: Sequence[Network],
+) -> list[tuple[int, int, int]]:
+    """Give networks the colours of those that they match in another parcellation."""
+    matched = match_labels(labels, reference)
+    spare = distinct_colours(2 * len(networks))[len(networks) :]
+    others = unique_rgb(np.clip(oklch_to_rgb(*spare.T), 0, 1))
+    colours = []
+    for k in range(len(networks)):
+        names = matched[labels == k]
+        name = int(names[0]) if len(names) else -1
+        known = 0 <= name < len(reference_networks)
+        colours.append(reference_networks[name].rgb if known else others[k])
+    return colours

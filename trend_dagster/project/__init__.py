@@ -1,0 +1,1 @@
+"""A project: its settings, its folder, its mesh. Knows files by name, and no orchestrator."""

@@ -1,0 +1,166 @@
+"""The project's mesh: the one place that knows where it comes from and who needs it.
+
+What belongs here: which files the settings name, reading what the asset ``cortex`` holds, and what
+the mesh adds to a correlation. What does not: reading files (``storage``) and the mathematics
+(``science``).
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+from numpy.typing import NDArray
+
+from trend_dagster.errors import InputError
+from trend_dagster.project.folder import LABEL_FILE, Project
+from trend_dagster.project.settings import Settings, surface_labels
+from trend_dagster.science.connectivity.smoothing import Smoothing
+from trend_dagster.science.surface import Surface
+from trend_dagster.storage.meshes import FSAVERAGE, load_fsaverage
+from trend_dagster.storage.space import Side
+from trend_dagster.storage.stores import Partition, Version
+from trend_dagster.storage.surfaces import read_cortex_mask, read_surfaces
+
+SIDES = ("left", "right")
+
+
+# Where it comes from
+
+
+def surface_files(project: Project) -> dict[str, Path]:
+    """Files of the mesh that the settings name, by what they are."""
+    inputs = project.settings.inputs
+    named = {"surface": inputs.surfaces, "inflated": inputs.inflated}
+    return {
+        f"{what} {side}": project.folder / name
+        for what, names in named.items()
+        for side, name in zip(SIDES, names, strict=False)
+    }
+
+
+def read_mesh(project: Project) -> Surface | None:
+    """Read the mesh that the settings name; None if they name none.
+
+    Raises
+    ------
+    InputError
+        If its files cannot be used.
+    """
+    inputs = project.settings.inputs
+    if inputs.surface is not None:
+        return load_fsaverage(FSAVERAGE[inputs.surface])
+    if not inputs.surfaces:
+        return None
+    files = list(surface_files(project).values())
+    return read_surfaces(files[:2], files[2:])
+
+
+def cortex_mask_files(project: Project) -> dict[str, Path]:
+    """Files that say where there is cortex, if the settings name any."""
+    names = project.settings.inputs.cortex_mask
+    return {f"cortex mask {i}": project.folder / name for i, name in enumerate(names, 1)}
+
+
+def read_mask(project: Project, n_rows: int, n_vertices: Mapping[Side, int]) -> NDArray[np.bool_]:
+    """Read where there is cortex.
+
+    Parameters
+    ----------
+    project : Project
+        Names the files.
+    n_rows : int
+        Vertices of both hemispheres.
+    n_vertices : mapping of str to int
+        Vertices of each hemisphere, where the BOLD tells; else the name of the surface may.
+
+    Raises
+    ------
+    InputError
+        If the files cannot be used.
+    """
+    name = project.settings.inputs.surface
+    if not n_vertices and name is not None:
+        n_vertices = {"L": FSAVERAGE[name], "R": FSAVERAGE[name]}
+    return read_cortex_mask(list(cortex_mask_files(project).values()), n_rows, n_vertices)
+
+
+# Who needs it
+
+
+def names_no_mesh(settings: Settings, partition: Partition) -> bool:
+    """Tell whether the settings name no mesh: what is only drawn on it does without."""
+    return not settings.inputs.has_mesh
+
+
+def thresholds_without_mesh(settings: Settings, partition: Partition) -> bool:
+    """Tell whether a correlation is thresholded as it is, without smoothing along the cortex."""
+    return settings.thresholding.smoothing_fwhm_mm == 0 or names_no_mesh(settings, partition)
+
+
+def is_not_made_from_mesh(settings: Settings, partition: Partition) -> bool:
+    """Tell whether a spatial encoding is no label file that is made from the mesh."""
+    return partition[LABEL_FILE] not in surface_labels(settings)
+
+
+# What is stored of it
+
+
+def mesh_of(cortex: Version | None, n_vertices: int | None = None) -> Surface | None:
+    """Mesh that ``cortex`` holds; None without one.
+
+    Parameters
+    ----------
+    cortex : Version or None
+        What is stored.
+    n_vertices : int, optional
+        How many vertices the data has.
+
+    Raises
+    ------
+    InputError
+        If the mesh has another number of vertices than the data.
+    """
+    if cortex is None or cortex.excluded is not None:
+        return None
+    arrays: dict[str, Any] = {
+        name: cortex.read(name) for name in cortex.names() if name != "vertex_area"
+    }
+    surface = Surface(**arrays, kind=cortex.facts["kind"])
+    if n_vertices is not None and surface.n_vertices != n_vertices:
+        raise wrong_density(cortex.facts["mesh_files"], str(n_vertices), surface.n_vertices)
+    return surface
+
+
+def stored_mesh(project: Project, n_vertices: int) -> Surface | None:
+    """Mesh of the project as it is stored, for who looks at finished outputs."""
+    if names_no_mesh(project.settings, {}):
+        return None
+    return mesh_of(project.store.latest("cortex"), n_vertices)
+
+
+def wrong_density(files: Sequence[str], expected: str, found: object) -> InputError:
+    """Error of a mesh that the data does not lie on."""
+    return InputError(
+        f"surface {', '.join(files)}",
+        expected=f"{expected} vertices, as the BOLD has",
+        found=str(found),
+        remedy="Name the surface that the BOLD was sampled on (inputs.surface or inputs.surfaces), "
+        "or leave it out.",
+    )
+
+
+# What it adds
+
+
+def smoothing_of(
+    project: Project, cortex: Version | None, mask: NDArray[np.bool_]
+) -> Smoothing | None:
+    """How correlations are smoothed before they are thresholded; None where they are not."""
+    config = project.settings.thresholding
+    surface = mesh_of(cortex, len(mask))
+    if surface is None or config.smoothing_fwhm_mm == 0:
+        return None
+    return Smoothing.along(surface, mask, config.smoothing_fwhm_mm, config.exclusion_mm)

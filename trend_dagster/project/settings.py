@@ -1,0 +1,641 @@
+"""All settings of a project, read from its `trend.yaml` on top of a profile.
+
+What belongs here: where settings come from and how they are put together. What does not: what a
+single setting means, which stands beside the function it sets (``science``), and paths, which are
+the project's (``resources``).
+
+See https://docs.pydantic.dev/latest/concepts/models/ for the models.
+"""
+
+from __future__ import annotations
+
+import difflib
+import json
+import math
+import textwrap
+from collections.abc import Iterable, Mapping
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any, Literal
+
+import yaml
+from pydantic import (
+    BaseModel,
+    Field,
+    JsonValue,
+    ValidationError,
+    field_validator,
+    model_validator,
+)
+
+from trend_dagster.errors import SettingsError
+from trend_dagster.science.bold import BoldConfig, CohortConfig
+from trend_dagster.science.connectivity.correlation import CorrelationConfig
+from trend_dagster.science.connectivity.thresholding import ThresholdConfig
+from trend_dagster.science.evidence.stability import ValidationConfig
+from trend_dagster.science.features.model_settings import AutoencoderConfig, TrainingConfig
+from trend_dagster.science.parcellation.clustering import ClusteringConfig
+from trend_dagster.science.parcellation.factorization import FactorizationConfig
+from trend_dagster.science.parcellation.networks import NetworksConfig
+from trend_dagster.science.parcellation.selection import SelectionConfig
+from trend_dagster.science.parcellation.sweep import SweepGrid
+from trend_dagster.science.surface import GeodesicLabelsConfig
+
+SETTINGS_FILE = "trend.yaml"
+DEFAULT_PROFILE = "default"
+
+# Where a file lies does not decide results; its content does, and is fingerprinted.
+PLACE: dict[str, JsonValue] = {"identity": False}
+
+
+class InputsConfig(BaseModel, frozen=True, extra="forbid"):
+    """Where the input files are, relative to the project folder."""
+
+    bold: str = Field(
+        "bold",
+        description="Folder of BOLD runs: .npy, .dtseries.nii, .nii(.gz) with a mask, or pairs of "
+        ".func.gii, .mgh or .mgz; also the folder that fMRIPrep, NiBabies or XCP-D wrote.",
+        json_schema_extra=PLACE,
+    )
+    space: str | None = Field(
+        None,
+        description="Where runs are there in several spaces: the one to take (BIDS space-).",
+        json_schema_extra=PLACE,
+    )
+    density: str | None = Field(
+        None,
+        description="Where they are there in several densities: the one to take (BIDS den-).",
+        json_schema_extra=PLACE,
+    )
+    desc: str | None = Field(
+        None,
+        description="Where they are there in several versions: the one to take (BIDS desc-).",
+        json_schema_extra=PLACE,
+    )
+    volume_mask: str | None = Field(
+        None,
+        description="For volumes: a NIfTI that is not 0 in the voxels to use. None takes the "
+        "desc-brain_mask beside each run.",
+        json_schema_extra=PLACE,
+    )
+    geodesic_labels: str = Field(
+        "geodesic_labels",
+        description="Folder of geodesic label files: .npy, .dlabel.nii, or pairs of .label.gii "
+        "or .annot.",
+        json_schema_extra=PLACE,
+    )
+    geodesic_distances: tuple[str, ...] = Field(
+        (),
+        max_length=2,
+        description="Distances along the cortex in mm, for smooth spatial encodings and smooth "
+        "loadings: a .npy of shape (vertices, vertices) per hemisphere, in the order of the "
+        "vertices of the BOLD runs (left, then right).",
+        json_schema_extra=PLACE,
+    )
+    truth: str | None = Field(
+        None,
+        description="A label file with the planted network of each vertex (-1 none in a .npy), for "
+        "simulated cohorts; of a pair, either file. Only compared with, never used to choose.",
+        json_schema_extra=PLACE,
+    )
+    surface: Literal["fsaverage3", "fsaverage4", "fsaverage5"] | None = Field(
+        None,
+        description="The mesh that the vertices belong to, if it is one of these. They come with "
+        "the platform: 642, 2562 and 10242 vertices a hemisphere.",
+    )
+    surfaces: tuple[str, ...] = Field(
+        (),
+        description="Or its files, left and right: GIFTI (.surf.gii) or FreeSurfer's geometry "
+        "(lh.midthickness, rh.midthickness). Distances are measured on it: midthickness is best.",
+        json_schema_extra=PLACE,
+    )
+    inflated: tuple[str, ...] = Field(
+        (),
+        description="For pictures: the inflated form of inputs.surfaces, left and right.",
+        json_schema_extra=PLACE,
+    )
+    cortex_mask: tuple[str, ...] = Field(
+        (),
+        description="Where there is cortex; the rest, the medial wall, is taken out of the BOLD. "
+        "One .npy or CIFTI-2 file, or two files, left and right: .npy, .shape.gii, .label.gii or "
+        "FreeSurfer's lh.cortex.label. None takes what has signal.",
+        json_schema_extra=PLACE,
+    )
+    template: str | None = Field(
+        None,
+        description="An image that says what the rows of the BOLD are, so that maps come out in "
+        "its format: the CIFTI file that they were taken from (cortex, in its order), or a NIfTI "
+        "mask of voxels.",
+        json_schema_extra=PLACE,
+    )
+    note: str | None = Field(
+        None,
+        description="A sentence about the data, shown wherever results are.",
+        json_schema_extra=PLACE,
+    )
+
+    @field_validator("surfaces", "inflated")
+    @classmethod
+    def _is_pair(cls, files: tuple[str, ...]) -> tuple[str, ...]:
+        if len(files) not in (0, 2):
+            raise ValueError("two files, left and right")
+        return files
+
+    @field_validator("cortex_mask")
+    @classmethod
+    def _is_one_or_pair(cls, files: tuple[str, ...]) -> tuple[str, ...]:
+        if len(files) > 2:
+            raise ValueError("one file, or two, left and right")
+        return files
+
+    @property
+    def has_mesh(self) -> bool:
+        """Whether a mesh is named."""
+        return self.surface is not None or bool(self.surfaces)
+
+    @model_validator(mode="after")
+    def _has_one_mesh(self) -> InputsConfig:
+        if self.surface is not None and self.surfaces:
+            raise ValueError("one mesh: either inputs.surface or inputs.surfaces")
+        if self.inflated and not self.surfaces:
+            raise ValueError("inputs.surfaces beside inputs.inflated")
+        return self
+
+
+class FeaturesConfig(BaseModel, frozen=True, extra="forbid"):
+    """What represents a vertex."""
+
+    source: Literal["input_projection", "encoder", "bold"] = Field(
+        "bold",
+        description="'bold': the signal itself, no model; nothing trained so far finds more. "
+        "'input_projection': what the tutorial exports, the model's first linear layer. "
+        "'encoder': the latent embedding of the paper.",
+    )
+
+
+class ControlsConfig(BaseModel, frozen=True, extra="forbid"):
+    """What every result is compared with."""
+
+    features: tuple[Literal["untrained", "bold"], ...] = Field(
+        ("untrained", "bold"),
+        description="'untrained': the same features from the model before training. 'bold': the "
+        "signal itself. Each goes through the same correlation, thresholding and sweep. Empty: "
+        "no controls, as the tutorial.",
+    )
+
+
+class DeliveryConfig(BaseModel, frozen=True, extra="forbid"):
+    """What is written besides the store."""
+
+    label_vectors: bool = Field(
+        False,
+        description="Write the label vector of each cell as .npy under the tutorial's names, in a "
+        "folder per label file.",
+    )
+
+
+class StorageConfig(BaseModel, frozen=True, extra="forbid"):
+    """How long superseded versions are kept."""
+
+    keep_versions: int = Field(
+        2, ge=1, description="Versions of each output that are always kept, the current included."
+    )
+    grace_hours: float = Field(
+        1.0,
+        ge=0,
+        description="Hours for which a superseded version is kept besides, for readers that hold "
+        "no lock on it.",
+    )
+
+
+class ComputeConfig(BaseModel, frozen=True, extra="forbid"):
+    """How much of the machine is used; nothing here changes a result."""
+
+    workers: int = Field(
+        1,
+        ge=1,
+        description="Label files that are swept at the same time at most, each in a process with "
+        "its share of the cores. One uses all cores by itself; several help where there are many "
+        "cores and label files with small labels.",
+    )
+    memory_gib: float = Field(
+        8.0,
+        gt=0,
+        description="Memory of all workers together, if there are several; so many work at a "
+        "time as fit.",
+    )
+
+
+class AutomationConfig(BaseModel, frozen=True, extra="forbid"):
+    """When the sensor and the schedule work, once they are switched on (page, Automation)."""
+
+    watch_seconds: int = Field(
+        30, ge=5, description="Seconds between two looks at the input folders."
+    )
+    nightly: str = Field(
+        "0 2 * * *",
+        description="When what is missing is made, as cron writes it: minute, hour, day, month, "
+        "weekday.",
+    )
+
+    @field_validator("nightly")
+    @classmethod
+    def _is_cron(cls, value: str) -> str:
+        from dagster._utils.schedules import is_valid_cron_string
+
+        if not is_valid_cron_string(value):
+            raise ValueError("five fields as cron writes them, like '0 2 * * *'")
+        return value
+
+
+class Settings(BaseModel, frozen=True, extra="forbid"):
+    """Every setting of a project; a section each for what reads it."""
+
+    profile: str = Field(DEFAULT_PROFILE, description="Profile that these settings build on.")
+    inputs: InputsConfig = InputsConfig()
+    bold: BoldConfig = BoldConfig()
+    cohort: CohortConfig = CohortConfig()
+    autoencoder: AutoencoderConfig = AutoencoderConfig()
+    training: TrainingConfig = TrainingConfig()
+    features: FeaturesConfig = FeaturesConfig()
+    correlation: CorrelationConfig = CorrelationConfig()
+    geodesic_labels: GeodesicLabelsConfig = GeodesicLabelsConfig()
+    thresholding: ThresholdConfig = ThresholdConfig()
+    sweep: SweepGrid = SweepGrid()
+    factorization: FactorizationConfig = FactorizationConfig()
+    clustering: ClusteringConfig = ClusteringConfig()
+    networks: NetworksConfig = NetworksConfig()
+    validation: ValidationConfig = ValidationConfig()
+    selection: SelectionConfig = SelectionConfig()
+    controls: ControlsConfig = ControlsConfig()
+    delivery: DeliveryConfig = DeliveryConfig()
+    storage: StorageConfig = StorageConfig()
+    compute: ComputeConfig = ComputeConfig()
+    automation: AutomationConfig = AutomationConfig()
+
+    def identity(self, section: str) -> dict[str, Any]:
+        """Settings of a section that decide results; those that only change speed are left out.
+
+        Parameters
+        ----------
+        section : str
+            Name of the section.
+
+        Returns
+        -------
+        dict
+            As JSON can store it.
+        """
+        model: BaseModel = getattr(self, section)
+        values = model.model_dump(mode="json")
+        for name, field in type(model).model_fields.items():
+            extra = field.json_schema_extra
+            if isinstance(extra, Mapping) and extra.get("identity") is False:
+                del values[name]
+        return values
+
+
+def smooth_encodings(settings: Settings) -> dict[str, float]:
+    """Width in mm of each smooth spatial encoding, by its partition key among the label files.
+
+    Parameters
+    ----------
+    settings : Settings
+        Of the project.
+
+    Returns
+    -------
+    dict of str to float
+        In the order of the settings.
+    """
+    return {f"smooth_{s:.12g}mm": s for s in settings.thresholding.smooth_sigma_mm}
+
+
+def surface_labels(settings: Settings) -> dict[str, int]:
+    """Labels per hemisphere of each label file that is made from the surface, by partition key.
+
+    Parameters
+    ----------
+    settings : Settings
+        Of the project.
+
+    Returns
+    -------
+    dict of str to int
+        In the order of the settings. The key tells the labels of both hemispheres.
+    """
+    asked = settings.geodesic_labels.n_labels_per_hemisphere
+    if asked is None:
+        asked = (1,) if settings.inputs.has_mesh else ()
+    return {f"surface_{2 * n:03d}": n for n in asked}
+
+
+def made_encodings(settings: Settings) -> list[str]:
+    """Partition keys of the spatial encodings that no file of the user stands behind."""
+    return [*surface_labels(settings), *smooth_encodings(settings)]
+
+
+def why_no_stability(settings: Settings) -> str | None:
+    """Say why the stability of the sweep is not computed; None if it is.
+
+    Parameters
+    ----------
+    settings : Settings
+        Of the project.
+
+    Returns
+    -------
+    str or None
+        A clause for messages.
+    """
+    if settings.validation.n_nulls == 0:
+        return "validation.n_nulls is 0, and without a null stability says nothing"
+    if not settings.inputs.has_mesh:
+        return (
+            "no mesh is named (inputs.surface), and without it no noise can be made that is as "
+            "smooth along the cortex as the data"
+        )
+    return None
+
+
+def resource_folder(name: str) -> Path:
+    """Find a folder or file that ships beside the package (profiles, dagster.yaml).
+
+    Parameters
+    ----------
+    name : str
+        Its name at the top level of the repository.
+
+    Returns
+    -------
+    Path
+        In a checkout the top level's; in an installed wheel the copy inside the package.
+    """
+    package = Path(__file__).resolve().parents[1]
+    inside = package / "_shipped" / name
+    return inside if inside.exists() else package.parent / name
+
+
+def profile_names() -> list[str]:
+    """Names of the profiles there are."""
+    return sorted(path.stem for path in resource_folder("profiles").glob("*.yaml"))
+
+
+def load_settings(project: Path, profile: str | None = None) -> Settings:
+    """Read a project's settings: defaults, then the profile, then `trend.yaml`.
+
+    Parameters
+    ----------
+    project : Path
+        Folder of the project. Without a `trend.yaml` the default profile holds.
+    profile : str, optional
+        Take this profile in place of the one that `trend.yaml` names.
+
+    Returns
+    -------
+    Settings
+        Complete and checked.
+
+    Raises
+    ------
+    SettingsError
+        For a profile that does not exist, an unknown setting (the nearest is named), a wrong
+        type or a value out of range.
+    """
+    file = project / SETTINGS_FILE
+    own = _read_yaml(file) if file.exists() else {}
+    name = profile or own.get("profile", DEFAULT_PROFILE)
+    check_profile(name, "" if profile else f" in {file}")
+    return _checked(_merge(_read_yaml(_profile_file(name)), own) | {"profile": name}, file)
+
+
+def check_profile(name: object, where: str = "") -> None:
+    """Make sure that a profile exists.
+
+    Raises
+    ------
+    SettingsError
+        If it does not; the nearest is named.
+    """
+    if name not in profile_names():
+        raise SettingsError(
+            f"profile {name!r}{where}",
+            expected=f"one of {', '.join(profile_names())}",
+            found="no such profile" + nearest(str(name), profile_names()),
+            remedy="Name one of these, or leave `profile` out.",
+        )
+
+
+@dataclass(frozen=True)
+class SettingLine:
+    """One setting as a user sees it.
+
+    Parameters
+    ----------
+    name : str
+        Section and name.
+    here, default, tutorial : object
+        Its value in a project, in the code, and in the tutorial's profile.
+    description : str
+        What it means.
+    """
+
+    name: str
+    here: object
+    default: object
+    tutorial: object
+    description: str
+
+
+def setting_lines(project: Path, profile: str | None = None) -> list[SettingLine]:
+    """List every setting with its value here, its default and the tutorial's value.
+
+    Parameters
+    ----------
+    project : Path
+        Folder of the project.
+    profile : str, optional
+        In place of the profile that `trend.yaml` names.
+
+    Returns
+    -------
+    list of SettingLine
+        Section by section.
+    """
+    here, default = load_settings(project, profile), Settings()
+    tutorial = _checked(_read_yaml(_profile_file("tutorial")), _profile_file("tutorial"))
+    lines = []
+    for section, model in sections().items():
+        for name, field in model.model_fields.items():
+            lines.append(
+                SettingLine(
+                    name=f"{section}.{name}",
+                    here=getattr(getattr(here, section), name),
+                    default=getattr(getattr(default, section), name),
+                    tutorial=getattr(getattr(tutorial, section), name),
+                    description=field.description or "",
+                )
+            )
+    return lines
+
+
+def sections() -> dict[str, type[BaseModel]]:
+    """Sections of the settings, by name."""
+    found = {name: field.annotation for name, field in Settings.model_fields.items()}
+    return {n: a for n, a in found.items() if isinstance(a, type) and issubclass(a, BaseModel)}
+
+
+SHOWN_AT_FIRST = ("inputs", "bold", "sweep", "controls")
+"""Sections that the file of a new project lists, commented out."""
+
+
+def new_settings_file(profile: str) -> str:
+    """Text of the `trend.yaml` of a new project: the profile, and what is most often changed.
+
+    Parameters
+    ----------
+    profile : str
+        Profile to build on.
+
+    Returns
+    -------
+    str
+        YAML; every line but the profile's is a comment that shows the profile's value.
+    """
+    values = _checked(_read_yaml(_profile_file(profile)), _profile_file(profile))
+    lines = [
+        "# Settings of this project. A line that begins with '#' is a comment and changes nothing:",
+        "# what it shows holds anyway. To change a value, take the '#' away from the section's",
+        "# name and from the setting. All settings there are: `trend settings`.",
+        "",
+        f"profile: {profile}  # {', '.join(profile_names())}; tutorial has the notebook's numbers",
+    ]
+    for section in SHOWN_AT_FIRST:
+        model = sections()[section]
+        lines += ["", f"# {' '.join((model.__doc__ or '').split())}", f"#{section}:"]
+        for name, field in model.model_fields.items():
+            lines += textwrap.wrap(
+                field.description or "", 94, initial_indent="#  # ", subsequent_indent="#  # "
+            )
+            value = getattr(getattr(values, section), name)
+            value = list(value) if isinstance(value, tuple) else value
+            lines.append(f"#  {name}: {json.dumps(value)}")
+    return "\n".join(lines) + "\n"
+
+
+def _profile_file(name: str) -> Path:
+    return resource_folder("profiles") / f"{name}.yaml"
+
+
+def _checked(values: Mapping[str, Any], file: Path) -> Settings:
+    try:
+        settings = Settings.model_validate(values)
+    except ValidationError as error:
+        raise _explain(error, file) from None
+    _check_finite(settings.model_dump(), file)
+    return settings
+
+
+class _Loader(yaml.SafeLoader):
+    """Plain data only, and no name twice: YAML's own reader would silently take the last."""
+
+    def construct_mapping(self, node: yaml.MappingNode, deep: bool = False) -> dict[Any, Any]:
+        seen: set[Any] = set()
+        for key, _ in node.value:
+            if not isinstance(key, yaml.ScalarNode):
+                continue
+            if key.value in seen:
+                raise yaml.constructor.ConstructorError(
+                    None, None, f"{key.value!r} is written twice", key.start_mark
+                )
+            seen.add(key.value)
+        return super().construct_mapping(node, deep)
+
+
+def _read_yaml(file: Path) -> dict[str, Any]:
+    try:
+        # A subclass of SafeLoader: it makes plain data and runs no code.
+        content = yaml.load(file.read_text(encoding="utf-8"), _Loader)
+    except (yaml.YAMLError, UnicodeDecodeError) as error:
+        raise SettingsError(
+            f"settings file {file}",
+            expected="valid YAML in UTF-8",
+            found=" ".join(str(error).split()),
+            remedy="Mend that line.",
+        ) from error
+    if content is None:
+        return {}
+    if not isinstance(content, dict):
+        raise SettingsError(
+            f"settings file {file}",
+            expected="sections with settings below them",
+            found=type(content).__name__,
+            remedy="See the commented file that the project was made with.",
+        )
+    # A section of which every line is commented out is empty, not wrong.
+    return {name: value for name, value in content.items() if value is not None}
+
+
+def _check_finite(value: object, file: Path, name: str = "") -> None:
+    """Refuse infinity and NaN: no result could be stored with such a setting beside it."""
+    if isinstance(value, float) and not math.isfinite(value):
+        raise SettingsError(
+            f"setting {name} in {file}",
+            expected="a finite number",
+            found=str(value),
+            remedy="Write a large number if that is meant.",
+        )
+    if isinstance(value, Mapping):
+        for key, below in value.items():
+            _check_finite(below, file, f"{name}.{key}".lstrip("."))
+    elif isinstance(value, tuple):
+        for below in value:
+            _check_finite(below, file, name)
+
+
+def _merge(base: Mapping[str, Any], own: Mapping[str, Any]) -> dict[str, Any]:
+    merged = dict(base)
+    for name, value in own.items():
+        below = merged.get(name)
+        if isinstance(value, Mapping) and isinstance(below, Mapping):
+            merged[name] = {**below, **value}
+        else:
+            merged[name] = value
+    return merged
+
+
+def _explain(error: ValidationError, file: Path) -> SettingsError:
+    """Turn the first of pydantic's findings into a sentence."""
+    first = error.errors()[0]
+    path = [str(part) for part in first["loc"]]
+    name = ".".join(path)
+    if first["type"] == "extra_forbidden":
+        known = _known_names(path[:-1])
+        return SettingsError(
+            f"setting {name} in {file}",
+            expected=f"one of {', '.join(known)}",
+            found="no such setting" + nearest(path[-1], known),
+            remedy="Correct the name or take the line out.",
+        )
+    return SettingsError(
+        f"setting {name} in {file}",
+        expected=first["msg"].removeprefix("Input should be ").removeprefix("Value error, "),
+        found=repr(first["input"]),
+        remedy="Correct the value, or take the line out to get the default.",
+    )
+
+
+def _known_names(path: list[str]) -> list[str]:
+    model: type[BaseModel] = Settings
+    for part in path:
+        annotation = model.model_fields[part].annotation
+        if not (isinstance(annotation, type) and issubclass(annotation, BaseModel)):
+            return []
+        model = annotation
+    return sorted(model.model_fields)
+
+
+def nearest(name: str, known: Iterable[str]) -> str:
+    """Words that name what a user may have meant; empty if nothing is near."""
+    close = difflib.get_close_matches(name, list(known), n=1)
+    return f" (did you mean {close[0]}?)" if close else ""

@@ -1,0 +1,1 @@
+"""From features to block matrices: correlation, smoothing along the cortex, thresholding."""

@@ -1,0 +1,1 @@
+"""What a result is worth: measures, stability, nulls, simulation, competitors."""

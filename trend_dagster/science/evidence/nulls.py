@@ -1,0 +1,180 @@
+"""Data without networks, and parcellations without data: what a method finds in nothing.
+
+Any spatial prior makes its own reproducible, homogeneous parcels. A measure means something only
+beside the same measure on surrogates that went through the same pipeline.
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+
+import numpy as np
+import scipy.sparse as sp
+from numpy.typing import NDArray
+from scipy import fft
+from scipy.optimize import brentq
+from scipy.spatial import KDTree
+from scipy.stats import special_ortho_group
+
+from trend_dagster.errors import InputError
+from trend_dagster.science.surface import Surface, edge_graph, geodesic_neighbours
+
+MAX_SIGMA = 12.0  # mm, of the smoothing kernel: neighbours of 20 mm width at half maximum and more
+
+
+@dataclass(frozen=True)
+class Smoothness:
+    """What correlation there is that needs no networks.
+
+    Attributes
+    ----------
+    common : float
+        Mean correlation over all pairs of vertices: what a global signal gives.
+    neighbours : float
+        Correlation of vertices that share an edge of the mesh, once the common part is out.
+    sigma : float
+        Standard deviation in mm of the Gaussian that gives white noise that correlation.
+    """
+
+    common: float
+    neighbours: float
+    sigma: float
+
+
+class SurrogateMaker:
+    """Makes runs of independent noise as smooth as a run, in space and in time.
+
+    Parameters
+    ----------
+    surface : Surface
+        The mesh of the runs.
+    """
+
+    def __init__(self, surface: Surface) -> None:
+        self._distances = geodesic_neighbours(surface, 3 * MAX_SIGMA)
+        edges = sp.coo_array(sp.triu(edge_graph(surface), k=1))
+        self._first, self._second = edges.coords
+
+    def measure(self, bold: NDArray[np.floating]) -> Smoothness:
+        """Measure the smoothness of a run.
+
+        Parameters
+        ----------
+        bold : ndarray of shape (n_vertices, n_timepoints)
+            One run; constant vertices do not count.
+
+        Returns
+        -------
+        Smoothness
+            Networks make neighbours alike too, and count as smoothness here. The surrogate is
+            thus at least as smooth as the data's noise: a null that is hard to beat.
+        """
+        signal = np.ptp(bold, axis=1) > 0
+        z = np.zeros(bold.shape)
+        centred = bold[signal] - bold[signal].mean(axis=1, keepdims=True, dtype=np.float64)
+        z[signal] = centred / np.linalg.norm(centred, axis=1, keepdims=True)
+        n = int(signal.sum())
+        common = float((np.square(z.sum(axis=0)).sum() - n) / (n * (n - 1)))
+        both = signal[self._first] & signal[self._second]
+        first, second = self._first[both], self._second[both]
+        alike = float(np.einsum("ij,ij->i", z[first], z[second]).mean())
+        local = max((alike - common) / (1 - common), 0.0)
+        return Smoothness(common, local, self._sigma_for(local))
+
+    def _sigma_for(self, correlation: float) -> float:
+        def surplus(sigma: float) -> float:
+            kernel = self._kernel(sigma)
+            product = kernel[self._first].multiply(kernel[self._second]).sum(axis=1)
+            return float(product.mean()) - correlation
+
+        shortest = float(self._distances.data.min()) / 6  # no neighbour has any weight here
+        if surplus(shortest) >= 0:
+            return shortest
+        if surplus(MAX_SIGMA) <= 0:
+            return MAX_SIGMA
+        return float(brentq(surplus, shortest, MAX_SIGMA, xtol=0.02))
+
+    def _kernel(self, sigma: float) -> sp.csr_array:
+        """Gaussian smoothing whose output has unit variance for white noise of unit variance."""
+        weights = self._distances.astype(np.float64)
+        weights.data = np.exp(-(weights.data**2) / (2 * sigma**2))
+        weights = sp.csr_array(weights + sp.eye_array(weights.shape[0]))
+        scale = 1 / np.sqrt(weights.power(2).sum(axis=1))
+        return sp.csr_array(sp.diags_array(scale) @ weights)
+
+    def surrogate(
+        self, bold: NDArray[np.floating], smoothness: Smoothness, rng: np.random.Generator
+    ) -> NDArray[np.float32]:
+        """Make one run of noise in the place of a run.
+
+        Parameters
+        ----------
+        bold : ndarray of shape (n_vertices, n_timepoints)
+            Gives each vertex' mean and variance, and the spectrum, averaged over vertices.
+        smoothness : Smoothness
+            From `measure`; of this run, or of a whole cohort.
+        rng : Generator
+            Source of chance.
+
+        Returns
+        -------
+        ndarray of shape (n_vertices, n_timepoints), float32
+            Gaussian; vertices without signal stay constant.
+        """
+        n_vertices, n_timepoints = bold.shape
+        mean = bold.mean(axis=1, keepdims=True, dtype=np.float64)
+        deviation = bold.std(axis=1, keepdims=True, dtype=np.float64)
+        white = rng.normal(size=(n_vertices, n_timepoints))
+        common = max(smoothness.common, 0.0)
+        noise = np.sqrt(1 - common) * (self._kernel(smoothness.sigma) @ white)
+        noise += np.sqrt(common) * rng.normal(size=n_timepoints)
+        coloured = _colour(noise, (bold - mean) / np.where(deviation > 0, deviation, 1))
+        return np.asarray(mean + deviation * coloured, dtype=np.float32)
+
+
+def _colour(noise: NDArray[np.float64], like: NDArray[np.float64]) -> NDArray[np.float64]:
+    """Give white noise the power spectrum of data, and unit variance over time."""
+    amplitude = np.sqrt(np.square(np.abs(fft.rfft(like, axis=1))).mean(axis=0))
+    amplitude[0] = 0
+    coloured = fft.irfft(fft.rfft(noise, axis=1) * amplitude, n=noise.shape[1], axis=1)
+    return np.asarray(coloured / coloured.std(axis=1, keepdims=True))
+
+
+def spin_labels(
+    surface: Surface, labels: NDArray[np.integer], rng: np.random.Generator
+) -> NDArray[np.int32]:
+    """Turn a parcellation on the sphere: sizes and shapes stay, the place is chance.
+
+    Both hemispheres turn as mirror images of each other (Alexander-Bloch et al. 2018,
+    doi:10.1016/j.neuroimage.2018.05.070).
+
+    Parameters
+    ----------
+    surface : Surface
+        The mesh, with its sphere.
+    labels : ndarray of shape (n_vertices,)
+        Label vector; -1 without signal. The medial wall turns too, so other vertices become -1.
+    rng : Generator
+        Source of chance.
+
+    Returns
+    -------
+    ndarray of shape (n_vertices,), int32
+        The label that the turn brings to each vertex.
+    """
+    if surface.sphere is None:
+        raise InputError(
+            "surface",
+            expected="spherical coordinates to turn",
+            found="none",
+            remedy="Give the sphere of this mesh (lh.sphere, rh.sphere).",
+        )
+    turn = special_ortho_group.rvs(3, random_state=rng)
+    mirror = np.diag([-1.0, 1.0, 1.0])
+    spun = np.empty(surface.n_vertices, dtype=np.int32)
+    for side, rotation in ((0, turn), (1, mirror @ turn @ mirror)):
+        own = np.flatnonzero(surface.hemisphere == side)
+        sphere = surface.sphere[own].astype(np.float64)
+        _, source = KDTree(sphere @ rotation.T).query(sphere)
+        spun[own] = labels[own[source]]
+    return spun

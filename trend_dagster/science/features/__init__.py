@@ -1,0 +1,1 @@
+"""What represents a vertex: the autoencoder, its settings and its training."""

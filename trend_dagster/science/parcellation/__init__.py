@@ -1,0 +1,1 @@
+"""From block matrices to networks: factorisation, clustering, the sweep, the choice."""

@@ -1,0 +1,385 @@
+"""Clusters of vertices from the rows of W, and the numbers that describe a clustering."""
+
+from __future__ import annotations
+
+import warnings
+from collections.abc import Sequence
+from dataclasses import dataclass
+from itertools import pairwise
+from typing import Any
+
+import numpy as np
+from numpy.typing import NDArray
+from pydantic import BaseModel, Field
+from sklearn.cluster import KMeans
+from sklearn.exceptions import ConvergenceWarning
+
+from trend_dagster.science.connectivity.thresholding import BlockMatrix, FloatArray, IntArray
+from trend_dagster.science.parcellation._distances import add_distances
+
+_TILE = 256
+_STRIPE_ROWS = 1024
+
+
+class ClusteringConfig(BaseModel, frozen=True, extra="forbid"):
+    """How vertices are grouped by their loadings."""
+
+    random_state: int = Field(
+        default=108, ge=0, description="Seed of KMeans' starting centres; the tutorial's is 108."
+    )
+    scale_rows: bool = Field(
+        default=False,
+        description=(
+            "Divide each row of W by its sum before clustering, so that a vertex is known by "
+            "the mixture of components it loads on and not by how strongly it loads. The "
+            "tutorial does not."
+        ),
+    )
+
+
+@dataclass(frozen=True, eq=False)
+class Clustering:
+    """One parcellation and its metrics.
+
+    Parameters
+    ----------
+    n_clusters : int
+        Clusters asked for.
+    labels : ndarray of int32 of shape (n_vertices,)
+        Cluster of each vertex, from 0; -1 without signal.
+    n_found : int
+        Clusters that have a vertex; fewer than asked for where rows of W coincide.
+    distinct_rows : int
+        Distinct rows of W among vertices with signal.
+    inertia : float
+        Sum of squared distances to the cluster centres.
+    silhouette, davies_bouldin : float
+        As scikit-learn; NaN where they are not defined (fewer than 2 clusters, or as many as
+        vertices).
+    within_connectivity, between_connectivity, connectivity_ratio : float
+        On the thresholded matrix, as the tutorial: the mean over clusters (pairs of clusters) of
+        the mean correlation between their vertices.
+    full_within_connectivity, full_between_connectivity, full_connectivity_ratio : float
+        The same on the whole correlation; NaN where it was not given.
+    cluster_sizes : ndarray of int64 of shape (n_clusters,)
+        Vertices per cluster.
+    """
+
+    n_clusters: int
+    labels: NDArray[np.int32]
+    n_found: int
+    distinct_rows: int
+    inertia: float
+    silhouette: float
+    davies_bouldin: float
+    within_connectivity: float
+    between_connectivity: float
+    connectivity_ratio: float
+    full_within_connectivity: float
+    full_between_connectivity: float
+    full_connectivity_ratio: float
+    cluster_sizes: IntArray
+
+    @property
+    def collapsed(self) -> bool:
+        """Whether W has fewer distinct rows than clusters were asked for."""
+        return self.distinct_rows < self.n_clusters
+
+
+def cluster(
+    matrix: BlockMatrix,
+    W: FloatArray,
+    n_clusters: Sequence[int],
+    config: ClusteringConfig | None = None,
+    *,
+    full_correlation: Any = None,
+    labelings: Sequence[IntArray] | None = None,
+) -> tuple[Clustering, ...]:
+    """Group vertices by their loadings, once for each number of clusters.
+
+    Parameters
+    ----------
+    matrix : BlockMatrix
+        The thresholded matrix that W was made from.
+    W : ndarray of shape (n_vertices, n_components)
+        Loadings.
+    n_clusters : sequence of int
+        Numbers of clusters.
+    config : ClusteringConfig, optional
+        Seed and row scaling.
+    full_correlation : array of shape (n_vertices, n_vertices), optional
+        The correlation before thresholding, read in stripes of rows.
+    labelings : sequence of ndarray of shape (n_vertices,), optional
+        Groups made elsewhere, one labeling for each number of clusters, in place of KMeans'.
+
+    Returns
+    -------
+    tuple of Clustering
+        One for each number of clusters. Where W has collapsed (fewer distinct rows than
+        clusters) the labels are what KMeans gives, and `Clustering.collapsed` says so.
+    """
+    config = config or ClusteringConfig()
+    kept = np.sort(matrix.permutation)
+    rows = scale_rows(W[kept]) if config.scale_rows else W[kept]
+    if labelings is None:
+        fits = [_kmeans(rows, n, config.random_state) for n in n_clusters]
+    else:
+        fits = [_given(rows, labels[kept]) for labels in labelings]
+    one_hot, spans = _one_hots([fit.labels for fit in fits])
+    shared = _Shared(
+        rows=rows,
+        kept=kept,
+        n_vertices=matrix.n_vertices,
+        distinct=count_distinct_rows(rows),
+        distances=_distance_sums(rows, [fit.labels for fit in fits]),
+        thresholded=_thresholded_connectivity(matrix, one_hot),
+        full=None if full_correlation is None else _full_sums(full_correlation, kept, one_hot),
+    )
+    return tuple(
+        _describe(shared, n, fit, span, distances)
+        for n, fit, span, distances in zip(n_clusters, fits, spans, shared.distances, strict=True)
+    )
+
+
+@dataclass(frozen=True, eq=False)
+class _Fit:
+    """What KMeans found."""
+
+    labels: IntArray
+    inertia: float
+
+
+@dataclass(frozen=True, eq=False)
+class _Shared:
+    """What all numbers of clusters share: columns of all clusterings stand side by side."""
+
+    rows: FloatArray
+    kept: IntArray
+    n_vertices: int
+    distinct: int
+    distances: list[FloatArray]
+    thresholded: tuple[FloatArray, FloatArray]
+    full: tuple[FloatArray, FloatArray] | None
+
+
+def _describe(
+    shared: _Shared, n_clusters: int, fit: _Fit, span: slice, distances: FloatArray
+) -> Clustering:
+    labels = np.full(shared.n_vertices, -1, dtype=np.int32)
+    labels[shared.kept] = fit.labels
+    sizes = np.bincount(fit.labels, minlength=n_clusters)
+    present = sizes[: span.stop - span.start]
+    nothing = (float("nan"),) * 3
+    sums, traces = shared.thresholded
+    on_blocks = connectivity(sums[span, span], traces[span], present)
+    on_all = nothing
+    if shared.full is not None:
+        on_all = connectivity(shared.full[0][span, span], shared.full[1][span], present)
+    return Clustering(
+        n_clusters,
+        labels,
+        int(np.count_nonzero(sizes)),
+        shared.distinct,
+        fit.inertia,
+        _silhouette(distances, fit.labels),
+        davies_bouldin(shared.rows, fit.labels),
+        *on_blocks,
+        *on_all,
+        sizes,
+    )
+
+
+def davies_bouldin(rows: FloatArray, labels: IntArray) -> float:
+    """Return the Davies-Bouldin index of a labelling.
+
+    Parameters
+    ----------
+    rows : ndarray of shape (n, n_features)
+        Points.
+    labels : ndarray of int64 of shape (n,)
+        Cluster of each point.
+
+    Returns
+    -------
+    float
+        Equal to `sklearn.metrics.davies_bouldin_score`, which takes a loop over clusters; NaN
+        where it is not defined.
+    """
+    present, labels = np.unique(labels, return_inverse=True)
+    if not 2 <= len(present) <= len(labels) - 1:
+        return float("nan")
+    one_hot = np.eye(len(present))[labels]
+    sizes = one_hot.sum(axis=0)
+    centres = one_hot.T @ rows / sizes[:, None]
+    spread = one_hot.T @ np.linalg.norm(rows - centres[labels], axis=1) / sizes
+    apart = np.linalg.norm(centres[:, None] - centres[None], axis=2)
+    if np.allclose(spread, 0) or np.allclose(apart, 0):
+        return 0.0
+    apart[apart == 0] = np.inf
+    return float(((spread[:, None] + spread) / apart).max(axis=1).mean())
+
+
+def scale_rows(W: FloatArray) -> FloatArray:
+    """Divide rows of W, of shape (n, n_components), by their sums; rows of zeros stay."""
+    sums = W.sum(axis=1, keepdims=True)
+    scaled: FloatArray = np.divide(W, sums, out=np.zeros_like(W), where=sums > 0)
+    return scaled
+
+
+def count_distinct_rows(W: FloatArray) -> int:
+    """Count the different rows of W, of shape (n, n_components)."""
+    if W.shape[1] == 0:
+        return min(len(W), 1)
+    as_bytes = np.ascontiguousarray(W).view(np.dtype((np.void, W.itemsize * W.shape[1])))
+    return len(np.unique(as_bytes))
+
+
+def _kmeans(rows: FloatArray, n_clusters: int, random_state: int) -> _Fit:
+    """Cluster rows; each vertex is apart where there are no more of them than clusters."""
+    if len(rows) <= n_clusters:
+        return _Fit(np.arange(len(rows)), 0.0)
+    with warnings.catch_warnings():
+        # Fewer distinct rows than clusters: measured and named in the result instead.
+        warnings.simplefilter("ignore", ConvergenceWarning)
+        model = KMeans(n_clusters=n_clusters, n_init="auto", random_state=random_state).fit(rows)
+    return _Fit(model.labels_.astype(np.int64), float(model.inertia_))
+
+
+def _given(rows: FloatArray, labels: IntArray) -> _Fit:
+    """Describe a labeling by the inertia that KMeans would report for it."""
+    labels = np.asarray(np.maximum(labels, 0), dtype=np.int64)
+    one_hot = np.eye(labels.max() + 1)[labels]
+    centres = one_hot.T @ rows / np.maximum(one_hot.sum(axis=0), 1)[:, None]
+    return _Fit(labels, float(np.square(rows - centres[labels]).sum()))
+
+
+def _one_hots(labelings: Sequence[IntArray]) -> tuple[FloatArray, list[slice]]:
+    """Stand the one-hot matrices of all labelings side by side."""
+    parts = [np.eye(labels.max() + 1, dtype=np.float32)[labels] for labels in labelings]
+    ends = np.cumsum([0, *(part.shape[1] for part in parts)]).tolist()
+    return np.hstack(parts), [slice(a, b) for a, b in pairwise(ends)]
+
+
+# --- Silhouette ------------------------------------------------------------------------------
+
+
+def silhouette_scores(rows: FloatArray, labelings: Sequence[IntArray]) -> list[float]:
+    """Return the mean silhouette of several labelings of the same points.
+
+    All labelings share one pass over the pairwise distances, each pair once, in tiles: the
+    distance matrix is never whole in memory.
+
+    Parameters
+    ----------
+    rows : ndarray of shape (n, n_features)
+        Points.
+    labelings : sequence of ndarray of int64 of shape (n,)
+        Cluster of each point, from 0.
+
+    Returns
+    -------
+    list of float
+        Equal to `sklearn.metrics.silhouette_score`; NaN where that is not defined.
+    """
+    sums = _distance_sums(rows, labelings)
+    return [_silhouette(s, labels) for s, labels in zip(sums, labelings, strict=True)]
+
+
+def _distance_sums(rows: FloatArray, labelings: Sequence[IntArray]) -> list[FloatArray]:
+    """Sum each point's distances to the points of each cluster, for every labeling."""
+    groups, group = np.unique(np.stack(labelings), axis=1, return_inverse=True)
+    order = np.argsort(group, kind="stable")
+    points = rows[order].astype(np.float64)
+    # Inner products of these are squared distances; in float64 the difference of large numbers
+    # leaves small distances exact to float32.
+    squares = np.einsum("ij,ij->i", points, points)[:, None]
+    left = np.hstack([points, squares, np.ones_like(squares)])
+    right = np.hstack([-2 * points, np.ones_like(squares), squares])
+    sums = np.zeros((len(rows), groups.shape[1]))
+    for a in range(0, len(rows), _TILE):
+        for b in range(a, len(rows), _TILE):
+            squared = left[a : a + _TILE] @ right[b : b + _TILE].T
+            add_distances(squared, group[order], a, b, sums)
+    back = np.argsort(order)
+    return [(sums @ np.eye(labels.max() + 1)[labels])[back] for labels in groups]
+
+
+def _silhouette(sums: FloatArray, labels: IntArray) -> float:
+    sizes = np.bincount(labels, minlength=sums.shape[1])
+    present = sizes > 0
+    if not 2 <= np.count_nonzero(present) <= len(labels) - 1:
+        return float("nan")
+    own = np.arange(len(labels)), labels
+    within = sums[own] / np.maximum(sizes[labels] - 1, 1)
+    means = sums / np.where(present, sizes, 1)
+    means[:, ~present] = np.inf
+    means[own] = np.inf
+    nearest = means.min(axis=1)
+    larger = np.maximum(within, nearest)
+    # A point alone in its cluster, or without any distance to others, counts 0.
+    score = np.divide(nearest - within, larger, out=np.zeros_like(larger), where=larger > 0)
+    score[sizes[labels] == 1] = 0
+    return float(score.mean())
+
+
+# --- Connectivity ----------------------------------------------------------------------------
+
+
+def connectivity(
+    sums: FloatArray, traces: FloatArray, sizes: IntArray
+) -> tuple[float, float, float]:
+    """Return mean connectivity within clusters, between clusters, and their ratio.
+
+    Parameters
+    ----------
+    sums : ndarray of shape (n_clusters, n_clusters)
+        Sum of correlations between the vertices of two clusters.
+    traces : ndarray of shape (n_clusters,)
+        Sum of the diagonal entries of each cluster, left out of the mean within.
+    sizes : ndarray of shape (n_clusters,)
+        Vertices per cluster; clusters without any are passed over.
+
+    Returns
+    -------
+    tuple of float
+        As the tutorial's loops: a cluster of one vertex counts 0 within; the ratio is infinite
+        where nothing connects two clusters; NaN between where there is one cluster only.
+    """
+    present = sizes > 0
+    sums, traces, sizes = sums[np.ix_(present, present)], traces[present], sizes[present]
+    pairs = sizes * (sizes - 1)
+    within = np.divide(np.diag(sums) - traces, pairs, out=np.zeros(len(sizes)), where=pairs > 0)
+    means = sums / np.outer(sizes, sizes)
+    between = means[np.triu_indices(len(sizes), 1)]
+    mean_within = float(within.mean()) if len(within) else float("nan")
+    mean_between = float(between.mean()) if len(between) else float("nan")
+    ratio = mean_within / mean_between if mean_between != 0 else float("inf")
+    return mean_within, mean_between, ratio
+
+
+def _thresholded_connectivity(
+    matrix: BlockMatrix, one_hot: FloatArray
+) -> tuple[FloatArray, FloatArray]:
+    """Return Z^T X Z and Z^T diag(X) for a one-hot Z over the vertices with signal."""
+    kept = np.sort(matrix.permutation)
+    Z = one_hot[np.searchsorted(kept, matrix.permutation)]
+    diagonal = np.concatenate([np.diag(block) for block in matrix.blocks])
+    product = matrix.multiply_blocks(Z)
+    return Z.T.astype(np.float64) @ product, diagonal.astype(np.float64) @ Z
+
+
+def _full_sums(
+    correlation: Any, kept: IntArray, one_hot: FloatArray
+) -> tuple[FloatArray, FloatArray]:
+    """Return Z^T C Z and Z^T diag(C), reading C in stripes of rows."""
+    n = correlation.shape[0]
+    Z = np.zeros((n, one_hot.shape[1]), dtype=np.float32)
+    Z[kept] = one_hot
+    sums = np.zeros((Z.shape[1], Z.shape[1]))
+    traces = np.zeros(Z.shape[1])
+    for start in range(0, n, _STRIPE_ROWS):
+        stripe = np.asarray(correlation[start : start + _STRIPE_ROWS], dtype=np.float32)
+        part = Z[start : start + len(stripe)]
+        sums += part.T.astype(np.float64) @ (stripe @ Z)
+        traces += np.diagonal(stripe, start).astype(np.float64) @ part
+    return sums, traces

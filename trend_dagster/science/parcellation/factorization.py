@@ -1,0 +1,868 @@
+"""Regularised non-negative factorisation of a block matrix.
+
+The order is that of the mathematics: the objective and its penalties, the starting values from
+the leading eigenpairs, one sweep of coordinate descent, the solve, the public functions.
+
+Minimised is, for X of shape (n, n) and W of shape (n, k), H of shape (k, n),
+
+    1/2 |X - W H|^2 + l1 (|W|_1 + |H|_1) + l2 / 2 (|W|^2 + |H|^2),
+
+by coordinate descent in the order of scikit-learn, with its penalties and its stop rule. What is
+gained comes from the blocks and from sharing: see docs/method-engine.md.
+"""
+
+from __future__ import annotations
+
+import time
+import warnings
+from collections.abc import Callable, Iterator, Sequence
+from concurrent.futures import Executor, ThreadPoolExecutor
+from dataclasses import dataclass
+from typing import Any, Literal
+
+import numpy as np
+from numpy.typing import NDArray
+from pydantic import BaseModel, Field
+from scipy.linalg import eigh
+from scipy.sparse.linalg import ArpackError, LinearOperator, eigsh
+from sklearn.decomposition import non_negative_factorization
+from sklearn.exceptions import ConvergenceWarning
+from threadpoolctl import threadpool_limits
+
+from trend_dagster.errors import FactorizationError
+from trend_dagster.science._device import DESCRIPTION, Device, torch_device
+from trend_dagster.science.connectivity.thresholding import BlockMatrix, FloatArray, IntArray
+from trend_dagster.science.parcellation._hals import add_grams, half_sweep
+from trend_dagster.science.parcellation._hals_torch import TorchLockstep
+from trend_dagster.science.parcellation.smooth_loadings import Graph, solve_smooth
+
+_NNDSVD_EPS = 1e-6
+_TIE = 1e-6
+_LANCZOS_FROM = 20
+
+
+class FactorizationConfig(BaseModel, frozen=True, extra="forbid"):
+    """How W and H are solved for."""
+
+    solver: Literal["block", "sklearn"] = Field(
+        default="block",
+        description=(
+            "'block' uses the block structure and solves all n_components together; 'sklearn' "
+            "is the tutorial's plain path on the dense matrix, much slower, kept as reference."
+        ),
+    )
+    penalty: Literal["absolute", "scaled"] = Field(
+        default="absolute",
+        description=(
+            "'absolute' takes alpha_W as scikit-learn and the tutorial do: the same number "
+            "empties W on weak correlations and on many labels. 'scaled' multiplies it by the "
+            "size of each matrix, so that one alpha_W means the same for every label file."
+        ),
+    )
+    tol: float = Field(
+        default=1e-4, gt=0, description="Stop when the projected gradient has shrunk to this share."
+    )
+    max_iter: int = Field(default=10000, ge=1, description="Most sweeps before giving up.")
+    smoothness: float = Field(
+        default=0.0,
+        ge=0,
+        description=(
+            "Lambda: how strongly neighbours on the cortex are drawn to equal loadings; needs a "
+            "graph of neighbours. 0, the tutorial's, draws nothing. A strong prior makes its own "
+            "reproducible parcels: judge it against the same on data without networks."
+        ),
+    )
+    smoothness_sigma_mm: float = Field(
+        default=8.0,
+        gt=0,
+        description=(
+            "Who neighbours are, for smoothness: vertices weigh exp(-d^2 / 2 sigma^2) at distance "
+            "d along the cortex, up to 3 sigma. Needs geodesic distances."
+        ),
+    )
+    random_state: int = Field(
+        default=108,
+        ge=0,
+        description="Seed of the randomised SVD of solver='sklearn'; 'block' needs no chance.",
+    )
+    device: Device = Field(
+        default="cpu", description=DESCRIPTION, json_schema_extra={"identity": False}
+    )
+
+
+@dataclass(frozen=True, eq=False)
+class Factorization:
+    """One solved factorisation over all vertices.
+
+    Parameters
+    ----------
+    n_components : int
+        Columns of W.
+    alpha_W, l1_ratio : float
+        The penalty asked for.
+    W : ndarray of shape (n_vertices, n_components)
+        Loadings; rows of vertices without signal are zero.
+    H : ndarray of shape (n_components, n_vertices)
+        The other factor.
+    n_iter : int
+        Sweeps done.
+    objective : float
+        Value of the objective, penalties included.
+    converged : bool
+        Whether the stop rule was met within max_iter.
+    seconds : float
+        Wall time from the start of the solve to the end of this factorisation; where many are
+        solved in lockstep, the time is shared.
+    """
+
+    n_components: int
+    alpha_W: float
+    l1_ratio: float
+    W: FloatArray
+    H: FloatArray
+    n_iter: int
+    objective: float
+    converged: bool
+    seconds: float
+
+
+@dataclass(frozen=True)
+class Problem:
+    """One cell of a grid: what is asked of a factorisation."""
+
+    n_components: int
+    alpha_W: float
+    l1_ratio: float
+
+
+# --- Objective -------------------------------------------------------------------------------
+
+
+def penalties(
+    matrix: BlockMatrix, alpha_W: float, l1_ratio: float, penalty: str = "absolute"
+) -> tuple[float, float]:
+    """Return the weights l1 and l2 of the elastic net.
+
+    Parameters
+    ----------
+    matrix : BlockMatrix
+        The matrix to be factorised.
+    alpha_W, l1_ratio : float
+        As in scikit-learn's NMF, for W and H alike.
+    penalty : {"absolute", "scaled"}
+        'absolute': alpha_W times the number of vertices with signal, as scikit-learn. 'scaled':
+        alpha_W times the mean row sum of the matrix in place of that number, and l1 further times
+        the square root of the typical entry, sum(X^2) / sum(X). Then c X has the solution of X
+        times sqrt(c), and splitting a matrix into more labels does not tighten the penalty.
+
+    Returns
+    -------
+    tuple of float
+        l1 and l2.
+    """
+    size, strength = float(matrix.n_kept), 1.0
+    if penalty == "scaled":
+        total = matrix.sum()
+        size = total / max(matrix.n_kept, 1)
+        strength = matrix.squared_norm() / total if total > 0 else 0.0
+    return alpha_W * l1_ratio * size * strength**0.5, alpha_W * (1 - l1_ratio) * size
+
+
+def objective(matrix: BlockMatrix, W: FloatArray, H: FloatArray, l1: float, l2: float) -> float:
+    """Return 1/2 |X - W H|^2 and the elastic net, in float64.
+
+    Parameters
+    ----------
+    matrix : BlockMatrix
+        X.
+    W : ndarray of shape (n_vertices, n_components)
+        Loadings.
+    H : ndarray of shape (n_components, n_vertices)
+        The other factor.
+    l1, l2 : float
+        From `penalties`.
+
+    Returns
+    -------
+    float
+    """
+    rows = matrix.permutation
+    left = W[rows].astype(np.float64)
+    right = H[:, rows].astype(np.float64)
+    cross = float((matrix.multiply_blocks(W[rows]).astype(np.float64) * right.T).sum())
+    return _objective(matrix.squared_norm(), cross, left.T, right, l1, l2)
+
+
+def _objective(
+    squared_norm: float, cross: float, Wt: FloatArray, H: FloatArray, l1: float, l2: float
+) -> float:
+    # |X - W H|^2 without forming W H, which has V^2 entries.
+    gram_w, gram_h = Wt @ Wt.T, H @ H.T
+    fit = squared_norm - 2 * cross + float((gram_w * gram_h).sum())
+    ridge = float(np.trace(gram_w) + np.trace(gram_h))
+    return 0.5 * fit + l1 * float(Wt.sum() + H.sum()) + 0.5 * l2 * ridge
+
+
+# --- Starting values -------------------------------------------------------------------------
+
+
+@dataclass(frozen=True, eq=False)
+class Eigenpairs:
+    """The leading eigenpairs of a block matrix, each of them living in one block.
+
+    Parameters
+    ----------
+    values : ndarray of shape (n_pairs,)
+        Descending by absolute value; the positive one first among equals, then the block with
+        the smaller first vertex.
+    vectors : tuple of ndarray of shape (n_l,)
+        Of length 1, oriented so that the positive part is the longer one.
+    block : ndarray of shape (n_pairs,)
+        The block of each pair.
+    """
+
+    values: FloatArray
+    vectors: tuple[FloatArray, ...]
+    block: IntArray
+
+
+def leading_eigenpairs(
+    matrix: BlockMatrix, n_pairs: int, pool: Executor | None = None
+) -> Eigenpairs:
+    """Return the eigenpairs of largest absolute value.
+
+    The spectrum of a block diagonal matrix is that of its blocks together, so that each block is
+    decomposed alone: densely, or by Lanczos iterations where a block is large.
+
+    Parameters
+    ----------
+    matrix : BlockMatrix
+        Symmetric.
+    n_pairs : int
+        How many; fewer are returned where the matrix has fewer rows.
+    pool : concurrent.futures.Executor, optional
+        Threads to share blocks among.
+
+    Returns
+    -------
+    Eigenpairs
+    """
+    run = map if pool is None else pool.map
+    found = list(run(lambda block: _block_eigenpairs(block, n_pairs), matrix.blocks))
+    first_vertex = [int(members[0]) for members in matrix.members()]
+    candidates = [
+        (float(value), b, vectors[:, j])
+        for b, (values, vectors) in enumerate(found)
+        for j, value in enumerate(values)
+    ]
+    candidates.sort(key=lambda c: -abs(c[0]))
+    chosen = _settle_ties(candidates, first_vertex)[:n_pairs]
+    return Eigenpairs(
+        values=np.array([value for value, _, _ in chosen]),
+        vectors=tuple(_orient(vector) for _, _, vector in chosen),
+        block=np.array([b for _, b, _ in chosen], dtype=np.int64),
+    )
+
+
+def _block_eigenpairs(block: FloatArray, n_pairs: int) -> tuple[FloatArray, FloatArray]:
+    if len(block) <= max(_LANCZOS_FROM * n_pairs, 2):
+        values, vectors = eigh(block, check_finite=False)
+    else:
+        values, vectors = _lanczos(block, n_pairs)
+    order = np.argsort(-np.abs(values), kind="stable")[:n_pairs]
+    return values[order], vectors[:, order]
+
+
+def _lanczos(block: FloatArray, n_pairs: int) -> tuple[FloatArray, FloatArray]:
+    # A fixed start makes the result reproducible.
+    start = np.random.default_rng(0).random(len(block)).astype(block.dtype)
+    operator = LinearOperator(block.shape, matvec=lambda v: block @ v, dtype=block.dtype)
+    try:
+        values, vectors = eigsh(operator, k=n_pairs, which="LM", v0=start)
+    except ArpackError:
+        # A label of zeros, or more equal eigenvalues than the iteration can tell apart.
+        values, vectors = eigh(block, check_finite=False)
+    return values, vectors
+
+
+def _settle_ties(
+    candidates: list[tuple[float, int, FloatArray]], first_vertex: Sequence[int]
+) -> list[tuple[float, int, FloatArray]]:
+    """Order equal absolute values by sign, then by the first vertex of their block."""
+    limit = _TIE * abs(candidates[0][0]) if candidates else 0.0
+    settled: list[tuple[float, int, FloatArray]] = []
+    group: list[tuple[float, int, FloatArray]] = []
+    for candidate in candidates:
+        if group and abs(group[-1][0]) - abs(candidate[0]) > limit:
+            settled += sorted(group, key=lambda c: (c[0] < 0, first_vertex[c[1]]))
+            group = []
+        group.append(candidate)
+    return settled + sorted(group, key=lambda c: (c[0] < 0, first_vertex[c[1]]))
+
+
+def _orient(vector: FloatArray) -> FloatArray:
+    """Let the longer of the two one-signed parts be positive; the largest entry if equal."""
+    positive = float(np.square(np.maximum(vector, 0), dtype=np.float64).sum())
+    negative = float(np.square(np.minimum(vector, 0), dtype=np.float64).sum())
+    if abs(positive - negative) <= _TIE * (positive + negative):
+        return vector if vector[np.argmax(np.abs(vector))] >= 0 else -vector
+    return vector if positive > negative else -vector
+
+
+def nndsvda(
+    matrix: BlockMatrix, eigenpairs: Eigenpairs, n_components: int
+) -> tuple[FloatArray, FloatArray]:
+    """Return the NNDSVDa starting values, in block order.
+
+    Parameters
+    ----------
+    matrix : BlockMatrix
+        X.
+    eigenpairs : Eigenpairs
+        At least n_components of them, or all that the matrix has.
+    n_components : int
+        Components wanted.
+
+    Returns
+    -------
+    tuple of ndarray of shape (n_components, n_kept)
+        W transposed, and H. The start of fewer components is the beginning of these rows.
+
+    Notes
+    -----
+    Boutsidis and Gallopoulos, doi:10.1016/j.patcog.2007.09.010. For a symmetric matrix the left
+    and right singular vectors are u and sign(lambda) u. With u oriented so that its positive
+    part p is longer than its negative part m, W takes p; H takes p where the eigenvalue is
+    positive and m where it is negative (where the paper's choice is a tie).
+    """
+    Wt = np.zeros((n_components, matrix.n_kept), dtype=matrix.dtype)
+    H = np.zeros_like(Wt)
+    rows = list(matrix.slices())
+    for j, (value, u) in enumerate(zip(eigenpairs.values, eigenpairs.vectors, strict=True)):
+        if j == n_components:
+            break
+        # The leading pair of a non-negative matrix is of one sign.
+        left = np.abs(u) if j == 0 else np.maximum(u, 0)
+        right = left if j == 0 or value > 0 else np.maximum(-u, 0)
+        lengths = float(np.linalg.norm(left)), float(np.linalg.norm(right))
+        if min(lengths) == 0:
+            continue
+        scale = np.sqrt(abs(float(value)) * lengths[0] * lengths[1])
+        Wt[j, rows[eigenpairs.block[j]]] = scale / lengths[0] * left
+        H[j, rows[eigenpairs.block[j]]] = scale / lengths[1] * right
+    mean = matrix.mean()
+    for start in (Wt, H):
+        start[start < _NNDSVD_EPS] = mean
+    return Wt, H
+
+
+# --- One sweep -------------------------------------------------------------------------------
+
+
+@dataclass(eq=False)
+class _Block:
+    """The living rows of W and H of all factorisations within one block of X."""
+
+    X: FloatArray
+    W: FloatArray  # (n_rows, n_l)
+    H: FloatArray  # (n_rows, n_l)
+    cell: IntArray  # (n_rows,) the factorisation of each row, ascending
+    component: IntArray  # (n_rows,) its component there
+
+    def __post_init__(self) -> None:
+        self.cells, first = np.unique(self.cell, return_index=True)
+        self.starts = np.append(first, len(self.cell))
+
+    def keep(self, rows: NDArray[np.bool_]) -> _Block:
+        return _Block(self.X, self.W[rows], self.H[rows], self.cell[rows], self.component[rows])
+
+
+@dataclass(eq=False)
+class _Tile:
+    """A range of vertices of one block, the unit of work of one thread."""
+
+    block: int
+    begin: int
+    end: int
+
+
+class _Lockstep:
+    """Many factorisations of one block matrix, advanced together sweep by sweep.
+
+    A product with X costs the same whether its columns belong to one factorisation or to many,
+    and wide ones run at the full speed of the machine. A component whose rows of W and H are
+    zero all over a block stays so (its gradient there is not negative), and is left out of that
+    block from then on: nothing that happens differs from the full computation.
+    """
+
+    def __init__(
+        self,
+        matrix: BlockMatrix,
+        starts: Sequence[tuple[FloatArray, FloatArray]],
+        penalty: Sequence[tuple[float, float]],
+        pool: Executor | None,
+        n_threads: int,
+    ) -> None:
+        self.matrix = matrix
+        self.pool = pool
+        dtype = matrix.dtype
+        self.l1 = np.array([l1 for l1, _ in penalty], dtype=dtype)
+        self.l2 = np.array([l2 for _, l2 in penalty], dtype=dtype)
+        sizes = [len(Wt) for Wt, _ in starts]
+        self.k_max = max(sizes)
+        cell = np.repeat(np.arange(len(sizes)), sizes)
+        component = np.concatenate([np.arange(size) for size in sizes])
+        self.sizes = sizes
+        self.blocks = []
+        for X, rows in zip(matrix.blocks, matrix.slices(), strict=True):
+            W = np.concatenate([Wt[:, rows] for Wt, _ in starts])
+            H = np.concatenate([Ht[:, rows] for _, Ht in starts])
+            self.blocks.append(_Block(X, W, H, cell, component))
+        self.shares = _share_tiles(matrix.block_sizes, n_threads)
+        self.gram_H = self._initial_grams()
+
+    def _initial_grams(self) -> FloatArray:
+        grams = np.zeros((len(self.sizes), self.k_max, self.k_max))
+        for block in self.blocks:
+            for c, first, last in zip(
+                block.cells, block.starts[:-1], block.starts[1:], strict=True
+            ):
+                H = block.H[first:last].astype(np.float64)
+                grams[c, : last - first, : last - first] += H @ H.T
+        return grams.astype(self.matrix.dtype)
+
+    def sweep(self) -> FloatArray:
+        """Update W, then H; return the violation of each factorisation."""
+        gram_W, violation_W, alive_W = self._half(self.gram_H, update_W=True)
+        self.gram_H, violation_H, alive_H = self._half(gram_W, update_W=False)
+        self._drop([w | h for w, h in zip(alive_W, alive_H, strict=True)])
+        return violation_W + violation_H
+
+    def _half(
+        self, other_gram: FloatArray, *, update_W: bool
+    ) -> tuple[FloatArray, FloatArray, list[NDArray[np.bool_]]]:
+        def work(tiles: list[_Tile]) -> list[Any]:
+            return [self._update(tile, other_gram, update_W=update_W) for tile in tiles]
+
+        run = map if self.pool is None else self.pool.map
+        parts = [part for share in run(work, self.shares) for part in share]
+        grams = np.zeros(other_gram.shape)
+        violation = np.zeros(len(self.sizes))
+        alive = [np.zeros(len(block.W), dtype=bool) for block in self.blocks]
+        # Always added in the order of the tiles: the result does not depend on the threads.
+        for tile, gram, part_violation, part_alive in parts:
+            block = self.blocks[tile.block]
+            add_grams(grams, gram, block.component, block.cells, block.starts)
+            violation += part_violation
+            alive[tile.block] |= part_alive
+        return grams.astype(other_gram.dtype), violation, alive
+
+    def _update(
+        self, tile: _Tile, other_gram: FloatArray, *, update_W: bool
+    ) -> tuple[_Tile, FloatArray, FloatArray, NDArray[np.bool_]]:
+        block = self.blocks[tile.block]
+        factor, other = (block.W, block.H) if update_W else (block.H, block.W)
+        product = other @ block.X[:, tile.begin : tile.end]
+        counts = np.diff(block.starts)
+        gram = np.zeros(int((counts**2).sum()), dtype=factor.dtype)
+        violation = np.zeros(len(self.sizes))
+        alive = np.zeros(len(factor), dtype=np.bool_)
+        half_sweep(
+            factor, product, other_gram, block.component, block.cells, block.starts,
+            self.l1, self.l2, tile.begin, tile.end, gram, violation, alive,
+        )  # fmt: skip
+        return tile, gram, violation, alive
+
+    def _drop(self, alive: Sequence[NDArray[np.bool_]]) -> None:
+        """Leave out rows that can never move again."""
+        for b, rows in enumerate(alive):
+            # Copying what stays costs time, too: wait until a tenth is dead.
+            if np.count_nonzero(rows) < 0.9 * len(rows):
+                self.blocks[b] = self.blocks[b].keep(rows)
+
+    def take(self, cell: int) -> tuple[FloatArray, FloatArray]:
+        """Return W transposed and H of one factorisation, in block order, and let go of it."""
+        Wt = np.zeros((self.sizes[cell], self.matrix.n_kept), dtype=self.matrix.dtype)
+        H = np.zeros_like(Wt)
+        for b, vertices in enumerate(self.matrix.slices()):
+            block = self.blocks[b]
+            mine = block.cell == cell
+            Wt[block.component[mine], vertices] = block.W[mine]
+            H[block.component[mine], vertices] = block.H[mine]
+            self.blocks[b] = block.keep(~mine)
+        return Wt, H
+
+
+def _share_tiles(block_sizes: IntArray, n_threads: int, width: int = 512) -> list[list[_Tile]]:
+    """Cut blocks into tiles and deal them to threads so that each has as much work."""
+    tiles = [
+        (size * (min(begin + width, size) - begin), _Tile(b, begin, min(begin + width, size)))
+        for b, size in enumerate(block_sizes.tolist())
+        for begin in range(0, size, width)
+    ]
+    shares: list[list[_Tile]] = [[] for _ in range(n_threads)]
+    load = [0] * n_threads
+    for cost, tile in sorted(tiles, key=lambda t: -t[0]):
+        lightest = load.index(min(load))
+        shares[lightest].append(tile)
+        load[lightest] += cost
+    return [share for share in shares if share]
+
+
+# --- The solve -------------------------------------------------------------------------------
+
+
+def _solve_block(
+    matrix: BlockMatrix,
+    problems: Sequence[Problem],
+    starts: Sequence[tuple[FloatArray, FloatArray]],
+    config: FactorizationConfig,
+    pool: Executor | None,
+    n_threads: int,
+) -> Iterator[tuple[int, FloatArray, FloatArray, int, bool]]:
+    """Yield index, W transposed, H, sweeps and convergence of each problem as it finishes."""
+    weights = [penalties(matrix, p.alpha_W, p.l1_ratio, config.penalty) for p in problems]
+    state: _Lockstep | TorchLockstep
+    if config.device == "cpu":
+        state = _Lockstep(matrix, starts, weights, pool, n_threads)
+    else:
+        state = TorchLockstep(matrix, starts, weights, config.device)
+    running = list(range(len(problems)))
+    initial: FloatArray = np.zeros(len(problems))
+    for n_iter in range(1, config.max_iter + 1):
+        violation = state.sweep()
+        if n_iter == 1:
+            initial = violation
+        finished = [c for c in running if violation[c] <= config.tol * initial[c]]
+        for cell in finished:
+            yield cell, *state.take(cell), n_iter, True
+        running = [c for c in running if c not in finished]
+        if not running:
+            return
+    for cell in running:
+        yield cell, *state.take(cell), config.max_iter, False
+
+
+def _solve_graph(
+    matrix: BlockMatrix,
+    problems: Sequence[Problem],
+    starts: Sequence[tuple[FloatArray, FloatArray]],
+    config: FactorizationConfig,
+    graph: Graph,
+    pool: Executor | None,
+) -> Iterator[tuple[int, FloatArray, FloatArray, int, bool]]:
+    """Solve each problem with smooth loadings; a graph joins blocks, so there is no lockstep."""
+
+    def solve(index: int) -> tuple[int, FloatArray, FloatArray, int, bool]:
+        p = problems[index]
+        l1, l2 = penalties(matrix, p.alpha_W, p.l1_ratio, config.penalty)
+        found = solve_smooth(matrix, starts[index], graph, l1, l2, config.tol, config.max_iter)
+        return index, *found
+
+    run = map if pool is None else pool.map
+    yield from run(solve, range(len(problems)))
+
+
+def _solve_sklearn(
+    matrix: BlockMatrix,
+    problem: Problem,
+    start: tuple[FloatArray, FloatArray] | None,
+    config: FactorizationConfig,
+) -> tuple[FloatArray, FloatArray, int, bool]:
+    """Solve with scikit-learn on the dense matrix; vertices ascending."""
+    l1, l2 = penalties(matrix, problem.alpha_W, problem.l1_ratio, config.penalty)
+    total = l1 + l2
+    with warnings.catch_warnings(record=True) as caught:
+        warnings.simplefilter("always", ConvergenceWarning)
+        W, H, n_iter = non_negative_factorization(
+            matrix.to_dense_kept(),
+            W=None if start is None else start[0],
+            H=None if start is None else start[1],
+            n_components=problem.n_components,
+            init="nndsvda" if start is None else "custom",
+            solver="cd",
+            alpha_W=total / matrix.n_kept,
+            l1_ratio=l1 / total if total else 0.0,
+            tol=config.tol,
+            max_iter=config.max_iter,
+            random_state=config.random_state,
+        )
+    return W, H, int(n_iter), not any(w.category is ConvergenceWarning for w in caught)
+
+
+# --- Public ----------------------------------------------------------------------------------
+
+
+def factorize(
+    matrix: BlockMatrix,
+    n_components: int,
+    alpha_W: float,
+    l1_ratio: float,
+    config: FactorizationConfig | None = None,
+    *,
+    W0: FloatArray | None = None,
+    H0: FloatArray | None = None,
+    eigenpairs: Eigenpairs | None = None,
+    graph: Any = None,
+    n_threads: int = 1,
+) -> Factorization:
+    """Factorise one block matrix.
+
+    Parameters
+    ----------
+    matrix : BlockMatrix
+        Non-negative and symmetric.
+    n_components : int
+        Columns of W.
+    alpha_W, l1_ratio : float
+        Elastic net of W and H, as in scikit-learn's NMF.
+    config : FactorizationConfig, optional
+        Solver and stop rule.
+    W0 : ndarray of shape (n_vertices, n_components), optional
+        Starting values, with H0; NNDSVDa if not given.
+    H0 : ndarray of shape (n_components, n_vertices), optional
+        Starting values, with W0.
+    eigenpairs : Eigenpairs, optional
+        From `leading_eigenpairs`, if they are known already.
+    graph : sparse array of shape (n_vertices, n_vertices), optional
+        Weights of neighbouring vertices, for smoothness > 0.
+    n_threads : int
+        Threads in use.
+
+    Returns
+    -------
+    Factorization
+
+    Raises
+    ------
+    FactorizationError
+        As for `factorize_many`.
+    """
+    start = None if W0 is None or H0 is None else [(W0, H0)]
+    problems = [Problem(n_components, alpha_W, l1_ratio)]
+    found = factorize_many(
+        matrix,
+        problems,
+        config,
+        starts=start,
+        eigenpairs=eigenpairs,
+        graph=graph,
+        n_threads=n_threads,
+    )
+    return next(iter(found))[1]
+
+
+def factorize_many(
+    matrix: BlockMatrix,
+    problems: Sequence[Problem],
+    config: FactorizationConfig | None = None,
+    *,
+    starts: Sequence[tuple[FloatArray, FloatArray]] | None = None,
+    eigenpairs: Eigenpairs | None = None,
+    graph: Any = None,
+    n_threads: int = 1,
+    pool: Executor | None = None,
+) -> Iterator[tuple[int, Factorization]]:
+    """Factorise one block matrix in many ways at once.
+
+    Parameters
+    ----------
+    matrix : BlockMatrix
+        Non-negative and symmetric.
+    problems : sequence of Problem
+        Numbers of components and penalties.
+    config : FactorizationConfig, optional
+        Solver and stop rule.
+    starts : sequence of tuple of ndarray, optional
+        W0 and H0 of each problem, over all vertices; NNDSVDa if not given.
+    eigenpairs : Eigenpairs, optional
+        From `leading_eigenpairs`, if they are known already.
+    graph : sparse array of shape (n_vertices, n_vertices), optional
+        Weights of neighbouring vertices, for smoothness > 0.
+    n_threads : int
+        Threads in use.
+    pool : concurrent.futures.Executor, optional
+        Threads to use in place of own ones.
+
+    Yields
+    ------
+    tuple of int and Factorization
+        Index of the problem and its solution, in the order in which they converge.
+
+    Raises
+    ------
+    FactorizationError
+        If there are more components than vertices with signal, the matrix has negative entries,
+        a start does not fit, smoothness is asked for without a graph or of solver='sklearn', or
+        the device does not exist or does not know the solver.
+    """
+    config = config or FactorizationConfig()
+    _check_problems(matrix, problems, starts)
+    _check_smoothness(config)
+    _check_device(config)
+    smooth = Graph.of(graph, matrix, config.smoothness) if config.smoothness > 0 else None
+    if config.solver == "sklearn":
+        with threadpool_limits(n_threads):
+            yield from _many_sklearn(matrix, problems, config, starts)
+        return
+    with threadpool_limits(1):
+        own = ThreadPoolExecutor(n_threads) if pool is None and n_threads > 1 else None
+        try:
+            yield from _many_block(
+                matrix, problems, config, starts, eigenpairs, smooth, pool or own, n_threads
+            )
+        finally:
+            if own is not None:
+                own.shutdown()
+
+
+def _many_block(
+    matrix: BlockMatrix,
+    problems: Sequence[Problem],
+    config: FactorizationConfig,
+    starts: Sequence[tuple[FloatArray, FloatArray]] | None,
+    eigenpairs: Eigenpairs | None,
+    graph: Graph | None,
+    pool: Executor | None,
+    n_threads: int,
+) -> Iterator[tuple[int, Factorization]]:
+    began = time.perf_counter()
+    rows = matrix.permutation
+    if starts is None:
+        k_max = max(p.n_components for p in problems)
+        pairs = eigenpairs or leading_eigenpairs(matrix, k_max, pool)
+        Wt, H = nndsvda(matrix, pairs, k_max)
+        inner = [(Wt[: p.n_components], H[: p.n_components]) for p in problems]
+    else:
+        dtype = matrix.dtype
+        inner = [(W0[rows].T.astype(dtype), H0[:, rows].astype(dtype)) for W0, H0 in starts]
+    finish = _finisher(matrix, config, graph)
+    if graph is None:
+        solved = _solve_block(matrix, problems, inner, config, pool, n_threads)
+    else:
+        solved = _solve_graph(matrix, problems, inner, config, graph, pool)
+    for index, Wt, H, n_iter, converged in solved:
+        seconds = time.perf_counter() - began
+        yield index, finish(problems[index], rows, Wt.T, H, n_iter, converged, seconds)
+
+
+def _many_sklearn(
+    matrix: BlockMatrix,
+    problems: Sequence[Problem],
+    config: FactorizationConfig,
+    starts: Sequence[tuple[FloatArray, FloatArray]] | None,
+) -> Iterator[tuple[int, Factorization]]:
+    kept = np.sort(matrix.permutation)
+    finish = _finisher(matrix, config)
+    for index, problem in enumerate(problems):
+        began = time.perf_counter()
+        start = None
+        if starts is not None:
+            W0, H0 = (factor.astype(matrix.dtype) for factor in starts[index])
+            start = np.ascontiguousarray(W0[kept]), np.ascontiguousarray(H0[:, kept])
+        W, H, n_iter, converged = _solve_sklearn(matrix, problem, start, config)
+        seconds = time.perf_counter() - began
+        yield index, finish(problem, kept, W, H, n_iter, converged, seconds)
+
+
+def _finisher(
+    matrix: BlockMatrix, config: FactorizationConfig, graph: Graph | None = None
+) -> Callable[..., Factorization]:
+    """Return what turns factors over the vertices with signal into a Factorization."""
+
+    def finish(
+        problem: Problem,
+        rows: IntArray,
+        W: FloatArray,
+        H: FloatArray,
+        n_iter: int,
+        converged: bool,
+        seconds: float,
+    ) -> Factorization:
+        k = problem.n_components
+        full_W = np.zeros((matrix.n_vertices, k), dtype=W.dtype)
+        full_H = np.zeros((k, matrix.n_vertices), dtype=H.dtype)
+        full_W[rows], full_H[:, rows] = W, H
+        l1, l2 = penalties(matrix, problem.alpha_W, problem.l1_ratio, config.penalty)
+        value = objective(matrix, full_W, full_H, l1, l2)
+        value += graph.energy(W.T) if graph is not None else 0.0
+        return Factorization(
+            k, problem.alpha_W, problem.l1_ratio, full_W, full_H, n_iter, value, converged, seconds
+        )
+
+    return finish
+
+
+def too_many_components(n_kept: int, n_components: int) -> FactorizationError | None:
+    """Say why a matrix cannot be factorised into so many components; None if it can.
+
+    Parameters
+    ----------
+    n_kept : int
+        Vertices with signal.
+    n_components : int
+        Components wanted.
+
+    Returns
+    -------
+    FactorizationError or None
+    """
+    if 0 < n_components <= n_kept:
+        return None
+    return FactorizationError(
+        "n_components",
+        expected=f"between 1 and the {n_kept} vertices with signal",
+        found=f"{n_components}",
+        remedy="Ask for fewer components, or check the mask of vertices with signal.",
+    )
+
+
+def _check_smoothness(config: FactorizationConfig) -> None:
+    if config.smoothness > 0 and config.solver == "sklearn":
+        raise FactorizationError(
+            "smoothness",
+            expected="0 with solver='sklearn', which knows no such term",
+            found=f"{config.smoothness}",
+            remedy="Use solver='block'.",
+        )
+
+
+def _check_device(config: FactorizationConfig) -> None:
+    if config.device == "cpu":
+        return
+    if config.smoothness > 0 or config.solver == "sklearn":
+        raise FactorizationError(
+            "device",
+            expected="'cpu' for solver='sklearn' and for smoothness > 0",
+            found=f"'{config.device}'",
+            remedy="Set device to 'cpu'.",
+        )
+    torch_device(config.device, FactorizationError)
+
+
+def _check_problems(
+    matrix: BlockMatrix,
+    problems: Sequence[Problem],
+    starts: Sequence[tuple[FloatArray, FloatArray]] | None,
+) -> None:
+    error = too_many_components(matrix.n_kept, max((p.n_components for p in problems), default=0))
+    if error is not None:
+        raise error
+    lowest = min(float(block.min()) for block in matrix.blocks)
+    if not lowest >= 0:
+        raise FactorizationError(
+            "block matrix",
+            expected="numbers that are not negative",
+            found=f"{lowest:.3g}",
+            remedy="Make it with threshold_by_label, which applies ThresholdConfig.negatives.",
+        )
+    n = matrix.n_vertices
+    for problem, (W0, H0) in zip(problems, starts or [], strict=False):
+        shapes = (n, problem.n_components), (problem.n_components, n)
+        if (W0.shape, H0.shape) != shapes:
+            raise FactorizationError(
+                "starting values",
+                expected=f"W0 and H0 of shapes {shapes[0]} and {shapes[1]}",
+                found=f"{W0.shape} and {H0.shape}",
+                remedy="Give both over all vertices, those without signal included.",
+            )

@@ -1,0 +1,132 @@
+"""Sweeps of many spatial encodings side by side, within the cores and the memory there are."""
+
+from __future__ import annotations
+
+import multiprocessing
+from collections.abc import Callable, Iterator, Sequence
+from concurrent.futures import ProcessPoolExecutor, as_completed
+from typing import TypeVar
+
+from trend_dagster.errors import FactorizationError
+from trend_dagster.science.connectivity.thresholding import IntArray
+from trend_dagster.science.cores import limit_cores
+from trend_dagster.science.parcellation.sweep import SweepGrid
+
+T = TypeVar("T")
+
+_MIB = 2**20
+# Python, numpy, scipy, scikit-learn and compiled code, before any data.
+_IMPORTS = 320 * _MIB
+_TILE_ROWS = 512
+
+
+def worker_memory(block_sizes: IntArray, grid: SweepGrid, n_threads: int) -> int:
+    """Return the most memory that a worker needs for one encoding, in bytes.
+
+    Parameters
+    ----------
+    block_sizes : ndarray of shape (n_blocks,)
+        Vertices per block.
+    grid : SweepGrid
+        What is solved.
+    n_threads : int
+        Threads of the worker.
+
+    Returns
+    -------
+    int
+        Imports, the matrix, its eigendecomposition, factors of the whole grid while they are
+        solved and once they are results, tiles of products, and sums of distances.
+    """
+    n, largest = int(block_sizes.sum()), int(block_sizes.max(initial=1))
+    rows = sum(problem.n_components for problem in grid.problems())
+    matrix = 4 * int((block_sizes**2).sum())
+    # LAPACK's eigenvectors and workspace beside the block.
+    eigen = n_threads * 4 * 4 * largest**2
+    factors = 2 * 2 * 4 * rows * n
+    tiles = n_threads * 4 * rows * (_TILE_ROWS + largest)
+    groups = 1
+    for n_clusters in grid.n_clusters:
+        groups = min(groups * n_clusters, n)
+    distances = n_threads * 2 * 8 * n * groups
+    return _IMPORTS + matrix + eigen + factors + tiles + distances
+
+
+def count_workers(
+    needs: Callable[[int], Sequence[int]], n_tasks: int, n_cores: int, memory_gib: float
+) -> int:
+    """Return how many workers fit the cores and, the largest tasks at once, the memory.
+
+    Parameters
+    ----------
+    needs : callable
+        Takes the threads of a worker, returns the bytes that each task needs with so many.
+    n_tasks : int
+        How many tasks there are.
+    n_cores : int
+        Cores for all workers together.
+    memory_gib : float
+        Memory for all workers together.
+
+    Returns
+    -------
+    int
+
+    Raises
+    ------
+    FactorizationError
+        If not even one worker fits the memory.
+    """
+    sizes: list[int] = [0]
+    for n_workers in range(max(min(n_cores, n_tasks), 1), 0, -1):
+        sizes = sorted(needs(n_cores // n_workers))
+        if sum(sizes[-n_workers:]) <= memory_gib * 2**30:
+            return n_workers
+    raise FactorizationError(
+        "compute.memory_gib",
+        expected=f"at least {sizes[-1] / 2**30:.2g} GiB for one worker",
+        found=f"{memory_gib} GiB",
+        remedy="Give more memory, try fewer n_components and n_clusters at once, or set "
+        "compute.workers to 1.",
+    )
+
+
+def side_by_side(
+    tasks: Sequence[Callable[[], T]], n_workers: int, n_cores: int
+) -> Iterator[tuple[int, T]]:
+    """Run tasks in processes of their own, each with its share of the cores.
+
+    Parameters
+    ----------
+    tasks : sequence of callable
+        Each must survive a journey to another process, and so must what it returns.
+    n_workers : int
+        Processes at a time.
+    n_cores : int
+        Cores for all of them together.
+
+    Yields
+    ------
+    tuple of int and object
+        Number of the task and what it returned, as soon as it is finished.
+
+    Raises
+    ------
+    Exception
+        What a task raised. Tasks that are running then are ended, for nobody waits for them.
+    """
+    context = multiprocessing.get_context("spawn")
+    before = set(multiprocessing.active_children())
+    pool = ProcessPoolExecutor(
+        n_workers, mp_context=context, initializer=limit_cores, initargs=(n_cores // n_workers,)
+    )
+    try:
+        running = {pool.submit(task): number for number, task in enumerate(tasks)}
+        for future in as_completed(running):
+            yield running[future], future.result()
+    except BaseException:
+        for process in set(multiprocessing.active_children()) - before:
+            process.terminate()
+        raise
+    finally:
+        pool.shutdown(cancel_futures=True)

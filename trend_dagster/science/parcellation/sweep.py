@@ -1,0 +1,214 @@
+"""The grid of factorisations and clusterings of one spatial encoding."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterator, Sequence
+from concurrent.futures import Future, ThreadPoolExecutor
+from dataclasses import dataclass
+from itertools import product
+from typing import Annotated, Any
+
+import numpy as np
+from pydantic import BaseModel, Field, field_validator
+from threadpoolctl import threadpool_limits
+
+from trend_dagster.errors import FactorizationError
+from trend_dagster.science.connectivity.thresholding import BlockMatrix, FloatArray, IntArray
+from trend_dagster.science.cores import usable_cores
+from trend_dagster.science.parcellation.clustering import Clustering, ClusteringConfig, cluster
+from trend_dagster.science.parcellation.factorization import (
+    Factorization,
+    FactorizationConfig,
+    Problem,
+    factorize_many,
+)
+
+
+class SweepGrid(BaseModel, frozen=True, extra="forbid"):
+    """The settings that are tried in all combinations."""
+
+    n_components: tuple[Annotated[int, Field(ge=1)], ...] = Field(
+        default=(40,),
+        min_length=1,
+        description="Components of W and H; more than clusters, so that no small network is lost.",
+    )
+    alpha_W: tuple[Annotated[float, Field(ge=0)], ...] = Field(
+        default=(0.0,), min_length=1, description="Strength of the penalty on W and H; 0: none."
+    )
+    l1_ratio: tuple[Annotated[float, Field(ge=0, le=1)], ...] = Field(
+        default=(0.4,),
+        min_length=1,
+        description="Share of the penalty that asks for sparsity; the rest asks for small values.",
+    )
+    n_clusters: tuple[Annotated[int, Field(ge=2)], ...] = Field(
+        default=(14, 38),
+        min_length=1,
+        description="Clusters of vertices; the tutorial's 7 and 19 networks per hemisphere.",
+    )
+
+    @field_validator("*")
+    @classmethod
+    def _no_value_twice(cls, values: tuple[float, ...]) -> tuple[float, ...]:
+        if len(set(values)) < len(values):
+            raise ValueError(f"a list without repeated values, not {list(values)}")
+        return values
+
+    def problems(self) -> list[Problem]:
+        """Return the factorisations to solve; clusterings share them."""
+        return [Problem(*p) for p in product(self.n_components, self.alpha_W, self.l1_ratio)]
+
+
+@dataclass(frozen=True, eq=False)
+class SweepCell:
+    """One factorisation of the grid, its health, and all of its clusterings.
+
+    Parameters
+    ----------
+    n_components, alpha_W, l1_ratio
+        Where in the grid.
+    W : ndarray of float32 of shape (n_vertices, n_components)
+        Loadings; rows without signal are zero.
+    H : ndarray of float32 of shape (n_components, n_vertices)
+        The other factor.
+    n_iter : int
+        Sweeps of coordinate descent.
+    converged : bool
+        Whether the stop rule was met.
+    objective : float
+        Value of the objective, penalties included.
+    zero_row_share : float
+        Share of the vertices with signal that load on nothing. Near 1, W has collapsed.
+    dead_components : int
+        Components that are zero everywhere in W or in H.
+    distinct_rows : int
+        Distinct rows of W among vertices with signal.
+    seconds : float
+        From the start of the solve to this solution; lockstep solves share the time.
+    clusterings : tuple of Clustering
+        One for each number of clusters.
+    """
+
+    n_components: int
+    alpha_W: float
+    l1_ratio: float
+    W: FloatArray
+    H: FloatArray
+    n_iter: int
+    converged: bool
+    objective: float
+    zero_row_share: float
+    dead_components: int
+    distinct_rows: int
+    seconds: float
+    clusterings: tuple[Clustering, ...]
+
+
+def sweep(
+    matrix: BlockMatrix,
+    grid: SweepGrid | None = None,
+    factorization: FactorizationConfig | None = None,
+    clustering: ClusteringConfig | None = None,
+    *,
+    full_correlation: Any = None,
+    graph: Any = None,
+    find: Callable[[FloatArray, FloatArray, int], IntArray] | None = None,
+    n_threads: int | None = None,
+) -> Iterator[SweepCell]:
+    """Solve the whole grid for one spatial encoding, yielding cells as they finish.
+
+    Parameters
+    ----------
+    matrix : BlockMatrix
+        The thresholded correlation.
+    grid : SweepGrid, optional
+        The grid; the tutorial's by default.
+    factorization : FactorizationConfig, optional
+        Solver and stop rule.
+    clustering : ClusteringConfig, optional
+        Seed and row scaling.
+    full_correlation : array of shape (n_vertices, n_vertices), optional
+        The correlation before thresholding, for connectivity that does not see the labels.
+    graph : sparse array of shape (n_vertices, n_vertices), optional
+        Weights of neighbouring vertices, for `FactorizationConfig.smoothness` > 0.
+    find : callable, optional
+        Takes W, H and a number of clusters and returns the cluster of each vertex, in place of
+        KMeans on the rows of W: see `trend_dagster.science.parcellation.networks.find_networks`.
+    n_threads : int, optional
+        Threads in use; all cores of this process by default.
+
+    Yields
+    ------
+    SweepCell
+        In the order in which factorisations converge. A collapsed cell is yielded like any
+        other and says so in zero_row_share, dead_components and distinct_rows.
+
+    Raises
+    ------
+    FactorizationError
+        If there are more components or clusters than vertices with signal.
+    """
+    grid = grid or SweepGrid()
+    if (most := max(grid.n_clusters)) > matrix.n_kept:
+        raise FactorizationError(
+            "sweep.n_clusters",
+            expected=f"at most the {matrix.n_kept} vertices with signal",
+            found=str(most),
+            remedy="Ask for fewer clusters.",
+        )
+    n_threads = n_threads or usable_cores()
+    with threadpool_limits(1), _pool(n_threads) as pool:
+        waiting: list[tuple[Factorization, Future[tuple[Clustering, ...]]]] = []
+        for _, found in factorize_many(
+            matrix, grid.problems(), factorization, graph=graph, n_threads=n_threads, pool=pool
+        ):
+            future = pool.submit(
+                _cluster, matrix, found, grid.n_clusters, clustering, full_correlation, find
+            )
+            waiting.append((found, future))
+            while waiting and waiting[0][1].done():
+                yield _cell(matrix, *waiting.pop(0))
+        for found, future in waiting:
+            yield _cell(matrix, found, future)
+
+
+def _cluster(
+    matrix: BlockMatrix,
+    found: Factorization,
+    n_clusters: Sequence[int],
+    config: ClusteringConfig | None,
+    full_correlation: Any,
+    find: Callable[[FloatArray, FloatArray, int], IntArray] | None,
+) -> tuple[Clustering, ...]:
+    labelings = None if find is None else [find(found.W, found.H, n) for n in n_clusters]
+    return cluster(
+        matrix, found.W, n_clusters, config, full_correlation=full_correlation, labelings=labelings
+    )
+
+
+def _pool(n_threads: int) -> ThreadPoolExecutor:
+    """Return one pool for all work; each thread computes alone, so cores are not oversubscribed."""
+    # OpenMP keeps its number of threads per thread, so that each has to be told.
+    return ThreadPoolExecutor(n_threads, initializer=threadpool_limits, initargs=(1,))
+
+
+def _cell(
+    matrix: BlockMatrix, found: Factorization, future: Future[tuple[Clustering, ...]]
+) -> SweepCell:
+    clusterings = future.result()
+    W = found.W[matrix.permutation]
+    dead = ~(found.W.any(axis=0) & found.H.any(axis=1))
+    return SweepCell(
+        n_components=found.n_components,
+        alpha_W=found.alpha_W,
+        l1_ratio=found.l1_ratio,
+        W=found.W,
+        H=found.H,
+        n_iter=found.n_iter,
+        converged=found.converged,
+        objective=found.objective,
+        zero_row_share=float(np.mean(~W.any(axis=1))),
+        dead_components=int(np.count_nonzero(dead)),
+        distinct_rows=clusterings[0].distinct_rows,
+        seconds=found.seconds,
+        clusterings=clusterings,
+    )
