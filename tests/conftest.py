@@ -13,7 +13,8 @@ from sqlalchemy import Engine, event
 
 from tests.workbench import workbench  # noqa: F401 - a fixture
 from trend_dagster.definitions import build_definitions
-from trend_dagster.orchestration.running import open_instance, run_all
+from trend_dagster.orchestration.instance import open_instance
+from trend_dagster.orchestration.running import run_all
 from trend_dagster.project.folder import Project
 from trend_dagster.science.surface import Surface
 from trend_dagster.storage.meshes import load_fsaverage

@@ -25,8 +25,8 @@ from sklearn.exceptions import ConvergenceWarning
 from tests.conftest import N_VERTICES, Finished, run, simulate_run
 from tests.spheres import brain, halves, write_gifti
 from trend_dagster import cli
+from trend_dagster.orchestration.instance import only_run_here
 from trend_dagster.orchestration.production import STORED_ASSETS
-from trend_dagster.orchestration.running import only_run_here
 from trend_dagster.project.folder import Project
 from trend_dagster.storage import stores
 from trend_dagster.storage.label_images import gifti_surface

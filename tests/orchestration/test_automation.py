@@ -11,10 +11,10 @@ import pytest
 
 from tests.conftest import N_VERTICES, simulate_run
 from trend_dagster.definitions import build_definitions
+from trend_dagster.orchestration.instance import open_instance
 from trend_dagster.orchestration.jobs import JOBS
 from trend_dagster.orchestration.production import STORED_ASSETS
 from trend_dagster.orchestration.resources import ProjectResource
-from trend_dagster.orchestration.running import open_instance
 from trend_dagster.project.folder import Project
 
 

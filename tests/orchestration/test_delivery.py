@@ -12,7 +12,7 @@ import pytest
 from nibabel import cifti2
 
 from tests.conftest import N_VERTICES, run
-from tests.test_figures import hue_of
+from tests.delivery.test_figures import hue_of
 from tests.workbench import render, wb_command
 from trend_dagster.delivery.export import export_cells
 from trend_dagster.delivery.maps import map_files, networks_of

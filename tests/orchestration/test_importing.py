@@ -12,9 +12,9 @@ from tests.conftest import MEDIAL_WALL, N_VERTICES, run
 from trend_dagster.definitions import build_definitions
 from trend_dagster.errors import InputError
 from trend_dagster.orchestration.importing import import_file, read_correlation, read_embeddings
+from trend_dagster.orchestration.instance import open_instance
 from trend_dagster.orchestration.lineage import ancestry, states
 from trend_dagster.orchestration.production import STORED_ASSETS
-from trend_dagster.orchestration.running import open_instance
 from trend_dagster.project.folder import Project
 from trend_dagster.storage.provenance import digest_of_file
 

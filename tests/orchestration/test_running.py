@@ -20,10 +20,10 @@ from tests.conftest import (
 )
 from trend_dagster.definitions import build_definitions
 from trend_dagster.errors import StoreError
+from trend_dagster.orchestration.instance import only_run_here, open_instance
 from trend_dagster.orchestration.lineage import ancestry, states
 from trend_dagster.orchestration.partitions import to_key
 from trend_dagster.orchestration.production import STORED_ASSETS
-from trend_dagster.orchestration.running import only_run_here, open_instance
 from trend_dagster.project.folder import Project
 
 TO_CORRELATION = ["bold", "trained_model", "embeddings", "average_correlation"]

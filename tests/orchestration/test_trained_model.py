@@ -17,9 +17,9 @@ from tests.conftest import MEDIAL_WALL, N_TIMEPOINTS, N_VERTICES, run, simulate_
 from trend_dagster.errors import InputError
 from trend_dagster.orchestration.checks import _not_collapsed
 from trend_dagster.orchestration.importing import import_file, read_checkpoint
+from trend_dagster.orchestration.instance import open_instance
 from trend_dagster.orchestration.lineage import states
 from trend_dagster.orchestration.production import STORED_ASSETS, restore_files
-from trend_dagster.orchestration.running import open_instance
 from trend_dagster.project.folder import Project
 from trend_dagster.science.features.autoencoder import collapse_measures, embed, initial_model
 from trend_dagster.science.features.model_settings import AutoencoderConfig

@@ -6,8 +6,8 @@ import dagster as dg
 import pytest
 
 from tests.conftest import run
+from trend_dagster.orchestration.instance import open_instance
 from trend_dagster.orchestration.production import STORED_ASSETS
-from trend_dagster.orchestration.running import open_instance
 from trend_dagster.project.folder import Project
 
 

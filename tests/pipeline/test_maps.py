@@ -7,8 +7,8 @@ import csv
 import nibabel as nib
 import numpy as np
 import pytest
-from tests.test_figures import hue_of
 
+from tests.delivery.test_figures import hue_of
 from tests.workbench import render, wb_command
 from trend_dagster.project.folder import Project
 from trend_dagster.storage.meshes import load_fsaverage

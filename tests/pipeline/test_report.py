@@ -9,9 +9,9 @@ from pathlib import Path
 import numpy as np
 import pytest
 from PIL import Image
-from tests.test_figures import hue_of
 
 from tests.browser import browser  # noqa: F401 - a fixture
+from tests.delivery.test_figures import hue_of
 from trend_dagster.project.folder import Project
 
 pytestmark = [pytest.mark.slow, pytest.mark.browser, pytest.mark.xdist_group("demo")]

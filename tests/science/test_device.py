@@ -8,8 +8,8 @@ import torch
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from tests.science.test_correlation import cohort, plain_average
-from tests.science.test_factorization import block_matrix
+from tests.science.connectivity.test_correlation import cohort, plain_average
+from tests.science.parcellation.test_factorization import block_matrix
 from trend_dagster.errors import CohortError, FactorizationError
 from trend_dagster.science._device import full_float32
 from trend_dagster.science.connectivity.correlation import CorrelationConfig, average_correlation

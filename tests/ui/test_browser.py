@@ -24,9 +24,9 @@ import pytest
 
 from tests.browser import browser  # noqa: F401 - a fixture
 from tests.conftest import N_VERTICES, NOT_NEEDED, Finished, simulate_run
+from trend_dagster.orchestration.instance import instance_home
 from trend_dagster.orchestration.lineage import states
 from trend_dagster.orchestration.production import STORED_ASSETS
-from trend_dagster.orchestration.running import instance_home
 from trend_dagster.project.folder import Project
 from trend_dagster.storage.stores import Version
 

@@ -27,8 +27,8 @@ def dev(
 ) -> None:
     """Open the Dagster page of a project on 127.0.0.1, with its sensor and schedule."""
     from trend_dagster.definitions import PROFILE_VARIABLE, PROJECT_VARIABLE
+    from trend_dagster.orchestration.instance import instance_home, open_instance
     from trend_dagster.orchestration.partitions import register
-    from trend_dagster.orchestration.running import instance_home, open_instance
     from trend_dagster.project.folder import BOLD_RUN, LABEL_FILE, Project
     from trend_dagster.project.settings import resource_folder
 

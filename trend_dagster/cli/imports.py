@@ -91,7 +91,7 @@ def import_one(file: Path, folder: Path, read: Reader, profile: str | None = Non
         In place of the profile that `trend.yaml` names.
     """
     from trend_dagster.orchestration.importing import import_file
-    from trend_dagster.orchestration.running import only_run_here, open_instance
+    from trend_dagster.orchestration.instance import only_run_here, open_instance
     from trend_dagster.project.folder import Project
     from trend_dagster.storage.stores import describe
 

@@ -82,8 +82,9 @@ def run_project(
     started = time.perf_counter()
     quiet(as_json)
     from trend_dagster.definitions import build_definitions
+    from trend_dagster.orchestration.instance import only_run_here, open_instance
     from trend_dagster.orchestration.production import PROGRESS, find_asset
-    from trend_dagster.orchestration.running import only_run_here, open_instance, run_all
+    from trend_dagster.orchestration.running import run_all
     from trend_dagster.project.folder import Project
 
     project = Project.open(folder, profile)

@@ -89,9 +89,9 @@ def _list(project: Project, asset: StoredAsset, as_json: bool) -> None:
 
 
 def _describe(project: Project, asset: StoredAsset, version: Version) -> dict[str, Any]:
+    from trend_dagster.orchestration.instance import open_instance
     from trend_dagster.orchestration.lineage import ancestry, states
     from trend_dagster.orchestration.recorded_pictures import write_pictures
-    from trend_dagster.orchestration.running import open_instance
     from trend_dagster.storage.stores import describe
 
     state = next((s for s in states(project, asset) if s.partition == version.partition), None)

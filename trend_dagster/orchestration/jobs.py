@@ -23,9 +23,10 @@ from pydantic import Field
 
 from trend_dagster.errors import SettingsError, TrendError
 from trend_dagster.orchestration.importing import READERS, import_file
+from trend_dagster.orchestration.instance import end_dead_runs, only_run_here
 from trend_dagster.orchestration.production import STORED_ASSETS, find_asset
 from trend_dagster.orchestration.resources import ProjectResource
-from trend_dagster.orchestration.running import Outcome, end_dead_runs, only_run_here, run_all
+from trend_dagster.orchestration.running import Outcome, run_all
 from trend_dagster.project.folder import Project
 from trend_dagster.project.settings import nearest
 from trend_dagster.storage.stores import Version, describe

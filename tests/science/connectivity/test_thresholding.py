@@ -168,7 +168,7 @@ def test_what_cannot_be_used_is_refused():
 
 
 def test_the_docs_open_a_stored_matrix_with_numpy_alone():
-    text = (Path(__file__).parents[2] / "docs" / "method-engine.md").read_text()
+    text = (Path(__file__).parents[3] / "docs" / "method-engine.md").read_text()
     code = next(p for p in re.findall(r"```python\n(.*?)```", text, re.S) if "block_sizes" in p)
     rng = np.random.default_rng(0)
     C = np.corrcoef(rng.standard_normal((30, 9)))

@@ -10,7 +10,7 @@ from hypothesis import strategies as st
 from sklearn.metrics import adjusted_rand_score
 
 from benchmarks.stability import beside_surrogates, choices, cohort, label_files_of
-from tests.science.test_factorization import networks
+from tests.science.parcellation.test_factorization import networks
 from trend_dagster.errors import InputError
 from trend_dagster.science.connectivity.thresholding import threshold_by_label
 from trend_dagster.science.evidence.nulls import SurrogateMaker

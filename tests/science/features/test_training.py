@@ -278,7 +278,7 @@ def test_a_training_killed_at_any_moment_ends_bitwise_where_an_unbroken_one_does
         seen = state.stat().st_mtime_ns if state.exists() else 0
         child = subprocess.Popen(
             [sys.executable, "-c", CHILD, str(state.parent), str(here)],
-            cwd=here.parents[1],
+            cwd=here.parents[2],
             env={**os.environ, "OMP_NUM_THREADS": "1"},
         )
         while child.poll() is None and (not state.exists() or state.stat().st_mtime_ns == seen):

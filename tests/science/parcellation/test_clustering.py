@@ -9,7 +9,7 @@ from hypothesis import strategies as st
 from sklearn.cluster import KMeans
 from sklearn.metrics import davies_bouldin_score, silhouette_score
 
-from tests.science.test_factorization import networks
+from tests.science.parcellation.test_factorization import networks
 from trend_dagster.science.connectivity.thresholding import threshold_by_label
 from trend_dagster.science.parcellation.clustering import (
     ClusteringConfig,

@@ -9,7 +9,7 @@ import numpy as np
 import pytest
 
 from benchmarks.measure import in_process
-from tests.science.test_factorization import block_matrix
+from tests.science.parcellation.test_factorization import block_matrix
 from trend_dagster.errors import FactorizationError
 from trend_dagster.science.connectivity.thresholding import BlockMatrix
 from trend_dagster.science.cores import usable_cores

@@ -5,7 +5,7 @@ from __future__ import annotations
 import numpy as np
 import pytest
 
-from tests.science.test_factorization import block_matrix, networks
+from tests.science.parcellation.test_factorization import block_matrix, networks
 from trend_dagster.errors import FactorizationError
 from trend_dagster.science.connectivity.thresholding import threshold_by_label
 from trend_dagster.science.parcellation.clustering import cluster
