@@ -34,7 +34,6 @@ def export(
     debug: Debug = False,
 ) -> None:
     """Write cells of the sweep as label images; by default the chosen ones."""
-    import trend_dagster.orchestration.assets  # noqa: F401 - defines the assets
     from trend_dagster.delivery.export import export_cells
     from trend_dagster.project.folder import Project
 

@@ -18,7 +18,6 @@ from trend_dagster.delivery.pictures import target_of_maps
 from trend_dagster.errors import MissingUpstreamError, SettingsError
 from trend_dagster.orchestration.assets.delivery import cell_title
 from trend_dagster.orchestration.assets.summary import labels_of, tidy_rows
-from trend_dagster.orchestration.production import STORED_ASSETS
 from trend_dagster.project.folder import Project
 from trend_dagster.project.mesh import stored_mesh
 from trend_dagster.storage.stores import Version, replace_file
@@ -76,7 +75,9 @@ def export_cells(project: Project, wanted: Mapping[str, Any], folder: Path) -> I
 
 
 def _stored_cells(project: Project) -> list[Version]:
-    sweep = STORED_ASSETS["nmf_sweep"]
+    from trend_dagster.orchestration.assets import ASSETS
+
+    sweep = ASSETS["nmf_sweep"]
     found = [project.store.latest(sweep.name, p) for p in sweep.partitions(project)]
     cells = [version for version in found if version is not None and version.excluded is None]
     if not cells:

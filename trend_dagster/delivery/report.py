@@ -27,8 +27,6 @@ from trend_dagster.delivery.maps import networks_of
 from trend_dagster.delivery.page import Chosen, Metric, Report, ShownCell
 from trend_dagster.orchestration.assets.controls import comparison_table, verdict
 from trend_dagster.orchestration.assets.summary import labels_of, summary_table
-from trend_dagster.orchestration.overview import removed
-from trend_dagster.orchestration.production import STORED_ASSETS
 from trend_dagster.project.folder import BOLD_RUN, LABEL_FILE, Project
 from trend_dagster.science.evidence.measures import match_labels
 from trend_dagster.science.parcellation.selection import rank_cells
@@ -170,8 +168,11 @@ def shown_files(project: Project, partition: Partition) -> dict[str, Path]:
 
 
 def _shown_beside(project: Project) -> Iterator[tuple[str, Partition]]:
+    from trend_dagster.orchestration.assets import ASSETS
+    from trend_dagster.orchestration.overview import removed
+
     for name in SHOWN_BESIDE:
-        asset = STORED_ASSETS[name]
+        asset = ASSETS[name]
         gone = removed(project, asset)
         for key in project.store.stored(name, asset.dims):
             if key not in gone:

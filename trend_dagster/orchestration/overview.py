@@ -11,8 +11,9 @@ from dataclasses import dataclass
 from typing import get_args
 
 from trend_dagster.errors import InputError, StoreError
-from trend_dagster.orchestration.lineage import State, Status, states_of
-from trend_dagster.orchestration.production import STORED_ASSETS, StoredAsset
+from trend_dagster.orchestration.assets import ASSETS
+from trend_dagster.orchestration.lineage import Lineage, State, Status
+from trend_dagster.orchestration.production import StoredAsset
 from trend_dagster.project.folder import N_COMPONENTS, Project
 from trend_dagster.storage.stores import Partition, describe
 
@@ -60,8 +61,8 @@ def overview(project: Project) -> list[AssetStatus]:
     list of AssetStatus
         In the order of computation.
     """
-    found = states_of(project, STORED_ASSETS.values())
-    return [_status(project, asset, found[name]) for name, asset in STORED_ASSETS.items()]
+    lineage = Lineage(project)
+    return [_status(project, asset, lineage.states(asset)) for asset in ASSETS.values()]
 
 
 def _status(project: Project, asset: StoredAsset, found: list[State]) -> AssetStatus:
@@ -106,7 +107,7 @@ def removed(project: Project, asset: StoredAsset) -> list[Partition]:
 
 def damages(project: Project) -> Iterator[str]:
     """Compare every stored byte with the digest taken when it was written; yield what differs."""
-    for name, asset in STORED_ASSETS.items():
+    for name, asset in ASSETS.items():
         for partition in project.store.stored(name, asset.dims):
             try:
                 version = project.store.latest(name, partition)

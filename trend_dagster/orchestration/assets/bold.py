@@ -12,7 +12,7 @@ from trend_dagster.delivery.figures.png import small_png
 from trend_dagster.delivery.figures.timeseries import carpet_figure
 from trend_dagster.errors import InputError
 from trend_dagster.orchestration.io_managers import Result
-from trend_dagster.orchestration.production import Cell, stored_asset
+from trend_dagster.orchestration.production import Task, stored_asset
 from trend_dagster.project.folder import BOLD_RUN, Project
 from trend_dagster.project.mesh import cortex_mask_files, read_mask
 from trend_dagster.science.bold import clean, prepare, signal_mask, temporal_snr, why_unusable
@@ -36,7 +36,7 @@ def _files(project: Project, partition: Partition) -> dict[str, Path]:
 
 
 @stored_asset(group="inputs", dims=(BOLD_RUN,), settings=("bold",), files=_files)
-def bold(cell: Cell) -> Result:
+def bold(task: Task) -> Result:
     """Resting-state BOLD of one run on the cortical surface, with its mask of usable vertices.
 
     Vertices whose signal never changes (medial wall, outside the field of view) or that
@@ -44,17 +44,17 @@ def bold(cell: Cell) -> Result:
     once; every later asset obeys this mask. A run with NaN or infinite values, or without any
     signal, is excluded: its output says so and why, and the other runs go on without it.
     """
-    config = cell.settings.bold
-    files = _files(cell.project, cell.partition)
-    run = cell.project.bold_run(cell.partition[BOLD_RUN])
+    config = task.settings.bold
+    files = _files(task.project, task.partition)
+    run = task.project.bold_run(task.partition[BOLD_RUN])
     raw = read_run(run, files.get("mask"))
     signal = raw.signal
-    outside = _outside_cortex(cell.project, raw)
+    outside = _outside_cortex(task.project, raw)
     signal[outside] = 0  # NaN as well, which some write on the medial wall
-    time, told_by = _repetition_time(cell, run, raw)
+    time, told_by = _repetition_time(task, run, raw)
     facts: dict[str, Any] = {
         "file": run.name,
-        "subject": subject_of(cell.partition[BOLD_RUN]),
+        "subject": subject_of(task.partition[BOLD_RUN]),
         "n_vertices": signal.shape[0],
         "n_timepoints": signal.shape[1],
         "space": raw.space.facts(),
@@ -78,16 +78,16 @@ def bold(cell: Cell) -> Result:
             "n_vertices_without_signal": int((~mask).sum()),
             "n_vertices_outside_cortex_mask": int(outside.sum()),
             "temporal_snr": snr,
-            "cleaned": _taken_out(cell) if config.cleans else "nothing taken out",
+            "cleaned": _taken_out(task) if config.cleans else "nothing taken out",
         },
         pictures={"carpet": small_png(carpet_figure(prepared[mask]))},
     )
 
 
-def _repetition_time(cell: Cell, run: BoldRun, raw: RawRun) -> tuple[float | None, str]:
+def _repetition_time(task: Task, run: BoldRun, raw: RawRun) -> tuple[float | None, str]:
     """The user's word first; a file that claims no time at all needs it."""
-    if cell.settings.bold.repetition_time is not None:
-        return cell.settings.bold.repetition_time, "settings"
+    if task.settings.bold.repetition_time is not None:
+        return task.settings.bold.repetition_time, "settings"
     if raw.told_by == "step 0":
         raise InputError(
             f"BOLD file {run.files[0]}",
@@ -99,8 +99,8 @@ def _repetition_time(cell: Cell, run: BoldRun, raw: RawRun) -> tuple[float | Non
     return raw.repetition_time, raw.told_by
 
 
-def _taken_out(cell: Cell) -> str:
-    config = cell.settings.bold
+def _taken_out(task: Task) -> str:
+    config = task.settings.bold
     parts = ["linear trend"] if config.detrend else []
     if config.filters:
         parts.append(f"frequencies outside {config.high_pass_hz} to {config.low_pass_hz} Hz")

@@ -14,15 +14,14 @@ from trend_dagster.delivery.figures.png import small_png
 from trend_dagster.delivery.figures.surface import parcellation_figure
 from trend_dagster.delivery.maps import SIDES, networks_of
 from trend_dagster.errors import CohortError, InputError
+from trend_dagster.orchestration.assets.cortex import cortex
+from trend_dagster.orchestration.assets.features import embeddings
 from trend_dagster.orchestration.io_managers import Result
-from trend_dagster.orchestration.production import Cell, stored_asset
+from trend_dagster.orchestration.production import Optional, Task, stored_asset
 from trend_dagster.project.folder import BOLD_RUN, LABEL_FILE, Project
 from trend_dagster.project.mesh import (
-    is_not_made_from_mesh,
     mesh_of,
-    names_no_mesh,
     smoothing_of,
-    thresholds_without_mesh,
 )
 from trend_dagster.project.settings import (
     Settings,
@@ -57,8 +56,8 @@ HEMISPHERES = ("left", "right")
 DISTANCE_ROWS = 256  # computed at a time
 
 
-@stored_asset(group="connectivity", settings=("correlation",), pool="memory")
-def average_correlation(cell: Cell, embeddings: Sequence[Version]) -> Result:
+@stored_asset(group="connectivity", inputs=[embeddings], settings=("correlation",), pool="memory")
+def average_correlation(task: Task, embeddings: Sequence[Version]) -> Result:
     """Pearson correlation between all pairs of vertices, averaged over runs.
 
     Each pair is averaged over the runs in which both vertices have signal. Rows and columns of
@@ -77,14 +76,14 @@ def average_correlation(cell: Cell, embeddings: Sequence[Version]) -> Result:
     check_same_space({n: e.facts.get("space") for n, e in zip(names, embeddings, strict=True)})
     run_masks = np.stack(masks)
     mask = np.asarray(run_masks.any(axis=0))
-    config = cell.settings.correlation
+    config = task.settings.correlation
     n_tiles = -(-len(mask) // config.tile)
-    matrix = ResumableMatrix(cell.scratch, (len(mask), len(mask)), config.tile)
+    matrix = ResumableMatrix(task.scratch, (len(mask), len(mask)), config.tile)
     resumed = len(matrix.done)
 
     def mark(tile: tuple[int, int]) -> None:
         matrix.mark(tile)
-        cell.progress("tiles", len(matrix.done) / (n_tiles * (n_tiles + 1) / 2))
+        task.progress("tiles", len(matrix.done) / (n_tiles * (n_tiles + 1) / 2))
 
     correlate(
         [_reader(run) for run in embeddings],
@@ -118,28 +117,31 @@ def _distance_files(project: Project, partition: Partition) -> dict[str, Path]:
     }
 
 
-def _reach(settings: Settings) -> dict[str, float]:
-    """How far distances have to be known, in mm; those of files are taken as they are."""
-    if settings.inputs.geodesic_distances:
-        return {}
+def _reach(settings: Settings) -> float:
+    """How far distances have to be known, in mm; 0 where nothing asks for them."""
     reaches = [ENCODING_REACH * sigma for sigma in smooth_encodings(settings).values()]
     if settings.factorization.smoothness > 0:
         reaches.append(GRAPH_REACH * settings.factorization.smoothness_sigma_mm)
-    return {"reach_mm": max(reaches)} if reaches else {}
+    return max(reaches, default=0.0)
 
 
-def _measures_nothing(settings: Settings, partition: Partition) -> bool:
-    """Tell whether distances are given, or there is no mesh to measure them on."""
-    return bool(settings.inputs.geodesic_distances) or names_no_mesh(settings, partition)
+def _no_distances(settings: Settings) -> str | None:
+    asked = settings.inputs.geodesic_distances or _reach(settings)
+    return None if asked else "nothing asks for geodesic distances, and none are given"
 
 
 @stored_asset(
     group="connectivity",
+    inputs=[cortex],
+    settings=(
+        "thresholding.smooth_sigma_mm",
+        "factorization.smoothness",
+        "factorization.smoothness_sigma_mm",
+    ),
+    nothing_to_do=_no_distances,
     files=_distance_files,
-    derived=_reach,
-    unless={"cortex": _measures_nothing},
 )
-def geodesic_distances(cell: Cell, cortex: Version | None) -> Result:
+def geodesic_distances(task: Task, cortex: Optional) -> Result:
     """Distances along the cortex in mm, for smooth spatial encodings and smooth loadings.
 
     One matrix per hemisphere: no path along the cortex joins two hemispheres. Read from
@@ -147,16 +149,13 @@ def geodesic_distances(cell: Cell, cortex: Version | None) -> Result:
     only if the settings ask for a smooth encoding (thresholding.smooth_sigma_mm) or for smooth
     loadings.
     """
-    files = _distance_files(cell.project, cell.partition)
-    reach = _reach(cell.settings)
-    if not files and not reach:
-        # Somebody materializes all there is on the page.
-        return Result(excluded="nothing asks for geodesic distances, and none are given")
+    files = _distance_files(task.project, task.partition)
     if files:
         arrays = {hemisphere: read_distances(path) for hemisphere, path in files.items()}
         return _distances(arrays, [path.name for path in files.values()])
-    surface = mesh_of(cortex)
-    if cortex is None or surface is None:
+    version = cortex()
+    surface = mesh_of(version)
+    if version is None or surface is None:
         raise InputError(
             "inputs.geodesic_distances",
             expected="a mesh to measure distances on, or a file of them for each hemisphere: the "
@@ -166,10 +165,10 @@ def geodesic_distances(cell: Cell, cortex: Version | None) -> Result:
             "thresholding.smooth_sigma_mm and set factorization.smoothness to 0.",
         )
     measured = {
-        hemisphere: _measure(cell, surface, side, reach["reach_mm"])
+        hemisphere: _measure(task, surface, side, _reach(task.settings))
         for side, hemisphere in enumerate(HEMISPHERES)
     }
-    return _distances(measured, cortex.facts["mesh_files"])
+    return _distances(measured, version.facts["mesh_files"])
 
 
 def _distances(arrays: dict[str, NDArray[Any]], files: Sequence[str]) -> Result:
@@ -184,17 +183,17 @@ def _distances(arrays: dict[str, NDArray[Any]], files: Sequence[str]) -> Result:
     )
 
 
-def _measure(cell: Cell, surface: Surface, side: int, reach: float) -> NDArray[np.float32]:
+def _measure(task: Task, surface: Surface, side: int, reach: float) -> NDArray[np.float32]:
     """Distances within a hemisphere, some rows at a time; goes on where it was stopped."""
     steps = step_graph(surface, side)
     n = steps.shape[0]
-    matrix = ResumableMatrix(cell.scratch / HEMISPHERES[side], (n, n), DISTANCE_ROWS)
+    matrix = ResumableMatrix(task.scratch / HEMISPHERES[side], (n, n), DISTANCE_ROWS)
     for start in range(0, n, DISTANCE_ROWS):
         if (start, 0) not in matrix.done:
             stop = min(start + DISTANCE_ROWS, n)
             matrix.array[start:stop] = distance_rows(steps, start, stop, reach)
             matrix.mark((start, 0))
-        cell.progress(f"{HEMISPHERES[side]} hemisphere", (side + start / n) / len(HEMISPHERES))
+        task.progress(f"{HEMISPHERES[side]} hemisphere", (side + start / n) / len(HEMISPHERES))
     return matrix.array
 
 
@@ -205,27 +204,12 @@ def read_hemispheres(geodesic_distances: Version) -> tuple[list[Any], NDArray[np
     return distances, np.repeat(np.arange(len(distances)), [d.shape[0] for d in distances])
 
 
-def graph_of(settings: Settings, distances: Version | None) -> Any:
+def graph_of(settings: Settings, distances: Optional) -> Any:
     """Neighbours on the cortex, if loadings are to be smooth; else None."""
-    if distances is None or settings.factorization.smoothness == 0:
+    if settings.factorization.smoothness == 0 or (version := distances()) is None:
         return None
-    matrices, _ = read_hemispheres(distances)
+    matrices, _ = read_hemispheres(version)
     return neighbour_graph(matrices, settings.factorization.smoothness_sigma_mm)
-
-
-def loadings_are_free(settings: Settings, partition: Partition) -> bool:
-    """Tell whether nothing asks for loadings that are smooth along the cortex."""
-    return settings.factorization.smoothness == 0
-
-
-def is_label_file(settings: Settings, partition: Partition) -> bool:
-    """Tell whether a spatial encoding is a label file; the others are smooth."""
-    return partition[LABEL_FILE] not in smooth_encodings(settings)
-
-
-def needs_no_distances(settings: Settings, partition: Partition) -> bool:
-    """Tell whether a spatial encoding is swept without asking for distances along the cortex."""
-    return is_label_file(settings, partition) and loadings_are_free(settings, partition)
 
 
 def _file(project: Project, partition: Partition) -> dict[str, Path]:
@@ -237,12 +221,10 @@ def _file(project: Project, partition: Partition) -> dict[str, Path]:
 @stored_asset(
     group="connectivity",
     dims=(LABEL_FILE,),
+    inputs=[geodesic_distances, cortex],
     files=_file,
-    unless={"geodesic_distances": is_label_file, "cortex": is_not_made_from_mesh},
 )
-def geodesic_labels(
-    cell: Cell, geodesic_distances: Version | None, cortex: Version | None
-) -> Result:
+def geodesic_labels(task: Task, geodesic_distances: Optional, cortex: Optional) -> Result:
     """One geodesic label per vertex: which vertices are near each other on the cortex.
 
     Thresholding keeps the correlation of two vertices only if they carry the same label; vertices
@@ -251,20 +233,20 @@ def geodesic_labels(
     and nearly equal in area, and delivered as .npy and, to look at, as GIFTI. For a smooth
     encoding the labels are the hemispheres.
     """
-    if geodesic_distances is not None:
-        _, hemisphere = read_hemispheres(geodesic_distances)
+    key = task.partition[LABEL_FILE]
+    if key in smooth_encodings(task.settings) and (distances := geodesic_distances()) is not None:
+        _, hemisphere = read_hemispheres(distances)
         return Result(
             arrays={"labels": hemisphere},
             facts={
-                "file": ", ".join(geodesic_distances.facts["distance_files"]),
+                "file": ", ".join(distances.facts["distance_files"]),
                 "n_vertices": len(hemisphere),
                 "n_labels": int(hemisphere.max()) + 1,
             },
         )
-    surface = mesh_of(cortex)
-    if cortex is not None and surface is not None:
-        return _cut_labels(cell, surface, cortex.facts["mesh_files"])
-    file = cell.project.label_file(cell.partition[LABEL_FILE])
+    if key in surface_labels(task.settings) and (mesh := cortex()) is not None:
+        return _cut_labels(task, mesh_of(mesh), mesh.facts["mesh_files"])
+    file = task.project.label_file(key)
     labels = read_geodesic_labels(file)
     return Result(
         arrays={"labels": labels},
@@ -277,12 +259,13 @@ def geodesic_labels(
     )
 
 
-def _cut_labels(cell: Cell, surface: Surface, files: Sequence[str]) -> Result:
+def _cut_labels(task: Task, surface: Surface | None, files: Sequence[str]) -> Result:
     """Cut the cortex into labels; on the medial wall stands the nearest one."""
-    key = cell.partition[LABEL_FILE]
+    assert surface is not None  # an excluded mesh is no input
+    key = task.partition[LABEL_FILE]
     wall = surface.medial_wall
     assert wall is not None  # `cortex` always says
-    n_labels = surface_labels(cell.settings)[key]
+    n_labels = surface_labels(task.settings)[key]
     labels = cut_into_labels(surface, n_labels, ~wall).astype(np.int64)
     on_cortex = np.where(wall, -1, labels)
     networks, keys = networks_of(on_cortex, surface), keys_of(on_cortex)
@@ -327,38 +310,39 @@ def vertices_in_use(labels: Version, mask: NDArray[np.bool_]) -> NDArray[np.bool
 
 
 def spatial_matrix(
-    cell: Cell,
+    task: Task,
     correlation: Any,
     mask: NDArray[np.bool_],
     labels: Version,
-    distances: Version | None,
+    distances: Optional,
     smoothing: Smoothing | None,
 ) -> BlockMatrix:
     """Limit a correlation to what is near on the cortex: by labels, or smoothly by distance."""
     used = vertices_in_use(labels, mask)
-    config = cell.settings.thresholding
+    config = task.settings.thresholding
     if smoothing is not None:
         correlation = smoothing(correlation)
-    if distances is None or is_label_file(cell.settings, cell.partition):
+    sigma = smooth_encodings(task.settings).get(task.partition[LABEL_FILE])
+    version = None if sigma is None else distances()
+    if sigma is None or version is None:
         return threshold_by_label(correlation, labels.read("labels"), used, config)
-    matrices, hemisphere = read_hemispheres(distances)
-    sigma = smooth_encodings(cell.settings)[cell.partition[LABEL_FILE]]
+    matrices, hemisphere = read_hemispheres(version)
     return threshold_by_distance(correlation, matrices, hemisphere, sigma, mask, config)
 
 
 @stored_asset(
     group="connectivity",
     dims=(LABEL_FILE,),
+    inputs=[average_correlation, geodesic_labels, geodesic_distances, cortex],
     settings=("thresholding",),
-    unless={"geodesic_distances": is_label_file, "cortex": thresholds_without_mesh},
     pool="memory",
 )
 def thresholded_matrix(
-    cell: Cell,
+    task: Task,
     average_correlation: Version,
     geodesic_labels: Version,
-    geodesic_distances: Version | None,
-    cortex: Version | None,
+    geodesic_distances: Optional,
+    cortex: Optional,
 ) -> Result:
     """The average correlation within labels, stored as its diagonal blocks.
 
@@ -369,12 +353,12 @@ def thresholded_matrix(
     """
     mask = average_correlation.read("vertex_mask")
     matrix = spatial_matrix(
-        cell,
+        task,
         average_correlation.array("correlation"),
         mask,
         geodesic_labels,
         geodesic_distances,
-        smoothing_of(cell.project, cortex, mask),
+        smoothing_of(task.settings, cortex, mask),
     )
     sizes = [len(block) for block in matrix.blocks]
     if max(sizes, default=0) < 2:
@@ -388,7 +372,7 @@ def thresholded_matrix(
         arrays=matrix.arrays(),
         facts={
             "n_vertices": matrix.n_vertices,
-            "n_labels": _n_labels(cell, sizes, geodesic_distances),
+            "n_labels": _n_labels(task, sizes, geodesic_distances),
             "smallest_label": min(sizes),
             "largest_label": max(sizes),
             "stored_share": sum(n**2 for n in sizes) / matrix.n_vertices**2,
@@ -398,10 +382,11 @@ def thresholded_matrix(
     )
 
 
-def _n_labels(cell: Cell, sizes: Sequence[int], distances: Version | None) -> int:
+def _n_labels(task: Task, sizes: Sequence[int], distances: Optional) -> int:
     """Count labels; for a smooth encoding, those of equal size that would be as local."""
-    if distances is None:
+    sigma = smooth_encodings(task.settings).get(task.partition[LABEL_FILE])
+    version = None if sigma is None else distances()
+    if sigma is None or version is None:
         return len(sizes)
-    matrices, _ = read_hemispheres(distances)
-    sigma = smooth_encodings(cell.settings)[cell.partition[LABEL_FILE]]
+    matrices, _ = read_hemispheres(version)
     return round(equal_labels(matrices, sigma))

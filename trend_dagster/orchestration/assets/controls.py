@@ -14,24 +14,30 @@ from trend_dagster.delivery.figures.matrices import sweep_figure
 from trend_dagster.delivery.figures.png import small_png, to_png
 from trend_dagster.delivery.pictures import draw_comparison
 from trend_dagster.errors import CohortError, InputError, TrendError
+from trend_dagster.orchestration.assets.bold import bold
 from trend_dagster.orchestration.assets.connectivity import (
+    geodesic_distances,
+    geodesic_labels,
     graph_of,
-    needs_no_distances,
     spatial_matrix,
     vertices_in_use,
 )
+from trend_dagster.orchestration.assets.cortex import cortex
 from trend_dagster.orchestration.assets.features import signal_of
-from trend_dagster.orchestration.assets.parcellation import feasible, sweep_arrays, swept
-from trend_dagster.orchestration.assets.summary import summary_table
+from trend_dagster.orchestration.assets.parcellation import feasible, nmf_sweep, sweep_arrays, swept
+from trend_dagster.orchestration.assets.summary import (
+    selected_parcellations,
+    summary_table,
+    sweep_summary,
+)
 from trend_dagster.orchestration.io_managers import Result
-from trend_dagster.orchestration.production import Cell, stored_asset
+from trend_dagster.orchestration.production import Available, Optional, Task, stored_asset
 from trend_dagster.project.folder import BOLD_RUN, LABEL_FILE, N_COMPONENTS, Project
 from trend_dagster.project.mesh import (
     mesh_of,
-    names_no_mesh,
     smoothing_of,
-    thresholds_without_mesh,
 )
+from trend_dagster.project.settings import Settings
 from trend_dagster.science.bold import check_same_vertices, common_length
 from trend_dagster.science.connectivity.correlation import average_correlation
 from trend_dagster.science.evidence.measures import mean_dice
@@ -39,26 +45,33 @@ from trend_dagster.storage.label_files import LabelFile, label_file_at, read_net
 from trend_dagster.storage.space import check_same_space
 from trend_dagster.storage.stores import Partition, Version
 
+
+def _no_controls(settings: Settings) -> str | None:
+    if not settings.controls.features:
+        return "no controls are asked for (controls.features is empty)"
+    if settings.features.source == "bold":
+        return "the features are the BOLD itself: there is no model to control"
+    return None
+
+
 Reader = Callable[[], tuple[NDArray[np.float32], NDArray[np.bool_]]]
 
 
 @stored_asset(
     group="controls",
+    inputs=[bold],
     settings=("controls", "cohort", "autoencoder", "training", "features", "correlation"),
+    nothing_to_do=_no_controls,
     pool="memory",
 )
-def control_correlation(cell: Cell, bold: Sequence[Version]) -> Result:
+def control_correlation(task: Task, bold: Sequence[Version]) -> Result:
     """The average correlation that there would be without the trained model.
 
     One matrix per control: `untrained` takes the features from the model before its first step of
     training, `bold` from the signal itself. Whatever the trained model is said to give must exceed
     what these give.
     """
-    settings = cell.settings
-    if not settings.controls.features:
-        return Result(excluded="no controls are asked for (controls.features is empty)")
-    if settings.features.source == "bold":
-        return Result(excluded="the features are the BOLD itself: there is no model to control")
+    settings = task.settings
     runs = {run.partition[BOLD_RUN]: run for run in bold}
     if not runs:
         raise CohortError(
@@ -74,10 +87,10 @@ def control_correlation(cell: Cell, bold: Sequence[Version]) -> Result:
     )
     masks = np.stack([run.read("vertex_mask") for run in bold])
     shape = (len(settings.controls.features), masks.shape[1], masks.shape[1])
-    out = cell.draft.create("correlation", shape)
+    out = task.draft.create("correlation", shape)
     for i, control in enumerate(settings.controls.features):
-        cell.progress(control, i / len(settings.controls.features))
-        readers = _readers(cell, bold, control, n_timepoints)
+        task.progress(control, i / len(settings.controls.features))
+        readers = _readers(task, bold, control, n_timepoints)
         out[i] = average_correlation(readers, config=settings.correlation)
     return Result(
         arrays={"vertex_mask": np.asarray(masks.any(axis=0))},
@@ -85,11 +98,11 @@ def control_correlation(cell: Cell, bold: Sequence[Version]) -> Result:
     )
 
 
-def _readers(cell: Cell, runs: Sequence[Version], control: str, n_timepoints: int) -> list[Reader]:
+def _readers(task: Task, runs: Sequence[Version], control: str, n_timepoints: int) -> list[Reader]:
     """Make the features of a control run by run, as they are asked for."""
     from trend_dagster.science.features.autoencoder import embed, initial_model
 
-    settings = cell.settings
+    settings = task.settings
     source = settings.features.source
     model = None
     if control == "untrained":
@@ -114,34 +127,35 @@ def _readers(cell: Cell, runs: Sequence[Version], control: str, n_timepoints: in
 @stored_asset(
     group="controls",
     dims=(LABEL_FILE, N_COMPONENTS),
+    inputs=[control_correlation, geodesic_labels, geodesic_distances, cortex],
     settings=("thresholding", "sweep", "factorization", "clustering", "networks"),
     together=N_COMPONENTS,
-    unless={"geodesic_distances": needs_no_distances, "cortex": thresholds_without_mesh},
+    nothing_to_do=_no_controls,
     pool="memory",
 )
 def control_sweep(
-    cells: Sequence[Cell],
+    tasks: Sequence[Task],
     control_correlation: Version,
     geodesic_labels: Version,
-    geodesic_distances: Version | None,
-    cortex: Version | None,
-) -> Iterator[tuple[Cell, Result | TrendError]]:
+    geodesic_distances: Optional,
+    cortex: Optional,
+) -> Iterator[tuple[Task, Result | TrendError]]:
     """The same sweep on the matrices of the controls: one more dimension, `control`, in front."""
     mask = control_correlation.read("vertex_mask")
-    cells, errors = feasible(cells, int(vertices_in_use(geodesic_labels, mask).sum()))
+    tasks, errors = feasible(tasks, int(vertices_in_use(geodesic_labels, mask).sum()))
     yield from errors
-    if not cells:
+    if not tasks:
         return
-    graph = graph_of(cells[0].settings, geodesic_distances)
-    smoothing = smoothing_of(cells[0].project, cortex, mask)
-    by_key = {int(cell.partition[N_COMPONENTS]): cell for cell in cells}
+    graph = graph_of(tasks[0].settings, geodesic_distances)
+    smoothing = smoothing_of(tasks[0].settings, cortex, mask)
+    by_key = {int(task.partition[N_COMPONENTS]): task for task in tasks}
     found: dict[int, list[dict[str, NDArray[Any]]]] = {k: [] for k in by_key}
     for i, _ in enumerate(control_correlation.facts["controls"]):
         correlation = np.asarray(control_correlation.array("correlation")[i])
         matrix = spatial_matrix(
-            cells[0], correlation, mask, geodesic_labels, geodesic_distances, smoothing
+            tasks[0], correlation, mask, geodesic_labels, geodesic_distances, smoothing
         )
-        for k, parts in swept(cells, matrix, correlation, graph):
+        for k, parts in swept(tasks, matrix, correlation, graph):
             found[k].append(sweep_arrays(parts))
     axes = ("alpha_W", "l1_ratio", "n_clusters")
     for k, controls in found.items():
@@ -167,19 +181,18 @@ def _truth(project: Project) -> LabelFile | None:
 
 @stored_asset(
     group="controls",
+    inputs=[sweep_summary, nmf_sweep, control_sweep, selected_parcellations, cortex],
     settings=("controls",),
     code_version="2",
     files=_truth_files,
-    incomplete=frozenset({"nmf_sweep", "control_sweep"}),
-    unless={"cortex": names_no_mesh},
 )
 def control_comparison(
-    cell: Cell,
+    task: Task,
     sweep_summary: Version,
-    nmf_sweep: Sequence[Version],
-    control_sweep: Sequence[Version],
+    nmf_sweep: Available,
+    control_sweep: Available,
     selected_parcellations: Version,
-    cortex: Version | None,
+    cortex: Optional,
 ) -> Result:
     """Each cell of the sweep beside the controls, and beside the planted networks if there are any.
 
@@ -188,7 +201,7 @@ def control_comparison(
     which the label file itself can raise, in every column alike.
     """
     table = summary_table(sweep_summary, nmf_sweep)
-    truth_file = _truth(cell.project)
+    truth_file = _truth(task.project)
     truth = None if truth_file is None else read_networks(truth_file)
     labels = {_key(row): vector for row, vector in _all_labels(nmf_sweep)}
     if truth is not None and truth_file is not None:
@@ -207,7 +220,7 @@ def control_comparison(
     files, pictures = {}, {}
     if truth is not None and table["chosen"].any():
         best = table[table["chosen"]].iloc[0]
-        surface = mesh_of(cortex, len(truth))
+        surface = mesh_of(cortex(), len(truth))
         figure = draw_comparison(surface, truth, labels[_key(best)], best["dice_trained"])
         if figure is not None:
             files["planted_and_found.png"] = to_png(figure, 110)

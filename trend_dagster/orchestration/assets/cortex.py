@@ -12,19 +12,19 @@ from numpy.typing import NDArray
 from trend_dagster.delivery.figures.png import small_png
 from trend_dagster.delivery.figures.surface import parcellation_figure
 from trend_dagster.errors import InputError
+from trend_dagster.orchestration.assets.bold import bold
 from trend_dagster.orchestration.io_managers import Result
-from trend_dagster.orchestration.production import Cell, stored_asset
+from trend_dagster.orchestration.production import Available, Task, stored_asset
 from trend_dagster.project.folder import BOLD_RUN, Project
 from trend_dagster.project.mesh import (
     SIDES,
     cortex_mask_files,
-    names_no_mesh,
     read_mask,
     read_mesh,
     surface_files,
     wrong_density,
 )
-from trend_dagster.project.settings import surface_labels
+from trend_dagster.project.settings import Settings, surface_labels
 from trend_dagster.science.surface import Surface, vertex_areas
 from trend_dagster.storage.space import Side
 from trend_dagster.storage.stores import Partition, Version
@@ -34,36 +34,38 @@ def _files(project: Project, partition: Partition) -> dict[str, Path]:
     return surface_files(project) | cortex_mask_files(project)
 
 
+def _nothing_to_do(settings: Settings) -> str | None:
+    asked = settings.inputs.has_mesh or surface_labels(settings)
+    return None if asked else "the settings name no surface"
+
+
 @stored_asset(
     group="inputs",
+    inputs=[bold],
     settings=("inputs",),
+    nothing_to_do=_nothing_to_do,
     files=_files,
-    unless={"bold": names_no_mesh},
-    incomplete=frozenset({"bold"}),
 )
-def cortex(cell: Cell, bold: Sequence[Version] | None) -> Result:
+def cortex(task: Task, bold: Available) -> Result:
     """The mesh of both hemispheres that the vertices belong to, and where on it there is cortex.
 
     The medial wall is where no BOLD run has signal; a run has none outside `inputs.cortex_mask`.
     Without runs it is what that mask leaves out. Distances, labels and pictures are made from this.
     """
-    surface = read_mesh(cell.project)
+    surface = read_mesh(task.project)
     if surface is None:
-        if surface_labels(cell.settings):
-            raise InputError(
-                "inputs.surface",
-                expected="a mesh: geodesic_labels.n_labels_per_hemisphere asks for labels on it",
-                found="none",
-                remedy="Name it in trend.yaml (inputs.surface or inputs.surfaces), or take the "
-                "numbers of labels out.",
-            )
-        # Somebody materializes all there is on the page.
-        return Result(excluded="the settings name no surface")
-    name = cell.settings.inputs.surface
-    files = list(cell.settings.inputs.surfaces) if name is None else [name]
-    for run in bold or ():
+        raise InputError(
+            "inputs.surface",
+            expected="a mesh: geodesic_labels.n_labels_per_hemisphere asks for labels on it",
+            found="none",
+            remedy="Name it in trend.yaml (inputs.surface or inputs.surfaces), or take the "
+            "numbers of labels out.",
+        )
+    name = task.settings.inputs.surface
+    files = list(task.settings.inputs.surfaces) if name is None else [name]
+    for run in bold:
         _check_density(surface, files, run)
-    is_cortex, told_by = _cortex_of(cell.project, surface, bold or ())
+    is_cortex, told_by = _cortex_of(task.project, surface, bold)
     area = vertex_areas(surface)
     left = surface.hemisphere == 0
     arrays: dict[str, NDArray[Any]] = {

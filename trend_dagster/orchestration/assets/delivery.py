@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import hashlib
-from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
@@ -13,10 +12,14 @@ from trend_dagster.delivery.maps import map_files, networks_of
 from trend_dagster.delivery.page import render
 from trend_dagster.delivery.pictures import target_files, target_of_maps
 from trend_dagster.delivery.report import gather, shown_files
+from trend_dagster.orchestration.assets.controls import control_comparison
+from trend_dagster.orchestration.assets.cortex import cortex
+from trend_dagster.orchestration.assets.parcellation import nmf_sweep
+from trend_dagster.orchestration.assets.summary import selected_parcellations, sweep_summary
 from trend_dagster.orchestration.io_managers import Result
-from trend_dagster.orchestration.production import Cell, stored_asset
+from trend_dagster.orchestration.production import Available, Optional, Task, stored_asset
 from trend_dagster.project.folder import Project
-from trend_dagster.project.mesh import mesh_of, names_no_mesh
+from trend_dagster.project.mesh import mesh_of
 from trend_dagster.storage.label_images import keys_of, label_tsv
 from trend_dagster.storage.stores import Partition, Version
 
@@ -28,10 +31,8 @@ def _target(project: Project, partition: Partition) -> dict[str, Path]:
     return target_files(project)
 
 
-@stored_asset(group="delivery", files=_target, unless={"cortex": names_no_mesh})
-def parcellation_images(
-    cell: Cell, selected_parcellations: Version, cortex: Version | None
-) -> Result:
+@stored_asset(group="delivery", inputs=[selected_parcellations, cortex], files=_target)
+def parcellation_images(task: Task, selected_parcellations: Version, cortex: Optional) -> Result:
     """The chosen parcellations as files that Workbench, FreeSurfer, nilearn and others open.
 
     Per parcellation: GIFTI labels and a FreeSurfer annotation for each hemisphere, the label table
@@ -45,8 +46,8 @@ def parcellation_images(
     all_keys = []
     chosen = selected_parcellations.facts["chosen"]
     all_labels = selected_parcellations.read("labels")
-    surface = mesh_of(cortex, all_labels.shape[1])
-    target = target_of_maps(cell.project, all_labels[0])
+    surface = mesh_of(cortex(), all_labels.shape[1])
+    target = target_of_maps(task.project, all_labels[0])
     for choice, labels in zip(chosen, all_labels, strict=True):
         networks = networks_of(labels, surface, target)
         name = f"selected_{choice['n_clusters']}_clusters"
@@ -67,26 +68,25 @@ def parcellation_images(
 
 @stored_asset(
     group="delivery",
+    inputs=[sweep_summary, nmf_sweep, selected_parcellations, control_comparison, cortex],
     settings=("selection",),
     files=shown_files,
-    incomplete=frozenset({"nmf_sweep"}),
-    unless={"cortex": names_no_mesh},
 )
 def report(
-    cell: Cell,
+    task: Task,
     sweep_summary: Version,
-    nmf_sweep: Sequence[Version],
+    nmf_sweep: Available,
     selected_parcellations: Version,
     control_comparison: Version,
-    cortex: Version | None,
+    cortex: Optional,
 ) -> Result:
     """Everything a reader asks of a run, in one HTML file that works offline.
 
     What went in and what was excluded, settings, training, the sweep with its controls, the chosen
     parcellations and why, on a surface that can be turned, provenance, and how to cite.
     """
-    project = cell.project
-    surface = mesh_of(cortex)
+    project = task.project
+    surface = mesh_of(cortex())
     said = gather(
         project, nmf_sweep, sweep_summary, selected_parcellations, control_comparison, surface
     )

@@ -15,19 +15,24 @@ from numpy.typing import NDArray
 from trend_dagster.delivery.figures.matrices import training_figure
 from trend_dagster.delivery.figures.png import small_png
 from trend_dagster.errors import CohortError
+from trend_dagster.orchestration.assets.bold import bold
 from trend_dagster.orchestration.io_managers import Result
-from trend_dagster.orchestration.production import Cell, stored_asset
+from trend_dagster.orchestration.production import Optional, Task, needed, stored_asset
 from trend_dagster.project.folder import BOLD_RUN
 from trend_dagster.project.settings import Settings
 from trend_dagster.science.bold import check_same_vertices, common_length
 from trend_dagster.storage.arrays import subject_of
 from trend_dagster.storage.provenance import digest_of
 from trend_dagster.storage.space import check_same_space
-from trend_dagster.storage.stores import Partition, Version
+from trend_dagster.storage.stores import Version
 
 if TYPE_CHECKING:  # torch takes seconds to import: only the functions that compute with it do
     from trend_dagster.science.features.autoencoder import TransformerAutoencoder
     from trend_dagster.science.features.training import EpochRecord
+
+
+SECTIONS = ("bold", "cohort", "autoencoder", "training")
+CODE_VERSION = "2"  # of the model
 
 
 def signal_of(run: Version, n_timepoints: int | None = None) -> NDArray[np.float32]:
@@ -39,14 +44,21 @@ def _read_signal(path: Path, n_timepoints: int) -> NDArray[np.float32]:
     return signal_of(Version("bold", {}, path), n_timepoints)
 
 
+def _needs_no_model(settings: Settings) -> str | None:
+    bold = settings.features.source == "bold"
+    return "the features are the BOLD itself: no model is needed" if bold else None
+
+
 @stored_asset(
     group="features",
-    settings=("bold", "cohort", "autoencoder", "training"),
-    code_version="2",
+    inputs=[bold],
+    settings=SECTIONS,
+    nothing_to_do=_needs_no_model,
+    code_version=CODE_VERSION,
     keep_when_inputs_change=True,
     pool="training",
 )
-def trained_model(cell: Cell, bold: Sequence[Version]) -> Result:
+def trained_model(task: Task, bold: Sequence[Version]) -> Result:
     """Transformer autoencoder with confidence attention, trained on three quarters of the runs.
 
     Each run is a sequence of vertices; the model learns to reproduce their time series. The
@@ -56,13 +68,13 @@ def trained_model(cell: Cell, bold: Sequence[Version]) -> Result:
     """
     from trend_dagster.science.features.training import split_runs, train
 
-    settings = cell.settings
+    settings = task.settings
     runs = {run.partition[BOLD_RUN]: run for run in bold}
     if len(runs) < 2:
         raise CohortError(
             "trained_model",
             expected="at least two usable runs, one to train on and one to validate",
-            found=f"{len(runs)}" + _excluded(cell),
+            found=f"{len(runs)}" + _excluded(task),
             remedy="Add BOLD files, or mend the excluded ones.",
         )
     check_same_vertices({name: run.facts["n_vertices"] for name, run in runs.items()})
@@ -78,14 +90,14 @@ def trained_model(cell: Cell, bold: Sequence[Version]) -> Result:
     )
 
     def show(record: EpochRecord) -> None:
-        cell.log(
+        task.log(
             f"epoch {record.epoch} of {settings.training.n_epochs}: training loss "
             f"{record.train_loss:.5f}, validation loss {record.validation_loss:.5f}"
         )
-        cell.progress(f"epoch {record.epoch}", record.epoch / settings.training.n_epochs)
+        task.progress(f"epoch {record.epoch}", record.epoch / settings.training.n_epochs)
 
     cohort = digest_of({name: run.digest for name, run in runs.items()})
-    states = TrainingStates(cell, cohort)
+    states = TrainingStates(task, cohort)
     trained = train(
         # Paths, not open stores: they travel to the processes of several devices.
         {name: partial(_read_signal, run.path, n_timepoints) for name, run in runs.items()},
@@ -94,12 +106,12 @@ def trained_model(cell: Cell, bold: Sequence[Version]) -> Result:
         settings.training,
         checkpoint_dir=states.own,
         on_epoch=show,
-        on_notice=cell.log,
+        on_notice=task.log,
         cohort=cohort,
         abandoned=states.latest_other(),
     )
     if trained.why_fresh is not None:
-        cell.log(f"training started afresh: {trained.why_fresh}")
+        task.log(f"training started afresh: {trained.why_fresh}")
     states.forget_old()
     about = {
         "trained_on": {"cohort": cohort, **asdict(split)},
@@ -206,19 +218,19 @@ class TrainingStates:
 
     Parameters
     ----------
-    cell : Cell
+    cell : Task
         Of ``trained_model``.
     cohort : str
         Digest of the runs.
     """
 
-    def __init__(self, cell: Cell, cohort: str) -> None:
-        settings = {name: cell.settings.identity(name) for name in trained_model.settings}
+    def __init__(self, task: Task, cohort: str) -> None:
+        settings = {name: task.settings.identity(name) for name in SECTIONS}
         settings["training"].pop("n_epochs")
-        key = digest_of([trained_model.code_version, settings, cohort])
-        self.folder = cell.scratch.parent
+        key = digest_of([CODE_VERSION, settings, cohort])
+        self.folder = task.scratch.parent
         self.own = self.folder / f".training-{key}"
-        self.n_kept = cell.settings.storage.keep_versions
+        self.n_kept = task.settings.storage.keep_versions
 
     def _others(self) -> list[Path]:
         """All but this one, the one that was written to last in front."""
@@ -235,25 +247,21 @@ class TrainingStates:
             shutil.rmtree(folder, ignore_errors=True)
 
 
-def _excluded(cell: Cell) -> str:
+def _excluded(task: Task) -> str:
     """Name the excluded runs, for messages."""
-    store = cell.project.store
-    versions = [store.latest("bold", {BOLD_RUN: key}) for key in cell.project.keys(BOLD_RUN)]
+    store = task.project.store
+    versions = [store.latest("bold", {BOLD_RUN: key}) for key in task.project.keys(BOLD_RUN)]
     reasons = [v.excluded for v in versions if v is not None and v.excluded is not None]
     return f" (excluded: {'; '.join(reasons)})" if reasons else ""
-
-
-def _needs_no_model(settings: Settings, partition: Partition) -> bool:
-    return settings.features.source == "bold"
 
 
 @stored_asset(
     group="features",
     dims=(BOLD_RUN,),
+    inputs=[bold, trained_model],
     settings=("features",),
-    unless={"trained_model": _needs_no_model},
 )
-def embeddings(cell: Cell, bold: Version, trained_model: Version | None) -> Result:
+def embeddings(task: Task, bold: Version, trained_model: Optional) -> Result:
     """Features of every vertex of one run, by the trained model.
 
     Vertices without signal never enter the model; their rows are zero. If the vertices have all
@@ -263,22 +271,24 @@ def embeddings(cell: Cell, bold: Version, trained_model: Version | None) -> Resu
     from trend_dagster.science.features.autoencoder import collapse_measures, embed
 
     mask = bold.read("vertex_mask")
-    n_timepoints = None if trained_model is None else trained_model.facts["n_timepoints"]
+    source = task.settings.features.source
+    version = None if source == "bold" else needed(trained_model, task, "trained_model")
+    n_timepoints = None if version is None else version.facts["n_timepoints"]
     if n_timepoints is not None and bold.facts["n_timepoints"] < n_timepoints:
         raise CohortError(
-            f"BOLD run {cell.partition[BOLD_RUN]}",
+            f"BOLD run {task.partition[BOLD_RUN]}",
             expected=f"at least the {n_timepoints} timepoints that the model was trained with",
             found=f"{bold.facts['n_timepoints']}",
             remedy="Take the file out, or train again with `cohort: {lengths: crop}`.",
         )
-    model = None if trained_model is None else load_model(trained_model)
-    found = embed(model, signal_of(bold, n_timepoints), source=cell.settings.features.source)
+    model = None if version is None else load_model(version)
+    found = embed(model, signal_of(bold, n_timepoints), source=source)
     features = np.zeros((len(mask), found.shape[1]), dtype=np.float32)
     features[mask] = found
     return Result(
         arrays={"features": features, "vertex_mask": mask},
         facts={
-            "source": cell.settings.features.source,
+            "source": source,
             "space": bold.facts.get("space"),
             **asdict(collapse_measures(found)),
         },

@@ -12,9 +12,14 @@ from numpy.typing import NDArray
 from trend_dagster.delivery.figures.matrices import sizes_figure
 from trend_dagster.delivery.figures.png import small_png
 from trend_dagster.errors import TrendError
-from trend_dagster.orchestration.assets.connectivity import graph_of, loadings_are_free
+from trend_dagster.orchestration.assets.connectivity import (
+    average_correlation,
+    geodesic_distances,
+    graph_of,
+    thresholded_matrix,
+)
 from trend_dagster.orchestration.io_managers import Result
-from trend_dagster.orchestration.production import Cell, stored_asset
+from trend_dagster.orchestration.production import Optional, Task, stored_asset
 from trend_dagster.project.folder import LABEL_FILE, N_COMPONENTS
 from trend_dagster.project.settings import Settings
 from trend_dagster.science.connectivity.thresholding import BlockMatrix
@@ -50,18 +55,18 @@ def _worker_bytes(settings: Settings, inputs: Mapping[str, list[Version]], n_thr
 @stored_asset(
     group="parcellation",
     dims=(LABEL_FILE, N_COMPONENTS),
+    inputs=[thresholded_matrix, average_correlation, geodesic_distances],
     settings=("sweep", "factorization", "clustering", "networks", "thresholding"),
     together=N_COMPONENTS,
-    unless={"geodesic_distances": loadings_are_free},
     pool="memory",
     worker_bytes=_worker_bytes,
 )
 def nmf_sweep(
-    cells: Sequence[Cell],
+    tasks: Sequence[Task],
     thresholded_matrix: Version,
     average_correlation: Version,
-    geodesic_distances: Version | None,
-) -> Iterator[tuple[Cell, Result | TrendError]]:
+    geodesic_distances: Optional,
+) -> Iterator[tuple[Task, Result | TrendError]]:
     """Regularised NMF and KMeans for one label file and one number of components.
 
     Each output holds, for every alpha_W and l1_ratio, the loadings W and profiles H, and for every
@@ -69,33 +74,33 @@ def nmf_sweep(
     for the matrix, W collapses to zero: that is measured, named, and checked.
     """
     matrix = block_matrix(thresholded_matrix)
-    cells, errors = feasible(cells, matrix.n_kept)
+    tasks, errors = feasible(tasks, matrix.n_kept)
     yield from errors
-    if cells:
+    if tasks:
         correlation: Any = average_correlation.array("correlation")
-        settings = cells[0].settings
+        settings = tasks[0].settings
         if correlation.nbytes <= settings.correlation.memory_budget_gib * 2**30:
             # Every cell reads all of it.
             correlation = average_correlation.read("correlation")
         graph = graph_of(settings, geodesic_distances)
-        by_key = {int(cell.partition[N_COMPONENTS]): cell for cell in cells}
-        for done, (k, parts) in enumerate(swept(cells, matrix, correlation, graph), 1):
-            by_key[k].progress(f"{done} of {len(cells)} cells", done / len(cells))
+        by_key = {int(task.partition[N_COMPONENTS]): task for task in tasks}
+        for done, (k, parts) in enumerate(swept(tasks, matrix, correlation, graph), 1):
+            by_key[k].progress(f"{done} of {len(tasks)} cells", done / len(tasks))
             yield by_key[k], _result(parts)
 
 
 def feasible(
-    cells: Sequence[Cell], n_kept: int
-) -> tuple[list[Cell], list[tuple[Cell, TrendError]]]:
+    tasks: Sequence[Task], n_kept: int
+) -> tuple[list[Task], list[tuple[Task, TrendError]]]:
     """Part the cells that there are vertices enough for from the others, and say why not."""
-    possible: list[Cell] = []
-    errors: list[tuple[Cell, TrendError]] = []
-    for cell in cells:
-        error = too_many_components(n_kept, int(cell.partition[N_COMPONENTS]))
+    possible: list[Task] = []
+    errors: list[tuple[Task, TrendError]] = []
+    for task in tasks:
+        error = too_many_components(n_kept, int(task.partition[N_COMPONENTS]))
         if error is None:
-            possible.append(cell)
+            possible.append(task)
         else:
-            errors.append((cell, error))
+            errors.append((task, error))
     return possible, errors
 
 
@@ -146,7 +151,7 @@ def sweep_arrays(parts: Sequence[SweepCell]) -> dict[str, NDArray[Any]]:
 
 
 def swept(
-    cells: Sequence[Cell], matrix: BlockMatrix, full_correlation: Any, graph: Any
+    tasks: Sequence[Task], matrix: BlockMatrix, full_correlation: Any, graph: Any
 ) -> Iterator[tuple[int, list[SweepCell]]]:
     """Run the sweep for the n_components of some cells, all at once.
 
@@ -156,8 +161,8 @@ def swept(
         An n_components when it is complete; combinations of alpha_W and l1_ratio in the order in
         which they are stored.
     """
-    settings = cells[0].settings
-    n_components = tuple(int(cell.partition[N_COMPONENTS]) for cell in cells)
+    settings = tasks[0].settings
+    n_components = tuple(int(task.partition[N_COMPONENTS]) for task in tasks)
     grid = settings.sweep.model_copy(update={"n_components": n_components})
     wanted = len(grid.alpha_W) * len(grid.l1_ratio)
     found: dict[int, list[SweepCell]] = {k: [] for k in n_components}

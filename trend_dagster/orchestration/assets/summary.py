@@ -13,17 +13,21 @@ from trend_dagster.delivery.figures.matrices import sweep_figure
 from trend_dagster.delivery.figures.png import small_png, to_png
 from trend_dagster.delivery.pictures import draw_parcellation
 from trend_dagster.errors import CohortError, MissingUpstreamError, TrendError
-from trend_dagster.orchestration.assets.parcellation import METRICS, PER_FACTORIZATION
-from trend_dagster.orchestration.assets.validation import stability_rows
+from trend_dagster.orchestration.assets.connectivity import thresholded_matrix
+from trend_dagster.orchestration.assets.cortex import cortex
+from trend_dagster.orchestration.assets.parcellation import METRICS, PER_FACTORIZATION, nmf_sweep
+from trend_dagster.orchestration.assets.validation import stability, stability_rows
 from trend_dagster.orchestration.io_managers import Result
-from trend_dagster.orchestration.production import STORED_ASSETS, Cell, stored_asset
+from trend_dagster.orchestration.production import Available, Optional, Task, stored, stored_asset
 from trend_dagster.project.folder import LABEL_FILE, N_COMPONENTS, Project
-from trend_dagster.project.mesh import mesh_of, names_no_mesh
+from trend_dagster.project.mesh import mesh_of
 from trend_dagster.project.settings import Settings, why_no_stability
 from trend_dagster.science.evidence.stability import COLUMNS, MEASURES, MIN_NULLS_FOR_Z
 from trend_dagster.science.parcellation.selection import IN_WORDS, rank_cells, rule_in_use
 from trend_dagster.storage.stores import Partition, Version, describe
 from trend_dagster.storage.workbook import label_vector_name, npy_bytes, workbook_bytes
+
+sweep_cells = nmf_sweep  # parameters have that name
 
 CELL = ["label_file", "n_components", "alpha_W", "l1_ratio", "n_clusters"]
 """Columns that tell a row of the table from all others."""
@@ -104,22 +108,17 @@ def sweep_table(
     return table.sort_values(CELL, ignore_index=True)
 
 
-def _without_stability(settings: Settings, partition: Partition) -> bool:
-    return why_no_stability(settings) is not None
-
-
 @stored_asset(
     group="parcellation",
+    inputs=[nmf_sweep, thresholded_matrix, stability],
     settings=("sweep", "delivery", "selection"),
     code_version="2",
-    unless={"stability": _without_stability},
-    incomplete=frozenset({"nmf_sweep", "thresholded_matrix", "stability"}),
 )
 def sweep_summary(
-    cell: Cell,
-    nmf_sweep: Sequence[Version],
-    thresholded_matrix: Sequence[Version],
-    stability: Sequence[Version] | None,
+    task: Task,
+    nmf_sweep: Available,
+    thresholded_matrix: Available,
+    stability: Available,
 ) -> Result:
     """The table of the whole sweep, and the tutorial's workbook `Complete_Clustering.xlsx`.
 
@@ -128,22 +127,22 @@ def sweep_summary(
     that failed has its row, with the reason.
     """
     if not nmf_sweep:
-        first = STORED_ASSETS["nmf_sweep"].partitions(cell.project)[0]
+        first = stored(sweep_cells).partitions(task.project)[0]
         raise CohortError(
             "sweep_summary",
             expected="at least one cell of nmf_sweep",
-            found=f"none ({_why_missing(cell.project, first)})",
+            found=f"none ({_why_missing(task.project, first)})",
             remedy="Materialize nmf_sweep first.",
         )
     n_labels = {m.partition[LABEL_FILE]: m.facts["n_labels"] for m in thresholded_matrix}
-    table = sweep_table(cell.project, nmf_sweep, n_labels, stability or ())
-    names = {key: file.name for key, file in cell.project.label_files.items()}
+    table = sweep_table(task.project, nmf_sweep, n_labels, stability)
+    names = {key: file.name for key, file in task.project.label_files.items()}
     done = table["status"] == "done"
-    ranked = rank_cells(table[done], cell.settings.selection)
+    ranked = rank_cells(table[done], task.settings.selection)
     files = {"Complete_Clustering.xlsx": workbook_bytes(table, names, ranked)}
-    if cell.settings.delivery.label_vectors:
+    if task.settings.delivery.label_vectors:
         files |= label_vectors(nmf_sweep)
-    limit = cell.settings.selection.max_zero_row_share
+    limit = task.settings.selection.max_zero_row_share
     # Times differ from run to run; what is stored must not.
     numbers = table.drop(columns="seconds").select_dtypes("number")
     return Result(
@@ -153,7 +152,7 @@ def sweep_summary(
             "n_cells": len(table),
             "n_failed": int((~done).sum()),
             "collapsed": int((table["zero_row_share"] > limit).sum()),
-            "no_stability": _why_no_stability(cell.settings, table),
+            "no_stability": _why_no_stability(task.settings, table),
             "split_by": stability[0].facts["split_by"] if stability else None,
             "n_nulls": stability[0].facts["n_nulls"] if stability else 0,
         },
@@ -190,7 +189,7 @@ def _why_missing(project: Project, partition: Partition) -> str:
     if reason := project.store.failure("nmf_sweep", partition):
         return reason
     try:
-        STORED_ASSETS["nmf_sweep"].inputs(project, partition)
+        stored(sweep_cells).find(project, partition)
     except TrendError as error:
         return str(error)
     return f"{describe('nmf_sweep', partition)} is not computed"
@@ -228,13 +227,12 @@ def _markdown(table: pd.DataFrame) -> str:
 
 @stored_asset(
     group="parcellation",
+    inputs=[sweep_summary, nmf_sweep, cortex],
     settings=("selection",),
     code_version="3",
-    incomplete=frozenset({"nmf_sweep"}),
-    unless={"cortex": names_no_mesh},
 )
 def selected_parcellations(
-    cell: Cell, sweep_summary: Version, nmf_sweep: Sequence[Version], cortex: Version | None
+    task: Task, sweep_summary: Version, nmf_sweep: Available, cortex: Optional
 ) -> Result:
     """For each number of clusters the chosen cell, the ranking, and a picture.
 
@@ -243,11 +241,11 @@ def selected_parcellations(
     label file itself; where that is not known, it takes the label file with the fewest labels.
     """
     table = summary_table(sweep_summary, nmf_sweep)
-    config = cell.settings.selection
+    config = task.settings.selection
     ranked, rule = rank_cells(table, config), rule_in_use(table, config)
     chosen = ranked[ranked["rank"] == 1]
     labels = np.stack([labels_of(nmf_sweep, row) for _, row in chosen.iterrows()])
-    surface = mesh_of(cortex, labels.shape[1])
+    surface = mesh_of(cortex(), labels.shape[1])
     pictures, files = {}, {"ranking.csv": ranked.drop(columns="cluster_sizes").to_csv(index=False)}
     delivered: dict[str, bytes] = {name: text.encode() for name, text in files.items()}
     for row, vector in zip(chosen.to_dict("records"), labels, strict=True):

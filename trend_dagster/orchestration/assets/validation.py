@@ -14,22 +14,23 @@ import pandas as pd
 from numpy.typing import NDArray
 
 from trend_dagster.errors import CohortError, TrendError
+from trend_dagster.orchestration.assets.bold import bold
 from trend_dagster.orchestration.assets.connectivity import (
+    geodesic_distances,
+    geodesic_labels,
     graph_of,
-    needs_no_distances,
     spatial_matrix,
     vertices_in_use,
 )
-from trend_dagster.orchestration.assets.features import load_model
+from trend_dagster.orchestration.assets.cortex import cortex
+from trend_dagster.orchestration.assets.features import embeddings, load_model, trained_model
 from trend_dagster.orchestration.assets.parcellation import feasible, swept
 from trend_dagster.orchestration.io_managers import Result
-from trend_dagster.orchestration.production import Cell, stored_asset
+from trend_dagster.orchestration.production import Optional, Task, needed, stored_asset
 from trend_dagster.project.folder import BOLD_RUN, LABEL_FILE, N_COMPONENTS
 from trend_dagster.project.mesh import (
     mesh_of,
-    names_no_mesh,
     smoothing_of,
-    thresholds_without_mesh,
 )
 from trend_dagster.project.settings import Settings, why_no_stability
 from trend_dagster.science.bold import check_same_vertices
@@ -64,28 +65,18 @@ HALVES = ("first", "second")
 # --- The halves ------------------------------------------------------------------------------
 
 
-def _left_out(settings: Settings) -> dict[str, str]:
-    """Why nothing is computed, if so: it hangs on settings of several sections."""
-    why = why_no_stability(settings)
-    return {} if why is None else {"left_out": why}
-
-
-def _needs_no_model(settings: Settings, partition: Partition) -> bool:
-    return settings.features.source == "bold"
-
-
 @stored_asset(
     group="validation",
+    inputs=[bold, embeddings, trained_model],
     settings=("validation", "features", "correlation"),
-    derived=_left_out,
-    unless={"trained_model": _needs_no_model},
+    nothing_to_do=why_no_stability,
     pool="memory",
 )
 def split_correlation(
-    cell: Cell,
+    task: Task,
     bold: Sequence[Version],
     embeddings: Sequence[Version],
-    trained_model: Version | None,
+    trained_model: Optional,
 ) -> Result:
     """The average correlation of each of two halves of the cohort.
 
@@ -93,8 +84,6 @@ def split_correlation(
     half has half of its timepoints. `split_by` says which it was: the less a half differs from the
     other, the less its agreement says of other people.
     """
-    if why := why_no_stability(cell.settings):
-        return Result(excluded=why)
     if not embeddings:
         raise CohortError(
             "split_correlation",
@@ -106,18 +95,18 @@ def split_correlation(
     n_vertices = {n: len(run.read("vertex_mask")) for n, run in zip(names, embeddings, strict=True)}
     check_same_vertices(n_vertices)
     check_same_space({n: e.facts.get("space") for n, e in zip(names, embeddings, strict=True)})
-    halves = split_halves([subject_of(n) for n in names], cell.settings.validation.random_state)
-    out = cell.draft.create("correlation", (2, n_vertices[names[0]], n_vertices[names[0]]))
+    halves = split_halves([subject_of(n) for n in names], task.settings.validation.random_state)
+    out = task.draft.create("correlation", (2, n_vertices[names[0]], n_vertices[names[0]]))
     masks = []
     for half, side in enumerate(HALVES):
-        cell.progress(f"{side} half", half / 2)
+        task.progress(f"{side} half", half / 2)
         if halves.by == "time":
             (run,) = bold
-            embedder = _Embedder.of(cell.settings.features.source, trained_model)
+            embedder = _Embedder.of(task, trained_model)
             readers = [_part_reader(run, embedder, half)]
         else:
             readers = [_reader(embeddings[r]) for r in halves.runs[half]]
-        average = _average(cell, side, readers, out.shape[1])
+        average = _average(task, side, readers, out.shape[1])
         out[half] = average
         masks.append(np.diagonal(average) > 0)
     return Result(
@@ -145,11 +134,11 @@ def _signal(run: Version) -> tuple[NDArray[np.float32], NDArray[np.bool_]]:
 
 
 def _average(
-    cell: Cell, name: str, readers: Sequence[Callable[[], Features]], n_vertices: int
+    task: Task, name: str, readers: Sequence[Callable[[], Features]], n_vertices: int
 ) -> NDArray[np.float32]:
     """Average the correlation over some runs, in a matrix that an interruption leaves."""
-    config = cell.settings.correlation
-    matrix = ResumableMatrix(cell.scratch / name, (n_vertices, n_vertices), config.tile)
+    config = task.settings.correlation
+    matrix = ResumableMatrix(task.scratch / name, (n_vertices, n_vertices), config.tile)
     average_correlation(
         readers, config, out=matrix.array, done=frozenset(matrix.done), on_tile=matrix.mark
     )
@@ -165,10 +154,12 @@ class _Embedder:
     n_timepoints: int | None
 
     @classmethod
-    def of(cls, source: str, trained_model: Version | None) -> _Embedder:
-        if trained_model is None:
+    def of(cls, task: Task, trained_model: Optional) -> _Embedder:
+        source = task.settings.features.source
+        if source == "bold":
             return cls("bold", None, None)
-        return cls(source, load_model(trained_model), trained_model.facts["n_timepoints"])
+        version = needed(trained_model, task, "trained_model")
+        return cls(source, load_model(version), version.facts["n_timepoints"])
 
     def features(
         self, bold: NDArray[np.float32], mask: NDArray[np.bool_], half: int, by: SplitBy
@@ -193,23 +184,19 @@ class _Embedder:
 # --- Surrogate cohorts -----------------------------------------------------------------------
 
 
-def _null_needs_no_model(settings: Settings, partition: Partition) -> bool:
-    return settings.features.source == "bold" or settings.validation.null_features == "bold"
-
-
 @stored_asset(
     group="validation",
+    inputs=[bold, split_correlation, trained_model, cortex],
     settings=("validation", "features", "correlation"),
-    derived=_left_out,
-    unless={"trained_model": _null_needs_no_model, "cortex": names_no_mesh},
+    nothing_to_do=why_no_stability,
     pool="memory",
 )
 def null_correlation(
-    cell: Cell,
+    task: Task,
     bold: Sequence[Version],
     split_correlation: Version,
-    trained_model: Version | None,
-    cortex: Version | None,
+    trained_model: Optional,
+    cortex: Version,
 ) -> Result:
     """The same for surrogate cohorts: noise in the place of each run, without any network.
 
@@ -217,9 +204,7 @@ def null_correlation(
     features that the data has (`validation.null_features`), and falls into the same half. Networks
     make neighbours alike and count as smoothness here, so this null is hard to beat.
     """
-    if why := why_no_stability(cell.settings):
-        return Result(excluded=why)
-    config, facts = cell.settings.validation, split_correlation.facts
+    config, facts = task.settings.validation, split_correlation.facts
     runs = {run.partition[BOLD_RUN]: run for run in bold}
     names = [[name for name in half if name in runs] for half in facts["halves"]]
     n = int(facts["n_vertices"])
@@ -227,8 +212,12 @@ def null_correlation(
     assert surface is not None  # why_no_stability has asked
     maker = SurrogateMaker(surface)
     smooth = {name: maker.measure(_signal(run)[0]) for name, run in runs.items()}
-    source = cell.settings.features.source
-    embedder = _Embedder.of(source, trained_model)
+    source = task.settings.features.source
+    embedder = (
+        _Embedder("bold", None, None)
+        if config.null_features == "bold"
+        else _Embedder.of(task, trained_model)
+    )
 
     def reader(name: str, half: int, null: int) -> Callable[[], Features]:
         def read() -> Features:
@@ -239,19 +228,19 @@ def null_correlation(
 
         return read
 
-    out = cell.draft.create("correlation", (config.n_nulls, 2, n, n))
+    out = task.draft.create("correlation", (config.n_nulls, 2, n, n))
     for null in range(config.n_nulls):
         for half, side in enumerate(HALVES):
             share = (2 * null + half) / (2 * config.n_nulls)
-            cell.progress(f"surrogate cohort {null + 1} of {config.n_nulls}, {side} half", share)
+            task.progress(f"surrogate cohort {null + 1} of {config.n_nulls}, {side} half", share)
             readers = [reader(name, half, null) for name in names[half]]
-            out[null, half] = _average(cell, f"{null}-{side}", readers, n)
+            out[null, half] = _average(task, f"{null}-{side}", readers, n)
     return Result(
         arrays={"vertex_mask": split_correlation.read("vertex_mask")},
         facts={
             "n_nulls": config.n_nulls,
             "split_by": facts["split_by"],
-            "null_features": "bold" if trained_model is None else source,
+            "null_features": embedder.source,
             "features_of_the_data": source,
             "correlation_of_neighbours": float(np.mean([s.neighbours for s in smooth.values()])),
             "correlation_in_common": float(np.mean([s.common for s in smooth.values()])),
@@ -275,20 +264,21 @@ def _worker_bytes(settings: Settings, inputs: Mapping[str, list[Version]], n_thr
 @stored_asset(
     group="validation",
     dims=(LABEL_FILE, N_COMPONENTS),
+    inputs=[split_correlation, null_correlation, geodesic_labels, geodesic_distances, cortex],
     settings=("thresholding", "sweep", "factorization", "clustering", "networks"),
     together=N_COMPONENTS,
-    unless={"geodesic_distances": needs_no_distances, "cortex": thresholds_without_mesh},
+    nothing_to_do=why_no_stability,
     pool="memory",
     worker_bytes=_worker_bytes,
 )
 def stability(
-    cells: Sequence[Cell],
+    tasks: Sequence[Task],
     split_correlation: Version,
     null_correlation: Version,
     geodesic_labels: Version,
-    geodesic_distances: Version | None,
-    cortex: Version | None,
-) -> Iterator[tuple[Cell, Result | TrendError]]:
+    geodesic_distances: Optional,
+    cortex: Optional,
+) -> Iterator[tuple[Task, Result | TrendError]]:
     """How well a cell of the sweep comes back in another half of the cohort, and in noise.
 
     The same sweep on both halves, and on both halves of every surrogate cohort. For each cell: the
@@ -299,28 +289,28 @@ def stability(
     """
     masks = split_correlation.read("vertex_mask")
     least = min(int(vertices_in_use(geodesic_labels, mask).sum()) for mask in masks)
-    cells, errors = feasible(cells, least)
+    tasks, errors = feasible(tasks, least)
     yield from errors
-    if not cells:
+    if not tasks:
         return
     n_nulls = int(null_correlation.facts["n_nulls"])
-    graph = graph_of(cells[0].settings, geodesic_distances)
-    smoothings = [smoothing_of(cells[0].project, cortex, mask) for mask in masks]
+    graph = graph_of(tasks[0].settings, geodesic_distances)
+    smoothings = [smoothing_of(tasks[0].settings, cortex, mask) for mask in masks]
     measured: list[Measured] = []
     for cohort in range(n_nulls + 1):
-        cells[0].progress(
+        tasks[0].progress(
             f"surrogate cohort {cohort}" if cohort else "data", cohort / (n_nulls + 1)
         )
         pair = _pair(split_correlation, null_correlation, cohort)
         matrices = [
-            spatial_matrix(cells[0], half, mask, geodesic_labels, geodesic_distances, smoothing)
+            spatial_matrix(tasks[0], half, mask, geodesic_labels, geodesic_distances, smoothing)
             for half, mask, smoothing in zip(pair, masks, smoothings, strict=True)
         ]
-        measured.append(_measure(cells, matrices, pair, graph))
+        measured.append(_measure(tasks, matrices, pair, graph))
     split_by = split_correlation.facts["split_by"]
-    for cell in cells:
-        data, *nulls = (m[int(cell.partition[N_COMPONENTS])] for m in measured)
-        yield cell, _result(cell, stability_arrays(data, nulls), split_by, n_nulls)
+    for task in tasks:
+        data, *nulls = (m[int(task.partition[N_COMPONENTS])] for m in measured)
+        yield task, _result(task, stability_arrays(data, nulls), split_by, n_nulls)
 
 
 def _pair(split: Version, null: Version, cohort: int) -> NDArray[np.float32]:
@@ -331,21 +321,21 @@ def _pair(split: Version, null: Version, cohort: int) -> NDArray[np.float32]:
 
 
 def _measure(
-    cells: Sequence[Cell], matrices: Sequence[BlockMatrix], pair: NDArray[np.float32], graph: Any
+    tasks: Sequence[Task], matrices: Sequence[BlockMatrix], pair: NDArray[np.float32], graph: Any
 ) -> Measured:
     """Sweep both halves of a cohort and compare them, for each number of components."""
     # Homogeneity is asked of the half that the clusters were not made from.
     first, second = (
-        dict(swept(cells, matrix, other, graph))
+        dict(swept(tasks, matrix, other, graph))
         for matrix, other in zip(matrices, pair[::-1], strict=True)
     )
     return {k: measure_halves(first[k], second[k]) for k in first}
 
 
 def _result(
-    cell: Cell, found: Mapping[str, NDArray[np.float64]], split_by: str, n_nulls: int
+    task: Task, found: Mapping[str, NDArray[np.float64]], split_by: str, n_nulls: int
 ) -> Result:
-    grid = cell.settings.sweep
+    grid = task.settings.sweep
     pairs = sorted((a, ratio) for a in grid.alpha_W for ratio in grid.l1_ratio)
     arrays: dict[str, NDArray[Any]] = {
         "alpha_W": np.array([alpha for alpha, _ in pairs]),
@@ -358,7 +348,7 @@ def _result(
         facts[name] = [None if np.isnan(v) else round(float(v), 4) for v in found[name].ravel()]
     if n_nulls < MIN_NULLS_FOR_Z:
         facts["z"] = f"not given: it takes {MIN_NULLS_FOR_Z} surrogate cohorts, there are {n_nulls}"
-    table = pd.DataFrame(_rows(cell.partition, arrays))
+    table = pd.DataFrame(_rows(task.partition, arrays))
     shown = table[["n_clusters", *COLUMNS]].set_index("n_clusters").T
     return Result(arrays=arrays, facts=facts, tables={"beside the null": _markdown(shown)})
 

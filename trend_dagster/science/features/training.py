@@ -737,9 +737,20 @@ def _make_fabric(config: TrainingConfig) -> tuple[Any, str]:
         accelerator=device_type,
         devices=config.n_devices,
         strategy=strategy,
+        plugins=_environment(),
         precision="bf16-mixed" if precision == "bf16" else "32-true",
     )
     return fabric, precision
+
+
+def _environment() -> list[Any]:
+    """Say who starts the processes: where `srun` is installed and not used, Lightning would warn."""
+    from lightning.fabric.plugins.environments import LightningEnvironment, TorchElasticEnvironment
+
+    if torch.distributed.is_torchelastic_launched():
+        return [TorchElasticEnvironment()]
+    # A task of Slurm's is told by its variables, which Lightning then reads itself.
+    return [] if "SLURM_NTASKS" in os.environ else [LightningEnvironment()]
 
 
 def _launch(fabric: Any, job: _Job) -> dict[str, Any]:
