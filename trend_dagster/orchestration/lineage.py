@@ -13,6 +13,7 @@ from typing import Literal
 
 from trend_dagster.errors import StoreError, TrendError
 from trend_dagster.orchestration.assets import ASSETS
+from trend_dagster.orchestration.io_managers import NONE
 from trend_dagster.orchestration.production import MISSING, StoredAsset, missing_files
 from trend_dagster.project.folder import Project
 from trend_dagster.storage.provenance import Recipe
@@ -208,7 +209,7 @@ def ancestry(
     followed.add(name)
     yield depth, f"{name} {version.digest}{origin}"
     for name, digest in version.recipe.inputs.items():
-        upstream = _stored(project, name)
+        upstream = None if digest == NONE else _stored(project, name)
         if upstream is None:
             yield depth + 1, f"{name} {digest}"
         elif upstream.digest == digest:
