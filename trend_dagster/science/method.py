@@ -19,6 +19,7 @@ import numpy as np
 from numpy.typing import NDArray
 from pydantic import BaseModel
 
+from trend_dagster.errors import SettingsError
 from trend_dagster.science.bold import (
     BoldConfig,
     CohortConfig,
@@ -152,8 +153,16 @@ def prepare_run(
     Raises
     ------
     SettingsError
-        If a filter is asked for that the repetition time does not allow.
+        If a filter is asked for that the repetition time does not allow, or confounds are asked
+        for and not given.
     """
+    if config.confounds and confounds is None:
+        raise SettingsError(
+            "setting bold.confounds",
+            expected=f"the columns {', '.join(config.confounds)} of each run",
+            found="a run without confounds",
+            remedy="Give them with the run, or empty bold.confounds.",
+        )
     mask = signal_mask(bold)
     return prepare(clean(bold, mask, config, repetition_time, confounds), mask, config), mask
 
