@@ -78,7 +78,7 @@ def bold(task: Task) -> Result:
             "n_vertices_without_signal": int((~mask).sum()),
             "n_vertices_outside_cortex_mask": int(outside.sum()),
             "temporal_snr": snr,
-            "cleaned": _taken_out(task) if config.cleans else "nothing taken out",
+            "cleaned": ", ".join(config.taken_out) or "nothing taken out",
         },
         pictures={"carpet": small_png(carpet_figure(prepared[mask]))},
     )
@@ -97,14 +97,6 @@ def _repetition_time(task: Task, run: BoldRun, raw: RawRun) -> tuple[float | Non
             "-cifti-change-timestep (or a JSON sidecar with RepetitionTime).",
         )
     return raw.repetition_time, raw.told_by
-
-
-def _taken_out(task: Task) -> str:
-    config = task.settings.bold
-    parts = ["linear trend"] if config.detrend else []
-    if config.filters:
-        parts.append(f"frequencies outside {config.high_pass_hz} to {config.low_pass_hz} Hz")
-    return ", ".join([*parts, *config.confounds])
 
 
 def _outside_cortex(project: Project, raw: RawRun) -> NDArray[np.bool_]:

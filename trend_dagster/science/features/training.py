@@ -744,7 +744,7 @@ def _make_fabric(config: TrainingConfig) -> tuple[Any, str]:
 
 
 def _environment() -> list[Any]:
-    """Say who starts the processes: where `srun` is installed and not used, Lightning would warn."""
+    """Say who starts the processes: else Lightning warns where `srun` is installed and unused."""
     from lightning.fabric.plugins.environments import LightningEnvironment, TorchElasticEnvironment
 
     if torch.distributed.is_torchelastic_launched():

@@ -9,6 +9,7 @@ from itertools import product
 from typing import Annotated, Any
 
 import numpy as np
+from numpy.typing import NDArray
 from pydantic import BaseModel, Field, field_validator
 from threadpoolctl import threadpool_limits
 
@@ -21,7 +22,23 @@ from trend_dagster.science.parcellation.factorization import (
     FactorizationConfig,
     Problem,
     factorize_many,
+    too_many_components,
 )
+
+PER_FACTORIZATION = ("n_iter", "objective", "zero_row_share", "dead_components", "distinct_rows")
+"""What `sweep_arrays` gives for each factorisation."""
+
+PER_CLUSTERING = (
+    "silhouette",
+    "davies_bouldin",
+    "inertia",
+    "within_connectivity",
+    "between_connectivity",
+    "connectivity_ratio",
+    "full_within_connectivity",
+    "full_between_connectivity",
+)
+"""What `sweep_arrays` gives for each of its clusterings."""
 
 
 class SweepGrid(BaseModel, frozen=True, extra="forbid"):
@@ -212,3 +229,62 @@ def _cell(
         seconds=found.seconds,
         clusterings=clusterings,
     )
+
+
+# --- Around the sweep ------------------------------------------------------------------------
+
+
+def possible_components(
+    n_components: Sequence[int], n_kept: int
+) -> tuple[list[int], dict[int, FactorizationError]]:
+    """Part numbers of components that there are vertices enough for from the others.
+
+    Parameters
+    ----------
+    n_components : sequence of int
+        Asked for.
+    n_kept : int
+        Vertices in use.
+
+    Returns
+    -------
+    tuple of list of int and dict of int to FactorizationError
+        Those that can be solved, and for each other why not.
+    """
+    errors = {k: too_many_components(n_kept, k) for k in n_components}
+    impossible = {k: error for k, error in errors.items() if error is not None}
+    return [k for k in n_components if k not in impossible], impossible
+
+
+def sweep_arrays(cells: Sequence[SweepCell]) -> dict[str, NDArray[Any]]:
+    """Lay out the cells of one number of components as arrays.
+
+    Parameters
+    ----------
+    cells : sequence of SweepCell
+        One for each combination of alpha_W and l1_ratio.
+
+    Returns
+    -------
+    dict of str to ndarray
+        All but W and H: ``alpha_W``, ``l1_ratio`` and `PER_FACTORIZATION` of shape (n_cells,);
+        ``n_clusters``; ``labels`` of shape (n_cells, n_clusters, n_vertices); `PER_CLUSTERING` of
+        shape (n_cells, n_clusters); ``cluster_sizes`` of shape (n_cells, n_clusters, largest
+        n_clusters), padded with 0.
+    """
+    n_clusters = [c.n_clusters for c in cells[0].clusterings]
+    sizes = np.zeros((len(cells), len(n_clusters), max(n_clusters)), dtype=np.int64)
+    for i, cell in enumerate(cells):
+        for j, clustering in enumerate(cell.clusterings):
+            sizes[i, j, : len(clustering.cluster_sizes)] = clustering.cluster_sizes
+    single = ("alpha_W", "l1_ratio", *PER_FACTORIZATION)
+    several = ("labels", *PER_CLUSTERING)
+    return {
+        **{name: np.array([getattr(cell, name) for cell in cells]) for name in single},
+        "n_clusters": np.array(n_clusters),
+        **{
+            name: np.array([[getattr(c, name) for c in cell.clusterings] for cell in cells])
+            for name in several
+        },
+        "cluster_sizes": sizes,
+    }
