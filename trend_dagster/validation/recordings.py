@@ -11,7 +11,8 @@ from numpy.typing import NDArray
 
 from trend_dagster.errors import CohortError
 from trend_dagster.science.bold import BoldConfig, prepare, signal_mask
-from trend_dagster.science.connectivity.correlation import CorrelationConfig, average_correlation
+from trend_dagster.science.connectivity.correlation import average_correlation
+from trend_dagster.science.connectivity.settings import CorrelationConfig
 from trend_dagster.science.evidence.nulls import SurrogateMaker
 from trend_dagster.science.evidence.simulation import SimulationConfig, simulate_cohort
 from trend_dagster.science.surface import Surface

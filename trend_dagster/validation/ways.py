@@ -15,10 +15,10 @@ from numpy.typing import NDArray
 
 from trend_dagster.project.settings import Settings, load_settings
 from trend_dagster.science.connectivity.correlation import average_correlation
+from trend_dagster.science.connectivity.settings import ThresholdConfig
 from trend_dagster.science.connectivity.smoothing import Smoothing, smoother
 from trend_dagster.science.connectivity.thresholding import (
     BlockMatrix,
-    ThresholdConfig,
     threshold_by_distance,
     threshold_by_label,
 )

@@ -5,57 +5,21 @@ from __future__ import annotations
 from collections.abc import Callable, Iterator, Sequence
 from concurrent.futures import Future, ThreadPoolExecutor
 from dataclasses import dataclass
-from itertools import product
-from typing import Annotated, Any
+from typing import Any
 
 import numpy as np
-from pydantic import BaseModel, Field, field_validator
 from threadpoolctl import threadpool_limits
 
 from trend_dagster.errors import FactorizationError
 from trend_dagster.science.connectivity.thresholding import BlockMatrix, FloatArray, IntArray
 from trend_dagster.science.cores import usable_cores
-from trend_dagster.science.parcellation.clustering import Clustering, ClusteringConfig, cluster
-from trend_dagster.science.parcellation.factorization import (
-    Factorization,
+from trend_dagster.science.parcellation.clustering import Clustering, cluster
+from trend_dagster.science.parcellation.factorization import Factorization, factorize_many
+from trend_dagster.science.parcellation.settings import (
+    ClusteringConfig,
     FactorizationConfig,
-    Problem,
-    factorize_many,
+    SweepGrid,
 )
-
-
-class SweepGrid(BaseModel, frozen=True, extra="forbid"):
-    """The settings that are tried in all combinations."""
-
-    n_components: tuple[Annotated[int, Field(ge=1)], ...] = Field(
-        default=(40,),
-        min_length=1,
-        description="Components of W and H; more than clusters, so that no small network is lost.",
-    )
-    alpha_W: tuple[Annotated[float, Field(ge=0)], ...] = Field(
-        default=(0.0,), min_length=1, description="Strength of the penalty on W and H; 0: none."
-    )
-    l1_ratio: tuple[Annotated[float, Field(ge=0, le=1)], ...] = Field(
-        default=(0.4,),
-        min_length=1,
-        description="Share of the penalty that asks for sparsity; the rest asks for small values.",
-    )
-    n_clusters: tuple[Annotated[int, Field(ge=2)], ...] = Field(
-        default=(14, 38),
-        min_length=1,
-        description="Clusters of vertices; the tutorial's 7 and 19 networks per hemisphere.",
-    )
-
-    @field_validator("*")
-    @classmethod
-    def _no_value_twice(cls, values: tuple[float, ...]) -> tuple[float, ...]:
-        if len(set(values)) < len(values):
-            raise ValueError(f"a list without repeated values, not {list(values)}")
-        return values
-
-    def problems(self) -> list[Problem]:
-        """Return the factorisations to solve; clusterings share them."""
-        return [Problem(*p) for p in product(self.n_components, self.alpha_W, self.l1_ratio)]
 
 
 @dataclass(frozen=True, eq=False)
