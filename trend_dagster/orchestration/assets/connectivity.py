@@ -43,13 +43,12 @@ from trend_dagster.science.connectivity.thresholding import (
 from trend_dagster.science.parcellation.smooth_loadings import GRAPH_REACH, neighbour_graph
 from trend_dagster.science.surface import Surface, distance_rows, step_graph, vertex_areas
 from trend_dagster.science.surface import geodesic_labels as cut_into_labels
-from trend_dagster.storage.arrays import read_distances
+from trend_dagster.storage.arrays import npy_bytes, read_distances
 from trend_dagster.storage.label_files import NO_LABEL, read_geodesic_labels
 from trend_dagster.storage.label_images import gifti_labels, keys_of
 from trend_dagster.storage.scratch import ResumableMatrix
 from trend_dagster.storage.space import check_same_space
 from trend_dagster.storage.stores import Partition, Version
-from trend_dagster.storage.workbook import npy_bytes
 
 HEMISPHERES = ("left", "right")
 """Names of the distance matrices, in the order of the vertices."""

@@ -2,18 +2,15 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from pathlib import Path
 from typing import Any
 
 import numpy as np
-import pandas as pd
 from numpy.typing import NDArray
 
-from trend_dagster.delivery.figures.matrices import sweep_figure
-from trend_dagster.delivery.figures.png import small_png, to_png
-from trend_dagster.delivery.pictures import draw_comparison
-from trend_dagster.errors import CohortError, InputError, TrendError
+from trend_dagster.delivery.pictures import comparison_markdown, draw_comparison
+from trend_dagster.errors import CohortError, TrendError
 from trend_dagster.orchestration.assets.connectivity import (
     graph_of,
     needs_no_distances,
@@ -22,7 +19,6 @@ from trend_dagster.orchestration.assets.connectivity import (
 )
 from trend_dagster.orchestration.assets.features import signal_of
 from trend_dagster.orchestration.assets.parcellation import feasible, sweep_arrays, swept
-from trend_dagster.orchestration.assets.summary import summary_table
 from trend_dagster.orchestration.io_managers import Result
 from trend_dagster.orchestration.production import Cell, stored_asset
 from trend_dagster.project.folder import BOLD_RUN, LABEL_FILE, N_COMPONENTS, Project
@@ -32,9 +28,16 @@ from trend_dagster.project.mesh import (
     smoothing_of,
     thresholds_without_mesh,
 )
+from trend_dagster.project.tables import (
+    check_truth,
+    comparison,
+    comparison_facts,
+    labels_of,
+    number_columns,
+    summary_table,
+)
 from trend_dagster.science.bold import check_same_vertices, common_length
 from trend_dagster.science.connectivity.correlation import average_correlation
-from trend_dagster.science.evidence.measures import mean_dice
 from trend_dagster.storage.label_files import LabelFile, label_file_at, read_networks
 from trend_dagster.storage.space import check_same_space
 from trend_dagster.storage.stores import Partition, Version
@@ -187,158 +190,25 @@ def control_comparison(
     data there are no planted networks; what stands beside each other then are the silhouettes,
     which the label file itself can raise, in every column alike.
     """
+    truth = _read_truth(cell.project, nmf_sweep)
     table = summary_table(sweep_summary, nmf_sweep)
-    truth_file = _truth(cell.project)
-    truth = None if truth_file is None else read_networks(truth_file)
-    labels = {_key(row): vector for row, vector in _all_labels(nmf_sweep)}
-    if truth is not None and truth_file is not None:
-        _check_truth(truth, labels, truth_file.name)
-        table["dice_trained"] = [mean_dice(labels[_key(row)], truth) for _, row in table.iterrows()]
-    for name, control in _controls(control_sweep).items():
-        silhouettes = {key: silhouette for key, (silhouette, _) in control.items()}
-        table[f"silhouette_{name}"] = [silhouettes.get(_key(row)) for _, row in table.iterrows()]
-        if truth is not None:
-            table[f"dice_{name}"] = [
-                mean_dice(control[_key(row)][1], truth) if _key(row) in control else None
-                for _, row in table.iterrows()
-            ]
-    chosen = {_key(choice) for choice in selected_parcellations.facts["chosen"]}
-    table["chosen"] = [_key(row) in chosen for _, row in table.iterrows()]
-    files, pictures = {}, {}
-    if truth is not None and table["chosen"].any():
-        best = table[table["chosen"]].iloc[0]
-        surface = mesh_of(cortex, len(truth))
-        figure = draw_comparison(surface, truth, labels[_key(best)], best["dice_trained"])
-        if figure is not None:
-            files["planted_and_found.png"] = to_png(figure, 110)
-            pictures["planted and found"] = small_png(figure)
-    for metric, own in (("dice", "dice_trained"), ("silhouette", "silhouette")):
-        beside = {
-            TITLES[name]: f"{metric}_{name}" for name in TITLES if f"{metric}_{name}" in table
-        }
-        if own in table and beside:
-            figure = sweep_figure(table, own, metric.capitalize(), beside)
-            pictures[f"{metric} beside its controls"] = small_png(figure)
-    shown = table.drop(columns=["cluster_sizes", "version", "digest", "seconds"])
-    numbers = shown.select_dtypes("number")
+    table = comparison(table, nmf_sweep, control_sweep, selected_parcellations, truth)
+    labels = [labels_of(nmf_sweep, row) for row in table[table["chosen"]].to_dict("records")]
+    pictures, files = draw_comparison(table, mesh_of(cortex), truth, labels)
     return Result(
-        arrays={str(name): numbers[name].to_numpy(np.float64) for name in numbers},
-        facts={
-            "label_files": table["label_file"].tolist(),
-            "chosen": table["chosen"].tolist(),
-            "has_truth": truth is not None,
-        },
-        tables={"comparison": str(shown.head(40).round(3).to_markdown(index=False))},
+        arrays=number_columns(table),
+        facts=comparison_facts(table),
+        tables={"comparison": comparison_markdown(table)},
         pictures=pictures,
-        files=files | {"control_comparison.csv": shown.to_csv(index=False).encode()},
+        files=files,
     )
 
 
-Key = tuple[str, int, float, float, int]
-
-
-def _key(row: Any) -> Key:
-    return (
-        str(row["label_file"]),
-        int(row["n_components"]),
-        float(row["alpha_W"]),
-        float(row["l1_ratio"]),
-        int(row["n_clusters"]),
-    )
-
-
-def _all_labels(cells: Sequence[Version]) -> Iterator[tuple[dict[str, Any], NDArray[np.int32]]]:
-    for version in cells:
-        labels = version.read("labels")
-        for i, j, row in _rows(version):
-            yield row, labels[i, j]
-
-
-def _rows(version: Version) -> Iterator[tuple[int, int, dict[str, Any]]]:
-    alpha_W, l1_ratio = version.read("alpha_W"), version.read("l1_ratio")
-    for i in range(len(alpha_W)):
-        for j, n_clusters in enumerate(version.read("n_clusters")):
-            yield (
-                i,
-                j,
-                {
-                    **version.partition,
-                    "alpha_W": alpha_W[i],
-                    "l1_ratio": l1_ratio[i],
-                    "n_clusters": n_clusters,
-                },
-            )
-
-
-def _controls(
-    cells: Sequence[Version],
-) -> dict[str, dict[Key, tuple[float, NDArray[np.int32]]]]:
-    """Silhouette and labels of every cell of every control."""
-    found: dict[str, dict[Key, tuple[float, NDArray[np.int32]]]] = {}
-    for version in cells:
-        labels, silhouette = version.read("labels"), version.read("silhouette")
-        for c, name in enumerate(version.facts["controls"]):
-            for i, j, row in _rows(version):
-                value = (float(silhouette[c, i, j]), labels[c, i, j])
-                found.setdefault(name, {})[_key(row)] = value
-    return found
-
-
-def _check_truth(truth: NDArray[np.int64], labels: dict[Key, Any], name: str) -> None:
-    n_vertices = len(next(iter(labels.values())))
-    if len(truth) != n_vertices:
-        raise InputError(
-            f"planted networks {name}",
-            expected=f"{n_vertices} labels, one per vertex",
-            found=str(len(truth)),
-            remedy="Give the file that belongs to this cohort, or take inputs.truth out.",
-        )
-
-
-def comparison_table(comparison: Version) -> pd.DataFrame:
-    """Read the stored comparison back as a table."""
-    table = pd.DataFrame({name: comparison.read(name) for name in comparison.names()})
-    table.insert(0, "label_file", comparison.facts["label_files"])
-    return table.assign(chosen=comparison.facts["chosen"])
-
-
-def verdict(row: Mapping[Any, Any], own: str = "trained model") -> str:
-    """Say whether the features of a cell were worth it.
-
-    Parameters
-    ----------
-    row : mapping
-        A row of the comparison.
-    own : str
-        What the features come from.
-
-    Returns
-    -------
-    str
-        A sentence; empty without controls.
-    """
-    metric = "dice" if "dice_trained" in row else "silhouette"
-    found = row["dice_trained"] if metric == "dice" else row["silhouette"]
-    controls = {
-        name: float(row[f"{metric}_{name}"])
-        for name in ("untrained", "bold")
-        if pd.notna(row.get(f"{metric}_{name}"))
-    }
-    if not controls:
-        return ""
-    best = max(controls.values())
-    cell = f"{row['n_clusters']:.0f} clusters: "
-    if metric == "dice":
-        says = "finds more than" if found - best > NO_DIFFERENCE else "does not find more than"
-        return cell + f"the {own} (Dice {found:.3f}) {says} its best control ({best:.3f})."
-    return cell + (
-        f"silhouette {found:.3f} with the {own}, "
-        + ", ".join(f"{value:.3f} with {TITLES[name]}" for name, value in controls.items())
-        + ". The label file alone can raise it: this says nothing of truth."
-    )
-
-
-NO_DIFFERENCE = 0.01
-"""Dice by which cohorts of one difficulty differ among themselves (docs/validation.md)."""
-
-TITLES = {"untrained": "the untrained model", "bold": "raw BOLD"}
+def _read_truth(project: Project, cells: Sequence[Version]) -> NDArray[np.int64] | None:
+    """Planted network of each vertex, if the settings name any."""
+    file = _truth(project)
+    if file is None or not cells:
+        return None
+    truth = read_networks(file)
+    check_truth(truth, cells[0].array("labels").shape[-1], file.name)
+    return truth

@@ -18,10 +18,10 @@ from trend_dagster.project.folder import BOLD_RUN, Project
 from trend_dagster.project.mesh import (
     SIDES,
     cortex_mask_files,
+    mesh_files,
     names_no_mesh,
     read_mask,
     read_mesh,
-    surface_files,
     wrong_density,
 )
 from trend_dagster.project.settings import surface_labels
@@ -31,7 +31,7 @@ from trend_dagster.storage.stores import Partition, Version
 
 
 def _files(project: Project, partition: Partition) -> dict[str, Path]:
-    return surface_files(project) | cortex_mask_files(project)
+    return mesh_files(project) | cortex_mask_files(project)
 
 
 @stored_asset(

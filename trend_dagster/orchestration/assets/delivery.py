@@ -3,25 +3,22 @@
 from __future__ import annotations
 
 import hashlib
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
 from pathlib import Path
-from typing import Any
 
 import numpy as np
 
-from trend_dagster.delivery.maps import map_files, networks_of
+from trend_dagster.delivery.maps import chosen_maps
 from trend_dagster.delivery.page import render
-from trend_dagster.delivery.pictures import target_files, target_of_maps
-from trend_dagster.delivery.report import gather, shown_files
+from trend_dagster.delivery.report import gather
 from trend_dagster.orchestration.io_managers import Result
-from trend_dagster.orchestration.production import Cell, stored_asset
+from trend_dagster.orchestration.overview import removed
+from trend_dagster.orchestration.production import STORED_ASSETS, Cell, stored_asset
 from trend_dagster.project.folder import Project
 from trend_dagster.project.mesh import mesh_of, names_no_mesh
-from trend_dagster.storage.label_images import keys_of, label_tsv
-from trend_dagster.storage.stores import Partition, Version
-
-MAPS = "maps"
-"""Folder of the label images, below the project's outputs."""
+from trend_dagster.project.target import stored_target, target_files
+from trend_dagster.storage.label_images import keys_of
+from trend_dagster.storage.stores import POINTER, Partition, Version, describe
 
 
 def _target(project: Project, partition: Partition) -> dict[str, Path]:
@@ -40,35 +37,50 @@ def parcellation_images(
     `wb_view outputs/maps/selected_14_clusters.spec`. Networks that are mirror images of each other
     share a number and a hue. 0 is where there is no signal.
     """
-    files: dict[str, bytes] = {}
-    tables: dict[str, str] = {}
-    all_keys = []
-    chosen = selected_parcellations.facts["chosen"]
-    all_labels = selected_parcellations.read("labels")
-    surface = mesh_of(cortex, all_labels.shape[1])
-    target = target_of_maps(cell.project, all_labels[0])
-    for choice, labels in zip(chosen, all_labels, strict=True):
-        networks = networks_of(labels, surface, target)
-        name = f"selected_{choice['n_clusters']}_clusters"
-        written = map_files(name, cell_title(choice), labels, networks, surface, target)
-        files |= {f"{MAPS}/{file}": content for file, content in written.items()}
-        tables[f"networks, {choice['n_clusters']} clusters"] = _markdown(label_tsv(networks))
-        all_keys.append(keys_of(labels))
+    labels = selected_parcellations.read("labels")
+    surface = mesh_of(cortex, labels.shape[1])
+    target = stored_target(cell.project, labels.shape[1])
+    files, tables = chosen_maps(selected_parcellations, surface, target)
     return Result(
-        arrays={
-            "n_clusters": selected_parcellations.read("n_clusters"),
-            "keys": np.stack(all_keys),
-        },
+        arrays={"n_clusters": selected_parcellations.read("n_clusters"), "keys": keys_of(labels)},
         facts={"n_files": len(files)},
         tables=tables,
         files=files,
     )
 
 
+SHOWN_BESIDE = ("bold", "trained_model", "embeddings", "average_correlation", "geodesic_labels")
+"""Assets that the report shows if they are there; a brought correlation needs none of them."""
+
+
+def _shown_beside(project: Project) -> Iterator[tuple[str, Partition]]:
+    """Outputs of these assets that are stored and whose input is still there."""
+    for name in SHOWN_BESIDE:
+        asset = STORED_ASSETS[name]
+        gone = removed(project, asset)
+        yield from ((name, p) for p in project.store.stored(name, asset.dims) if p not in gone)
+
+
+def _pointers(project: Project, partition: Partition) -> dict[str, Path]:
+    """Pointers to what is shown: one changes exactly when another version becomes current."""
+    return {
+        f"current {describe(asset, key)}": project.store.folder(asset, key) / POINTER
+        for asset, key in _shown_beside(project)
+    }
+
+
+def _versions_beside(project: Project) -> dict[str, Sequence[Version]]:
+    found: dict[str, list[Version]] = {}
+    for name, key in _shown_beside(project):
+        if (version := project.store.latest(name, key)) is not None:
+            found.setdefault(name, []).append(version)
+    return {**found}
+
+
 @stored_asset(
     group="delivery",
     settings=("selection",),
-    files=shown_files,
+    files=_pointers,
     incomplete=frozenset({"nmf_sweep"}),
     unless={"cortex": names_no_mesh},
 )
@@ -85,11 +97,14 @@ def report(
     What went in and what was excluded, settings, training, the sweep with its controls, the chosen
     parcellations and why, on a surface that can be turned, provenance, and how to cite.
     """
-    project = cell.project
-    surface = mesh_of(cortex)
-    said = gather(
-        project, nmf_sweep, sweep_summary, selected_parcellations, control_comparison, surface
-    )
+    shown = {
+        "nmf_sweep": nmf_sweep,
+        "sweep_summary": [sweep_summary],
+        "selected_parcellations": [selected_parcellations],
+        "control_comparison": [control_comparison],
+    }
+    versions = _versions_beside(cell.project) | shown
+    said = gather(cell.project.folder.name, cell.settings, versions, mesh_of(cortex))
     page = render(said).encode()
     pictures = {f"{c.n_clusters} clusters, sorted correlation": c.correlation for c in said.chosen}
     return Result(
@@ -98,17 +113,3 @@ def report(
         pictures=pictures,
         files={"report.html": page},
     )
-
-
-def cell_title(cell: dict[str, Any]) -> str:
-    """Name a cell of the sweep as maps and pictures do."""
-    return (
-        f"{cell['n_clusters']} clusters: label file {cell['label_file']}, "
-        f"{cell['n_components']} components"
-    )
-
-
-def _markdown(tsv: bytes) -> str:
-    header, *rows = (line.split("\t") for line in tsv.decode().splitlines())
-    lines = [header, ["---"] * len(header), *rows]
-    return "\n".join("| " + " | ".join(line) + " |" for line in lines)

@@ -32,13 +32,13 @@ from trend_dagster.project.mesh import (
     thresholds_without_mesh,
 )
 from trend_dagster.project.settings import Settings, why_no_stability
+from trend_dagster.project.tables import figure_rows
 from trend_dagster.science.bold import check_same_vertices
 from trend_dagster.science.connectivity.correlation import average_correlation
 from trend_dagster.science.connectivity.thresholding import BlockMatrix
 from trend_dagster.science.evidence.nulls import SurrogateMaker
 from trend_dagster.science.evidence.stability import (
     COLUMNS,
-    MEASURES,
     MIN_NULLS_FOR_Z,
     SplitBy,
     measure_halves,
@@ -358,28 +358,10 @@ def _result(
         facts[name] = [None if np.isnan(v) else round(float(v), 4) for v in found[name].ravel()]
     if n_nulls < MIN_NULLS_FOR_Z:
         facts["z"] = f"not given: it takes {MIN_NULLS_FOR_Z} surrogate cohorts, there are {n_nulls}"
-    table = pd.DataFrame(_rows(cell.partition, arrays))
+    table = pd.DataFrame([row for _, row in figure_rows("stability", cell.partition, arrays)])
     shown = table[["n_clusters", *COLUMNS]].set_index("n_clusters").T
     return Result(arrays=arrays, facts=facts, tables={"beside the null": _markdown(shown)})
 
 
 def _markdown(table: pd.DataFrame) -> str:
     return str(table.round(3).to_markdown())
-
-
-def stability_rows(version: Version) -> Iterator[dict[str, Any]]:
-    """One row per combination of settings and number of clusters of a stored cell."""
-    names = ("alpha_W", "l1_ratio", "n_clusters", *COLUMNS)
-    yield from _rows(version.partition, {name: version.read(name) for name in names})
-
-
-def _rows(partition: Partition, arrays: Mapping[str, NDArray[Any]]) -> Iterator[dict[str, Any]]:
-    for i, j in np.ndindex(arrays[next(iter(MEASURES))].shape):
-        yield {
-            "label_file": partition[LABEL_FILE],
-            "n_components": int(partition[N_COMPONENTS]),
-            "alpha_W": float(arrays["alpha_W"][i]),
-            "l1_ratio": float(arrays["l1_ratio"][i]),
-            "n_clusters": int(arrays["n_clusters"][j]),
-            **{name: float(arrays[name][i, j]) for name in COLUMNS},
-        }

@@ -38,8 +38,9 @@ from trend_dagster.science.features.autoencoder import (
     model_from_arrays,
     weights_to_arrays,
 )
-from trend_dagster.science.features.model_settings import NO_IDENTITY, AutoencoderConfig
+from trend_dagster.science.features.model_settings import AutoencoderConfig
 from trend_dagster.science.features.model_settings import TrainingConfig as TrainingConfig
+from trend_dagster.science.identity import NO_IDENTITY
 
 RunLoader = Callable[[], NDArray[np.floating]]
 
