@@ -32,11 +32,8 @@ from threadpoolctl import threadpool_limits
 
 from benchmarks.measure import in_process, report, result_path
 from trend_dagster.science._device import Device, full_float32
-from trend_dagster.science.connectivity.correlation import (
-    CorrelationConfig,
-    Run,
-    average_correlation,
-)
+from trend_dagster.science.connectivity.correlation import Run, average_correlation
+from trend_dagster.science.connectivity.settings import CorrelationConfig
 from trend_dagster.science.connectivity.thresholding import BoolArray, FloatArray
 
 _GEMM_SIZE = 4096

@@ -22,9 +22,13 @@ from trend_dagster.science.connectivity.thresholding import threshold_by_label
 from trend_dagster.science.evidence.nulls import SurrogateMaker
 from trend_dagster.science.evidence.simulation import SimulationConfig, simulate_cohort
 from trend_dagster.science.evidence.stability import COLUMNS, measure_halves, stability_arrays
-from trend_dagster.science.parcellation.factorization import FactorizationConfig
-from trend_dagster.science.parcellation.selection import SelectionConfig, rank_cells
-from trend_dagster.science.parcellation.sweep import SweepGrid, sweep
+from trend_dagster.science.parcellation.selection import rank_cells
+from trend_dagster.science.parcellation.settings import (
+    FactorizationConfig,
+    SelectionConfig,
+    SweepGrid,
+)
+from trend_dagster.science.parcellation.sweep import sweep
 from trend_dagster.science.surface import Surface, geodesic_labels
 from trend_dagster.storage.meshes import load_fsaverage
 

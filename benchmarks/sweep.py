@@ -49,15 +49,14 @@ from trend_dagster.science._device import Device
 from trend_dagster.science.connectivity.thresholding import BlockMatrix, threshold_by_label
 from trend_dagster.science.parcellation.clustering import cluster
 from trend_dagster.science.parcellation.factorization import (
-    FactorizationConfig,
-    Problem,
     factorize_many,
     leading_eigenpairs,
     nndsvda,
     objective,
     penalties,
 )
-from trend_dagster.science.parcellation.sweep import SweepCell, SweepGrid, sweep
+from trend_dagster.science.parcellation.settings import FactorizationConfig, Problem, SweepGrid
+from trend_dagster.science.parcellation.sweep import SweepCell, sweep
 
 Array = NDArray[Any]
 L1_RATIO = 0.4

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import os
-import warnings
 from pathlib import Path
 from typing import Any
 
@@ -16,9 +15,6 @@ from trend_dagster.orchestration.jobs import build_jobs
 from trend_dagster.orchestration.resources import ProjectResource
 from trend_dagster.orchestration.schedules import build_schedule
 from trend_dagster.orchestration.sensors import build_sensor
-
-# What Dagster still calls beta is pinned to one release and tested.
-warnings.filterwarnings("ignore", category=dg.BetaWarning)
 
 PROJECT_VARIABLE = "TREND_PROJECT"
 PROFILE_VARIABLE = "TREND_PROFILE"

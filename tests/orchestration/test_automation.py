@@ -11,10 +11,12 @@ import pytest
 
 from tests.conftest import N_VERTICES, simulate_run
 from trend_dagster.definitions import build_definitions
+from trend_dagster.errors import SettingsError
 from trend_dagster.orchestration.assets import ASSETS
 from trend_dagster.orchestration.instance import open_instance
 from trend_dagster.orchestration.jobs import JOBS
 from trend_dagster.orchestration.resources import ProjectResource
+from trend_dagster.orchestration.schedules import build_schedule
 from trend_dagster.project.folder import Project
 
 
@@ -148,6 +150,12 @@ def test_every_night_is_a_request_of_its_own(finished_once):
         (request,) = schedule.evaluate_tick(context).run_requests
         keys.add(request.run_key)
     assert len(keys) == 2
+
+
+@pytest.mark.parametrize("cron", ["61 2 * * *", "0 0 30 2 *", "0 2 * * noday"])
+def test_a_time_that_there_is_not_is_refused(cron):
+    with pytest.raises(SettingsError, match=r"automation\.nightly"):
+        build_schedule(cron)
 
 
 def test_sensor_and_schedule_are_off_until_switched_on(finished_once):

@@ -12,13 +12,10 @@ from tests.science.connectivity.test_correlation import cohort, plain_average
 from tests.science.parcellation.test_factorization import block_matrix
 from trend_dagster.errors import CohortError, FactorizationError
 from trend_dagster.science._device import full_float32
-from trend_dagster.science.connectivity.correlation import CorrelationConfig, average_correlation
-from trend_dagster.science.parcellation.factorization import (
-    FactorizationConfig,
-    Problem,
-    factorize,
-    factorize_many,
-)
+from trend_dagster.science.connectivity.correlation import average_correlation
+from trend_dagster.science.connectivity.settings import CorrelationConfig
+from trend_dagster.science.parcellation.factorization import factorize, factorize_many
+from trend_dagster.science.parcellation.settings import FactorizationConfig, Problem
 
 has_card = torch.cuda.is_available()
 DEVICES = [

@@ -5,7 +5,8 @@ from __future__ import annotations
 import numpy as np
 import pytest
 
-from trend_dagster.science.connectivity.correlation import CorrelationConfig, average_correlation
+from trend_dagster.science.connectivity.correlation import average_correlation
+from trend_dagster.science.connectivity.settings import CorrelationConfig
 from trend_dagster.storage.scratch import ResumableMatrix
 
 

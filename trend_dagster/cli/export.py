@@ -36,9 +36,13 @@ def export(
     """Write cells of the sweep as label images; by default the chosen ones."""
     from trend_dagster.delivery.export import export_cells
     from trend_dagster.project.folder import Project
+    from trend_dagster.project.mesh import stored_mesh
+    from trend_dagster.project.tables import sweep_cells
+    from trend_dagster.project.target import stored_target
 
     project = Project.open(folder)
-    target = project.outputs / "export" if to is None else to
+    cells = sweep_cells(project)
+    n_vertices = cells[0].array("labels").shape[-1]
     wanted = {
         "label_file": label_file,
         "n_components": n_components,
@@ -47,7 +51,14 @@ def export(
         "n_clusters": n_clusters,
     }
     written = []
-    for path in export_cells(project, wanted, target):
+    for path in export_cells(
+        cells,
+        project.store.latest("selected_parcellations"),
+        wanted,
+        stored_mesh(project, n_vertices),
+        stored_target(project, n_vertices),
+        project.outputs / "export" if to is None else to,
+    ):
         written.append(str(path))
         if not as_json:
             console.print(escape(str(path)), soft_wrap=True)

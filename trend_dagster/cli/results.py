@@ -28,9 +28,9 @@ def show_results(folder: Path, profile: str | None = None) -> None:
         In place of the profile that `trend.yaml` names.
     """
     from trend_dagster.orchestration.assets import ASSETS
-    from trend_dagster.orchestration.assets.controls import comparison_table
     from trend_dagster.orchestration.lineage import Lineage
     from trend_dagster.project.folder import Project
+    from trend_dagster.project.tables import comparison_table
 
     project = Project.open(folder, profile)
     comparison = project.store.latest("control_comparison")
@@ -132,7 +132,7 @@ def read_controls(found: pd.DataFrame) -> list[str]:
     list of str
         One line per chosen cell that has controls and planted networks.
     """
-    from trend_dagster.orchestration.assets.controls import verdict
+    from trend_dagster.project.tables import verdict
 
     if "dice_trained" not in found:
         return []

@@ -16,8 +16,7 @@ from dagster import AssetCheckExecutionContext
 from trend_dagster.errors import StoreError
 from trend_dagster.orchestration.assets import ASSETS
 from trend_dagster.orchestration.lineage import Lineage, State
-from trend_dagster.orchestration.overview import removed
-from trend_dagster.orchestration.production import StoredAsset
+from trend_dagster.orchestration.production import StoredAsset, removed
 from trend_dagster.project.folder import BOLD_RUN, Project
 from trend_dagster.storage.stores import Version, describe
 

@@ -40,11 +40,11 @@ from typing import Any
 import dagster as dg
 from pydantic import Field
 
-from trend_dagster.errors import MissingUpstreamError, StoreError, TrendError
+from trend_dagster.errors import InputError, MissingUpstreamError, StoreError, TrendError
 from trend_dagster.orchestration.io_managers import NONE, Published, Result
 from trend_dagster.orchestration.partitions import PARTITIONS, to_partition
 from trend_dagster.orchestration.private import HOST_TAG, PROCESS_TAG, RECORDED_ONE_BY_ONE
-from trend_dagster.project.folder import Project
+from trend_dagster.project.folder import N_COMPONENTS, Project
 from trend_dagster.project.settings import Settings
 from trend_dagster.science.cores import usable_cores
 from trend_dagster.storage.provenance import Recipe, differences, digest_of, digest_of_file
@@ -832,6 +832,37 @@ def publish_alone(
         scratch = store.scratch(asset.name, partition, recipe)
         task = Task(project, partition, draft, scratch, lambda line: None)
         return _publish(task, result, recipe, run_id="", seconds=0.0)
+
+
+def removed(project: Project, asset: StoredAsset) -> list[Partition]:
+    """Find stored outputs whose input file is no longer there.
+
+    Parameters
+    ----------
+    project : Project
+        Where.
+    asset : StoredAsset
+        Which asset.
+
+    Returns
+    -------
+    list of mappings
+        Their partitions.
+    """
+    dims = [dim for dim in asset.dims if dim != N_COMPONENTS]
+    today = {dim: _keys(project, dim) for dim in dims}
+    return [
+        partition
+        for partition in project.store.stored(asset.name, asset.dims)
+        if any(partition[dim] not in today[dim] for dim in dims)
+    ]
+
+
+def _keys(project: Project, dim: str) -> set[str]:
+    try:
+        return set(project.keys(dim))
+    except InputError:  # the folder itself is gone, or empty
+        return set()
 
 
 def missing_files(project: Project, version: Version) -> list[str]:

@@ -30,7 +30,7 @@ SIDES = ("left", "right")
 # Where it comes from
 
 
-def surface_files(project: Project) -> dict[str, Path]:
+def mesh_files(project: Project) -> dict[str, Path]:
     """Files of the mesh that the settings name, by what they are."""
     inputs = project.settings.inputs
     named = {"surface": inputs.surfaces, "inflated": inputs.inflated}
@@ -54,7 +54,7 @@ def read_mesh(project: Project) -> Surface | None:
         return load_fsaverage(FSAVERAGE[inputs.surface])
     if not inputs.surfaces:
         return None
-    files = list(surface_files(project).values())
+    files = list(mesh_files(project).values())
     return read_surfaces(files[:2], files[2:])
 
 

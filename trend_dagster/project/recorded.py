@@ -5,6 +5,7 @@ from __future__ import annotations
 from collections.abc import Callable
 from dataclasses import dataclass
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 from numpy.typing import NDArray
@@ -12,6 +13,8 @@ from numpy.typing import NDArray
 from trend_dagster.errors import InputError
 from trend_dagster.project.folder import Project
 from trend_dagster.project.mesh import cortex_mask_files, read_mask
+from trend_dagster.science.bold import signal_mask, temporal_snr, why_unusable
+from trend_dagster.storage.arrays import subject_of
 from trend_dagster.storage.confounds import confounds_file, read_confounds
 from trend_dagster.storage.runs import BoldRun, RawRun, read_run
 from trend_dagster.storage.space import VertexSpace
@@ -90,6 +93,25 @@ def read_recorded(project: Project, key: str) -> RecordedRun:
         told_by,
         lambda columns: read_confounds(confounds_file(run), columns, n_timepoints),
     )
+
+
+def facts_of(project: Project, key: str, run: RecordedRun) -> dict[str, Any]:
+    """What is worth looking at of a run, and what is taken out of it."""
+    config = project.settings.bold
+    facts = {
+        "file": project.bold_run(key).name,
+        "subject": subject_of(key),
+        "n_vertices": run.signal.shape[0],
+        "n_timepoints": run.signal.shape[1],
+        "space": run.space.facts(),
+        "repetition_time_s": run.repetition_time,
+        "repetition_time_told_by": run.told_by,
+        "n_vertices_outside_cortex_mask": int(run.outside.sum()),
+        "cleaned": ", ".join(config.taken_out) or "nothing taken out",
+    }
+    if why_unusable(run.signal) is None:
+        facts["temporal_snr"] = temporal_snr(run.signal, signal_mask(run.signal))
+    return facts
 
 
 def _repetition_time(project: Project, run: BoldRun, raw: RawRun) -> tuple[float | None, str]:

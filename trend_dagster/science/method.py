@@ -17,45 +17,35 @@ from typing import TYPE_CHECKING, Any
 
 import numpy as np
 from numpy.typing import NDArray
-from pydantic import BaseModel
 
 from trend_dagster.errors import SettingsError
 from trend_dagster.science.bold import (
     BoldConfig,
-    CohortConfig,
     clean,
     common_length,
     prepare,
     signal_mask,
 )
-from trend_dagster.science.connectivity.correlation import CorrelationConfig, average_correlation
+from trend_dagster.science.connectivity.correlation import average_correlation
 from trend_dagster.science.connectivity.encoding import Correlation, CorrelationSource, Encoding
 from trend_dagster.science.connectivity.thresholding import (
     BlockMatrix,
     BoolArray,
     FloatArray,
     IntArray,
-    ThresholdConfig,
 )
 from trend_dagster.science.evidence.stability import measure_halves, stability_arrays
-from trend_dagster.science.features.model_settings import (
-    AutoencoderConfig,
-    FeaturesConfig,
-    FeatureSource,
-    TrainingConfig,
-)
-from trend_dagster.science.parcellation.clustering import ClusteringConfig
-from trend_dagster.science.parcellation.factorization import FactorizationConfig
-from trend_dagster.science.parcellation.networks import NetworksConfig, find_networks
+from trend_dagster.science.features.model_settings import FeatureSource
+from trend_dagster.science.parcellation.networks import find_networks
 from trend_dagster.science.parcellation.smooth_loadings import neighbour_graph
 from trend_dagster.science.parcellation.sweep import (
     SweepCell,
-    SweepGrid,
+    grid_axes,
     possible_components,
     sweep,
     sweep_arrays,
 )
-from trend_dagster.science.surface import GeodesicLabelsConfig
+from trend_dagster.science.settings import MethodSettings
 
 if TYPE_CHECKING:  # torch takes seconds to import: only the functions that compute with it do
     from trend_dagster.science.features.autoencoder import TransformerAutoencoder
@@ -70,6 +60,7 @@ __all__ = [
     "correlate",
     "correlate_bold",
     "encode",
+    "grid_axes",
     "loadings_graph",
     "parcellate",
     "possible_components",
@@ -83,44 +74,6 @@ __all__ = [
 Signal = NDArray[np.float32]
 Run = tuple[Signal, BoolArray]
 Cells = tuple[SweepCell, ...]
-
-
-class MethodSettings(BaseModel, frozen=True, extra="forbid"):
-    """Every setting that decides which networks are found; a section for each step."""
-
-    bold: BoldConfig = BoldConfig()
-    cohort: CohortConfig = CohortConfig()
-    autoencoder: AutoencoderConfig = AutoencoderConfig()
-    training: TrainingConfig = TrainingConfig()
-    features: FeaturesConfig = FeaturesConfig()
-    correlation: CorrelationConfig = CorrelationConfig()
-    geodesic_labels: GeodesicLabelsConfig = GeodesicLabelsConfig()
-    thresholding: ThresholdConfig = ThresholdConfig()
-    sweep: SweepGrid = SweepGrid()
-    factorization: FactorizationConfig = FactorizationConfig()
-    clustering: ClusteringConfig = ClusteringConfig()
-    networks: NetworksConfig = NetworksConfig()
-
-    def identity(self, section: str) -> dict[str, Any]:
-        """Settings of a section that decide results; those that only change speed are left out.
-
-        Parameters
-        ----------
-        section : str
-            Name of the section.
-
-        Returns
-        -------
-        dict
-            As JSON can store it.
-        """
-        model: BaseModel = getattr(self, section)
-        values = model.model_dump(mode="json")
-        for name, field in type(model).model_fields.items():
-            extra = field.json_schema_extra
-            if isinstance(extra, Mapping) and extra.get("identity") is False:
-                del values[name]
-        return values
 
 
 # --- From BOLD to features -------------------------------------------------------------------

@@ -12,7 +12,6 @@ from dataclasses import dataclass
 import numpy as np
 import scipy.sparse as sp
 from numpy.typing import NDArray
-from pydantic import BaseModel, Field, field_validator
 from scipy.sparse import csgraph
 from scipy.spatial import ConvexHull, KDTree
 
@@ -24,38 +23,6 @@ BoolArray = NDArray[np.bool_]
 
 # Labels of fewer vertices can neither be connected and equal in area, nor serve a factorisation.
 MIN_VERTICES_PER_LABEL = 4
-
-MAX_LABELS = 1000  # of both hemispheres
-"""With more, a label of a mesh that BOLD is sampled on has too few vertices to be factorised."""
-
-
-class GeodesicLabelsConfig(BaseModel, frozen=True, extra="forbid"):
-    """Label files that are made from the surface, beside those of the user."""
-
-    n_labels_per_hemisphere: tuple[int, ...] | None = Field(
-        default=None,
-        description="Cut each hemisphere of the surface into so many connected labels of nearly "
-        "equal area: each number gives a label file of its own. 1 keeps a hemisphere whole. Needs "
-        "the mesh (inputs.surface or inputs.surfaces). null: 1 where a mesh is named, and none "
-        "where none is.",
-        # Each is a partition with a key of its own, which tells the number.
-        json_schema_extra={"identity": False},
-    )
-
-    @field_validator("n_labels_per_hemisphere")
-    @classmethod
-    def _sensible(cls, values: tuple[int, ...] | None) -> tuple[int, ...] | None:
-        if values is None:
-            return None
-        most = MAX_LABELS // 2
-        if any(not 1 <= n <= most for n in values):
-            raise ValueError(
-                f"from 1 to {most} labels per hemisphere ({MAX_LABELS:,} in all; of more, each "
-                "would have too few vertices to factorise)"
-            )
-        if len(set(values)) < len(values):
-            raise ValueError(f"a list without repeated values, not {list(values)}")
-        return values
 
 
 @dataclass(frozen=True)

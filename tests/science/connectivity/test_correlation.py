@@ -10,10 +10,10 @@ from hypothesis import strategies as st
 
 from trend_dagster.errors import CohortError
 from trend_dagster.science.connectivity.correlation import (
-    CorrelationConfig,
     average_correlation,
     standardize,
 )
+from trend_dagster.science.connectivity.settings import CorrelationConfig
 
 
 def cohort(n: int, n_runs: int, seed: int, masked: bool = True):

@@ -13,9 +13,9 @@ from hypothesis import strategies as st
 
 from trend_dagster.errors import FactorizationError
 from trend_dagster.science.connectivity import thresholding
+from trend_dagster.science.connectivity.settings import ThresholdConfig
 from trend_dagster.science.connectivity.thresholding import (
     BlockMatrix,
-    ThresholdConfig,
     equal_labels,
     threshold_by_distance,
     threshold_by_label,

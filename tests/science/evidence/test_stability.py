@@ -22,7 +22,8 @@ from trend_dagster.science.evidence.stability import (
     split_halves,
     timepoints_of,
 )
-from trend_dagster.science.parcellation.sweep import SweepCell, SweepGrid, sweep
+from trend_dagster.science.parcellation.settings import SweepGrid
+from trend_dagster.science.parcellation.sweep import SweepCell, sweep
 from trend_dagster.science.surface import Surface
 
 # Halves

@@ -12,8 +12,6 @@ from sklearn.decomposition import NMF
 from trend_dagster.errors import FactorizationError
 from trend_dagster.science.connectivity.thresholding import BlockMatrix, threshold_by_label
 from trend_dagster.science.parcellation.factorization import (
-    FactorizationConfig,
-    Problem,
     factorize,
     factorize_many,
     leading_eigenpairs,
@@ -21,6 +19,7 @@ from trend_dagster.science.parcellation.factorization import (
     objective,
     penalties,
 )
+from trend_dagster.science.parcellation.settings import FactorizationConfig, Problem
 from trend_dagster.science.parcellation.smooth_loadings import neighbour_graph
 
 SKLEARN = FactorizationConfig(solver="sklearn")

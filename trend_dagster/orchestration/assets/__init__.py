@@ -9,22 +9,19 @@ import dagster as dg
 
 from trend_dagster.errors import SettingsError
 from trend_dagster.orchestration.assets import (
-    bold,
     connectivity,
-    controls,
-    cortex,
     delivery,
+    evidence,
     features,
+    inputs,
     parcellation,
-    summary,
-    validation,
 )
 from trend_dagster.orchestration.production import StoredAsset, stored
 from trend_dagster.project.settings import nearest
 
 DEFINITIONS: tuple[dg.AssetsDefinition, ...] = (
-    bold.bold,
-    cortex.cortex,
+    inputs.bold,
+    inputs.cortex,
     features.trained_model,
     features.embeddings,
     connectivity.average_correlation,
@@ -32,14 +29,14 @@ DEFINITIONS: tuple[dg.AssetsDefinition, ...] = (
     connectivity.geodesic_labels,
     connectivity.thresholded_matrix,
     parcellation.nmf_sweep,
-    validation.split_correlation,
-    validation.null_correlation,
-    validation.stability,
-    summary.sweep_summary,
-    summary.selected_parcellations,
-    controls.control_correlation,
-    controls.control_sweep,
-    controls.control_comparison,
+    evidence.split_correlation,
+    evidence.null_correlation,
+    evidence.stability,
+    parcellation.sweep_summary,
+    parcellation.selected_parcellations,
+    evidence.control_correlation,
+    evidence.control_sweep,
+    delivery.control_comparison,
     delivery.parcellation_images,
     delivery.report,
 )

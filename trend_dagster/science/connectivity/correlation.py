@@ -14,15 +14,15 @@ from contextlib import nullcontext
 from dataclasses import dataclass, field
 from functools import partial
 from threading import Lock
-from typing import Any, Literal
+from typing import Any
 
 import numpy as np
 from numpy.typing import NDArray
-from pydantic import BaseModel, Field
 from threadpoolctl import threadpool_limits
 
 from trend_dagster.errors import CohortError
-from trend_dagster.science._device import DESCRIPTION, Device, full_float32, torch_device
+from trend_dagster.science._device import full_float32, torch_device
+from trend_dagster.science.connectivity.settings import CorrelationConfig
 from trend_dagster.science.connectivity.thresholding import BoolArray, FloatArray
 from trend_dagster.science.cores import usable_cores
 
@@ -34,37 +34,6 @@ _CACHE_ROWS = 128
 _STRIPE = 64
 # arctanh is infinite at 1; float32 knows no larger correlation below 1 than this.
 _FISHER_LIMIT = 1 - 2**-24
-
-
-class CorrelationConfig(BaseModel, frozen=True, extra="forbid"):
-    """How correlations are averaged over runs."""
-
-    average: Literal["arithmetic", "fisher"] = Field(
-        default="arithmetic",
-        description=(
-            "'arithmetic' is the mean of the correlations. 'fisher' averages arctanh(r) and "
-            "transforms back, which weighs strong correlations more and takes longer. The "
-            "tutorial leaves the step empty."
-        ),
-    )
-    memory_budget_gib: float = Field(
-        default=2.0,
-        gt=0,
-        description=(
-            "Memory to work in, apart from the output. Less memory means that embeddings are "
-            "read more than once."
-        ),
-        json_schema_extra={"identity": False},
-    )
-    tile: int = Field(
-        default=1024,
-        ge=1,
-        description="Vertices along a side of a tile; a multiple of the chunks of a store.",
-        json_schema_extra={"identity": False},
-    )
-    device: Device = Field(
-        default="cpu", description=DESCRIPTION, json_schema_extra={"identity": False}
-    )
 
 
 def average_correlation(

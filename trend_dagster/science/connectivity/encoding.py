@@ -10,11 +10,11 @@ import numpy as np
 from numpy.typing import NDArray
 
 from trend_dagster.errors import InputError
+from trend_dagster.science.connectivity.settings import ThresholdConfig
 from trend_dagster.science.connectivity.smoothing import Smoothing
 from trend_dagster.science.connectivity.thresholding import (
     BlockMatrix,
     BoolArray,
-    ThresholdConfig,
     threshold_by_distance,
     threshold_by_label,
 )

@@ -14,28 +14,17 @@ from typing import Literal
 
 import numpy as np
 from numpy.typing import NDArray
-from pydantic import BaseModel, Field
 from scipy import stats
 
 from trend_dagster.errors import InputError
 from trend_dagster.science.evidence.measures import adjusted_rand_index
 from trend_dagster.science.parcellation.sweep import SweepCell
 
-MEASURES = {
-    "stability": "adjusted Rand index between the parcellations of two halves of the cohort",
-    "half_silhouette": "mean silhouette of the rows of W, mean of both halves",
-    "homogeneity": "mean correlation within the clusters of one half, in the other; mean of both",
-}
-"""What is measured of a cell on two halves; larger is better."""
+MEASURES = ("stability", "half_silhouette", "homogeneity")
+"""What is measured of a cell on two halves; larger is better. `storage.schema` describes each."""
 
-BESIDE = {
-    "null": "mean over surrogate cohorts",
-    "null_sd": "standard deviation over surrogate cohorts",
-    "excess": "value less the mean over surrogate cohorts",
-    "z": "excess in standard deviations of surrogate cohorts; missing for fewer than 3 of them",
-    "margin": "excess that one more surrogate cohort would reach with a probability of 5 %",
-}
-"""What stands beside each measure, under its name and this."""
+BESIDE = ("null", "null_sd", "excess", "z", "margin")
+"""What stands beside each measure, under its name and this. `storage.schema` describes each."""
 
 MIN_NULLS_FOR_Z = 3
 
@@ -47,28 +36,6 @@ CHANCE = 0.05
 
 FloatArray = NDArray[np.float64]
 SplitBy = Literal["subject", "run", "time"]
-
-
-class ValidationConfig(BaseModel, frozen=True, extra="forbid"):
-    """How stable the cells of the sweep are, beside noise that went the same way."""
-
-    n_nulls: int = Field(
-        3,
-        ge=0,
-        description="Surrogate cohorts: noise as smooth as the data in space and time, without "
-        "networks. Their stability is what the method makes by itself. 0: stability is not "
-        "computed at all, for without its null it says nothing. With fewer than 3 nobody can tell "
-        "how far noise varies: there is no z, and the conservative rule chooses.",
-    )
-    random_state: int = Field(
-        108, ge=0, description="Seed of the halves of the cohort and of the surrogate cohorts."
-    )
-    null_features: Literal["same", "bold"] = Field(
-        "same",
-        description="'same': surrogate cohorts get the features that the data has, from the "
-        "trained model. 'bold': the surrogate signal itself, where embedding every run once more "
-        "for each surrogate cohort would take too long (source 'encoder' on fine meshes).",
-    )
 
 
 @dataclass(frozen=True)

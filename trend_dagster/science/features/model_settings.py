@@ -10,11 +10,9 @@ import math
 from typing import Literal
 
 from pydantic import BaseModel, Field, model_validator
-from pydantic.config import JsonDict
 
 from trend_dagster.errors import SettingsError
-
-NO_IDENTITY: JsonDict = {"identity": False}
+from trend_dagster.science.identity import NO_IDENTITY
 
 FeatureSource = Literal["input_projection", "encoder", "bold"]
 

@@ -38,8 +38,9 @@ from trend_dagster.science.features.autoencoder import (
     model_from_arrays,
     weights_to_arrays,
 )
-from trend_dagster.science.features.model_settings import NO_IDENTITY, AutoencoderConfig
+from trend_dagster.science.features.model_settings import AutoencoderConfig
 from trend_dagster.science.features.model_settings import TrainingConfig as TrainingConfig
+from trend_dagster.science.identity import NO_IDENTITY
 
 RunLoader = Callable[[], NDArray[np.floating]]
 
@@ -745,12 +746,12 @@ def _make_fabric(config: TrainingConfig) -> tuple[Any, str]:
 
 def _environment() -> list[Any]:
     """Say who starts the processes: else Lightning warns where `srun` is installed and unused."""
-    from lightning.fabric.plugins.environments import LightningEnvironment, TorchElasticEnvironment
+    from lightning.fabric.plugins import environments
 
     if torch.distributed.is_torchelastic_launched():
-        return [TorchElasticEnvironment()]
+        return [environments.TorchElasticEnvironment()]
     # A task of Slurm's is told by its variables, which Lightning then reads itself.
-    return [] if "SLURM_NTASKS" in os.environ else [LightningEnvironment()]
+    return [] if "SLURM_NTASKS" in os.environ else [environments.LightningEnvironment()]
 
 
 def _launch(fabric: Any, job: _Job) -> dict[str, Any]:

@@ -10,31 +10,15 @@ from typing import Any
 
 import numpy as np
 from numpy.typing import NDArray
-from pydantic import BaseModel, Field
 from sklearn.cluster import KMeans
 from sklearn.exceptions import ConvergenceWarning
 
 from trend_dagster.science.connectivity.thresholding import BlockMatrix, FloatArray, IntArray
 from trend_dagster.science.parcellation._distances import add_distances
+from trend_dagster.science.parcellation.settings import ClusteringConfig
 
 _TILE = 256
 _STRIPE_ROWS = 1024
-
-
-class ClusteringConfig(BaseModel, frozen=True, extra="forbid"):
-    """How vertices are grouped by their loadings."""
-
-    random_state: int = Field(
-        default=108, ge=0, description="Seed of KMeans' starting centres; the tutorial's is 108."
-    )
-    scale_rows: bool = Field(
-        default=False,
-        description=(
-            "Divide each row of W by its sum before clustering, so that a vertex is known by "
-            "the mixture of components it loads on and not by how strongly it loads. The "
-            "tutorial does not."
-        ),
-    )
 
 
 @dataclass(frozen=True, eq=False)

@@ -18,11 +18,10 @@ import warnings
 from collections.abc import Callable, Iterator, Sequence
 from concurrent.futures import Executor, ThreadPoolExecutor
 from dataclasses import dataclass
-from typing import Any, Literal
+from typing import Any
 
 import numpy as np
 from numpy.typing import NDArray
-from pydantic import BaseModel, Field
 from scipy.linalg import eigh
 from scipy.sparse.linalg import ArpackError, LinearOperator, eigsh
 from sklearn.decomposition import non_negative_factorization
@@ -30,64 +29,16 @@ from sklearn.exceptions import ConvergenceWarning
 from threadpoolctl import threadpool_limits
 
 from trend_dagster.errors import FactorizationError
-from trend_dagster.science._device import DESCRIPTION, Device, torch_device
+from trend_dagster.science._device import torch_device
 from trend_dagster.science.connectivity.thresholding import BlockMatrix, FloatArray, IntArray
 from trend_dagster.science.parcellation._hals import add_grams, half_sweep
 from trend_dagster.science.parcellation._hals_torch import TorchLockstep
+from trend_dagster.science.parcellation.settings import FactorizationConfig, Problem
 from trend_dagster.science.parcellation.smooth_loadings import Graph, solve_smooth
 
 _NNDSVD_EPS = 1e-6
 _TIE = 1e-6
 _LANCZOS_FROM = 20
-
-
-class FactorizationConfig(BaseModel, frozen=True, extra="forbid"):
-    """How W and H are solved for."""
-
-    solver: Literal["block", "sklearn"] = Field(
-        default="block",
-        description=(
-            "'block' uses the block structure and solves all n_components together; 'sklearn' "
-            "is the tutorial's plain path on the dense matrix, much slower, kept as reference."
-        ),
-    )
-    penalty: Literal["absolute", "scaled"] = Field(
-        default="absolute",
-        description=(
-            "'absolute' takes alpha_W as scikit-learn and the tutorial do: the same number "
-            "empties W on weak correlations and on many labels. 'scaled' multiplies it by the "
-            "size of each matrix, so that one alpha_W means the same for every label file."
-        ),
-    )
-    tol: float = Field(
-        default=1e-4, gt=0, description="Stop when the projected gradient has shrunk to this share."
-    )
-    max_iter: int = Field(default=10000, ge=1, description="Most sweeps before giving up.")
-    smoothness: float = Field(
-        default=0.0,
-        ge=0,
-        description=(
-            "Lambda: how strongly neighbours on the cortex are drawn to equal loadings; needs a "
-            "graph of neighbours. 0, the tutorial's, draws nothing. A strong prior makes its own "
-            "reproducible parcels: judge it against the same on data without networks."
-        ),
-    )
-    smoothness_sigma_mm: float = Field(
-        default=8.0,
-        gt=0,
-        description=(
-            "Who neighbours are, for smoothness: vertices weigh exp(-d^2 / 2 sigma^2) at distance "
-            "d along the cortex, up to 3 sigma. Needs geodesic distances."
-        ),
-    )
-    random_state: int = Field(
-        default=108,
-        ge=0,
-        description="Seed of the randomised SVD of solver='sklearn'; 'block' needs no chance.",
-    )
-    device: Device = Field(
-        default="cpu", description=DESCRIPTION, json_schema_extra={"identity": False}
-    )
 
 
 @dataclass(frozen=True, eq=False)
@@ -124,15 +75,6 @@ class Factorization:
     objective: float
     converged: bool
     seconds: float
-
-
-@dataclass(frozen=True)
-class Problem:
-    """One cell of a grid: what is asked of a factorisation."""
-
-    n_components: int
-    alpha_W: float
-    l1_ratio: float
 
 
 # --- Objective -------------------------------------------------------------------------------

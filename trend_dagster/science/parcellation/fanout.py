@@ -10,7 +10,7 @@ from typing import TypeVar
 from trend_dagster.errors import FactorizationError
 from trend_dagster.science.connectivity.thresholding import IntArray
 from trend_dagster.science.cores import limit_cores
-from trend_dagster.science.parcellation.sweep import SweepGrid
+from trend_dagster.science.parcellation.settings import SweepGrid
 
 T = TypeVar("T")
 

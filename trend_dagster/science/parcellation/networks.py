@@ -8,27 +8,14 @@ and Weiss 2001). Being of low rank, it never has to be made: nothing here is ver
 from __future__ import annotations
 
 import warnings
-from typing import Any, Literal
+from typing import Any
 
 import numpy as np
 from numpy.typing import NDArray
-from pydantic import BaseModel, Field
 from sklearn.cluster import KMeans
 from sklearn.exceptions import ConvergenceWarning
 
 from trend_dagster.science.connectivity.thresholding import BoolArray, FloatArray, IntArray
-
-
-class NetworksConfig(BaseModel, frozen=True, extra="forbid"):
-    """How networks are made from a factorisation."""
-
-    method: Literal["spectral", "kmeans"] = Field(
-        default="spectral",
-        description=(
-            "'spectral' clusters vertices by the leading eigenvectors of W H. 'kmeans' clusters "
-            "the rows of W, as the tutorial does."
-        ),
-    )
 
 
 def find_networks(

@@ -13,30 +13,10 @@ networks. A cell in which the factorisation has collapsed is never chosen while 
 from __future__ import annotations
 
 from collections.abc import Callable, Mapping
-from typing import Literal
 
 import pandas as pd
-from pydantic import BaseModel, Field
 
-
-class SelectionConfig(BaseModel, frozen=True, extra="forbid"):
-    """How one cell is chosen for each number of clusters."""
-
-    rule: Literal["null_corrected", "conservative"] = Field(
-        "null_corrected",
-        description="'null_corrected': the cell whose stability between two halves of the cohort "
-        "exceeds its null by most, if by more than chance (see the section validation); where "
-        "none does or no stability was computed, as 'conservative'. 'conservative': the label "
-        "file with the fewest labels, and within it the highest silhouette.",
-    )
-    max_zero_row_share: float = Field(
-        0.05,
-        ge=0,
-        le=1,
-        description="Largest share of vertices with signal whose loadings may all be zero before "
-        "a cell counts as collapsed: the penalty was too strong for its matrix.",
-    )
-
+from trend_dagster.science.parcellation.settings import SelectionConfig
 
 TIES = {
     "n_components": True,

@@ -5,24 +5,25 @@ from __future__ import annotations
 from collections.abc import Callable, Iterator, Sequence
 from concurrent.futures import Future, ThreadPoolExecutor
 from dataclasses import dataclass
-from itertools import product
-from typing import Annotated, Any
+from typing import Any
 
 import numpy as np
 from numpy.typing import NDArray
-from pydantic import BaseModel, Field, field_validator
 from threadpoolctl import threadpool_limits
 
 from trend_dagster.errors import FactorizationError
 from trend_dagster.science.connectivity.thresholding import BlockMatrix, FloatArray, IntArray
 from trend_dagster.science.cores import usable_cores
-from trend_dagster.science.parcellation.clustering import Clustering, ClusteringConfig, cluster
+from trend_dagster.science.parcellation.clustering import Clustering, cluster
 from trend_dagster.science.parcellation.factorization import (
     Factorization,
-    FactorizationConfig,
-    Problem,
     factorize_many,
     too_many_components,
+)
+from trend_dagster.science.parcellation.settings import (
+    ClusteringConfig,
+    FactorizationConfig,
+    SweepGrid,
 )
 
 PER_FACTORIZATION = ("n_iter", "objective", "zero_row_share", "dead_components", "distinct_rows")
@@ -39,40 +40,6 @@ PER_CLUSTERING = (
     "full_between_connectivity",
 )
 """What `sweep_arrays` gives for each of its clusterings."""
-
-
-class SweepGrid(BaseModel, frozen=True, extra="forbid"):
-    """The settings that are tried in all combinations."""
-
-    n_components: tuple[Annotated[int, Field(ge=1)], ...] = Field(
-        default=(40,),
-        min_length=1,
-        description="Components of W and H; more than clusters, so that no small network is lost.",
-    )
-    alpha_W: tuple[Annotated[float, Field(ge=0)], ...] = Field(
-        default=(0.0,), min_length=1, description="Strength of the penalty on W and H; 0: none."
-    )
-    l1_ratio: tuple[Annotated[float, Field(ge=0, le=1)], ...] = Field(
-        default=(0.4,),
-        min_length=1,
-        description="Share of the penalty that asks for sparsity; the rest asks for small values.",
-    )
-    n_clusters: tuple[Annotated[int, Field(ge=2)], ...] = Field(
-        default=(14, 38),
-        min_length=1,
-        description="Clusters of vertices; the tutorial's 7 and 19 networks per hemisphere.",
-    )
-
-    @field_validator("*")
-    @classmethod
-    def _no_value_twice(cls, values: tuple[float, ...]) -> tuple[float, ...]:
-        if len(set(values)) < len(values):
-            raise ValueError(f"a list without repeated values, not {list(values)}")
-        return values
-
-    def problems(self) -> list[Problem]:
-        """Return the factorisations to solve; clusterings share them."""
-        return [Problem(*p) for p in product(self.n_components, self.alpha_W, self.l1_ratio)]
 
 
 @dataclass(frozen=True, eq=False)
@@ -254,6 +221,16 @@ def possible_components(
     errors = {k: too_many_components(n_kept, k) for k in n_components}
     impossible = {k: error for k, error in errors.items() if error is not None}
     return [k for k in n_components if k not in impossible], impossible
+
+
+def grid_axes(grid: SweepGrid) -> dict[str, NDArray[Any]]:
+    """Settings of each combination in the order of `sweep_arrays`, and the numbers of clusters."""
+    pairs = sorted((alpha, ratio) for alpha in grid.alpha_W for ratio in grid.l1_ratio)
+    return {
+        "alpha_W": np.array([alpha for alpha, _ in pairs]),
+        "l1_ratio": np.array([ratio for _, ratio in pairs]),
+        "n_clusters": np.array(grid.n_clusters),
+    }
 
 
 def sweep_arrays(cells: Sequence[SweepCell]) -> dict[str, NDArray[Any]]:
