@@ -1,4 +1,4 @@
-"""What would make the encoder earn its cost: ``python -m benchmarks.encoder_search``.
+"""What would make the encoder earn its cost: ``python -m experiments.encoder_search``.
 
 Simulated cohorts with planted networks of unequal size, at a signal so weak that the correlations
 of raw BOLD find them only in part. Every candidate embeds the same cohort; KMeans on the average
