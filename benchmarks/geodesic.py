@@ -13,6 +13,7 @@ than the 32,492 of the surfaces that the Human Connectome Project uses.
 
 from __future__ import annotations
 
+import argparse
 import json
 import platform
 import resource
@@ -244,8 +245,13 @@ def markdown(rows: list[dict[str, Any]]) -> str:
 
 def main() -> None:
     """Print the table, then one JSON object: the last line."""
-    fine = load_fsaverage(10242)
-    meshes = (load_fsaverage(642), load_fsaverage(2562), fine, split_in_four(fine))
+    parser = argparse.ArgumentParser(description=(__doc__ or "").split("\n", maxsplit=1)[0])
+    parser.add_argument("--vertices", type=int, nargs="+", default=[642, 2562, 10242, 40962])
+    options = parser.parse_args()
+    meshes = [
+        split_in_four(load_fsaverage(10242)) if n == 40962 else load_fsaverage(n)
+        for n in options.vertices
+    ]
     # The platform first: what it needs is not yet hidden by what the libraries need.
     own = [measure_platform(surface) for surface in meshes]
     rows = []

@@ -383,7 +383,7 @@ def _identity(
     """Return all that determines the weights after a given number of epochs."""
     fields = TrainingConfig.model_fields
     elsewhere = {name for name, f in fields.items() if f.json_schema_extra == NO_IDENTITY}
-    # More epochs continue the same path; a path has no length.
+    # Training with more epochs continues the same training: n_epochs does not identify it.
     settings = config.model_dump(exclude=elsewhere | {"n_epochs"})
     named = {**model.model_dump(), **settings, "precision": precision, "cohort": cohort}
     return {**named, "train": list(split.train), "validation": list(split.validation)}

@@ -21,7 +21,7 @@ from trend_dagster.errors import FactorizationError
 from trend_dagster.science.connectivity.thresholding import BlockMatrix, FloatArray
 
 _STRIPE_ROWS = 512
-GRAPH_REACH = 3.0  # sigma; beyond it nobody is a neighbour
+GRAPH_REACH = 3.0  # sigma; vertices further apart than this are no neighbours
 
 
 @dataclass(frozen=True, eq=False)
