@@ -17,6 +17,7 @@ import numpy as np
 import pandas as pd
 from numpy.typing import NDArray
 
+from trend_dagster.project.fsaverage import load_fsaverage
 from trend_dagster.science.connectivity.correlation import average_correlation
 from trend_dagster.science.connectivity.thresholding import threshold_by_label
 from trend_dagster.science.evidence.nulls import SurrogateMaker
@@ -30,7 +31,6 @@ from trend_dagster.science.parcellation.settings import (
 )
 from trend_dagster.science.parcellation.sweep import sweep
 from trend_dagster.science.surface import Surface, geodesic_labels
-from trend_dagster.storage.meshes import load_fsaverage
 
 N_LABELS = (2, 14, 20)  # 14 is the number of clusters: the label file can give them all by itself
 GRID = SweepGrid(n_components=(20,), alpha_W=(0.0,), n_clusters=(14,))

@@ -15,6 +15,7 @@ from tests.conftest import N_VERTICES, run
 from trend_dagster.orchestration.lineage import states
 from trend_dagster.orchestration.production import STORED_ASSETS
 from trend_dagster.project.folder import Project
+from trend_dagster.project.fsaverage import load_fsaverage
 from trend_dagster.science.connectivity.smoothing import Smoothing
 from trend_dagster.science.connectivity.thresholding import threshold_by_label
 from trend_dagster.science.evidence.simulation import SimulationConfig, simulate_cohort
@@ -22,7 +23,6 @@ from trend_dagster.science.features.model_settings import AutoencoderConfig
 from trend_dagster.science.parcellation.networks import find_networks
 from trend_dagster.science.parcellation.sweep import SweepCell, sweep
 from trend_dagster.science.surface import edge_graph, geodesic_labels
-from trend_dagster.storage.meshes import load_fsaverage
 from trend_dagster.storage.stores import Version
 
 TO_STABILITY = ["bold", "cortex", "trained_model", "embeddings", "geodesic_labels"]

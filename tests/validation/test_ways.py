@@ -10,9 +10,9 @@ import numpy as np
 import pytest
 
 from trend_dagster import cli
+from trend_dagster.project.fsaverage import load_fsaverage
 from trend_dagster.science.evidence.measures import mean_dice
 from trend_dagster.science.evidence.simulation import SimulationConfig
-from trend_dagster.storage.meshes import load_fsaverage
 from trend_dagster.validation import simulated, ways
 from trend_dagster.validation.recordings import Labels, Recording
 from trend_dagster.validation.recordings import simulated as simulate

@@ -156,7 +156,7 @@ def model_result(
     Result
         Weights and card as files, the history as arrays.
     """
-    from trend_dagster.storage.weights import weights_files
+    from trend_dagster.project.model import model_files
 
     columns = {
         name: np.array([getattr(record, name) for record in history], dtype=dtype)
@@ -175,7 +175,7 @@ def model_result(
         facts={"n_parameters": sum(p.numel() for p in model.parameters()), **facts, **summary},
         tables={"history": _history_table(history)} if history else {},
         pictures={"loss": _loss_picture(columns)} if history else {},
-        attachments=weights_files(model, {**about, "history": summary}),
+        attachments=model_files(model, {**about, "history": summary}),
     )
 
 
@@ -287,7 +287,8 @@ def embeddings(cell: Cell, bold: Version, trained_model: Version | None) -> Resu
 
 def load_model(trained_model: Version) -> TransformerAutoencoder:
     """Build the model as it was trained, whatever the settings say today."""
-    from trend_dagster.storage.weights import WEIGHTS, read_weights
+    from trend_dagster.project.model import read_model
+    from trend_dagster.storage.weights import WEIGHTS
 
-    model, _ = read_weights(trained_model.file(WEIGHTS))
+    model, _ = read_model(trained_model.file(WEIGHTS))
     return model
