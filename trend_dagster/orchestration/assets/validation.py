@@ -10,7 +10,6 @@ from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
-import pandas as pd
 from numpy.typing import NDArray
 
 from trend_dagster.errors import CohortError, TrendError
@@ -52,7 +51,9 @@ from trend_dagster.storage.scratch import ResumableMatrix
 from trend_dagster.storage.space import check_same_space
 from trend_dagster.storage.stores import Partition, Version
 
-if TYPE_CHECKING:  # torch takes seconds to import: only the functions that compute with it do
+if TYPE_CHECKING:  # these take long to import: only the functions that compute with them do
+    import pandas as pd
+
     from trend_dagster.science.features.autoencoder import TransformerAutoencoder
 
 Features = tuple[NDArray[np.float32], NDArray[np.bool_]]
@@ -345,6 +346,8 @@ def _measure(
 def _result(
     cell: Cell, found: Mapping[str, NDArray[np.float64]], split_by: str, n_nulls: int
 ) -> Result:
+    import pandas as pd
+
     grid = cell.settings.sweep
     pairs = sorted((a, ratio) for a in grid.alpha_W for ratio in grid.l1_ratio)
     arrays: dict[str, NDArray[Any]] = {

@@ -9,14 +9,16 @@ from __future__ import annotations
 
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import numpy as np
 from numpy.typing import ArrayLike, NDArray
-from scipy import sparse
 
 from trend_dagster.errors import FactorizationError
 from trend_dagster.science.connectivity.settings import ThresholdConfig
+
+if TYPE_CHECKING:
+    from scipy import sparse
 
 FloatArray = NDArray[np.floating[Any]]
 BoolArray = NDArray[np.bool_]
@@ -111,6 +113,8 @@ class BlockMatrix:
 
     def to_csr(self) -> sparse.csr_array:
         """Return the matrix over all vertices in compressed sparse row form."""
+        from scipy import sparse
+
         n = self.n_vertices
         if not self.blocks:
             return sparse.csr_array((n, n), dtype=self.dtype)

@@ -14,7 +14,6 @@ from typing import Literal
 
 import numpy as np
 from numpy.typing import NDArray
-from scipy import stats
 
 from trend_dagster.errors import InputError
 from trend_dagster.science.evidence.measures import adjusted_rand_index
@@ -150,6 +149,8 @@ def beside_null(values: FloatArray, nulls: FloatArray) -> dict[str, FloatArray]:
         normal distribution whose mean and deviation are known from these surrogates only: with
         three it is 3.4 deviations, with twenty 1.8.
     """
+    from scipy import stats
+
     known = np.ma.masked_invalid(np.asarray(nulls, dtype=np.float64))
     mean = np.ma.filled(known.mean(axis=0), np.nan)
     count = np.isfinite(nulls).sum(axis=0)
