@@ -26,12 +26,12 @@ from torch import Tensor, nn
 
 from trend_dagster.science.features.autoencoder import (
     AutoencoderConfig,
-    FeatureSource,
     TransformerAutoencoder,
     collapse_measures,
     embed,
     initial_model,
 )
+from trend_dagster.science.features.model_settings import FeatureSource
 from trend_dagster.science.features.training import combined_loss
 
 N_VERTICES, N_TIMEPOINTS, N_RUNS, N_NETWORKS = 400, 120, 8, 7

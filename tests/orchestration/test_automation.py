@@ -12,9 +12,9 @@ import pytest
 from tests.conftest import N_VERTICES, simulate_run
 from trend_dagster.definitions import build_definitions
 from trend_dagster.errors import SettingsError
+from trend_dagster.orchestration.assets import ASSETS
 from trend_dagster.orchestration.instance import open_instance
 from trend_dagster.orchestration.jobs import JOBS
-from trend_dagster.orchestration.production import STORED_ASSETS
 from trend_dagster.orchestration.resources import ProjectResource
 from trend_dagster.orchestration.schedules import build_schedule
 from trend_dagster.project.folder import Project
@@ -219,7 +219,7 @@ def test_an_import_from_the_page_is_that_of_the_command_line(finished, tmp_path)
 
 
 def test_jobs_cover_every_asset_and_only_two_train():
-    for name in STORED_ASSETS:
+    for name in ASSETS:
         assert any(spec.assets(name) for spec in JOBS.values())
     assert {n for n, spec in JOBS.items() if spec.assets("trained_model")} == {
         "full_pipeline",

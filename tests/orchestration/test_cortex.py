@@ -13,8 +13,8 @@ from tests.conftest import MEDIAL_WALL, N_VERTICES, run, simulate_run, write_pro
 from tests.spheres import brain, write_freesurfer, write_gifti
 from tests.workbench import wb_command
 from trend_dagster.errors import SettingsError
-from trend_dagster.orchestration.lineage import states
-from trend_dagster.orchestration.production import STORED_ASSETS
+from trend_dagster.orchestration.assets import ASSETS
+from trend_dagster.orchestration.lineage import Lineage
 from trend_dagster.project.folder import Project
 from trend_dagster.project.settings import load_settings
 from trend_dagster.science.surface import edge_graph, geodesic_distances, vertex_areas
@@ -35,7 +35,7 @@ def name_surface(folder, extra: str = "", inputs: str = NAMED) -> None:
 
 
 def status_of(folder, asset: str) -> dict[tuple[str, ...], str]:
-    found = states(Project.open(folder), STORED_ASSETS[asset])
+    found = Lineage(Project.open(folder)).states(ASSETS[asset])
     return {tuple(s.partition.values()): s.status for s in found}
 
 

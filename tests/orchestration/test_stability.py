@@ -12,8 +12,8 @@ from scipy.sparse import coo_array
 from sklearn.metrics import adjusted_rand_score
 
 from tests.conftest import N_VERTICES, run
-from trend_dagster.orchestration.lineage import states
-from trend_dagster.orchestration.production import STORED_ASSETS
+from trend_dagster.orchestration.assets import ASSETS
+from trend_dagster.orchestration.lineage import Lineage
 from trend_dagster.project.folder import Project
 from trend_dagster.project.fsaverage import load_fsaverage
 from trend_dagster.science.connectivity.smoothing import Smoothing
@@ -60,9 +60,7 @@ def made(folder: Path, *assets: str) -> list[Version]:
     outcomes = run(folder, among=TO_STABILITY[: last + 1])
     assert [o.errors for o in outcomes.values() if o.errors] == []
     project = Project.open(folder)
-    return [
-        project.store.latest(asset, STORED_ASSETS[asset].partitions(project)[0]) for asset in assets
-    ]
+    return [project.store.latest(asset, ASSETS[asset].partitions(project)[0]) for asset in assets]
 
 
 def swept(correlation: np.ndarray, mask: np.ndarray, labels: np.ndarray, settings) -> SweepCell:
@@ -156,7 +154,7 @@ def test_label_files_measured_side_by_side_are_the_same(tmp_path):
 
     def digests():
         project = Project.open(folder)
-        partitions = STORED_ASSETS["stability"].partitions(project)
+        partitions = ASSETS["stability"].partitions(project)
         return [project.store.latest("stability", p).digest for p in partitions]
 
     before = digests()
@@ -183,8 +181,8 @@ def current(folder: Path) -> set[str]:
     project = Project.open(folder)
     return {
         name
-        for name, asset in STORED_ASSETS.items()
-        if {s.status for s in states(project, asset)} == {"current"}
+        for name, asset in ASSETS.items()
+        if {s.status for s in Lineage(project).states(asset)} == {"current"}
     }
 
 
@@ -198,7 +196,7 @@ def test_nothing_that_leads_to_the_choice_reads_planted_networks(finished_once):
     project = Project.open(finished_once.folder)
     names, todo = set(), ["selected_parcellations"]
     while todo:
-        asset = STORED_ASSETS[todo.pop()]
+        asset = ASSETS[todo.pop()]
         names.add(asset.name)
         todo += [name for name in asset.upstream if name not in names]
         for partition in asset.partitions(project):
@@ -225,6 +223,7 @@ def test_a_cell_that_noise_matches_is_named_by_a_check(finished_once):
 
 def test_the_model_sees_nothing_of_the_other_half_but_its_mean(rng):
     from trend_dagster.orchestration.assets.validation import _Embedder
+
     from trend_dagster.science.features.autoencoder import initial_model
 
     config = AutoencoderConfig(

@@ -72,18 +72,10 @@ def test_lockstep_agrees_with_the_compiled_loops(device):
 def test_correlation_agrees_with_corrcoef(device, average, budget):
     runs = cohort(40, 4, 8)
     config = CorrelationConfig(average=average, tile=9, memory_budget_gib=budget, device=device)
-    sums = {g: np.zeros((40, 40), np.float32) for g in "ab"}
-    found = average_correlation(runs, config, groups=["a", "b", "b", "a"], group_sums=sums)
+    found = average_correlation(runs, config)
     np.testing.assert_allclose(found, plain_average(runs, average == "fisher"), atol=5e-5)
-    same = average_correlation(
-        runs, config.model_copy(update={"device": "cpu"}), groups=list("abba"),
-        group_sums=(others := {g: np.zeros((40, 40), np.float32) for g in "ab"}),
-    )  # fmt: skip
+    same = average_correlation(runs, config.model_copy(update={"device": "cpu"}))
     np.testing.assert_allclose(found, same, atol=2e-6)
-    # On the diagonal arctanh(1) is infinite, and cut off wherever rounding leaves it.
-    pairs = ~np.eye(40, dtype=bool)
-    for g in "ab":
-        np.testing.assert_allclose(sums[g][pairs], others[g][pairs], atol=1e-5)
 
 
 def test_true_float32_is_asked_for_and_given_back():

@@ -82,9 +82,10 @@ def run_project(
     started = time.perf_counter()
     quiet(as_json)
     from trend_dagster.definitions import build_definitions
+    from trend_dagster.orchestration.assets import find_asset
     from trend_dagster.orchestration.instance import only_run_here, open_instance
-    from trend_dagster.orchestration.production import PROGRESS, find_asset
-    from trend_dagster.orchestration.running import run_all
+    from trend_dagster.orchestration.production import PROGRESS
+    from trend_dagster.orchestration.running import Wish, run_all
     from trend_dagster.project.folder import Project
 
     project = Project.open(folder, profile)
@@ -99,9 +100,8 @@ def run_project(
         _bar() as show,
     ):
         PROGRESS.set(show)
-        for outcome in run_all(
-            project, definitions, instance, select=select or [], force=force, retrain=retrain
-        ):
+        wish = Wish(select=select or [], force=force, retrain=retrain)
+        for outcome in run_all(project, definitions, instance, wish):
             outcomes.append(outcome)
             _show_outcome(outcome)
     seconds = time.perf_counter() - started
@@ -135,7 +135,10 @@ def _show_outcome(outcome: Outcome) -> None:
         "waiting for others": outcome.blocked,
     }
     parts = [f"{count} {what}" for what, count in counts.items() if count]
-    console.print(f"[bold]{outcome.asset:24}[/] {', '.join(parts) or 'nothing to make'}")
+    said = ", ".join(parts) or "nothing to make"
+    if outcome.nothing_to_do:
+        said = f"[dim]nothing to do: {escape(outcome.nothing_to_do)}[/]"
+    console.print(f"[bold]{outcome.asset:24}[/] {said}", soft_wrap=True)
     for line in (*outcome.excluded, *outcome.notes):
         console.print(f"  [yellow]note[/] {escape(line)}", soft_wrap=True)
     for line in outcome.errors:

@@ -30,7 +30,6 @@ def status(
     debug: Debug = False,
 ) -> None:
     """Say what exists, what is out of date and why, what is missing or excluded, and the sizes."""
-    import trend_dagster.orchestration.assets  # noqa: F401 - defines the assets
     from trend_dagster.orchestration.overview import damages, overview
     from trend_dagster.project.folder import Project
 

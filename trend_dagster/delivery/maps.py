@@ -19,6 +19,7 @@ from trend_dagster.delivery.figures.surface import (
     oklch_to_rgb,
 )
 from trend_dagster.science.surface import Surface
+from trend_dagster.storage.arrays import npy_bytes
 from trend_dagster.storage.label_images import (
     FREESURFER_SIDE,
     Network,
@@ -90,6 +91,42 @@ def chosen_maps(
         files |= {f"{MAPS}/{file}": content for file, content in written.items()}
         tables[f"networks, {choice['n_clusters']} clusters"] = _markdown(written[f"{name}.tsv"])
     return files, tables
+
+
+def label_files(
+    key: str,
+    title: str,
+    labels: NDArray[np.integer],
+    on_cortex: NDArray[np.integer],
+    surface: Surface,
+) -> dict[str, bytes]:
+    """Spatial labels of a mesh as files: all of them as .npy, and to look at as GIFTI.
+
+    Parameters
+    ----------
+    key : str
+        What the files are named by.
+    title : str
+        Name of the GIFTI map.
+    labels : ndarray of shape (n_vertices,)
+        On the medial wall as well.
+    on_cortex : ndarray of shape (n_vertices,)
+        The same, -1 on the medial wall.
+    surface : Surface
+        The mesh.
+
+    Returns
+    -------
+    dict of str to bytes
+        Content by name of file.
+    """
+    networks, keys = networks_of(on_cortex, surface), keys_of(on_cortex)
+    return {f"{key}.npy": npy_bytes(labels)} | {
+        f"{key}.{side}.label.gii": gifti_labels(
+            keys[surface.hemisphere == i], networks, side, title
+        )
+        for i, side in enumerate(SIDES)
+    }
 
 
 def _markdown(tsv: bytes) -> str:

@@ -29,22 +29,10 @@ from pydantic import (
 )
 
 from trend_dagster.errors import SettingsError
-from trend_dagster.science.bold import BoldConfig, CohortConfig
-from trend_dagster.science.connectivity.settings import (
-    CorrelationConfig,
-    GeodesicLabelsConfig,
-    ThresholdConfig,
-)
 from trend_dagster.science.evidence.settings import ValidationConfig
-from trend_dagster.science.features.model_settings import AutoencoderConfig, TrainingConfig
 from trend_dagster.science.identity import NO_IDENTITY
-from trend_dagster.science.parcellation.settings import (
-    ClusteringConfig,
-    FactorizationConfig,
-    NetworksConfig,
-    SelectionConfig,
-    SweepGrid,
-)
+from trend_dagster.science.parcellation.settings import SelectionConfig
+from trend_dagster.science.settings import MethodSettings
 
 SETTINGS_FILE = "trend.yaml"
 DEFAULT_PROFILE = "default"
@@ -166,17 +154,6 @@ class InputsConfig(BaseModel, frozen=True, extra="forbid"):
         return self
 
 
-class FeaturesConfig(BaseModel, frozen=True, extra="forbid"):
-    """What represents a vertex."""
-
-    source: Literal["input_projection", "encoder", "bold"] = Field(
-        "bold",
-        description="'bold': the signal itself, no model; nothing trained so far finds more. "
-        "'input_projection': what the tutorial exports, the model's first linear layer. "
-        "'encoder': the latent embedding of the paper.",
-    )
-
-
 class ControlsConfig(BaseModel, frozen=True, extra="forbid"):
     """What every result is compared with."""
 
@@ -251,23 +228,16 @@ class AutomationConfig(BaseModel, frozen=True, extra="forbid"):
         return value
 
 
-class Settings(BaseModel, frozen=True, extra="forbid"):
-    """Every setting of a project; a section each for what reads it."""
+class _Project(BaseModel, frozen=True, extra="forbid"):
+    """What a project has besides the method: it stands in front."""
 
     profile: str = Field(DEFAULT_PROFILE, description="Profile that these settings build on.")
     inputs: InputsConfig = InputsConfig()
-    bold: BoldConfig = BoldConfig()
-    cohort: CohortConfig = CohortConfig()
-    autoencoder: AutoencoderConfig = AutoencoderConfig()
-    training: TrainingConfig = TrainingConfig()
-    features: FeaturesConfig = FeaturesConfig()
-    correlation: CorrelationConfig = CorrelationConfig()
-    geodesic_labels: GeodesicLabelsConfig = GeodesicLabelsConfig()
-    thresholding: ThresholdConfig = ThresholdConfig()
-    sweep: SweepGrid = SweepGrid()
-    factorization: FactorizationConfig = FactorizationConfig()
-    clustering: ClusteringConfig = ClusteringConfig()
-    networks: NetworksConfig = NetworksConfig()
+
+
+class Settings(MethodSettings, _Project, frozen=True, extra="forbid"):
+    """Every setting of a project: those of the method, and where files are and what is made."""
+
     validation: ValidationConfig = ValidationConfig()
     selection: SelectionConfig = SelectionConfig()
     controls: ControlsConfig = ControlsConfig()
@@ -275,27 +245,6 @@ class Settings(BaseModel, frozen=True, extra="forbid"):
     storage: StorageConfig = StorageConfig()
     compute: ComputeConfig = ComputeConfig()
     automation: AutomationConfig = AutomationConfig()
-
-    def identity(self, section: str) -> dict[str, Any]:
-        """Settings of a section that decide results; those that only change speed are left out.
-
-        Parameters
-        ----------
-        section : str
-            Name of the section.
-
-        Returns
-        -------
-        dict
-            As JSON can store it.
-        """
-        model: BaseModel = getattr(self, section)
-        values = model.model_dump(mode="json")
-        for name, field in type(model).model_fields.items():
-            extra = field.json_schema_extra
-            if isinstance(extra, Mapping) and extra.get("identity") is False:
-                del values[name]
-        return values
 
 
 def smooth_encodings(settings: Settings) -> dict[str, float]:

@@ -19,7 +19,7 @@ from trend_dagster.project.folder import Project
 from trend_dagster.project.settings import Settings, why_no_stability
 from trend_dagster.science.evidence.measures import mean_dice
 from trend_dagster.science.evidence.stability import COLUMNS, MIN_NULLS_FOR_Z
-from trend_dagster.science.parcellation.settings import SweepGrid
+from trend_dagster.science.parcellation.settings import SelectionConfig, SweepGrid
 from trend_dagster.storage.schema import SCHEMA
 from trend_dagster.storage.stores import Partition, Version
 
@@ -229,6 +229,42 @@ def _why_no_stability(settings: Settings, table: pd.DataFrame) -> str | None:
     if settings.validation.n_nulls >= MIN_NULLS_FOR_Z:
         few = "none could be computed (`trend status` says why)"
     return why_no_stability(settings) or few
+
+
+def stability_facts(
+    found: Mapping[str, NDArray[np.float64]], split_by: str, n_nulls: int
+) -> dict[str, Any]:
+    """Say what is worth knowing of the stability of cells."""
+    facts: dict[str, Any] = {"split_by": split_by, "n_nulls": n_nulls}
+    for name in ("stability", "stability_null", "stability_excess"):
+        facts[name] = [None if np.isnan(v) else round(float(v), 4) for v in found[name].ravel()]
+    if n_nulls < MIN_NULLS_FOR_Z:
+        facts["z"] = f"not given: it takes {MIN_NULLS_FOR_Z} surrogate cohorts, there are {n_nulls}"
+    return facts
+
+
+def stability_markdown(partition: Partition, arrays: Mapping[str, NDArray[Any]]) -> str:
+    """Table of each measure beside its null, a column for each number of clusters."""
+    import pandas as pd
+
+    table = pd.DataFrame([row for _, row in figure_rows("stability", partition, arrays)])
+    shown = table[["n_clusters", *COLUMNS]].set_index("n_clusters").T
+    return str(shown.round(3).to_markdown())
+
+
+def rule_facts(
+    config: SelectionConfig, table: pd.DataFrame, sweep_summary: Version
+) -> dict[str, Any]:
+    """Say by which rule cells are chosen, and what it goes by."""
+    from trend_dagster.science.parcellation.selection import IN_WORDS, rule_in_use
+
+    rule = rule_in_use(table, config)
+    return {
+        "rule": IN_WORDS[rule],
+        "rule_name": rule,
+        "rule_asked_for": config.rule,
+        **{name: sweep_summary.facts[name] for name in ("no_stability", "split_by", "n_nulls")},
+    }
 
 
 def summary_table(sweep_summary: Version, cells: Sequence[Version]) -> pd.DataFrame:

@@ -11,7 +11,6 @@ from hypothesis import strategies as st
 from trend_dagster.errors import CohortError
 from trend_dagster.science.connectivity.correlation import (
     average_correlation,
-    split_correlation,
     standardize,
 )
 from trend_dagster.science.connectivity.settings import CorrelationConfig
@@ -112,11 +111,6 @@ def test_runs_are_read_lazily_and_once_where_they_fit():
     np.testing.assert_array_equal(C, average_correlation(runs, CorrelationConfig(tile=7)))
     # The first is opened once more, to learn how many vertices there are.
     assert reads == [2, 1, 1]
-    # Sums over groups come from the same pass.
-    sums = {g: np.zeros((30, 30), np.float32) for g in "ab"}
-    config = CorrelationConfig(tile=7)
-    average_correlation([reader(r) for r in range(3)], config, groups="aba", group_sums=sums)
-    assert reads == [4, 2, 2]
 
 
 class SwitchedOffError(Exception):
@@ -144,39 +138,6 @@ def test_resumed_equals_uninterrupted(budget):
     average_correlation(runs, config, out=out, done=kept, on_tile=again.append, n_threads=1)
     np.testing.assert_array_equal(out, whole)
     assert not kept & set(again)
-
-
-class Store:
-    """Takes assignment to tiles, as a zarr array does."""
-
-    def __init__(self, n: int) -> None:
-        self.array = np.zeros((n, n), np.float32)
-
-    def __setitem__(self, key: tuple[slice, slice], value: np.ndarray) -> None:
-        assert all(isinstance(k, slice) for k in key)
-        self.array[key] = value
-
-    def __getitem__(self, key: tuple[slice, slice]) -> np.ndarray:
-        return self.array[key]
-
-
-@pytest.mark.parametrize("average", ["arithmetic", "fisher"])
-@pytest.mark.parametrize("budget", [2.0, 1e-6])
-def test_halves_and_leave_one_out_come_by_subtraction(average, budget):
-    runs = cohort(25, 5, 3)
-    config = CorrelationConfig(average=average, tile=8, memory_budget_gib=budget)
-    groups = ["a", "b", "a", "c", "b"]
-    sums = {g: Store(25) for g in "abc"}
-    C = average_correlation(runs, config, groups=groups, group_sums=sums, out=Store(25))
-    fisher = average == "fisher"
-    np.testing.assert_allclose(C.array, plain_average(runs, fisher), atol=5e-5)
-    masks = np.array([mask for _, mask in runs])
-    for g in "abc":
-        inside = np.array([h == g for h in groups])
-        for rest in (False, True):
-            chosen = [run for run, i in zip(runs, inside, strict=True) if i != rest]
-            split = split_correlation(C, sums[g], masks, inside, config, rest=rest)
-            np.testing.assert_allclose(split, plain_average(chosen, fisher), atol=2e-4)
 
 
 def test_wrong_cohorts_are_refused():

@@ -126,11 +126,19 @@ def test_where_loadings_have_collapsed_there_is_no_figure_rather_than_a_perfect_
 def test_what_stands_beside_a_measure_is_numpys(rng):
     values, nulls = rng.random((2, 3)), rng.random((5, 2, 3))
     found = beside_null(values, nulls)
-    assert set(found) == set(BESIDE)
+    assert set(found) == {*BESIDE, "p"}
     np.testing.assert_allclose(found["null"], nulls.mean(axis=0))
     np.testing.assert_allclose(found["null_sd"], nulls.std(axis=0, ddof=1))
     np.testing.assert_allclose(found["excess"], values - nulls.mean(axis=0))
     np.testing.assert_allclose(found["z"], found["excess"] / nulls.std(axis=0, ddof=1))
+
+
+def test_p_counts_the_value_itself_and_one_surrogate_at_least_is_needed():
+    nulls = np.array([0.1, 0.2, 0.3])
+    assert beside_null(np.float64(0.5), nulls)["p"] == 1 / 4
+    assert beside_null(np.float64(0.2), nulls)["p"] == 3 / 4
+    with pytest.raises(InputError, match="null distribution"):
+        beside_null(np.float64(0.5), np.array([]))
 
 
 def test_the_margin_is_what_one_more_surrogate_exceeds_once_in_twenty(rng):

@@ -9,16 +9,13 @@ from __future__ import annotations
 
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
-from typing import TYPE_CHECKING, Any
+from typing import Any
 
 import numpy as np
 from numpy.typing import ArrayLike, NDArray
 
 from trend_dagster.errors import FactorizationError
 from trend_dagster.science.connectivity.settings import ThresholdConfig
-
-if TYPE_CHECKING:
-    from scipy import sparse
 
 FloatArray = NDArray[np.floating[Any]]
 BoolArray = NDArray[np.bool_]
@@ -111,17 +108,6 @@ class BlockMatrix:
             dense[np.ix_(rows, rows)] = block
         return dense
 
-    def to_csr(self) -> sparse.csr_array:
-        """Return the matrix over all vertices in compressed sparse row form."""
-        from scipy import sparse
-
-        n = self.n_vertices
-        if not self.blocks:
-            return sparse.csr_array((n, n), dtype=self.dtype)
-        block_order = sparse.block_diag(self.blocks, format="coo")
-        rows, columns = (self.permutation[index] for index in block_order.coords)
-        return sparse.csr_array((block_order.data, (rows, columns)), shape=(n, n))
-
     def multiply_blocks(self, B: FloatArray) -> FloatArray:
         """Multiply with B of shape (n_kept, m) whose rows are in block order."""
         product = np.empty(B.shape, dtype=np.result_type(self.dtype, B.dtype))
@@ -138,10 +124,6 @@ class BlockMatrix:
     def squared_norm(self) -> float:
         """Return the sum of squared entries."""
         return float(sum(_sum_of_squares(block) for block in self.blocks))
-
-    def frobenius_norm(self) -> float:
-        """Return the square root of the sum of squared entries."""
-        return float(np.sqrt(self.squared_norm()))
 
     def sum(self) -> float:
         """Return the sum of all entries."""

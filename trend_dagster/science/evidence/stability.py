@@ -145,13 +145,27 @@ def beside_null(values: FloatArray, nulls: FloatArray) -> dict[str, FloatArray]:
     Returns
     -------
     dict of str to ndarray
-        By the names of `BESIDE`; NaN where it is not known. The margin is the prediction bound of a
-        normal distribution whose mean and deviation are known from these surrogates only: with
-        three it is 3.4 deviations, with twenty 1.8.
+        By the names of `BESIDE`, and ``p`` = (1 + number of nulls >= value) / (1 + number of
+        nulls); NaN where it is not known. The margin is the prediction bound of a normal
+        distribution whose mean and deviation are known from these surrogates only: with three it
+        is 3.4 deviations, with twenty 1.8.
+
+    Raises
+    ------
+    InputError
+        If there is no surrogate.
     """
     from scipy import stats
 
-    known = np.ma.masked_invalid(np.asarray(nulls, dtype=np.float64))
+    values, nulls = np.asarray(values, np.float64), np.asarray(nulls, np.float64)
+    if nulls.shape[1:] != values.shape or len(nulls) == 0:
+        raise InputError(
+            "null distribution",
+            expected=f"values of shape {values.shape} for each surrogate, at least one",
+            found=f"shape {nulls.shape}",
+            remedy="Run the method on at least one surrogate.",
+        )
+    known = np.ma.masked_invalid(nulls)
     mean = np.ma.filled(known.mean(axis=0), np.nan)
     count = np.isfinite(nulls).sum(axis=0)
     deviation = np.full(values.shape, np.nan)
@@ -163,12 +177,14 @@ def beside_null(values: FloatArray, nulls: FloatArray) -> dict[str, FloatArray]:
     bound = stats.t.ppf(1 - CHANCE, np.maximum(count - 1, 1)) * np.sqrt(
         1 + 1 / np.maximum(count, 1)
     )
+    as_good = (1 + (nulls >= values).sum(axis=0)) / (1 + count)
     return {
         "null": mean,
         "null_sd": deviation,
         "excess": excess,
         "z": excess / unit,
         "margin": bound * unit,
+        "p": np.where((count > 0) & np.isfinite(values), as_good, np.nan),
     }
 
 
@@ -193,7 +209,8 @@ def stability_arrays(
     for name, values in data.items():
         others = np.stack([null[name] for null in nulls])
         arrays |= {name: values, f"{name}_nulls": others}
-        arrays |= {f"{name}_{what}": v for what, v in beside_null(values, others).items()}
+        beside = beside_null(values, others)
+        arrays |= {f"{name}_{what}": beside[what] for what in BESIDE}
     return arrays
 
 

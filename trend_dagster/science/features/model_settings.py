@@ -14,6 +14,19 @@ from pydantic import BaseModel, Field, model_validator
 from trend_dagster.errors import SettingsError
 from trend_dagster.science.identity import NO_IDENTITY
 
+FeatureSource = Literal["input_projection", "encoder", "bold"]
+
+
+class FeaturesConfig(BaseModel, frozen=True, extra="forbid"):
+    """What represents a vertex."""
+
+    source: FeatureSource = Field(
+        "bold",
+        description="'bold': the signal itself, no model; nothing trained so far finds more. "
+        "'input_projection': what the tutorial exports, the model's first linear layer. "
+        "'encoder': the latent embedding of the paper.",
+    )
+
 
 class AutoencoderConfig(BaseModel, frozen=True, extra="forbid"):
     """Shape of the autoencoder; where nothing is said, the default is the tutorial's value."""

@@ -738,9 +738,20 @@ def _make_fabric(config: TrainingConfig) -> tuple[Any, str]:
         accelerator=device_type,
         devices=config.n_devices,
         strategy=strategy,
+        plugins=_environment(),
         precision="bf16-mixed" if precision == "bf16" else "32-true",
     )
     return fabric, precision
+
+
+def _environment() -> list[Any]:
+    """Say who starts the processes: else Lightning warns where `srun` is installed and unused."""
+    from lightning.fabric.plugins import environments
+
+    if torch.distributed.is_torchelastic_launched():
+        return [environments.TorchElasticEnvironment()]
+    # A task of Slurm's is told by its variables, which Lightning then reads itself.
+    return [] if "SLURM_NTASKS" in os.environ else [environments.LightningEnvironment()]
 
 
 def _launch(fabric: Any, job: _Job) -> dict[str, Any]:

@@ -8,18 +8,38 @@ from dataclasses import dataclass
 from typing import Any
 
 import numpy as np
+from numpy.typing import NDArray
 from threadpoolctl import threadpool_limits
 
 from trend_dagster.errors import FactorizationError
 from trend_dagster.science.connectivity.thresholding import BlockMatrix, FloatArray, IntArray
 from trend_dagster.science.cores import usable_cores
 from trend_dagster.science.parcellation.clustering import Clustering, cluster
-from trend_dagster.science.parcellation.factorization import Factorization, factorize_many
+from trend_dagster.science.parcellation.factorization import (
+    Factorization,
+    factorize_many,
+    too_many_components,
+)
 from trend_dagster.science.parcellation.settings import (
     ClusteringConfig,
     FactorizationConfig,
     SweepGrid,
 )
+
+PER_FACTORIZATION = ("n_iter", "objective", "zero_row_share", "dead_components", "distinct_rows")
+"""What `sweep_arrays` gives for each factorisation."""
+
+PER_CLUSTERING = (
+    "silhouette",
+    "davies_bouldin",
+    "inertia",
+    "within_connectivity",
+    "between_connectivity",
+    "connectivity_ratio",
+    "full_within_connectivity",
+    "full_between_connectivity",
+)
+"""What `sweep_arrays` gives for each of its clusterings."""
 
 
 @dataclass(frozen=True, eq=False)
@@ -176,3 +196,72 @@ def _cell(
         seconds=found.seconds,
         clusterings=clusterings,
     )
+
+
+# --- Around the sweep ------------------------------------------------------------------------
+
+
+def possible_components(
+    n_components: Sequence[int], n_kept: int
+) -> tuple[list[int], dict[int, FactorizationError]]:
+    """Part numbers of components that there are vertices enough for from the others.
+
+    Parameters
+    ----------
+    n_components : sequence of int
+        Asked for.
+    n_kept : int
+        Vertices in use.
+
+    Returns
+    -------
+    tuple of list of int and dict of int to FactorizationError
+        Those that can be solved, and for each other why not.
+    """
+    errors = {k: too_many_components(n_kept, k) for k in n_components}
+    impossible = {k: error for k, error in errors.items() if error is not None}
+    return [k for k in n_components if k not in impossible], impossible
+
+
+def grid_axes(grid: SweepGrid) -> dict[str, NDArray[Any]]:
+    """Settings of each combination in the order of `sweep_arrays`, and the numbers of clusters."""
+    pairs = sorted((alpha, ratio) for alpha in grid.alpha_W for ratio in grid.l1_ratio)
+    return {
+        "alpha_W": np.array([alpha for alpha, _ in pairs]),
+        "l1_ratio": np.array([ratio for _, ratio in pairs]),
+        "n_clusters": np.array(grid.n_clusters),
+    }
+
+
+def sweep_arrays(cells: Sequence[SweepCell]) -> dict[str, NDArray[Any]]:
+    """Lay out the cells of one number of components as arrays.
+
+    Parameters
+    ----------
+    cells : sequence of SweepCell
+        One for each combination of alpha_W and l1_ratio.
+
+    Returns
+    -------
+    dict of str to ndarray
+        All but W and H: ``alpha_W``, ``l1_ratio`` and `PER_FACTORIZATION` of shape (n_cells,);
+        ``n_clusters``; ``labels`` of shape (n_cells, n_clusters, n_vertices); `PER_CLUSTERING` of
+        shape (n_cells, n_clusters); ``cluster_sizes`` of shape (n_cells, n_clusters, largest
+        n_clusters), padded with 0.
+    """
+    n_clusters = [c.n_clusters for c in cells[0].clusterings]
+    sizes = np.zeros((len(cells), len(n_clusters), max(n_clusters)), dtype=np.int64)
+    for i, cell in enumerate(cells):
+        for j, clustering in enumerate(cell.clusterings):
+            sizes[i, j, : len(clustering.cluster_sizes)] = clustering.cluster_sizes
+    single = ("alpha_W", "l1_ratio", *PER_FACTORIZATION)
+    several = ("labels", *PER_CLUSTERING)
+    return {
+        **{name: np.array([getattr(cell, name) for cell in cells]) for name in single},
+        "n_clusters": np.array(n_clusters),
+        **{
+            name: np.array([[getattr(c, name) for c in cell.clusterings] for cell in cells])
+            for name in several
+        },
+        "cluster_sizes": sizes,
+    }
