@@ -32,6 +32,7 @@ import numpy as np
 from numpy.typing import NDArray
 from scipy.sparse import csgraph
 
+from trend_dagster.project.fsaverage import load_fsaverage
 from trend_dagster.science.surface import (
     Surface,
     distance_rows,
@@ -40,7 +41,6 @@ from trend_dagster.science.surface import (
     geodesic_neighbours,
     step_graph,
 )
-from trend_dagster.storage.meshes import load_fsaverage
 
 nib: Any = nibabel  # its annotations cover a part only
 RADIUS = 24.0  # mm; three sigma of an 8 mm kernel

@@ -29,7 +29,6 @@ from trend_dagster.science.method import (
 )
 from trend_dagster.science.parcellation.selection import SelectionConfig, rank_cells
 from trend_dagster.science.surface import Surface, geodesic_labels
-from trend_dagster.storage.meshes import load_fsaverage
 
 N_LABELS = (2, 14, 20)  # 14 is the number of clusters: the label file can give them all by itself
 K, N_CLUSTERS = 20, 14

@@ -16,8 +16,8 @@ from trend_dagster.definitions import build_definitions
 from trend_dagster.orchestration.instance import open_instance
 from trend_dagster.orchestration.running import Wish, run_all
 from trend_dagster.project.folder import Project
+from trend_dagster.project.fsaverage import load_fsaverage
 from trend_dagster.science.surface import Surface
-from trend_dagster.storage.meshes import load_fsaverage
 
 N_VERTICES, N_TIMEPOINTS, N_NETWORKS = 90, 40, 4
 MEDIAL_WALL = np.arange(0, N_VERTICES, 15)  # 6 vertices without signal

@@ -19,11 +19,11 @@ import numpy as np
 from numpy.typing import NDArray
 
 from trend_dagster.errors import InputError
+from trend_dagster.files import replace_file
+from trend_dagster.project.fsaverage import FSAVERAGE, load_fsaverage
 from trend_dagster.science.evidence.simulation import SimulationConfig, simulate_cohort
 from trend_dagster.science.surface import Surface, geodesic_labels
 from trend_dagster.storage.arrays import npy_bytes
-from trend_dagster.storage.meshes import FSAVERAGE, load_fsaverage
-from trend_dagster.storage.stores import replace_file
 
 Say = Callable[[str], None]
 

@@ -11,6 +11,7 @@ import pytest
 import yaml
 from PIL import Image
 
+from benchmarks.start import commands, measure
 from tests.conftest import N_VERTICES
 from trend_dagster import cli
 from trend_dagster.project.settings import Settings, load_settings, sections
@@ -189,3 +190,10 @@ def test_an_unknown_option_is_a_usage_error():
         [sys.executable, "-c", code, "run", "--selct", "x"], capture_output=True, check=False
     )
     assert done.returncode == 2
+
+
+@pytest.mark.slow
+def test_commands_that_only_look_start_quickly(finished):
+    ratios = measure(finished, repeats=1)["ratios"]
+    assert ratios.keys() == commands(finished).keys()
+    assert ratios["trend --help"] < 1

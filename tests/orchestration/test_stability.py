@@ -15,6 +15,7 @@ from tests.conftest import N_VERTICES, run
 from trend_dagster.orchestration.assets import ASSETS
 from trend_dagster.orchestration.lineage import Lineage
 from trend_dagster.project.folder import Project
+from trend_dagster.project.fsaverage import load_fsaverage
 from trend_dagster.science.connectivity.smoothing import Smoothing
 from trend_dagster.science.connectivity.thresholding import threshold_by_label
 from trend_dagster.science.evidence.simulation import SimulationConfig, simulate_cohort
@@ -22,7 +23,6 @@ from trend_dagster.science.features.model_settings import AutoencoderConfig
 from trend_dagster.science.parcellation.networks import find_networks
 from trend_dagster.science.parcellation.sweep import SweepCell, sweep
 from trend_dagster.science.surface import edge_graph, geodesic_labels
-from trend_dagster.storage.meshes import load_fsaverage
 from trend_dagster.storage.stores import Version
 
 TO_STABILITY = ["bold", "cortex", "trained_model", "embeddings", "geodesic_labels"]
@@ -223,6 +223,7 @@ def test_a_cell_that_noise_matches_is_named_by_a_check(finished_once):
 
 def test_the_model_sees_nothing_of_the_other_half_but_its_mean(rng):
     from trend_dagster.orchestration.assets.validation import _Embedder
+
     from trend_dagster.science.features.autoencoder import initial_model
 
     config = AutoencoderConfig(

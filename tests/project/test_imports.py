@@ -13,6 +13,12 @@ from trend_dagster.storage import label_files
 HEAVY = ("dagster", "matplotlib", "nibabel", "numba", "pandas", "scipy", "sklearn", "torch")
 
 
+def loaded_by(module: str) -> set[str]:
+    code = f"import sys, {module}; print(*set({HEAVY!r}) & set(sys.modules))"
+    python = [sys.executable, "-c", code]
+    return {*subprocess.run(python, capture_output=True, text=True, check=True).stdout.split()}
+
+
 @pytest.mark.parametrize(
     "module",
     [
@@ -23,11 +29,11 @@ HEAVY = ("dagster", "matplotlib", "nibabel", "numba", "pandas", "scipy", "sklear
     ],
 )
 def test_no_heavy_library_is_loaded(module):
-    code = f"import sys, {module}; print(*sorted(set({HEAVY!r}) & set(sys.modules)))"
-    found = subprocess.run(
-        [sys.executable, "-c", code], capture_output=True, text=True, check=True
-    ).stdout
-    assert found.split() == []
+    assert loaded_by(module) == set()
+
+
+def test_the_assets_load_dagster_and_no_library_that_computes_or_draws():
+    assert loaded_by("trend_dagster.orchestration.assets") == {"dagster"}
 
 
 def test_files_may_have_as_many_labels_as_the_settings_may_ask_for():

@@ -13,6 +13,7 @@ from scipy.sparse import csgraph
 
 from tests.spheres import halves, sphere
 from trend_dagster.errors import InputError, SettingsError
+from trend_dagster.project.fsaverage import load_fsaverage
 from trend_dagster.science.surface import (
     Surface,
     check_hemisphere,
@@ -25,7 +26,6 @@ from trend_dagster.science.surface import (
     step_graph,
     vertex_areas,
 )
-from trend_dagster.storage.meshes import load_fsaverage
 
 
 @pytest.fixture(scope="module")

@@ -11,11 +11,11 @@ import pytest
 
 from trend_dagster import cli
 from trend_dagster.errors import SettingsError
+from trend_dagster.project.fsaverage import load_fsaverage
 from trend_dagster.science.connectivity.thresholding import BlockMatrix
 from trend_dagster.science.evidence.measures import mean_dice
 from trend_dagster.science.evidence.simulation import SimulationConfig
 from trend_dagster.science.method import encode
-from trend_dagster.storage.meshes import load_fsaverage
 from trend_dagster.validation import approaches, simulated
 from trend_dagster.validation.approaches import EncodingChoice
 from trend_dagster.validation.recordings import Labels, Recording

@@ -12,7 +12,7 @@ from typing import Annotated
 import typer
 from rich.markup import escape
 
-from trend_dagster.cli.app import Debug, Folder, Profile, app, console, problems
+from trend_dagster.cli.app import Folder, Profile, app, console, problems
 from trend_dagster.errors import ServerError
 
 
@@ -23,7 +23,6 @@ def dev(
         int, typer.Option(min=1, max=65535, help="Port of the page on 127.0.0.1.")
     ] = 3000,
     profile: Profile = None,
-    debug: Debug = False,
 ) -> None:
     """Open the Dagster page of a project on 127.0.0.1, with its sensor and schedule."""
     from trend_dagster.definitions import PROFILE_VARIABLE, PROJECT_VARIABLE

@@ -8,7 +8,7 @@ from typing import Annotated
 import typer
 from rich.markup import escape
 
-from trend_dagster.cli.app import Debug, Folder, Json, app, console, emit
+from trend_dagster.cli.app import Folder, Json, app, console, emit
 
 
 @app.command()
@@ -31,7 +31,6 @@ def export(
     ] = None,
     l1_ratio: Annotated[float | None, typer.Option(help="Only cells with this L1 ratio.")] = None,
     as_json: Json = False,
-    debug: Debug = False,
 ) -> None:
     """Write cells of the sweep as label images; by default the chosen ones."""
     from trend_dagster.delivery.export import export_cells

@@ -9,7 +9,7 @@ import typer
 from rich.markup import escape
 from rich.table import Table
 
-from trend_dagster.cli.app import Debug, Json, Profile, ProjectFolder, app, console, emit
+from trend_dagster.cli.app import Json, Profile, ProjectFolder, app, console, emit
 from trend_dagster.errors import MissingUpstreamError, SettingsError
 
 if TYPE_CHECKING:
@@ -30,7 +30,6 @@ def show(
     folder: ProjectFolder = Path(),
     profile: Profile = None,
     as_json: Json = False,
-    debug: Debug = False,
 ) -> None:
     """Show one output: its arrays, what was measured, its pictures, and what it was made from."""
     from trend_dagster.orchestration.assets import find_asset

@@ -3,8 +3,6 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Callable, Iterator
-from contextlib import contextmanager
 from enum import StrEnum
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Any
@@ -12,10 +10,9 @@ from typing import TYPE_CHECKING, Annotated, Any
 import typer
 from rich import box
 from rich.markup import escape
-from rich.progress import BarColumn, Progress, TextColumn, TimeElapsedColumn
 from rich.table import Table
 
-from trend_dagster.cli.app import Debug, Json, app, console, emit, quiet
+from trend_dagster.cli.app import Json, app, console, emit, progress_bar, quiet
 from trend_dagster.cli.runs import stopped_with_a_word
 
 if TYPE_CHECKING:
@@ -72,7 +69,6 @@ def validate(
     ] = None,
     n_nulls: Annotated[int, typer.Option("--nulls", min=1, help="Recordings of noise.")] = 3,
     as_json: Json = False,
-    debug: Debug = False,
 ) -> None:
     """Measure what the method finds: planted networks, competitors, ablations, nulls.
 
@@ -83,7 +79,7 @@ def validate(
 
     figures = FigureFolder(folder / "figures")
     found: dict[str, Any] = {}
-    with stopped_with_a_word(), _bar() as on_progress:
+    with stopped_with_a_word(), progress_bar() as on_progress:
         if atlas:
             found["atlases"] = _atlases(project or Path(), atlas)
         if real:
@@ -337,16 +333,3 @@ def _plain(value: Any) -> Any:
     if isinstance(value, list):
         return [_plain(one) for one in value]
     return None if isinstance(value, float) and math.isnan(value) else value
-
-
-@contextmanager
-def _bar() -> Iterator[Callable[[str, float], None]]:
-    """Show one bar for what is being done."""
-    columns = (TextColumn("{task.description}"), BarColumn(), TimeElapsedColumn())
-    with Progress(*columns, console=console, transient=True) as progress:
-        task = progress.add_task("starting", total=1.0)
-
-        def on_progress(doing: str, share: float) -> None:
-            progress.update(task, description=escape(doing), completed=share)
-
-        yield on_progress

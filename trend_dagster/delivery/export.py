@@ -13,9 +13,10 @@ from typing import TYPE_CHECKING, Any
 
 from trend_dagster.delivery.maps import cell_title, map_files, networks_of
 from trend_dagster.errors import MissingUpstreamError, SettingsError
+from trend_dagster.files import replace_file
 from trend_dagster.project.tables import CELL, labels_of, tidy_rows
 from trend_dagster.science.surface import Surface
-from trend_dagster.storage.stores import Version, replace_file
+from trend_dagster.storage.stores import Version
 from trend_dagster.storage.template import Target
 
 if TYPE_CHECKING:

@@ -20,7 +20,7 @@ from trend_dagster.delivery.figures.surface import distinct_colours, oklch_to_rg
 from trend_dagster.delivery.maps import networks_of
 from trend_dagster.delivery.page import Chosen, Metric, Report, ShownCell
 from trend_dagster.delivery.pictures import parcellation_or_sizes
-from trend_dagster.project.folder import BOLD_RUN, LABEL_FILE
+from trend_dagster.project.dimensions import BOLD_RUN, LABEL_FILE
 from trend_dagster.project.settings import Settings
 from trend_dagster.project.tables import comparison_table, labels_of, summary_table, verdict
 from trend_dagster.science.evidence.measures import match_labels

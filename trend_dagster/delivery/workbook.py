@@ -9,7 +9,7 @@ from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
-from trend_dagster.project.folder import LABEL_FILE, N_COMPONENTS
+from trend_dagster.project.dimensions import LABEL_FILE, N_COMPONENTS
 from trend_dagster.science.evidence.stability import COLUMNS as STABILITY_COLUMNS
 from trend_dagster.storage.arrays import npy_bytes
 from trend_dagster.storage.stores import Version

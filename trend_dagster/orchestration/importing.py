@@ -346,7 +346,7 @@ def read_checkpoint(
         If the file is no such checkpoint, or was trained on runs of another length.
     """
     from trend_dagster.orchestration.assets.features import model_result
-    from trend_dagster.storage.weights import load_tutorial_checkpoint
+    from trend_dagster.project.model import load_tutorial_checkpoint
 
     model, origin = load_tutorial_checkpoint(file, n_heads=n_heads, confidence=confidence)
     _check_timepoints(project, file, model.n_timepoints)

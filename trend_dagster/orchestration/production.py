@@ -41,6 +41,7 @@ import dagster as dg
 from pydantic import Field
 
 from trend_dagster.errors import InputError, MissingUpstreamError, StoreError, TrendError
+from trend_dagster.files import replace_file
 from trend_dagster.orchestration.io_managers import NONE, Published, Result
 from trend_dagster.orchestration.partitions import PARTITIONS, to_partition
 from trend_dagster.orchestration.private import HOST_TAG, PROCESS_TAG, RECORDED_ONE_BY_ONE
@@ -48,7 +49,7 @@ from trend_dagster.project.folder import N_COMPONENTS, Project
 from trend_dagster.project.settings import Settings
 from trend_dagster.science.cores import usable_cores
 from trend_dagster.storage.provenance import Recipe, differences, digest_of, digest_of_file
-from trend_dagster.storage.stores import Draft, Partition, Version, describe, replace_file
+from trend_dagster.storage.stores import Draft, Partition, Version, describe
 
 Progress = Callable[[str, str, float], None]
 """Takes the name of an output, what happens to it, and the share done from 0 to 1."""

@@ -12,9 +12,10 @@ from pathlib import Path
 
 import dagster as dg
 
+from trend_dagster.files import replace_file
 from trend_dagster.orchestration.partitions import to_key
 from trend_dagster.project.folder import Project
-from trend_dagster.storage.stores import Version, replace_file
+from trend_dagster.storage.stores import Version
 
 _PICTURE = re.compile(r"!\[\]\(data:image/png;base64,([A-Za-z0-9+/=]+)\)")
 

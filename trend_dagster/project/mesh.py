@@ -16,10 +16,10 @@ from numpy.typing import NDArray
 
 from trend_dagster.errors import InputError
 from trend_dagster.project.folder import Project
+from trend_dagster.project.fsaverage import FSAVERAGE, load_fsaverage
 from trend_dagster.project.settings import Settings
 from trend_dagster.science.connectivity.smoothing import Smoothing
-from trend_dagster.science.surface import Surface
-from trend_dagster.storage.meshes import FSAVERAGE, load_fsaverage
+from trend_dagster.science.surface import Surface, check_hemisphere
 from trend_dagster.storage.space import Side
 from trend_dagster.storage.stores import Version
 from trend_dagster.storage.surfaces import read_cortex_mask, read_surfaces
@@ -55,7 +55,7 @@ def read_mesh(project: Project) -> Surface | None:
     if not inputs.surfaces:
         return None
     files = list(mesh_files(project).values())
-    return read_surfaces(files[:2], files[2:])
+    return Surface(**vars(read_surfaces(files[:2], files[2:], check=check_hemisphere)))
 
 
 def cortex_mask_files(project: Project) -> dict[str, Path]:

@@ -14,7 +14,8 @@ import numpy as np
 from numpy.typing import NDArray
 
 from trend_dagster.errors import InputError, MissingUpstreamError
-from trend_dagster.project.folder import LABEL_FILE, N_COMPONENTS, Project
+from trend_dagster.project.dimensions import LABEL_FILE, N_COMPONENTS
+from trend_dagster.project.folder import Project
 from trend_dagster.project.settings import Settings, why_no_stability
 from trend_dagster.science.evidence.measures import mean_dice
 from trend_dagster.science.evidence.stability import COLUMNS, MIN_NULLS_FOR_Z

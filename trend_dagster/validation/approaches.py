@@ -12,7 +12,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from trend_dagster.project.settings import Settings, load_settings
-from trend_dagster.science.connectivity.thresholding import ThresholdConfig
+from trend_dagster.science.connectivity.settings import ThresholdConfig
 from trend_dagster.science.evidence.competitors import (
     COMPETITORS,
     FAST_COMPETITORS,

@@ -11,8 +11,8 @@ from typing import Any
 
 import trend_dagster
 from trend_dagster.errors import StoreError
+from trend_dagster.files import replace_file
 from trend_dagster.storage.provenance import digest_of, digest_of_file, library_versions
-from trend_dagster.storage.stores import replace_file
 
 Figures = dict[str, Any]
 

@@ -14,13 +14,13 @@ import numpy as np
 from trend_dagster.delivery.figures.png import to_png
 from trend_dagster.delivery.figures.surface import comparison_figure
 from trend_dagster.errors import InputError
+from trend_dagster.files import replace_file
 from trend_dagster.project.folder import Project
 from trend_dagster.project.mesh import read_mesh
 from trend_dagster.project.recorded import read_recorded, recorded_files
 from trend_dagster.science.bold import why_unusable
 from trend_dagster.storage.arrays import subject_of
 from trend_dagster.storage.provenance import digest_of_file
-from trend_dagster.storage.stores import replace_file
 from trend_dagster.validation.approaches import (
     OWN_WIDTH_MM,
     PROFILE,

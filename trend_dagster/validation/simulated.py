@@ -19,6 +19,8 @@ import pandas as pd
 
 from trend_dagster.delivery.figures.png import to_png
 from trend_dagster.delivery.figures.surface import comparison_figure
+from trend_dagster.files import replace_file
+from trend_dagster.project.fsaverage import load_fsaverage
 from trend_dagster.science.evidence.measures import (
     adjusted_rand_index,
     distance_controlled_boundary_coefficient,
@@ -35,8 +37,6 @@ from trend_dagster.science.evidence.simulation import (
     plant_networks,
 )
 from trend_dagster.science.surface import Surface, edge_graph, geodesic_neighbours
-from trend_dagster.storage.meshes import load_fsaverage
-from trend_dagster.storage.stores import replace_file
 from trend_dagster.validation.approaches import PROFILE, Approach, changed, profile
 from trend_dagster.validation.figures import FigureFolder, Figures
 from trend_dagster.validation.recordings import Labels, Recording, simulated

@@ -14,7 +14,6 @@ from functools import cache
 from importlib.resources import files
 from typing import Any
 
-import jinja2
 import numpy as np
 from numpy.typing import NDArray
 
@@ -179,6 +178,7 @@ def render(report: Report) -> str:
     str
         HTML; every text from outside is escaped.
     """
+    import jinja2
     from plotly.offline import get_plotlyjs
 
     environment = jinja2.Environment(

@@ -173,7 +173,7 @@ def model_result(
     Result
         Weights and card as files, the history as arrays.
     """
-    from trend_dagster.storage.weights import weights_files
+    from trend_dagster.project.model import model_files
 
     columns = {
         name: np.array([getattr(record, name) for record in history], dtype=dtype)
@@ -192,7 +192,7 @@ def model_result(
         facts={"n_parameters": sum(p.numel() for p in model.parameters()), **facts, **summary},
         tables={"history": _history_table(history)} if history else {},
         pictures={"loss": _loss_picture(columns)} if history else {},
-        attachments=weights_files(model, {**about, "history": summary}),
+        attachments=model_files(model, {**about, "history": summary}),
     )
 
 

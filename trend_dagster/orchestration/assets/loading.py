@@ -88,10 +88,11 @@ def feature_maker(task: Task, trained_model: Optional) -> FeatureMaker:
     source = task.settings.features.source
     if source == "bold":
         return FeatureMaker()
-    from trend_dagster.storage.weights import WEIGHTS, read_weights
+    from trend_dagster.project.model import read_model
+    from trend_dagster.storage.weights import WEIGHTS
 
     version = needed(trained_model, task, "trained_model")
-    model, _ = read_weights(version.file(WEIGHTS))
+    model, _ = read_model(version.file(WEIGHTS))
     return FeatureMaker(source, model, version.facts["n_timepoints"])
 
 

@@ -14,7 +14,6 @@ from typing import Literal
 
 import numpy as np
 from numpy.typing import NDArray
-from scipy import stats
 
 from trend_dagster.errors import InputError
 from trend_dagster.science.evidence.measures import adjusted_rand_index
@@ -156,6 +155,8 @@ def beside_null(values: FloatArray, nulls: FloatArray) -> dict[str, FloatArray]:
     InputError
         If there is no surrogate.
     """
+    from scipy import stats
+
     values, nulls = np.asarray(values, np.float64), np.asarray(nulls, np.float64)
     if nulls.shape[1:] != values.shape or len(nulls) == 0:
         raise InputError(

@@ -10,6 +10,7 @@ the epoch and the process, so there is no generator state to lose.
 
 from __future__ import annotations
 
+import io
 import json
 import math
 import os
@@ -31,6 +32,7 @@ from torch import Tensor
 from torch.nn.utils import clip_grad_norm_
 
 from trend_dagster.errors import CohortError, SettingsError, TrainingError
+from trend_dagster.files import replace_file
 from trend_dagster.science.features.autoencoder import (
     TransformerAutoencoder,
     attention_plan,
@@ -279,15 +281,6 @@ class _Progress:
         return sum(record.skipped_steps for record in self.history)
 
 
-def _write_atomically(path: Path, write: Callable[[Path], None]) -> None:
-    """Let a reader find the old file or the new one, never a half of either."""
-    temporary = path.with_name(path.name + ".part")
-    write(temporary)
-    with temporary.open("rb") as file:
-        os.fsync(file.fileno())
-    temporary.replace(path)
-
-
 class _Checkpoints:
     """The two files of a training: its state, and its best weights so far."""
 
@@ -306,15 +299,17 @@ class _Checkpoints:
             "best_loss": progress.best_loss,
             **{name: part.state_dict() for name, part in parts.items()},
         }
-        _write_atomically(self.state_path, lambda path: torch.save(content, path))
+        buffer = io.BytesIO()
+        torch.save(content, buffer)
+        replace_file(self.state_path, buffer.getvalue())
 
     def write_best(self, model: TransformerAutoencoder, loss: float) -> None:
         """Keep the best weights; the file tells what they belong to."""
-        from safetensors.numpy import save_file
+        from safetensors.numpy import save
 
         about = {"settings": json.dumps(self.settings, sort_keys=True), "loss": repr(loss)}
         arrays = weights_to_arrays(model)
-        _write_atomically(self.best_path, lambda path: save_file(arrays, path, about))
+        replace_file(self.best_path, save(arrays, about))
 
     def read_best(self, config: AutoencoderConfig, n_timepoints: int) -> TransformerAutoencoder:
         from safetensors.numpy import load_file

@@ -10,11 +10,8 @@ from typing import Any
 
 import numpy as np
 from numpy.typing import NDArray
-from sklearn.cluster import KMeans
-from sklearn.exceptions import ConvergenceWarning
 
 from trend_dagster.science.connectivity.thresholding import BlockMatrix, FloatArray, IntArray
-from trend_dagster.science.parcellation._distances import add_distances
 from trend_dagster.science.parcellation.settings import ClusteringConfig
 
 _TILE = 256
@@ -220,6 +217,9 @@ def count_distinct_rows(W: FloatArray) -> int:
 
 def _kmeans(rows: FloatArray, n_clusters: int, random_state: int) -> _Fit:
     """Cluster rows; each vertex is apart where there are no more of them than clusters."""
+    from sklearn.cluster import KMeans
+    from sklearn.exceptions import ConvergenceWarning
+
     if len(rows) <= n_clusters:
         return _Fit(np.arange(len(rows)), 0.0)
     with warnings.catch_warnings():
@@ -271,6 +271,8 @@ def silhouette_scores(rows: FloatArray, labelings: Sequence[IntArray]) -> list[f
 
 def _distance_sums(rows: FloatArray, labelings: Sequence[IntArray]) -> list[FloatArray]:
     """Sum each point's distances to the points of each cluster, for every labeling."""
+    from trend_dagster.science.parcellation._distances import add_distances
+
     groups, group = np.unique(np.stack(labelings), axis=1, return_inverse=True)
     order = np.argsort(group, kind="stable")
     points = rows[order].astype(np.float64)

@@ -22,16 +22,11 @@ from typing import Any
 
 import numpy as np
 from numpy.typing import NDArray
-from scipy.linalg import eigh
-from scipy.sparse.linalg import ArpackError, LinearOperator, eigsh
-from sklearn.decomposition import non_negative_factorization
-from sklearn.exceptions import ConvergenceWarning
 from threadpoolctl import threadpool_limits
 
 from trend_dagster.errors import FactorizationError
 from trend_dagster.science._device import torch_device
 from trend_dagster.science.connectivity.thresholding import BlockMatrix, FloatArray, IntArray
-from trend_dagster.science.parcellation._hals import add_grams, half_sweep
 from trend_dagster.science.parcellation._hals_torch import TorchLockstep
 from trend_dagster.science.parcellation.settings import FactorizationConfig, Problem
 from trend_dagster.science.parcellation.smooth_loadings import Graph, solve_smooth
@@ -207,6 +202,8 @@ def leading_eigenpairs(
 
 
 def _block_eigenpairs(block: FloatArray, n_pairs: int) -> tuple[FloatArray, FloatArray]:
+    from scipy.linalg import eigh
+
     if len(block) <= max(_LANCZOS_FROM * n_pairs, 2):
         values, vectors = eigh(block, check_finite=False)
     else:
@@ -217,6 +214,9 @@ def _block_eigenpairs(block: FloatArray, n_pairs: int) -> tuple[FloatArray, Floa
 
 def _lanczos(block: FloatArray, n_pairs: int) -> tuple[FloatArray, FloatArray]:
     # A fixed start makes the result reproducible.
+    from scipy.linalg import eigh
+    from scipy.sparse.linalg import ArpackError, LinearOperator, eigsh
+
     start = np.random.default_rng(0).random(len(block)).astype(block.dtype)
     operator = LinearOperator(block.shape, matvec=lambda v: block @ v, dtype=block.dtype)
     try:
@@ -383,6 +383,8 @@ class _Lockstep:
     def _half(
         self, other_gram: FloatArray, *, update_W: bool
     ) -> tuple[FloatArray, FloatArray, list[NDArray[np.bool_]]]:
+        from trend_dagster.science.parcellation._hals import add_grams
+
         def work(tiles: list[_Tile]) -> list[Any]:
             return [self._update(tile, other_gram, update_W=update_W) for tile in tiles]
 
@@ -402,6 +404,8 @@ class _Lockstep:
     def _update(
         self, tile: _Tile, other_gram: FloatArray, *, update_W: bool
     ) -> tuple[_Tile, FloatArray, FloatArray, NDArray[np.bool_]]:
+        from trend_dagster.science.parcellation._hals import half_sweep
+
         block = self.blocks[tile.block]
         factor, other = (block.W, block.H) if update_W else (block.H, block.W)
         product = other @ block.X[:, tile.begin : tile.end]
@@ -512,6 +516,9 @@ def _solve_sklearn(
     config: FactorizationConfig,
 ) -> tuple[FloatArray, FloatArray, int, bool]:
     """Solve with scikit-learn on the dense matrix; vertices ascending."""
+    from sklearn.decomposition import non_negative_factorization
+    from sklearn.exceptions import ConvergenceWarning
+
     l1, l2 = penalties(matrix, problem.alpha_W, problem.l1_ratio, config.penalty)
     total = l1 + l2
     with warnings.catch_warnings(record=True) as caught:

@@ -12,8 +12,6 @@ from typing import Any
 
 import numpy as np
 from numpy.typing import NDArray
-from sklearn.cluster import KMeans
-from sklearn.exceptions import ConvergenceWarning
 
 from trend_dagster.science.connectivity.thresholding import BoolArray, FloatArray, IntArray
 
@@ -49,6 +47,9 @@ def _by_spectrum(
     W: FloatArray, H: FloatArray, n_networks: int, random_state: int
 ) -> NDArray[np.integer[Any]]:
     """Cluster by the leading eigenvectors of D^(-1/2) A D^(-1/2) with A = (W H + (W H)^T) / 2."""
+    from sklearn.cluster import KMeans
+    from sklearn.exceptions import ConvergenceWarning
+
     if len(W) <= n_networks:
         return np.arange(len(W))
     space = _leading_vectors(W.astype(np.float64), H.astype(np.float64), n_networks)

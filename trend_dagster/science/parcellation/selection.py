@@ -13,10 +13,12 @@ networks. A cell in which the factorisation has collapsed is never chosen while 
 from __future__ import annotations
 
 from collections.abc import Callable, Mapping
-
-import pandas as pd
+from typing import TYPE_CHECKING
 
 from trend_dagster.science.parcellation.settings import SelectionConfig
+
+if TYPE_CHECKING:
+    import pandas as pd
 
 TIES = {
     "n_components": True,
@@ -93,6 +95,8 @@ def beyond_noise(table: pd.DataFrame) -> pd.Series[bool]:
     Series of bool
         Aligned with the table; False where it is not known.
     """
+    import pandas as pd
+
     if "stability_margin" not in table:
         return pd.Series(data=False, index=table.index)
     return table["stability_excess"] > table["stability_margin"]
@@ -180,6 +184,8 @@ def rank_cells(table: pd.DataFrame, config: SelectionConfig) -> pd.DataFrame:
         The rows with ``alive``, ``beyond_noise`` and ``rank`` (1 is chosen) added, sorted by
         ``n_clusters`` and rank. The order does not depend on the order of the rows given.
     """
+    import pandas as pd
+
     judged = table.assign(alive=is_alive(table, config), beyond_noise=beyond_noise(table))
     rule = RULES[rule_in_use(table, config)]
     ranked = pd.concat(
