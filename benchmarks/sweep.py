@@ -57,7 +57,7 @@ from trend_dagster.science.parcellation.factorization import (
     objective,
     penalties,
 )
-from trend_dagster.science.parcellation.sweep import SweepCell, SweepGrid, sweep
+from trend_dagster.science.parcellation.sweep import Solution, SweepGrid, sweep
 
 Array = NDArray[Any]
 L1_RATIO = 0.4
@@ -216,7 +216,7 @@ def small_matrix() -> BlockMatrix:
     return threshold_by_label(np.eye(6, dtype=np.float32) + 1, np.zeros(6))
 
 
-def engine(prepared: tuple[Any, Array, Case]) -> list[SweepCell]:
+def engine(prepared: tuple[Any, Array, Case]) -> list[Solution]:
     """Threshold and sweep."""
     correlation, labels, case = prepared
     matrix = threshold_by_label(correlation, labels)

@@ -28,7 +28,7 @@ from trend_dagster.science.method import (
     stability_beside_noise,
 )
 from trend_dagster.science.parcellation.selection import SelectionConfig, rank_cells
-from trend_dagster.science.surface import Surface, geodesic_labels
+from trend_dagster.science.surface import Surface, cut_into_labels
 from trend_dagster.storage.meshes import load_fsaverage
 
 N_LABELS = (2, 14, 20)  # 14 is the number of clusters: the label file can give them all by itself
@@ -49,7 +49,7 @@ LabelFiles = Mapping[int, NDArray[np.integer[Any]]]
 
 def label_files_of(surface: Surface) -> LabelFiles:
     """Label files by their number of labels."""
-    return {n: geodesic_labels(surface, n // 2) for n in N_LABELS}
+    return {n: cut_into_labels(surface, n // 2) for n in N_LABELS}
 
 
 def cohort(surface: Surface, snr: float, seed: int) -> Runs:

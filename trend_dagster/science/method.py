@@ -28,7 +28,7 @@ from trend_dagster.science.bold import (
     prepare,
     signal_mask,
 )
-from trend_dagster.science.connectivity.correlation import CorrelationConfig, average_correlation
+from trend_dagster.science.connectivity.correlation import CorrelationConfig, correlate_runs
 from trend_dagster.science.connectivity.encoding import Correlation, CorrelationSource, Encoding
 from trend_dagster.science.connectivity.thresholding import (
     BlockMatrix,
@@ -46,10 +46,10 @@ from trend_dagster.science.features.model_settings import (
 )
 from trend_dagster.science.parcellation.clustering import ClusteringConfig
 from trend_dagster.science.parcellation.factorization import FactorizationConfig
-from trend_dagster.science.parcellation.networks import NetworksConfig, find_networks
-from trend_dagster.science.parcellation.smooth_loadings import neighbour_graph
+from trend_dagster.science.parcellation.graph_factorization import neighbour_graph
+from trend_dagster.science.parcellation.spectral import NetworksConfig, find_networks
 from trend_dagster.science.parcellation.sweep import (
-    SweepCell,
+    Solution,
     SweepGrid,
     possible_components,
     sweep,
@@ -76,13 +76,13 @@ __all__ = [
     "prepare_run",
     "stability_beside_noise",
     "sweep_arrays",
-    "sweep_cells",
+    "sweep_solutions",
     "train_features",
 ]
 
 Signal = NDArray[np.float32]
 Run = tuple[Signal, BoolArray]
-Cells = tuple[SweepCell, ...]
+Solutions = tuple[Solution, ...]
 
 
 class MethodSettings(BaseModel, frozen=True, extra="forbid"):
@@ -324,7 +324,7 @@ def correlate(
     settings : MethodSettings
         How correlations are averaged.
     **options
-        See `trend_dagster.science.connectivity.correlation.average_correlation`.
+        See `trend_dagster.science.connectivity.correlation.correlate_runs`.
 
     Returns
     -------
@@ -336,7 +336,7 @@ def correlate(
     CohortError
         If there is no run, or runs do not fit together.
     """
-    matrix = average_correlation(runs, settings.correlation, **options)
+    matrix = correlate_runs(runs, settings.correlation, **options)
     return Correlation(matrix, np.asarray(np.diagonal(matrix) > 0))
 
 
@@ -431,14 +431,14 @@ def loadings_graph(distances: Sequence[Any], settings: MethodSettings) -> Any:
     return neighbour_graph(distances, config.smoothness_sigma_mm)
 
 
-def sweep_cells(
+def sweep_solutions(
     matrix: BlockMatrix,
     settings: MethodSettings,
     n_components: Sequence[int] | None = None,
     *,
     full_correlation: Any = None,
     graph: Any = None,
-) -> Iterator[tuple[int, Cells]]:
+) -> Iterator[tuple[int, Solutions]]:
     """Factorise a matrix over the grid of settings and find the networks of each factorisation.
 
     Parameters
@@ -456,7 +456,7 @@ def sweep_cells(
 
     Yields
     ------
-    tuple of int and tuple of SweepCell
+    tuple of int and tuple of Solution
         A number of components once it is complete, and its solutions ascending by alpha_W and
         l1_ratio.
 
@@ -472,8 +472,8 @@ def sweep_cells(
     find: Callable[[FloatArray, FloatArray, int], IntArray] | None = None
     if settings.networks.method != "kmeans":
         find = partial(find_networks, random_state=settings.clustering.random_state)
-    found: dict[int, list[SweepCell]] = {k: [] for k in grid.n_components}
-    for cell in sweep(
+    found: dict[int, list[Solution]] = {k: [] for k in grid.n_components}
+    for one in sweep(
         matrix,
         grid,
         settings.factorization,
@@ -482,10 +482,10 @@ def sweep_cells(
         graph=graph,
         find=find,
     ):
-        found[cell.n_components].append(cell)
-        if len(found[cell.n_components]) == wanted:
-            cells = found.pop(cell.n_components)
-            yield cell.n_components, tuple(sorted(cells, key=lambda c: (c.alpha_W, c.l1_ratio)))
+        found[one.n_components].append(one)
+        if len(found[one.n_components]) == wanted:
+            complete = found.pop(one.n_components)
+            yield one.n_components, tuple(sorted(complete, key=lambda c: (c.alpha_W, c.l1_ratio)))
 
 
 def parcellate(
@@ -495,7 +495,7 @@ def parcellate(
     n_components: Sequence[int] | None = None,
     *,
     full_correlation: Any = None,
-) -> Iterator[tuple[int, Cells]]:
+) -> Iterator[tuple[int, Solutions]]:
     """Go from a correlation to the networks of every combination of settings.
 
     Parameters
@@ -509,12 +509,12 @@ def parcellate(
     n_components : sequence of int, optional
         Those of the grid by default.
     full_correlation : array of shape (n_vertices, n_vertices), optional
-        As for `sweep_cells`.
+        As for `sweep_solutions`.
 
     Yields
     ------
-    tuple of int and tuple of SweepCell
-        As from `sweep_cells`.
+    tuple of int and tuple of Solution
+        As from `sweep_solutions`.
 
     Raises
     ------
@@ -523,7 +523,7 @@ def parcellate(
     FactorizationError
         If the correlation cannot be factorised as asked.
     """
-    yield from sweep_cells(
+    yield from sweep_solutions(
         encode(source, encoding, settings),
         settings,
         n_components,

@@ -31,7 +31,7 @@ from trend_dagster.project.settings import (
     surface_labels,
 )
 from trend_dagster.science.bold import check_same_vertices
-from trend_dagster.science.connectivity.correlation import average_correlation as correlate
+from trend_dagster.science.connectivity.correlation import correlate_runs as correlate
 from trend_dagster.science.connectivity.smoothing import Smoothing
 from trend_dagster.science.connectivity.thresholding import (
     ENCODING_REACH,
@@ -40,9 +40,14 @@ from trend_dagster.science.connectivity.thresholding import (
     threshold_by_distance,
     threshold_by_label,
 )
-from trend_dagster.science.parcellation.smooth_loadings import GRAPH_REACH, neighbour_graph
-from trend_dagster.science.surface import Surface, distance_rows, step_graph, vertex_areas
-from trend_dagster.science.surface import geodesic_labels as cut_into_labels
+from trend_dagster.science.parcellation.graph_factorization import GRAPH_REACH, neighbour_graph
+from trend_dagster.science.surface import (
+    Surface,
+    cut_into_labels,
+    distance_rows,
+    step_graph,
+    vertex_areas,
+)
 from trend_dagster.storage.arrays import read_distances
 from trend_dagster.storage.label_files import NO_LABEL, read_geodesic_labels
 from trend_dagster.storage.label_images import gifti_labels, keys_of

@@ -33,7 +33,7 @@ from trend_dagster.project.mesh import (
     thresholds_without_mesh,
 )
 from trend_dagster.science.bold import check_same_vertices, common_length
-from trend_dagster.science.connectivity.correlation import average_correlation
+from trend_dagster.science.connectivity.correlation import correlate_runs
 from trend_dagster.science.evidence.measures import mean_dice
 from trend_dagster.storage.label_files import LabelFile, label_file_at, read_networks
 from trend_dagster.storage.space import check_same_space
@@ -78,7 +78,7 @@ def control_correlation(cell: Cell, bold: Sequence[Version]) -> Result:
     for i, control in enumerate(settings.controls.features):
         cell.progress(control, i / len(settings.controls.features))
         readers = _readers(cell, bold, control, n_timepoints)
-        out[i] = average_correlation(readers, config=settings.correlation)
+        out[i] = correlate_runs(readers, config=settings.correlation)
     return Result(
         arrays={"vertex_mask": np.asarray(masks.any(axis=0))},
         facts={"controls": list(settings.controls.features), "n_vertices": masks.shape[1]},

@@ -20,8 +20,8 @@ from trend_dagster.project.settings import Settings
 from trend_dagster.science.connectivity.thresholding import BlockMatrix
 from trend_dagster.science.parcellation.factorization import too_many_components
 from trend_dagster.science.parcellation.fanout import worker_memory
-from trend_dagster.science.parcellation.networks import find_networks
-from trend_dagster.science.parcellation.sweep import SweepCell, sweep
+from trend_dagster.science.parcellation.spectral import find_networks
+from trend_dagster.science.parcellation.sweep import Solution, sweep
 from trend_dagster.storage.stores import Version
 
 METRICS = (
@@ -105,7 +105,7 @@ def block_matrix(thresholded_matrix: Version) -> BlockMatrix:
     return BlockMatrix.from_arrays(arrays, thresholded_matrix.facts["n_vertices"])
 
 
-def _result(parts: list[SweepCell]) -> Result:
+def _result(parts: list[Solution]) -> Result:
     arrays = sweep_arrays(parts)
     zero = [part.zero_row_share for part in parts]
     return Result(
@@ -125,7 +125,7 @@ def _result(parts: list[SweepCell]) -> Result:
     )
 
 
-def sweep_arrays(parts: Sequence[SweepCell]) -> dict[str, NDArray[Any]]:
+def sweep_arrays(parts: Sequence[Solution]) -> dict[str, NDArray[Any]]:
     """Lay out the cells of one n_components as arrays (all but W and H)."""
     n_clusters = [c.n_clusters for c in parts[0].clusterings]
     arrays: dict[str, NDArray[Any]] = {
@@ -147,12 +147,12 @@ def sweep_arrays(parts: Sequence[SweepCell]) -> dict[str, NDArray[Any]]:
 
 def swept(
     cells: Sequence[Cell], matrix: BlockMatrix, full_correlation: Any, graph: Any
-) -> Iterator[tuple[int, list[SweepCell]]]:
+) -> Iterator[tuple[int, list[Solution]]]:
     """Run the sweep for the n_components of some cells, all at once.
 
     Yields
     ------
-    tuple of int and list of SweepCell
+    tuple of int and list of Solution
         An n_components when it is complete; combinations of alpha_W and l1_ratio in the order in
         which they are stored.
     """
@@ -160,7 +160,7 @@ def swept(
     n_components = tuple(int(cell.partition[N_COMPONENTS]) for cell in cells)
     grid = settings.sweep.model_copy(update={"n_components": n_components})
     wanted = len(grid.alpha_W) * len(grid.l1_ratio)
-    found: dict[int, list[SweepCell]] = {k: [] for k in n_components}
+    found: dict[int, list[Solution]] = {k: [] for k in n_components}
     find = partial(find_networks, random_state=settings.clustering.random_state)
     for part in sweep(
         matrix,
@@ -177,6 +177,6 @@ def swept(
             yield part.n_components, in_order(found.pop(part.n_components))
 
 
-def in_order(parts: Sequence[SweepCell]) -> list[SweepCell]:
+def in_order(parts: Sequence[Solution]) -> list[Solution]:
     """Sort the combinations of one n_components as they are stored."""
     return sorted(parts, key=lambda p: (p.alpha_W, p.l1_ratio))

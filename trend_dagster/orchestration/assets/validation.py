@@ -33,7 +33,7 @@ from trend_dagster.project.mesh import (
 )
 from trend_dagster.project.settings import Settings, why_no_stability
 from trend_dagster.science.bold import check_same_vertices
-from trend_dagster.science.connectivity.correlation import average_correlation
+from trend_dagster.science.connectivity.correlation import correlate_runs
 from trend_dagster.science.connectivity.thresholding import BlockMatrix
 from trend_dagster.science.evidence.nulls import SurrogateMaker
 from trend_dagster.science.evidence.stability import (
@@ -150,7 +150,7 @@ def _average(
     """Average the correlation over some runs, in a matrix that an interruption leaves."""
     config = cell.settings.correlation
     matrix = ResumableMatrix(cell.scratch / name, (n_vertices, n_vertices), config.tile)
-    average_correlation(
+    correlate_runs(
         readers, config, out=matrix.array, done=frozenset(matrix.done), on_tile=matrix.mark
     )
     return matrix.array

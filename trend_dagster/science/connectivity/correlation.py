@@ -67,7 +67,7 @@ class CorrelationConfig(BaseModel, frozen=True, extra="forbid"):
     )
 
 
-def average_correlation(
+def correlate_runs(
     runs: Sequence[Run | Callable[[], Run]],
     config: CorrelationConfig | None = None,
     *,
