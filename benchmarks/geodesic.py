@@ -35,9 +35,9 @@ from scipy.sparse import csgraph
 from trend_dagster.project.fsaverage import load_fsaverage
 from trend_dagster.science.surface import (
     Surface,
+    cut_into_labels,
     distance_rows,
     edge_graph,
-    geodesic_labels,
     geodesic_neighbours,
     step_graph,
 )
@@ -47,7 +47,7 @@ RADIUS = 24.0  # mm; three sigma of an 8 mm kernel
 REACH = 62.5  # mm; five sigma of a smooth encoding of 12.5 mm
 ROWS = 256  # that the asset computes at a time
 N_SOURCES = 5
-OWN = "edges and unfolded pairs (scipy)"
+PLATFORM = "edges and unfolded pairs (scipy)"
 WORKBENCH = "wb_command"
 
 Points = NDArray[np.float64]
@@ -121,7 +121,7 @@ def exact_gdist(points: Points, triangles: Triangles) -> Measure:
 
 METHODS: dict[str, tuple[str, Callable[[Points, Triangles], Measure]]] = {
     "edges only (scipy)": ("scipy", along_edges),
-    OWN: ("scipy", across_edges),
+    PLATFORM: ("scipy", across_edges),
     "heat method (potpourri3d)": ("potpourri3d", heat),
     "fast marching (potpourri3d)": ("potpourri3d", fast_marching),
     "exact (pygeodesic)": ("pygeodesic", exact_pygeodesic),
@@ -207,7 +207,7 @@ def measure_platform(surface: Surface) -> dict[str, Any]:
         row[name] = round(1e3 * (time.process_time() - start) / ROWS, 2)
     row["peak_memory_of_rows_gib"] = _peak_memory_gib()
     start = time.process_time()
-    geodesic_labels(surface, 50)
+    cut_into_labels(surface, 50)
     row["seconds_50_labels"] = round(time.process_time() - start, 2)
     start = time.process_time()
     near = geodesic_neighbours(surface, RADIUS)

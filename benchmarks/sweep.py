@@ -56,7 +56,7 @@ from trend_dagster.science.parcellation.factorization import (
     penalties,
 )
 from trend_dagster.science.parcellation.settings import FactorizationConfig, Problem, SweepGrid
-from trend_dagster.science.parcellation.sweep import SweepCell, sweep
+from trend_dagster.science.parcellation.sweep import Solution, sweep
 
 Array = NDArray[Any]
 L1_RATIO = 0.4
@@ -215,7 +215,7 @@ def small_matrix() -> BlockMatrix:
     return threshold_by_label(np.eye(6, dtype=np.float32) + 1, np.zeros(6))
 
 
-def engine(prepared: tuple[Any, Array, Case]) -> list[SweepCell]:
+def engine(prepared: tuple[Any, Array, Case]) -> list[Solution]:
     """Threshold and sweep."""
     correlation, labels, case = prepared
     matrix = threshold_by_label(correlation, labels)

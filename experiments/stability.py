@@ -17,6 +17,7 @@ import numpy as np
 import pandas as pd
 from numpy.typing import NDArray
 
+from trend_dagster.project.fsaverage import load_fsaverage
 from trend_dagster.science.evidence.nulls import SurrogateMaker
 from trend_dagster.science.evidence.simulation import SimulationConfig, simulate_cohort
 from trend_dagster.science.evidence.stability import COLUMNS, split_halves
@@ -27,8 +28,9 @@ from trend_dagster.science.method import (
     correlate_bold,
     stability_beside_noise,
 )
-from trend_dagster.science.parcellation.selection import SelectionConfig, rank_cells
-from trend_dagster.science.surface import Surface, geodesic_labels
+from trend_dagster.science.parcellation.selection import rank_cells
+from trend_dagster.science.parcellation.settings import SelectionConfig
+from trend_dagster.science.surface import Surface, cut_into_labels
 
 N_LABELS = (2, 14, 20)  # 14 is the number of clusters: the label file can give them all by itself
 K, N_CLUSTERS = 20, 14
@@ -48,7 +50,7 @@ LabelFiles = Mapping[int, NDArray[np.integer[Any]]]
 
 def label_files_of(surface: Surface) -> LabelFiles:
     """Label files by their number of labels."""
-    return {n: geodesic_labels(surface, n // 2) for n in N_LABELS}
+    return {n: cut_into_labels(surface, n // 2) for n in N_LABELS}
 
 
 def cohort(surface: Surface, snr: float, seed: int) -> Runs:

@@ -17,7 +17,7 @@ from trend_dagster.orchestration.assets import ASSETS
 from trend_dagster.orchestration.lineage import Lineage
 from trend_dagster.project.folder import Project
 from trend_dagster.project.settings import load_settings
-from trend_dagster.science.surface import edge_graph, geodesic_distances, vertex_areas
+from trend_dagster.science.surface import edge_graph, measure_distances, vertex_areas
 from trend_dagster.storage.arrays import read_labels
 
 HALF = N_VERTICES // 2
@@ -176,7 +176,7 @@ def test_distances_are_measured_as_far_as_the_kernels_reach(finished):
     outcomes = run(finished, among=["cortex", "geodesic_distances", "geodesic_labels"])
     assert errors_of(outcomes) == []
     stored = Project.open(finished).store.latest("geodesic_distances")
-    expected = geodesic_distances(SURFACE)
+    expected = measure_distances(SURFACE)
     expected[expected > 30.0] = np.inf
     for name, own in (("left", slice(0, HALF)), ("right", slice(HALF, None))):
         np.testing.assert_allclose(stored.read(name), expected[own, own], rtol=1e-6)

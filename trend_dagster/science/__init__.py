@@ -3,7 +3,7 @@
 Reading order: `method`, which puts all steps together; then the steps: bold, surface,
 features.autoencoder, features.training, connectivity.correlation, connectivity.smoothing,
 connectivity.thresholding, connectivity.encoding, parcellation.factorization,
-parcellation.networks, parcellation.clustering, parcellation.sweep, parcellation.selection; and
+parcellation.spectral, parcellation.clustering, parcellation.sweep, parcellation.selection; and
 what their results are worth: evidence.measures, evidence.stability, evidence.nulls,
 evidence.simulation, evidence.competitors.
 """

@@ -22,8 +22,7 @@ from trend_dagster.science.evidence.stability import (
     split_halves,
     timepoints_of,
 )
-from trend_dagster.science.parcellation.settings import SweepGrid
-from trend_dagster.science.parcellation.sweep import SweepCell, sweep
+from trend_dagster.science.parcellation.sweep import Solution, SweepGrid, sweep
 from trend_dagster.science.surface import Surface
 
 # Halves
@@ -70,7 +69,7 @@ def test_no_runs_cannot_be_cut():
 # Agreement
 
 
-def cells(seed: int, other: np.ndarray, alpha: tuple[float, ...] = (1e-4,)) -> list[SweepCell]:
+def cells(seed: int, other: np.ndarray, alpha: tuple[float, ...] = (1e-4,)) -> list[Solution]:
     """Sweep a small matrix with networks; homogeneity is asked of another."""
     C = networks(60, 4, seed)
     grid = SweepGrid(n_components=(5,), alpha_W=alpha, n_clusters=(3, 4))

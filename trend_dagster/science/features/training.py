@@ -744,9 +744,10 @@ def _environment() -> list[Any]:
     from lightning.fabric.plugins import environments
 
     if torch.distributed.is_torchelastic_launched():
-        return [environments.TorchElasticEnvironment()]
+        return [environments.TorchElasticEnvironment()]  # type: ignore[attr-defined]
     # A task of Slurm's is told by its variables, which Lightning then reads itself.
-    return [] if "SLURM_NTASKS" in os.environ else [environments.LightningEnvironment()]
+    alone = environments.LightningEnvironment()  # type: ignore[attr-defined]
+    return [] if "SLURM_NTASKS" in os.environ else [alone]
 
 
 def _launch(fabric: Any, job: _Job) -> dict[str, Any]:
