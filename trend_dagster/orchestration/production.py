@@ -21,6 +21,7 @@ rules hold for all of them:
 See https://docs.dagster.io/guides/build/assets.
 """
 
+import importlib
 import inspect
 import itertools
 import os
@@ -620,7 +621,14 @@ def _side_by_side(
     log(f"{n_workers} workers of {cores // n_workers} cores, at most {most:.2g} GiB each")
     elsewhere = Project(project.folder, project.settings)
     tasks = [
-        partial(_compute_elsewhere, asset.name, elsewhere, [p for p, _ in b], run_id)
+        partial(
+            _compute_elsewhere,
+            asset.compute.__module__,
+            asset.name,
+            elsewhere,
+            [p for p, _ in b],
+            run_id,
+        )
         for b in batches
     ]
     for done, (_, (published, failed)) in enumerate(side_by_side(tasks, n_workers, cores), 1):
@@ -630,12 +638,11 @@ def _side_by_side(
 
 
 def _compute_elsewhere(
-    name: str, project: Project, partitions: Sequence[Partition], run_id: str
+    module: str, name: str, project: Project, partitions: Sequence[Partition], run_id: str
 ) -> tuple[list[Published], list[TrendError]]:
     """Compute a batch in this process, and return what there is to be recorded of it."""
-    from trend_dagster.orchestration.assets import ASSETS
-
-    asset, errors = ASSETS[name], list[TrendError]()
+    asset = stored(getattr(importlib.import_module(module), name))
+    errors: list[TrendError] = []
     pending = [(partition, asset.find(project, partition)) for partition in partitions]
     published = [
         # The numbers are in the store; what the page shows of them is small.
