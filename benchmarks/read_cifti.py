@@ -74,7 +74,8 @@ def open_project(folder: Path) -> Project:
 
 def make_bold(project: Project) -> dict[str, Any]:
     """Make the one run, and say what is stored of it."""
-    from trend_dagster.orchestration.assets import ASSETS, produce
+    from trend_dagster.orchestration.assets import ASSETS
+    from trend_dagster.orchestration.production import produce
 
     (made,) = produce(
         ASSETS["bold"],

@@ -21,7 +21,7 @@ from trend_dagster.project.folder import Project
 from trend_dagster.project.mesh import stored_mesh
 from trend_dagster.project.tables import sweep_cells
 from trend_dagster.project.target import stored_target
-from trend_dagster.science.surface import geodesic_labels
+from trend_dagster.science.surface import cut_into_labels
 from trend_dagster.storage.label_images import cifti_labels, keys_of, label_tsv
 from trend_dagster.storage.space import VertexSpace
 from trend_dagster.storage.template import target_of
@@ -36,7 +36,7 @@ def rows_of(tsv: bytes) -> list[dict[str, str]]:
 
 
 def test_homologous_networks_share_a_number_and_a_hue(surface):
-    left = geodesic_labels(surface, 5)
+    left = cut_into_labels(surface, 5)
     _, mirror = np.unique(left, return_inverse=True)
     rng = np.random.default_rng(3)
     labels = rng.permutation(10)[mirror]
@@ -58,7 +58,7 @@ def test_homologous_networks_share_a_number_and_a_hue(surface):
 
 
 def test_networks_of_both_hemispheres_and_missing_ones_have_their_rows(surface):
-    labels = geodesic_labels(surface, 3) % 3
+    labels = cut_into_labels(surface, 3) % 3
     labels[labels == 1] = 4
     networks = networks_of(labels, surface)
     assert [n.hemisphere for n in networks] == ["LR", "", "LR", "", "LR"]
@@ -75,7 +75,7 @@ def test_without_a_surface_there_is_the_table(surface):
 
 
 def test_the_files_of_a_map_agree(surface, tmp_path):
-    labels = np.where(surface.medial_wall, -1, geodesic_labels(surface, 4))
+    labels = np.where(surface.medial_wall, -1, cut_into_labels(surface, 4))
     files = map_files("x", "8 clusters", labels, networks_of(labels, surface), surface)
     for name, content in files.items():
         (tmp_path / name).write_bytes(content)
@@ -297,7 +297,7 @@ def test_volumes_come_out_as_volumes_without_a_template(finished):
 @pytest.mark.slow
 @pytest.mark.usefixtures("workbench")
 def test_workbench_opens_grayordinates_and_mesh_together(surface, tmp_path):
-    labels = np.where(surface.medial_wall, -1, geodesic_labels(surface, 5))
+    labels = np.where(surface.medial_wall, -1, cut_into_labels(surface, 5))
     space = VertexSpace("cifti", {"L": 642, "R": 642}, in_data=~surface.medial_wall)
     target = target_of(space)
     networks = networks_of(labels, surface, target)

@@ -42,7 +42,9 @@ def status_of(folder, asset: str) -> dict[tuple[str, ...], str]:
 
 
 def test_without_smooth_encodings_no_distances_are_needed(finished):
-    assert status_of(finished, "geodesic_distances") == {(): "not needed"}
+    assert status_of(finished, "geodesic_distances") == {(): "current"}
+    excluded = Project.open(finished).store.latest("geodesic_distances").excluded
+    assert "nothing asks for geodesic distances" in excluded
 
 
 @pytest.mark.slow

@@ -20,9 +20,9 @@ from trend_dagster.science.connectivity.smoothing import Smoothing
 from trend_dagster.science.connectivity.thresholding import threshold_by_label
 from trend_dagster.science.evidence.simulation import SimulationConfig, simulate_cohort
 from trend_dagster.science.features.model_settings import AutoencoderConfig
-from trend_dagster.science.parcellation.networks import find_networks
-from trend_dagster.science.parcellation.sweep import SweepCell, sweep
-from trend_dagster.science.surface import edge_graph, geodesic_labels
+from trend_dagster.science.parcellation.spectral import find_networks
+from trend_dagster.science.parcellation.sweep import Solution, sweep
+from trend_dagster.science.surface import cut_into_labels, edge_graph
 from trend_dagster.storage.stores import Version
 
 TO_STABILITY = ["bold", "cortex", "trained_model", "embeddings", "geodesic_labels"]
@@ -49,7 +49,7 @@ def on_a_mesh(folder: Path, n_subjects: int, runs_per_subject: int, more: str = 
     (folder / "geodesic_labels").mkdir()
     for name, bold in runs:
         np.save(folder / "bold" / f"{name}.npy", bold)
-    np.save(folder / "geodesic_labels" / "four.npy", geodesic_labels(surface, 2))
+    np.save(folder / "geodesic_labels" / "four.npy", cut_into_labels(surface, 2))
     (folder / "trend.yaml").write_text(SETTINGS + more)
     return folder
 
@@ -63,7 +63,7 @@ def made(folder: Path, *assets: str) -> list[Version]:
     return [project.store.latest(asset, ASSETS[asset].partitions(project)[0]) for asset in assets]
 
 
-def swept(correlation: np.ndarray, mask: np.ndarray, labels: np.ndarray, settings) -> SweepCell:
+def swept(correlation: np.ndarray, mask: np.ndarray, labels: np.ndarray, settings) -> Solution:
     """The one cell of the grid, as the science makes it."""
     width = settings.thresholding.smoothing_fwhm_mm
     smooth = Smoothing.along(load_fsaverage(642), mask, width, 0.0)(correlation)

@@ -15,11 +15,12 @@ from safetensors.torch import load_file
 from benchmarks.tutorial_model import TutorialModel
 from tests.conftest import MEDIAL_WALL, N_TIMEPOINTS, N_VERTICES, run, simulate_run
 from trend_dagster.errors import InputError
+from trend_dagster.orchestration.assets import ASSETS
 from trend_dagster.orchestration.checks import _not_collapsed
 from trend_dagster.orchestration.importing import import_file, read_checkpoint
 from trend_dagster.orchestration.instance import open_instance
 from trend_dagster.orchestration.lineage import Lineage
-from trend_dagster.orchestration.production import ASSETS, restore_files
+from trend_dagster.orchestration.production import restore_files
 from trend_dagster.project.folder import Project
 from trend_dagster.science.features.autoencoder import collapse_measures, embed, initial_model
 from trend_dagster.science.features.model_settings import AutoencoderConfig

@@ -10,10 +10,10 @@ import pandas as pd
 import pytest
 
 from trend_dagster.errors import CohortError, InputError, StoreError
-from trend_dagster.science.connectivity.correlation import average_correlation
+from trend_dagster.science.connectivity.correlation import correlate_runs
 from trend_dagster.science.evidence.nulls import spin_labels
 from trend_dagster.science.method import MethodSettings
-from trend_dagster.science.surface import Surface, geodesic_labels
+from trend_dagster.science.surface import Surface, cut_into_labels
 from trend_dagster.validation import simulated
 from trend_dagster.validation.ablations import variants
 from trend_dagster.validation.approaches import Approach, all_approaches
@@ -82,7 +82,7 @@ def test_halves_share_nothing(surface: Surface, subjects: list[str], split: str)
         assert (first.timepoints, second.timepoints) == (slice(0, 10), slice(10, 20))
         one, other = (half.correlation(MethodSettings()).matrix for half in (first, second))
         ((run, mask),) = whole.prepared(MethodSettings().bold).values()
-        expected = average_correlation([(run[:, 10:], mask)])
+        expected = correlate_runs([(run[:, 10:], mask)])
         np.testing.assert_array_equal(other, expected)
         assert np.abs(one - other).max() > 0.1
     else:
@@ -109,7 +109,7 @@ def fake(name: str, find: Callable) -> Approach:
 
 @pytest.mark.slow
 def test_what_ignores_the_data_repeats_itself_and_has_no_excess(surface: Surface, tmp_path) -> None:
-    fixed = geodesic_labels(surface, 7)
+    fixed = cut_into_labels(surface, 7)
     ignorant = fake("ignorant", lambda r, n, seed: fixed)
 
     def guess(data: Recording, n: int, seed: int) -> np.ndarray:
@@ -143,7 +143,7 @@ def test_what_ignores_the_data_repeats_itself_and_has_no_excess(surface: Surface
 
 def test_leaving_each_out_compares_with_the_whole(surface: Surface) -> None:
     whole = recording(surface, ["a", "b", "c"])
-    labels = geodesic_labels(surface, 7)
+    labels = cut_into_labels(surface, 7)
 
     def find(data: Recording, n: int, seed: int) -> np.ndarray:
         return labels if len(data.runs) == 3 else np.where(surface.hemisphere == 0, labels, 13)
@@ -160,7 +160,7 @@ def test_leaving_each_out_compares_with_the_whole(surface: Surface) -> None:
 @pytest.mark.slow
 def test_an_atlas_agrees_with_itself_and_not_with_its_turned_self(surface: Surface) -> None:
     assert surface.medial_wall is not None
-    atlas = np.where(surface.medial_wall, -1, geodesic_labels(surface, 7)).astype(np.int64)
+    atlas = np.where(surface.medial_wall, -1, cut_into_labels(surface, 7)).astype(np.int64)
     same = agree(surface, (atlas + 3) % 14 * (atlas >= 0) - (atlas < 0), atlas, "a", n_spins=40)
     assert same["value"].to_numpy() == pytest.approx(1)
     assert (same["p"] < 0.05).all()

@@ -202,13 +202,12 @@ def _reproducibility(
 
     from trend_dagster.validation import ablations, approaches, reproducibility, simulated
 
+    default = approaches.profile(approaches.PROFILE)
     takes_part = [
         approaches.default_approach(),
         approaches.tutorial_approach(20),
         approaches.competitor("raw", "KMeans", 14.0, approaches.profile("tutorial")),
-        approaches.competitor(
-            "cleaned", "Spectral", approaches.OWN_WIDTH_MM, approaches.profile(approaches.PROFILE)
-        ),
+        approaches.competitor("cleaned", "Spectral", approaches.DEFAULT_WIDTH_MM, default),
     ]
     seeds = seed or (simulated.SEEDS[:1] if do_quick else simulated.SEEDS)
     tables = []

@@ -342,8 +342,11 @@ class StoredAsset:
         found: dict[str, Any] = {}
         for setting in self.settings:
             section, _, name = setting.partition(".")
-            values = project.settings.identity(section)
-            found.setdefault(section, {}).update({name: values[name]} if name else values)
+            if name:
+                values = getattr(project.settings, section).model_dump(mode="json", include={name})
+            else:
+                values = project.settings.identity(section)
+            found.setdefault(section, {}).update(values)
         for section in found.values():
             for dim in self.dims:
                 section.pop(dim, None)

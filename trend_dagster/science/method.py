@@ -26,7 +26,7 @@ from trend_dagster.science.bold import (
     prepare,
     signal_mask,
 )
-from trend_dagster.science.connectivity.correlation import average_correlation
+from trend_dagster.science.connectivity.correlation import correlate_runs
 from trend_dagster.science.connectivity.encoding import Correlation, CorrelationSource, Encoding
 from trend_dagster.science.connectivity.thresholding import (
     BlockMatrix,
@@ -35,11 +35,13 @@ from trend_dagster.science.connectivity.thresholding import (
     IntArray,
 )
 from trend_dagster.science.evidence.stability import measure_halves, stability_arrays
-from trend_dagster.science.features.model_settings import FeatureSource
-from trend_dagster.science.parcellation.networks import find_networks
-from trend_dagster.science.parcellation.smooth_loadings import neighbour_graph
+from trend_dagster.science.features.model_settings import (
+    FeatureSource,
+)
+from trend_dagster.science.parcellation.graph_factorization import neighbour_graph
+from trend_dagster.science.parcellation.spectral import find_networks
 from trend_dagster.science.parcellation.sweep import (
-    SweepCell,
+    Solution,
     grid_axes,
     possible_components,
     sweep,
@@ -67,13 +69,13 @@ __all__ = [
     "prepare_run",
     "stability_beside_noise",
     "sweep_arrays",
-    "sweep_cells",
+    "sweep_solutions",
     "train_features",
 ]
 
 Signal = NDArray[np.float32]
 Run = tuple[Signal, BoolArray]
-Cells = tuple[SweepCell, ...]
+Solutions = tuple[Solution, ...]
 
 
 # --- From BOLD to features -------------------------------------------------------------------
@@ -277,7 +279,7 @@ def correlate(
     settings : MethodSettings
         How correlations are averaged.
     **options
-        See `trend_dagster.science.connectivity.correlation.average_correlation`.
+        See `trend_dagster.science.connectivity.correlation.correlate_runs`.
 
     Returns
     -------
@@ -289,7 +291,7 @@ def correlate(
     CohortError
         If there is no run, or runs do not fit together.
     """
-    matrix = average_correlation(runs, settings.correlation, **options)
+    matrix = correlate_runs(runs, settings.correlation, **options)
     return Correlation(matrix, np.asarray(np.diagonal(matrix) > 0))
 
 
@@ -384,14 +386,14 @@ def loadings_graph(distances: Sequence[Any], settings: MethodSettings) -> Any:
     return neighbour_graph(distances, config.smoothness_sigma_mm)
 
 
-def sweep_cells(
+def sweep_solutions(
     matrix: BlockMatrix,
     settings: MethodSettings,
     n_components: Sequence[int] | None = None,
     *,
     full_correlation: Any = None,
     graph: Any = None,
-) -> Iterator[tuple[int, Cells]]:
+) -> Iterator[tuple[int, Solutions]]:
     """Factorise a matrix over the grid of settings and find the networks of each factorisation.
 
     Parameters
@@ -409,7 +411,7 @@ def sweep_cells(
 
     Yields
     ------
-    tuple of int and tuple of SweepCell
+    tuple of int and tuple of Solution
         A number of components once it is complete, and its solutions ascending by alpha_W and
         l1_ratio.
 
@@ -425,8 +427,8 @@ def sweep_cells(
     find: Callable[[FloatArray, FloatArray, int], IntArray] | None = None
     if settings.networks.method != "kmeans":
         find = partial(find_networks, random_state=settings.clustering.random_state)
-    found: dict[int, list[SweepCell]] = {k: [] for k in grid.n_components}
-    for cell in sweep(
+    found: dict[int, list[Solution]] = {k: [] for k in grid.n_components}
+    for one in sweep(
         matrix,
         grid,
         settings.factorization,
@@ -435,10 +437,10 @@ def sweep_cells(
         graph=graph,
         find=find,
     ):
-        found[cell.n_components].append(cell)
-        if len(found[cell.n_components]) == wanted:
-            cells = found.pop(cell.n_components)
-            yield cell.n_components, tuple(sorted(cells, key=lambda c: (c.alpha_W, c.l1_ratio)))
+        found[one.n_components].append(one)
+        if len(found[one.n_components]) == wanted:
+            complete = found.pop(one.n_components)
+            yield one.n_components, tuple(sorted(complete, key=lambda c: (c.alpha_W, c.l1_ratio)))
 
 
 def parcellate(
@@ -448,7 +450,7 @@ def parcellate(
     n_components: Sequence[int] | None = None,
     *,
     full_correlation: Any = None,
-) -> Iterator[tuple[int, Cells]]:
+) -> Iterator[tuple[int, Solutions]]:
     """Go from a correlation to the networks of every combination of settings.
 
     Parameters
@@ -462,12 +464,12 @@ def parcellate(
     n_components : sequence of int, optional
         Those of the grid by default.
     full_correlation : array of shape (n_vertices, n_vertices), optional
-        As for `sweep_cells`.
+        As for `sweep_solutions`.
 
     Yields
     ------
-    tuple of int and tuple of SweepCell
-        As from `sweep_cells`.
+    tuple of int and tuple of Solution
+        As from `sweep_solutions`.
 
     Raises
     ------
@@ -476,7 +478,7 @@ def parcellate(
     FactorizationError
         If the correlation cannot be factorised as asked.
     """
-    yield from sweep_cells(
+    yield from sweep_solutions(
         encode(source, encoding, settings),
         settings,
         n_components,

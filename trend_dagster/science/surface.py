@@ -237,7 +237,7 @@ def _shortest_steps(pairs: IntArray, lengths: FloatArray, n_vertices: int) -> sp
     return sp.csr_array(upper + upper.T)
 
 
-def geodesic_distances(surface: Surface, sources: IntArray | None = None) -> NDArray[np.float32]:
+def measure_distances(surface: Surface, sources: IntArray | None = None) -> NDArray[np.float32]:
     """Distances along the surface from some vertices to all.
 
     The shortest path over edges and over the straight lines that cross one edge: what Workbench
@@ -369,7 +369,7 @@ def gaussian_weights(surface: Surface, sigma: float, truncate: float = 3.0) -> s
     return sp.csr_array(weights + sp.eye_array(surface.n_vertices, dtype=np.float32))
 
 
-def geodesic_labels(
+def cut_into_labels(
     surface: Surface, n_labels_per_hemisphere: int, mask: BoolArray | None = None
 ) -> NDArray[np.int32]:
     """Cut each hemisphere into connected labels of nearly equal area.

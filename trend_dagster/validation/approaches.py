@@ -20,7 +20,7 @@ from trend_dagster.science.evidence.competitors import (
     competitor_input,
 )
 from trend_dagster.science.method import Encoding, MethodSettings, parcellate
-from trend_dagster.science.surface import geodesic_distances, geodesic_labels
+from trend_dagster.science.surface import cut_into_labels, measure_distances
 from trend_dagster.validation.recordings import Labels, Recording
 
 Find = Callable[[Recording, int, int], Labels]
@@ -76,14 +76,14 @@ class EncodingChoice:
         labels = (
             np.zeros(surface.n_vertices, dtype=np.int64)
             if self.labels is None
-            else geodesic_labels(surface, self.labels, recording.mask)
+            else cut_into_labels(surface, self.labels, recording.mask)
         )
         return Encoding(labels, None, distances, surface)
 
 
 def _distances(recording: Recording) -> list[NDArray[np.float32]]:
     sides = [np.flatnonzero(recording.surface.hemisphere == side) for side in (0, 1)]
-    return [geodesic_distances(recording.surface, own)[:, own] for own in sides]
+    return [measure_distances(recording.surface, own)[:, own] for own in sides]
 
 
 def profile(name: str) -> Settings:
@@ -227,9 +227,9 @@ def _compete(
 # --- Who takes part ----------------------------------------------------------------------------
 
 PROFILE = "default"
-OWN_WIDTH_MM = ThresholdConfig().smoothing_fwhm_mm
+DEFAULT_WIDTH_MM = ThresholdConfig().smoothing_fwhm_mm
 RAW_WIDTHS_MM = (0.0, 14.0, 19.0, 24.0)
-CLEANED_WIDTHS_MM = (12.0, OWN_WIDTH_MM, 24.0)
+CLEANED_WIDTHS_MM = (12.0, DEFAULT_WIDTH_MM, 24.0)
 
 
 def default_approach(settings: Settings | None = None) -> Approach:

@@ -22,7 +22,7 @@ from trend_dagster.science.bold import why_unusable
 from trend_dagster.storage.arrays import subject_of
 from trend_dagster.storage.provenance import digest_of_file
 from trend_dagster.validation.approaches import (
-    OWN_WIDTH_MM,
+    DEFAULT_WIDTH_MM,
     PROFILE,
     Approach,
     changed,
@@ -97,7 +97,7 @@ def approaches_for(project: Project) -> list[Approach]:
         tutorial_approach(20),
         competitor("raw", "KMeans", 0.0, raw),
         competitor("raw", "KMeans", 6.0, raw),
-        competitor("cleaned", "Spectral", OWN_WIDTH_MM, own),
+        competitor("cleaned", "Spectral", DEFAULT_WIDTH_MM, own),
     ]
 
 

@@ -42,14 +42,14 @@ from trend_dagster.science.connectivity.thresholding import (
     equal_labels,
 )
 from trend_dagster.science.method import encode
-from trend_dagster.science.parcellation.smooth_loadings import GRAPH_REACH
+from trend_dagster.science.parcellation.graph_factorization import GRAPH_REACH
 from trend_dagster.science.surface import (
     Surface,
+    cut_into_labels,
     distance_rows,
     step_graph,
     vertex_areas,
 )
-from trend_dagster.science.surface import geodesic_labels as cut_into_labels
 from trend_dagster.storage.arrays import read_distances
 from trend_dagster.storage.label_files import NO_LABEL, read_geodesic_labels
 from trend_dagster.storage.scratch import ResumableMatrix

@@ -51,7 +51,7 @@ from trend_dagster.storage.arrays import subject_of
 from trend_dagster.storage.stores import Version
 
 if TYPE_CHECKING:
-    from trend_dagster.science.parcellation.sweep import SweepCell
+    from trend_dagster.science.parcellation.sweep import Solution
 
 GRID = ("thresholding", "sweep", "factorization", "clustering", "networks")
 """Sections of the settings that decide a sweep."""
@@ -125,7 +125,7 @@ def control_sweep(
     possible, errors = feasible(tasks, int(encoding.used(mask).sum()))
     yield from errors
     controls = control_correlation.facts["controls"]
-    found: dict[int, list[Sequence[SweepCell]]] = {k: [] for k in by_components(possible)}
+    found: dict[int, list[Sequence[Solution]]] = {k: [] for k in by_components(possible)}
     for i in range(len(controls) if possible else 0):
         source = correlation(control_correlation, i)
         swept = parcellate(
@@ -137,7 +137,7 @@ def control_sweep(
         yield task, Result(arrays=_stacked(found[k]), facts={"controls": controls})
 
 
-def _stacked(controls: Sequence[Sequence[SweepCell]]) -> dict[str, NDArray[Any]]:
+def _stacked(controls: Sequence[Sequence[Solution]]) -> dict[str, NDArray[Any]]:
     """Stack the arrays of several sweeps over one grid; the axes of the grid stay as they are."""
     arrays = [sweep_arrays(cells) for cells in controls]
     axes = {name: arrays[0][name] for name in ("alpha_W", "l1_ratio", "n_clusters")}

@@ -63,7 +63,7 @@ def trained_model(task: Task, bold: Sequence[Version]) -> Result:
     subject stand on the same side of the split. Training that was interrupted goes on where it
     stopped.
     """
-    runs = _enough(task, usable_runs(task, bold))
+    runs = usable_runs(task, _enough(task, bold))
     lengths = {name: run.facts["n_timepoints"] for name, run in runs.items()}
     n_timepoints = common_length(lengths, task.settings.cohort)
     cohort = digest_of({name: run.digest for name, run in runs.items()})
@@ -76,7 +76,7 @@ def trained_model(task: Task, bold: Sequence[Version]) -> Result:
     return model_result(trained.model, trained.history, about, facts)
 
 
-def _enough(task: Task, runs: dict[str, Version]) -> dict[str, Version]:
+def _enough(task: Task, runs: Sequence[Version]) -> Sequence[Version]:
     if len(runs) >= 2:
         return runs
     store = task.project.store

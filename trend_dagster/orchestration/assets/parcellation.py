@@ -47,13 +47,13 @@ from trend_dagster.project.tables import (
     sweep_table,
 )
 from trend_dagster.science.connectivity.thresholding import BlockMatrix
-from trend_dagster.science.method import loadings_graph, sweep_arrays, sweep_cells
+from trend_dagster.science.method import loadings_graph, sweep_arrays, sweep_solutions
 from trend_dagster.science.parcellation.fanout import worker_memory
 from trend_dagster.science.parcellation.selection import rank_cells
 from trend_dagster.storage.stores import Partition, Version, describe
 
 if TYPE_CHECKING:
-    from trend_dagster.science.parcellation.sweep import SweepCell
+    from trend_dagster.science.parcellation.sweep import Solution
 
 
 def _correlation_fits(settings: Settings, correlation: Version) -> bool:
@@ -100,7 +100,7 @@ def nmf_sweep(
     full = full[...] if _correlation_fits(settings, average_correlation) else full
     near = geodesic_distances() if settings.factorization.smoothness > 0 else None
     graph = loadings_graph(() if near is None else distances_of(near), settings)
-    swept = sweep_cells(matrix, settings, list(by_k), full_correlation=full, graph=graph)
+    swept = sweep_solutions(matrix, settings, list(by_k), full_correlation=full, graph=graph)
     for done, (k, cells) in enumerate(swept if by_k else (), 1):
         by_k[k].progress(f"{done} of {len(by_k)} factorisations", done / len(by_k))
         yield by_k[k], _swept(cells)
@@ -111,7 +111,7 @@ def _blocks(thresholded_matrix: Version) -> BlockMatrix:
     return BlockMatrix.from_arrays(arrays, thresholded_matrix.facts["n_vertices"])
 
 
-def _swept(cells: Sequence[SweepCell]) -> Result:
+def _swept(cells: Sequence[Solution]) -> Result:
     arrays = sweep_arrays(cells)
     silhouette = arrays["silhouette"].tolist()
     return Result(

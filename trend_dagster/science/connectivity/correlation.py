@@ -36,7 +36,7 @@ _STRIPE = 64
 _FISHER_LIMIT = 1 - 2**-24
 
 
-def average_correlation(
+def correlate_runs(
     runs: Sequence[Run | Callable[[], Run]],
     config: CorrelationConfig | None = None,
     *,

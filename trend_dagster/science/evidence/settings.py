@@ -15,7 +15,7 @@ class ValidationConfig(BaseModel, frozen=True, extra="forbid"):
         ge=0,
         description="Surrogate cohorts: noise as smooth as the data in space and time, without "
         "networks. Their stability is what the method makes by itself. 0: stability is not "
-        "computed at all, for without its null it says nothing. With fewer than 3 nobody can tell "
+        "computed at all, for without its null it says nothing. With fewer than 3 it is not known "
         "how far noise varies: there is no z, and the conservative rule chooses.",
     )
     random_state: int = Field(

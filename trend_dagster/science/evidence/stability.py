@@ -17,7 +17,7 @@ from numpy.typing import NDArray
 
 from trend_dagster.errors import InputError
 from trend_dagster.science.evidence.measures import adjusted_rand_index
-from trend_dagster.science.parcellation.sweep import SweepCell
+from trend_dagster.science.parcellation.sweep import Solution
 
 MEASURES = ("stability", "half_silhouette", "homogeneity")
 """What is measured of a cell on two halves; larger is better. `storage.schema` describes each."""
@@ -99,21 +99,19 @@ def timepoints_of(half: int, by: SplitBy, n_timepoints: int) -> slice:
     return slice(0, middle) if half == 0 else slice(middle, n_timepoints)
 
 
-def measure_halves(
-    first: Sequence[SweepCell], second: Sequence[SweepCell]
-) -> dict[str, FloatArray]:
+def measure_halves(first: Sequence[Solution], second: Sequence[Solution]) -> dict[str, FloatArray]:
     """Compare the sweeps of two halves of a cohort.
 
     Parameters
     ----------
-    first, second : sequence of SweepCell
-        The same cells in the same order, each swept with the correlation of the *other* half as
+    first, second : sequence of Solution
+        The same solutions in the same order, each swept with the correlation of the *other* half as
         ``full_correlation``: its connectivity within clusters is then homogeneity on data that
         the clusters were not made from.
 
     Returns
     -------
-    dict of str to ndarray of shape (n_cells, n_clusters)
+    dict of str to ndarray of shape (n_solutions, n_clusters)
         By the names of `MEASURES`; NaN where W has fewer distinct rows than clusters in a half.
         Vertices whose loadings are all zero are left out of the agreement: where W collapses they
         would agree about nothing, perfectly.

@@ -1,7 +1,7 @@
 """Settings of the model and of its training.
 
-They stand apart from what they set because torch takes seconds to import: whoever only reads
-settings (the command line, the web page, a sensor) does not wait for it.
+They stand apart from what they set because torch takes seconds to import, and code that only
+reads settings (the command line, the web page, a sensor) does without it.
 """
 
 from __future__ import annotations

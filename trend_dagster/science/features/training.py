@@ -378,7 +378,7 @@ def _identity(
     """Return all that determines the weights after a given number of epochs."""
     fields = TrainingConfig.model_fields
     elsewhere = {name for name, f in fields.items() if f.json_schema_extra == NO_IDENTITY}
-    # More epochs continue the same path; a path has no length.
+    # Training with more epochs continues the same training: n_epochs does not identify it.
     settings = config.model_dump(exclude=elsewhere | {"n_epochs"})
     named = {**model.model_dump(), **settings, "precision": precision, "cohort": cohort}
     return {**named, "train": list(split.train), "validation": list(split.validation)}
@@ -744,9 +744,10 @@ def _environment() -> list[Any]:
     from lightning.fabric.plugins import environments
 
     if torch.distributed.is_torchelastic_launched():
-        return [environments.TorchElasticEnvironment()]
+        return [environments.TorchElasticEnvironment()]  # type: ignore[attr-defined]
     # A task of Slurm's is told by its variables, which Lightning then reads itself.
-    return [] if "SLURM_NTASKS" in os.environ else [environments.LightningEnvironment()]
+    alone = environments.LightningEnvironment()  # type: ignore[attr-defined]
+    return [] if "SLURM_NTASKS" in os.environ else [alone]
 
 
 def _launch(fabric: Any, job: _Job) -> dict[str, Any]:

@@ -28,8 +28,8 @@ from trend_dagster.errors import FactorizationError
 from trend_dagster.science._device import torch_device
 from trend_dagster.science.connectivity.thresholding import BlockMatrix, FloatArray, IntArray
 from trend_dagster.science.parcellation._hals_torch import TorchLockstep
+from trend_dagster.science.parcellation.graph_factorization import Graph, solve_smooth
 from trend_dagster.science.parcellation.settings import FactorizationConfig, Problem
-from trend_dagster.science.parcellation.smooth_loadings import Graph, solve_smooth
 
 _NNDSVD_EPS = 1e-6
 _TIE = 1e-6
@@ -308,15 +308,15 @@ class _Block:
     X: FloatArray
     W: FloatArray  # (n_rows, n_l)
     H: FloatArray  # (n_rows, n_l)
-    cell: IntArray  # (n_rows,) the factorisation of each row, ascending
+    problem: IntArray  # (n_rows,) the factorisation of each row, ascending
     component: IntArray  # (n_rows,) its component there
 
     def __post_init__(self) -> None:
-        self.cells, first = np.unique(self.cell, return_index=True)
-        self.starts = np.append(first, len(self.cell))
+        self.problems, first = np.unique(self.problem, return_index=True)
+        self.starts = np.append(first, len(self.problem))
 
     def keep(self, rows: NDArray[np.bool_]) -> _Block:
-        return _Block(self.X, self.W[rows], self.H[rows], self.cell[rows], self.component[rows])
+        return _Block(self.X, self.W[rows], self.H[rows], self.problem[rows], self.component[rows])
 
 
 @dataclass(eq=False)
@@ -352,14 +352,14 @@ class _Lockstep:
         self.l2 = np.array([l2 for _, l2 in penalty], dtype=dtype)
         sizes = [len(Wt) for Wt, _ in starts]
         self.k_max = max(sizes)
-        cell = np.repeat(np.arange(len(sizes)), sizes)
+        problem = np.repeat(np.arange(len(sizes)), sizes)
         component = np.concatenate([np.arange(size) for size in sizes])
         self.sizes = sizes
         self.blocks = []
         for X, rows in zip(matrix.blocks, matrix.slices(), strict=True):
             W = np.concatenate([Wt[:, rows] for Wt, _ in starts])
             H = np.concatenate([Ht[:, rows] for _, Ht in starts])
-            self.blocks.append(_Block(X, W, H, cell, component))
+            self.blocks.append(_Block(X, W, H, problem, component))
         self.shares = _share_tiles(matrix.block_sizes, n_threads)
         self.gram_H = self._initial_grams()
 
@@ -367,7 +367,7 @@ class _Lockstep:
         grams = np.zeros((len(self.sizes), self.k_max, self.k_max))
         for block in self.blocks:
             for c, first, last in zip(
-                block.cells, block.starts[:-1], block.starts[1:], strict=True
+                block.problems, block.starts[:-1], block.starts[1:], strict=True
             ):
                 H = block.H[first:last].astype(np.float64)
                 grams[c, : last - first, : last - first] += H @ H.T
@@ -396,7 +396,7 @@ class _Lockstep:
         # Always added in the order of the tiles: the result does not depend on the threads.
         for tile, gram, part_violation, part_alive in parts:
             block = self.blocks[tile.block]
-            add_grams(grams, gram, block.component, block.cells, block.starts)
+            add_grams(grams, gram, block.component, block.problems, block.starts)
             violation += part_violation
             alive[tile.block] |= part_alive
         return grams.astype(other_gram.dtype), violation, alive
@@ -414,7 +414,7 @@ class _Lockstep:
         violation = np.zeros(len(self.sizes))
         alive = np.zeros(len(factor), dtype=np.bool_)
         half_sweep(
-            factor, product, other_gram, block.component, block.cells, block.starts,
+            factor, product, other_gram, block.component, block.problems, block.starts,
             self.l1, self.l2, tile.begin, tile.end, gram, violation, alive,
         )  # fmt: skip
         return tile, gram, violation, alive
@@ -426,13 +426,13 @@ class _Lockstep:
             if np.count_nonzero(rows) < 0.9 * len(rows):
                 self.blocks[b] = self.blocks[b].keep(rows)
 
-    def take(self, cell: int) -> tuple[FloatArray, FloatArray]:
+    def take(self, problem: int) -> tuple[FloatArray, FloatArray]:
         """Return W transposed and H of one factorisation, in block order, and let go of it."""
-        Wt = np.zeros((self.sizes[cell], self.matrix.n_kept), dtype=self.matrix.dtype)
+        Wt = np.zeros((self.sizes[problem], self.matrix.n_kept), dtype=self.matrix.dtype)
         H = np.zeros_like(Wt)
         for b, vertices in enumerate(self.matrix.slices()):
             block = self.blocks[b]
-            mine = block.cell == cell
+            mine = block.problem == problem
             Wt[block.component[mine], vertices] = block.W[mine]
             H[block.component[mine], vertices] = block.H[mine]
             self.blocks[b] = block.keep(~mine)
@@ -480,13 +480,13 @@ def _solve_block(
         if n_iter == 1:
             initial = violation
         finished = [c for c in running if violation[c] <= config.tol * initial[c]]
-        for cell in finished:
-            yield cell, *state.take(cell), n_iter, True
+        for problem in finished:
+            yield problem, *state.take(problem), n_iter, True
         running = [c for c in running if c not in finished]
         if not running:
             return
-    for cell in running:
-        yield cell, *state.take(cell), config.max_iter, False
+    for problem in running:
+        yield problem, *state.take(problem), config.max_iter, False
 
 
 def _solve_graph(

@@ -113,7 +113,7 @@ def side_by_side(
     Raises
     ------
     Exception
-        What a task raised. Tasks that are running then are ended, for nobody waits for them.
+        What a task raised. Tasks that are still running are ended.
     """
     context = multiprocessing.get_context("spawn")
     before = set(multiprocessing.active_children())

@@ -43,7 +43,7 @@ PER_CLUSTERING = (
 
 
 @dataclass(frozen=True, eq=False)
-class SweepCell:
+class Solution:
     """One factorisation of the grid, its health, and all of its clusterings.
 
     Parameters
@@ -97,8 +97,8 @@ def sweep(
     graph: Any = None,
     find: Callable[[FloatArray, FloatArray, int], IntArray] | None = None,
     n_threads: int | None = None,
-) -> Iterator[SweepCell]:
-    """Solve the whole grid for one spatial encoding, yielding cells as they finish.
+) -> Iterator[Solution]:
+    """Solve the whole grid for one spatial encoding, yielding solutions as they finish.
 
     Parameters
     ----------
@@ -116,14 +116,14 @@ def sweep(
         Weights of neighbouring vertices, for `FactorizationConfig.smoothness` > 0.
     find : callable, optional
         Takes W, H and a number of clusters and returns the cluster of each vertex, in place of
-        KMeans on the rows of W: see `trend_dagster.science.parcellation.networks.find_networks`.
+        KMeans on the rows of W: see `trend_dagster.science.parcellation.spectral.find_networks`.
     n_threads : int, optional
         Threads in use; all cores of this process by default.
 
     Yields
     ------
-    SweepCell
-        In the order in which factorisations converge. A collapsed cell is yielded like any
+    Solution
+        In the order in which factorisations converge. A collapsed solution is yielded like any
         other and says so in zero_row_share, dead_components and distinct_rows.
 
     Raises
@@ -150,9 +150,9 @@ def sweep(
             )
             waiting.append((found, future))
             while waiting and waiting[0][1].done():
-                yield _cell(matrix, *waiting.pop(0))
+                yield _solution(matrix, *waiting.pop(0))
         for found, future in waiting:
-            yield _cell(matrix, found, future)
+            yield _solution(matrix, found, future)
 
 
 def _cluster(
@@ -175,13 +175,13 @@ def _pool(n_threads: int) -> ThreadPoolExecutor:
     return ThreadPoolExecutor(n_threads, initializer=threadpool_limits, initargs=(1,))
 
 
-def _cell(
+def _solution(
     matrix: BlockMatrix, found: Factorization, future: Future[tuple[Clustering, ...]]
-) -> SweepCell:
+) -> Solution:
     clusterings = future.result()
     W = found.W[matrix.permutation]
     dead = ~(found.W.any(axis=0) & found.H.any(axis=1))
-    return SweepCell(
+    return Solution(
         n_components=found.n_components,
         alpha_W=found.alpha_W,
         l1_ratio=found.l1_ratio,
@@ -233,34 +233,34 @@ def grid_axes(grid: SweepGrid) -> dict[str, NDArray[Any]]:
     }
 
 
-def sweep_arrays(cells: Sequence[SweepCell]) -> dict[str, NDArray[Any]]:
-    """Lay out the cells of one number of components as arrays.
+def sweep_arrays(solutions: Sequence[Solution]) -> dict[str, NDArray[Any]]:
+    """Lay out the solutions of one number of components as arrays.
 
     Parameters
     ----------
-    cells : sequence of SweepCell
+    solutions : sequence of Solution
         One for each combination of alpha_W and l1_ratio.
 
     Returns
     -------
     dict of str to ndarray
-        All but W and H: ``alpha_W``, ``l1_ratio`` and `PER_FACTORIZATION` of shape (n_cells,);
-        ``n_clusters``; ``labels`` of shape (n_cells, n_clusters, n_vertices); `PER_CLUSTERING` of
-        shape (n_cells, n_clusters); ``cluster_sizes`` of shape (n_cells, n_clusters, largest
-        n_clusters), padded with 0.
+        All but W and H: ``alpha_W``, ``l1_ratio`` and `PER_FACTORIZATION` of shape (n_solutions,);
+        ``n_clusters``; ``labels`` of shape (n_solutions, n_clusters, n_vertices);
+        `PER_CLUSTERING` of shape (n_solutions, n_clusters); ``cluster_sizes`` of shape
+        (n_solutions, n_clusters, largest n_clusters), padded with 0.
     """
-    n_clusters = [c.n_clusters for c in cells[0].clusterings]
-    sizes = np.zeros((len(cells), len(n_clusters), max(n_clusters)), dtype=np.int64)
-    for i, cell in enumerate(cells):
-        for j, clustering in enumerate(cell.clusterings):
+    n_clusters = [c.n_clusters for c in solutions[0].clusterings]
+    sizes = np.zeros((len(solutions), len(n_clusters), max(n_clusters)), dtype=np.int64)
+    for i, one in enumerate(solutions):
+        for j, clustering in enumerate(one.clusterings):
             sizes[i, j, : len(clustering.cluster_sizes)] = clustering.cluster_sizes
     single = ("alpha_W", "l1_ratio", *PER_FACTORIZATION)
     several = ("labels", *PER_CLUSTERING)
     return {
-        **{name: np.array([getattr(cell, name) for cell in cells]) for name in single},
+        **{name: np.array([getattr(one, name) for one in solutions]) for name in single},
         "n_clusters": np.array(n_clusters),
         **{
-            name: np.array([[getattr(c, name) for c in cell.clusterings] for cell in cells])
+            name: np.array([[getattr(c, name) for c in one.clusterings] for one in solutions])
             for name in several
         },
         "cluster_sizes": sizes,

@@ -23,7 +23,7 @@ if TYPE_CHECKING:
     from scipy import sparse
 
 _STRIPE_ROWS = 512
-GRAPH_REACH = 3.0  # sigma; beyond it nobody is a neighbour
+GRAPH_REACH = 3.0  # sigma; vertices further apart than this are no neighbours
 
 
 @dataclass(frozen=True, eq=False)
