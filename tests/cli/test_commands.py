@@ -5,6 +5,7 @@ from __future__ import annotations
 import json
 import subprocess
 import sys
+from dataclasses import replace
 
 import numpy as np
 import pytest
@@ -14,6 +15,9 @@ from PIL import Image
 from benchmarks.start import commands, measure
 from tests.conftest import N_VERTICES
 from trend_dagster import cli
+from trend_dagster.orchestration import instance
+from trend_dagster.orchestration.recorded_pictures import write_pictures
+from trend_dagster.project.folder import Project
 from trend_dagster.project.settings import Settings, load_settings, sections
 
 
@@ -124,6 +128,26 @@ def test_status_says_what_is_missing_out_of_date_excluded_and_removed(trend, fin
     assert "sub-03_run-2] is gone" in out
 
 
+def test_pictures_are_taken_from_the_records_once_per_version(finished, monkeypatch):
+    project = Project.open(finished)
+    version = project.store.latest("sweep_summary")
+    written = write_pictures(project, version)
+    before = [path.read_bytes() for path in written]
+    really, opened = instance.open_instance, []
+    monkeypatch.setattr(
+        instance, "open_instance", lambda folder: opened.append(folder) or really(folder)
+    )
+    assert write_pictures(project, version) == written
+    assert not opened
+    written[0].unlink()
+    assert write_pictures(project, version) == written
+    another = replace(version, path=version.path.with_name("another"))
+    written[0].write_bytes(b"of the version before")
+    assert write_pictures(project, another) == written
+    assert [path.read_bytes() for path in written] == before
+    assert len(opened) == 2
+
+
 def test_show_gives_shape_picture_and_provenance(trend, finished):
     status, out, _ = trend("show", "nmf_sweep", "two", "4", "--folder", finished, "--json")
     assert status == 0
@@ -173,7 +197,7 @@ def test_a_mistake_of_ours_shows_no_trace_unless_asked_for(trend, finished, monk
     def broken(*arguments, **keywords):
         raise RuntimeError("a mistake")
 
-    monkeypatch.setattr("trend_dagster.orchestration.assets.bold.read_run", broken)
+    monkeypatch.setattr("trend_dagster.project.recorded.read_run", broken)
     status, _, err = trend("run", finished, "--select", "bold", "--force")
     assert status == 1
     assert "RuntimeError: a mistake" in err

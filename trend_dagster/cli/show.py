@@ -87,7 +87,6 @@ def _list(project: Project, asset: StoredAsset, as_json: bool) -> None:
 
 
 def _describe(project: Project, asset: StoredAsset, version: Version) -> dict[str, Any]:
-    from trend_dagster.orchestration.instance import open_instance
     from trend_dagster.orchestration.lineage import Lineage, ancestry
     from trend_dagster.orchestration.recorded_pictures import write_pictures
     from trend_dagster.storage.stores import describe
@@ -95,8 +94,7 @@ def _describe(project: Project, asset: StoredAsset, version: Version) -> dict[st
     state = next(
         (s for s in Lineage(project).states(asset) if s.partition == version.partition), None
     )
-    with open_instance(project.folder) as instance:
-        pictures = write_pictures(project, instance, version)
+    pictures = write_pictures(project, version)
     return {
         "output": describe(version.asset, version.partition),
         "status": state.status if state else "its input was removed",

@@ -148,7 +148,7 @@ METRICS: tuple[tuple[str, str, str, dict[str, str]], ...] = (
 def gather(
     name: str,
     settings: Settings,
-    versions: Mapping[str, Sequence[Version]],
+    found: Sequence[Version],
     surface: Surface | None,
 ) -> Report:
     """Put a report together.
@@ -159,8 +159,8 @@ def gather(
         Name of the project.
     settings : Settings
         Its settings.
-    versions : mapping of str to sequence of Version
-        By asset: ``nmf_sweep``, ``sweep_summary``, ``selected_parcellations``,
+    found : sequence of Version
+        Of the assets ``nmf_sweep``, ``sweep_summary``, ``selected_parcellations``,
         ``control_comparison``; and, where they are there, ``bold``, ``trained_model``,
         ``embeddings``, ``average_correlation`` and ``geodesic_labels``, which are shown as well.
     surface : Surface, optional
@@ -171,6 +171,9 @@ def gather(
     Report
         All that the page says.
     """
+    versions: dict[str, list[Version]] = {}
+    for version in found:
+        versions.setdefault(version.asset, []).append(version)
     cells = versions["nmf_sweep"]
     (summary,), (selected,) = versions["sweep_summary"], versions["selected_parcellations"]
     table = comparison_table(*versions["control_comparison"])
@@ -178,11 +181,10 @@ def gather(
     labels = selected.read("labels")
     networks = [networks_of(v, surface) for v in labels]
     model = next(iter(versions.get("trained_model", ())), None)
-    every = [v for found in versions.values() for v in found]
     return Report(
         project=name,
         note=settings.inputs.note or "",
-        date=max(v.attributes["created"] for v in every)[:10],
+        date=max(v.attributes["created"] for v in found)[:10],
         software=f"trend_dagster {version_of('trend_dagster')}",
         runs=[_run(run, model) for run in versions.get("bold", ())],
         label_files=[_label_file(file) for file in versions.get("geodesic_labels", ())],
@@ -208,7 +210,7 @@ def gather(
                 "created": v.attributes["created"],
                 "code_version": v.recipe.code_version,
             }
-            for v in every
+            for v in found
         ],
         libraries={name: version_of(name) for name in LIBRARIES},
     )

@@ -117,7 +117,7 @@ def mesh_of(cortex: Version | None, n_vertices: int | None = None) -> Surface | 
 
 
 def stored_mesh(project: Project, n_vertices: int) -> Surface | None:
-    """Mesh of the project as it is stored, for who looks at finished outputs."""
+    """Read the mesh that the store holds; None where the settings name none."""
     if not project.settings.inputs.has_mesh:
         return None
     return mesh_of(project.store.latest("cortex"), n_vertices)

@@ -33,7 +33,7 @@ class Metric:
     name : str
         Column of the trained model's own values.
     title : str
-        As people say it.
+        Its title on the page.
     help : str
         What it means and which way is good.
     beside : mapping of str to str

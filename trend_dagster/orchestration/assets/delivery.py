@@ -151,12 +151,9 @@ def _pointers(project: Project, partition: Partition) -> dict[str, Path]:
     }
 
 
-def _versions_beside(project: Project) -> dict[str, Sequence[Version]]:
-    found: dict[str, list[Version]] = {}
-    for name, key in _shown_beside(project):
-        if (version := project.store.latest(name, key)) is not None:
-            found.setdefault(name, []).append(version)
-    return {**found}
+def _versions_beside(project: Project) -> list[Version]:
+    found = (project.store.latest(name, key) for name, key in _shown_beside(project))
+    return [version for version in found if version is not None]
 
 
 @stored_asset(
@@ -178,12 +175,8 @@ def report(
     What went in and what was excluded, settings, training, the sweep with its controls, the chosen
     parcellations and why, on a surface that can be turned, provenance, and how to cite.
     """
-    versions = _versions_beside(task.project) | {
-        "nmf_sweep": nmf_sweep,
-        "sweep_summary": [sweep_summary],
-        "selected_parcellations": [selected_parcellations],
-        "control_comparison": [control_comparison],
-    }
+    made_from = [*nmf_sweep, sweep_summary, selected_parcellations, control_comparison]
+    versions = [*_versions_beside(task.project), *made_from]
     said = gather(task.project.folder.name, task.settings, versions, mesh_of(cortex()))
     page = render(said).encode()
     pictures = {f"{c.n_clusters} clusters, sorted correlation": c.correlation for c in said.chosen}
