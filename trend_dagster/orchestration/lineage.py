@@ -53,14 +53,13 @@ class State:
 
     @property
     def only_inputs_changed(self) -> bool:
-        """Whether settings and code are those that it was made with."""
-        made = self.version is not None and self.version.excluded is None
-        return (
-            self.status == "out of date"
-            and made
-            and all(
-                reason.startswith("input ") or reason in self.waits_for for reason in self.reasons
-            )
+        """Whether settings and code are those that it was made with, as far as can be told now."""
+        if self.version is None or self.version.excluded is not None:
+            return False
+        if self.status == "blocked":  # what it would be made from is not there yet
+            return True
+        return self.status == "out of date" and all(
+            reason.startswith("input ") or reason in self.waits_for for reason in self.reasons
         )
 
 

@@ -94,7 +94,7 @@ def _each(found: Labels, atlas: Labels, names: Labels) -> Any:
 
 
 def _row(network: str, measure: str, value: float, null: Any) -> dict[str, Any]:
-    beside = beside_null(np.asarray(value), np.asarray(null))
+    beside = beside_null(float(value), np.asarray(null))
     columns = {name: float(beside[name]) for name in ("null", "excess", "z", "p")}
     return {"network": network, "measure": measure, "value": float(value), **columns}
 

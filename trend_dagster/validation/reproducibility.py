@@ -156,7 +156,7 @@ def _row(data: Figures, *nulls: Figures) -> dict[str, Any]:
     row = {name: data[name] for name in ("split", "ari", "dice", "dice_per_network")}
     if not nulls:
         return row
-    beside = beside_null(np.asarray(data["ari"]), np.array([null["ari"] for null in nulls]))
+    beside = beside_null(float(data["ari"]), np.array([null["ari"] for null in nulls]))
     return row | {
         "null_ari": float(beside["null"]),
         "excess": float(beside["excess"]),

@@ -130,12 +130,12 @@ def measure_halves(first: Sequence[Solution], second: Sequence[Solution]) -> dic
     return found
 
 
-def beside_null(values: FloatArray, nulls: FloatArray) -> dict[str, FloatArray]:
+def beside_null(values: FloatArray | float, nulls: FloatArray) -> dict[str, FloatArray]:
     """Set measures beside what surrogate cohorts give.
 
     Parameters
     ----------
-    values : ndarray
+    values : ndarray or float
         A measure, of the data.
     nulls : ndarray of shape (n_nulls, *values.shape)
         The same of each surrogate cohort; NaN where it has none, which then does not count.
