@@ -222,20 +222,20 @@ def test_a_cell_that_noise_matches_is_named_by_a_check(finished_once):
 
 
 def test_the_model_sees_nothing_of_the_other_half_but_its_mean(rng):
-    from trend_dagster.orchestration.assets.validation import _Embedder
-
+    from trend_dagster.science.evidence.stability import timepoints_of
     from trend_dagster.science.features.autoencoder import initial_model
+    from trend_dagster.science.method import FeatureMaker
 
     config = AutoencoderConfig(
         d_model=16, n_heads=2, n_encoder_layers=1, n_decoder_layers=1, dim_feedforward=16
     )
-    embedder = _Embedder("input_projection", initial_model(config, 10, 0), 10)
+    features = FeatureMaker("input_projection", initial_model(config, 10, 0), 10)
     mask = np.arange(6) > 0
     bold = rng.normal(size=(6, 12)).astype(np.float32)
     shuffled = bold.copy()
     shuffled[:, 5:10] = bold[:, [9, 5, 7, 6, 8]]
     one, other = (
-        [embedder.features(run, mask, half, "time")[0] for half in (0, 1)]
+        [features(run, mask, timepoints_of(half, "time", 10)) for half in (0, 1)]
         for run in (bold, shuffled)
     )
     np.testing.assert_allclose(one[0], other[0], atol=1e-6)
