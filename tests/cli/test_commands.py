@@ -118,10 +118,8 @@ def test_status_says_what_is_missing_out_of_date_excluded_and_removed(trend, fin
     assert assets["geodesic_labels"]["counts"]["missing"] == 1
     assert assets["average_correlation"]["counts"]["out of date"] == 1
     assert assets["nmf_sweep"]["counts"]["blocked"] == 2
-    idle = {"cortex", "geodesic_distances"}
-    assert all(assets[name]["counts"]["not needed"] == 1 for name in idle)
-    not_needed = {name for name, a in assets.items() if a["counts"]["not needed"]}
-    assert all(a["n_bytes"] > 0 for name, a in assets.items() if name not in not_needed)
+    assert assets["cortex"]["excluded"] == {"cortex": "the settings name no surface"}
+    assert all(a["n_bytes"] > 0 for a in assets.values())
     status, out, _ = trend("status", finished)
     assert "its file was removed; what is stored stays" in out
     assert "is excluded: sub-01_run-1.npy" in out
