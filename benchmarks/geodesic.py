@@ -14,8 +14,6 @@ than the 32,492 of the surfaces that the Human Connectome Project uses.
 from __future__ import annotations
 
 import argparse
-import json
-import platform
 import resource
 import shutil
 import subprocess
@@ -32,6 +30,7 @@ import numpy as np
 from numpy.typing import NDArray
 from scipy.sparse import csgraph
 
+from benchmarks.measure import machine, report
 from trend_dagster.project.fsaverage import load_fsaverage
 from trend_dagster.science.surface import (
     Surface,
@@ -260,8 +259,7 @@ def main() -> None:
         sources = np.random.default_rng(108).integers(0, left.n_vertices, N_SOURCES)
         rows += list(compare(left, sources))
     print(markdown(rows))
-    machine = platform.processor() or platform.machine()
-    print(json.dumps({"machine": machine, "distances": rows, "platform": own}))
+    report({"machine": machine()["cpu"], "distances": rows, "platform": own}, None)
 
 
 if __name__ == "__main__":

@@ -45,6 +45,7 @@ from threadpoolctl import threadpool_limits
 
 from benchmarks.cohort import Correlation, from_bold, simulate
 from benchmarks.measure import Measured, in_process, report, result_path
+from benchmarks.measure import show as show_figures
 from trend_dagster.science._device import Device
 from trend_dagster.science.connectivity.thresholding import BlockMatrix, threshold_by_label
 from trend_dagster.science.parcellation.clustering import cluster
@@ -207,12 +208,8 @@ def load_lazy(case: Case) -> tuple[Correlation, Array, Case]:
 
 def warm_up(case: Case) -> None:
     """Run everything once, so that nothing is compiled or started within the clock."""
-    list(sweep(small_matrix(), SweepGrid(n_components=(2,), n_clusters=(2,)), case.config))
-
-
-def small_matrix() -> BlockMatrix:
-    """Return a matrix that is just large enough to run everything once."""
-    return threshold_by_label(np.eye(6, dtype=np.float32) + 1, np.zeros(6))
+    matrix = threshold_by_label(np.eye(6, dtype=np.float32) + 1, np.zeros(6))
+    list(sweep(matrix, SweepGrid(n_components=(2,), n_clusters=(2,)), case.config))
 
 
 def engine(prepared: tuple[Any, Array, Case]) -> list[Solution]:
@@ -441,10 +438,7 @@ def main() -> None:
             "--alpha."
         )
     if not args.growth:
-        table = Table("figure", "value")
-        for key, value in figures.items():
-            table.add_row(key, f"{value:.5g}" if isinstance(value, float) else str(value))
-        console.print(table)
+        show_figures(figures)
     report(figures, result_path(name, args.device) if args.keep else None, args.device)
 
 

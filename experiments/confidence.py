@@ -18,11 +18,23 @@ import torch
 from numpy.typing import NDArray
 from scipy.ndimage import gaussian_filter1d
 
-from experiments.encoder_search import N_RUNS, N_TIMEPOINTS, N_VERTICES, SMALL, optimise, whole
 from trend_dagster.science.features.autoencoder import (
+    AutoencoderConfig,
     ConfidenceAttention,
     TransformerAutoencoder,
     initial_model,
+)
+from trend_dagster.science.features.training import combined_loss
+
+N_VERTICES, N_TIMEPOINTS, N_RUNS = 400, 120, 8
+SMALL = AutoencoderConfig(
+    d_model=64,
+    n_heads=4,
+    n_encoder_layers=2,
+    n_decoder_layers=2,
+    dim_feedforward=128,
+    confidence_hidden=32,
+    dropout=0.0,
 )
 
 
@@ -45,6 +57,22 @@ def make_cohort(seed: int, smoothing: float) -> tuple[list[NDArray[np.float32]],
         noise = rng.standard_normal((N_VERTICES, N_TIMEPOINTS))
         runs.append((weight * signal + np.sqrt(1 - weight**2) * noise).astype(np.float32))
     return runs, is_noise
+
+
+def optimise(
+    model: TransformerAutoencoder, runs: list[NDArray[np.float32]], rate: float, n_epochs: int
+) -> None:
+    """Adam over all runs in turn, with the published objective and clipping."""
+    optimizer = torch.optim.Adam(model.parameters(), lr=rate)
+    model.train()
+    for _ in range(n_epochs):
+        for i in torch.randperm(len(runs)).tolist():
+            x = torch.from_numpy(runs[i])[None]
+            optimizer.zero_grad()
+            torch.autograd.backward(combined_loss(model(x), x))
+            torch.nn.utils.clip_grad_norm_(model.parameters(), 1.0)
+            optimizer.step()
+    model.eval()
 
 
 def confidences(
@@ -82,7 +110,7 @@ def compare(seed: int, n_epochs: int, rate: float, smoothing: float) -> dict[str
     found: dict[str, dict[str, float]] = {}
     for stage in ("before", "after"):
         if stage == "after":
-            optimise(model, runs[: N_RUNS - 2], whole, rate, n_epochs)
+            optimise(model, runs[: N_RUNS - 2], rate, n_epochs)
         held_out = confidences(model, runs[N_RUNS - 2 :])
         for name, values in held_out.items():
             row = found.setdefault(name, {})

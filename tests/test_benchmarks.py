@@ -19,10 +19,10 @@ SMALL = {
     "benchmarks.train_step": "--n-vertices 16 --repeats 1 --rounds 1 --growth 16",
     "benchmarks.geodesic": "--vertices 642",
     "benchmarks.read_cifti": "--volumes 3",
+    "benchmarks.start": "--repeats 1",
     "experiments.stability": "--cohorts 1 --nulls 1 --snr 0.6",
     "experiments.confidence": "--seeds 0 --n-epochs 1",
     "experiments.confidence_proof": "",
-    "experiments.encoder_search": "--seeds 0 --only-bottlenecks --n-epochs 2",
 }
 
 
