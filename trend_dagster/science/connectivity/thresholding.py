@@ -99,26 +99,11 @@ class BlockMatrix:
             dense[np.ix_(vertices, vertices)] = block
         return dense
 
-    def to_dense_kept(self) -> FloatArray:
-        """Return the matrix over the vertices with signal, in ascending vertex order."""
-        kept = np.sort(self.permutation)
-        dense = np.zeros((self.n_kept, self.n_kept), dtype=self.dtype)
-        for block, vertices in zip(self.blocks, self.members(), strict=True):
-            rows = np.searchsorted(kept, vertices)
-            dense[np.ix_(rows, rows)] = block
-        return dense
-
     def multiply_blocks(self, B: FloatArray) -> FloatArray:
         """Multiply with B of shape (n_kept, m) whose rows are in block order."""
         product = np.empty(B.shape, dtype=np.result_type(self.dtype, B.dtype))
         for block, rows in zip(self.blocks, self.slices(), strict=True):
             np.matmul(block, B[rows], out=product[rows])
-        return product
-
-    def matmul(self, B: FloatArray) -> FloatArray:
-        """Multiply with B of shape (n_vertices, m) whose rows are in original vertex order."""
-        product = np.zeros(B.shape, dtype=np.result_type(self.dtype, B.dtype))
-        product[self.permutation] = self.multiply_blocks(B[self.permutation])
         return product
 
     def squared_norm(self) -> float:
