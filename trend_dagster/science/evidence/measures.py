@@ -272,21 +272,12 @@ def functional_silhouette(correlation: FloatArray, labels: Labels) -> float:
     float
         -1 to 1; a vertex that is a network of its own counts as 0. NaN for a single network.
     """
+    from trend_dagster.science.parcellation.clustering import silhouette
+
     index, sizes, sums = _correlation_to_networks(correlation, labels)
-    own = np.arange(len(index)), index
-    others = np.tile(sizes, (len(index), 1))
-    others[own] -= 1
-    distance = 1 - sums / np.maximum(others, 1)
-    inner = distance[own].copy()
-    distance[own] = np.inf
-    outer = distance.min(axis=1)
-    if len(sizes) < 2:
-        return float("nan")
-    largest = np.maximum(inner, outer)
-    silhouette = np.zeros(len(index))
-    counts = (sizes[index] > 1) & (largest > 0)
-    np.divide(outer - inner, largest, out=silhouette, where=counts)
-    return float(silhouette.mean())
+    distances = sizes - sums
+    distances[np.arange(len(index)), index] -= 1  # of a vertex to itself
+    return silhouette(distances, index)
 
 
 def distance_controlled_boundary_coefficient(

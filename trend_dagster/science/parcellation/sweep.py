@@ -43,47 +43,24 @@ PER_CLUSTERING = (
 
 
 @dataclass(frozen=True, eq=False)
-class Solution:
+class Solution(Factorization):
     """One factorisation of the grid, its health, and all of its clusterings.
 
     Parameters
     ----------
-    n_components, alpha_W, l1_ratio
-        Where in the grid.
-    W : ndarray of float32 of shape (n_vertices, n_components)
-        Loadings; rows without signal are zero.
-    H : ndarray of float32 of shape (n_components, n_vertices)
-        The other factor.
-    n_iter : int
-        Sweeps of coordinate descent.
-    converged : bool
-        Whether the stop rule was met.
-    objective : float
-        Value of the objective, penalties included.
     zero_row_share : float
         Share of the vertices with signal that load on nothing. Near 1, W has collapsed.
     dead_components : int
         Components that are zero everywhere in W or in H.
     distinct_rows : int
         Distinct rows of W among vertices with signal.
-    seconds : float
-        From the start of the solve to this solution; lockstep solves share the time.
     clusterings : tuple of Clustering
         One for each number of clusters.
     """
 
-    n_components: int
-    alpha_W: float
-    l1_ratio: float
-    W: FloatArray
-    H: FloatArray
-    n_iter: int
-    converged: bool
-    objective: float
     zero_row_share: float
     dead_components: int
     distinct_rows: int
-    seconds: float
     clusterings: tuple[Clustering, ...]
 
 
@@ -140,7 +117,12 @@ def sweep(
             remedy="Ask for fewer clusters.",
         )
     n_threads = n_threads or usable_cores()
-    with threadpool_limits(1), _pool(n_threads) as pool:
+    # One pool for all work: each thread computes alone, so that cores are not oversubscribed.
+    # OpenMP keeps its number of threads per thread, so that each has to be told.
+    with (
+        threadpool_limits(1),
+        ThreadPoolExecutor(n_threads, initializer=threadpool_limits, initargs=(1,)) as pool,
+    ):
         waiting: list[tuple[Factorization, Future[tuple[Clustering, ...]]]] = []
         for _, found in factorize_many(
             matrix, grid.problems(), factorization, graph=graph, n_threads=n_threads, pool=pool
@@ -169,12 +151,6 @@ def _cluster(
     )
 
 
-def _pool(n_threads: int) -> ThreadPoolExecutor:
-    """Return one pool for all work; each thread computes alone, so cores are not oversubscribed."""
-    # OpenMP keeps its number of threads per thread, so that each has to be told.
-    return ThreadPoolExecutor(n_threads, initializer=threadpool_limits, initargs=(1,))
-
-
 def _solution(
     matrix: BlockMatrix, found: Factorization, future: Future[tuple[Clustering, ...]]
 ) -> Solution:
@@ -182,18 +158,10 @@ def _solution(
     W = found.W[matrix.permutation]
     dead = ~(found.W.any(axis=0) & found.H.any(axis=1))
     return Solution(
-        n_components=found.n_components,
-        alpha_W=found.alpha_W,
-        l1_ratio=found.l1_ratio,
-        W=found.W,
-        H=found.H,
-        n_iter=found.n_iter,
-        converged=found.converged,
-        objective=found.objective,
+        **vars(found),
         zero_row_share=float(np.mean(~W.any(axis=1))),
         dead_components=int(np.count_nonzero(dead)),
         distinct_rows=clusterings[0].distinct_rows,
-        seconds=found.seconds,
         clusterings=clusterings,
     )
 
