@@ -8,7 +8,7 @@ in memory, and at the speed of the machine's matrix product.
 
 from __future__ import annotations
 
-from collections.abc import Callable, Container, Iterable, Sequence
+from collections.abc import Callable, Container, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from contextlib import nullcontext
 from dataclasses import dataclass, field
@@ -147,14 +147,6 @@ Stack = list[Any]
 
 
 @dataclass(eq=False)
-class _Sum:
-    """What has been added up of one tile."""
-
-    tile: Tile
-    total: FloatArray | None = None
-
-
-@dataclass(eq=False)
 class _Job:
     """Reads runs in stacks that fit the budget and adds up their products."""
 
@@ -180,33 +172,6 @@ class _Job:
         device = self.config.device
         self.place = None if device == "cpu" else torch_device(device, CohortError)
 
-    def stacks(self) -> list[list[int]]:
-        """Divide runs into stacks within half of the budget."""
-        half = self.config.memory_budget_gib * _GIB / 2
-        most = max(1, int(half // self.run_bytes))
-        members = list(range(len(self.runs)))
-        return [members[i : i + most] for i in range(0, len(members), most)]
-
-    def load(self, members: Sequence[int], pool: ThreadPoolExecutor) -> Stack:
-        parts = list(pool.map(self._standardized, members))
-        if self.config.average == "arithmetic":
-            # Side by side, the runs' products add up within one matrix product.
-            parts = [np.concatenate(parts, axis=1)] if len(parts) > 1 else parts
-        return [self._placed(part) for part in parts]
-
-    def _placed(self, rows: FloatArray) -> Any:
-        if self.place is None:
-            return rows
-        import torch
-
-        return torch.from_numpy(rows).to(self.place)
-
-    def _standardized(self, run: int) -> FloatArray:
-        features, mask = _read(self.runs[run])
-        self._check(run, features, mask)
-        rows, self.masks[run] = standardize(features, mask)
-        return rows
-
     def run(
         self,
         tiles: Sequence[Tile],
@@ -215,70 +180,80 @@ class _Job:
         pool: ThreadPoolExecutor,
         n_threads: int,
     ) -> None:
-        stacks = self.stacks()
-        held = self._held(stacks, pool)
-        for batch in self._batches(tiles, n_threads):
-            sums = [_Sum(tile) for tile in batch]
-            for stack in [] if held else (self.load(members, pool) for members in stacks):
-                self._each(pool, partial(self._add, stacks=[stack]), sums)
-            self._each(pool, partial(self._finish, stacks=held, out=out, on_tile=on_tile), sums)
+        # Half of the budget holds features, the other half sums of tiles.
+        half = self.config.memory_budget_gib * _GIB / 2
+        stacks = _parts(range(len(self.runs)), max(1, int(half // self.run_bytes)))
+        fits = self.run_bytes * len(self.runs) <= half
+        held = [self._load(members, pool) for members in stacks] if fits else []
+        at_once = max(int(half / (16 * self.config.tile**2)), n_threads)
+        for batch in _parts(tiles, at_once):
+            sums: dict[Tile, FloatArray] = {}
+            for stack in [] if held else (self._load(members, pool) for members in stacks):
+                self._each(pool, partial(self._add, sums, [stack]), batch)
+            self._each(pool, partial(self._finish, sums, held, out, on_tile), batch)
 
     def _each(
-        self, pool: ThreadPoolExecutor, work: Callable[[_Sum], None], sums: Sequence[_Sum]
+        self, pool: ThreadPoolExecutor, work: Callable[[Tile], None], tiles: Sequence[Tile]
     ) -> None:
-        def unless_failed(one: _Sum) -> None:
-            if self.failed:
-                return
-            try:
-                work(one)
-            except BaseException:
-                self.failed = True
-                raise
+        """Work on each tile, until one has failed."""
 
-        list(pool.map(unless_failed, sums))
+        def unless_failed(tile: Tile) -> None:
+            if not self.failed:
+                try:
+                    work(tile)
+                except BaseException:
+                    self.failed = True
+                    raise
 
-    def _held(self, stacks: Sequence[Sequence[int]], pool: ThreadPoolExecutor) -> list[Stack]:
-        """Keep all features in memory where they fit."""
-        fits = self.run_bytes * len(self.runs) <= self.config.memory_budget_gib * _GIB / 2
-        return [self.load(members, pool) for members in stacks] if fits else []
+        list(pool.map(unless_failed, tiles))
 
-    def _batches(self, tiles: Sequence[Tile], n_threads: int) -> Iterable[Sequence[Tile]]:
-        """Divide tiles into batches whose sums fit the other half of the budget."""
-        fit = self.config.memory_budget_gib * _GIB / 2 / (16 * self.config.tile**2)
-        size = max(int(fit), n_threads)
-        return [tiles[i : i + size] for i in range(0, len(tiles), size)]
+    def _load(self, members: Sequence[int], pool: ThreadPoolExecutor) -> Stack:
+        parts = list(pool.map(self._standardized, members))
+        if self.config.average == "arithmetic" and len(parts) > 1:
+            # Side by side, the runs' products add up within one matrix product.
+            parts = [np.concatenate(parts, axis=1)]
+        if self.place is None:
+            return parts
+        import torch
 
-    def _add(self, one: _Sum, stacks: Sequence[Stack]) -> None:
+        return [torch.from_numpy(part).to(self.place) for part in parts]
+
+    def _standardized(self, run: int) -> FloatArray:
+        features, mask = _read(self.runs[run])
+        self._check(run, features, mask)
+        rows, self.masks[run] = standardize(features, mask)
+        return rows
+
+    def _add(self, sums: dict[Tile, FloatArray], stacks: Sequence[Stack], tile: Tile) -> None:
         for stack in stacks:
-            product = self._product(one.tile, stack)
-            if one.total is not None:
+            product = self._product(tile, stack)
+            if tile in sums:
                 # From the second on, in float64: a mean over many runs must not drift.
-                product = np.add(one.total, product, dtype=np.float64)
-            one.total = product
+                product = np.add(sums[tile], product, dtype=np.float64)
+            sums[tile] = product
 
     def _product(self, tile: Tile, stack: Stack) -> FloatArray:
         rows, columns = self._slices(tile)
-        if self.config.average == "arithmetic":
-            return _gram(stack[0], rows, columns)
-        total = _transformed(_gram(stack[0], rows, columns), self.config)
-        for Z in stack[1:]:
-            total += _transformed(_gram(Z, rows, columns), self.config)
+        products = (_transformed(_gram(Z, rows, columns), self.config) for Z in stack)
+        total = next(products)
+        for product in products:
+            total += product
         return total
 
     def _finish(
         self,
-        one: _Sum,
+        sums: dict[Tile, FloatArray],
         stacks: Sequence[Stack],
         out: Any,
         on_tile: Callable[[Tile], None] | None,
+        tile: Tile,
     ) -> None:
-        self._add(one, stacks)
-        tile = one.tile
+        self._add(sums, stacks, tile)
         rows, columns = self._slices(tile)
-        counts = _counts(self.masks, rows, columns)
-        assert one.total is not None  # there is at least one run
-        self._write(out, tile, _finished(one.total, counts, tile[0] == tile[1], self.config))
-        one.total = None
+        mean = _mean(sums.pop(tile), self.masks[:, rows], self.masks[:, columns], self.config)
+        if rows == columns:
+            np.fill_diagonal(mean, self.masks[:, rows].any(axis=0))
+        self._write(out, tile, mean)
         if on_tile is not None:
             with self.lock:
                 on_tile(tile)
@@ -331,14 +306,6 @@ def _gram(Z: Any, rows: slice, columns: slice) -> FloatArray:
     return product if isinstance(product, np.ndarray) else product.cpu().numpy()
 
 
-def _counts(masks: BoolArray, rows: slice, columns: slice) -> FloatArray | float:
-    """Count the runs in which both vertices of a pair have signal."""
-    left, right = masks[:, rows], masks[:, columns]
-    if left.all() and right.all():
-        return float(len(masks))
-    return left.T.astype(np.float32) @ right.astype(np.float32)
-
-
 def _transformed(r: FloatArray, config: CorrelationConfig) -> FloatArray:
     if config.average == "arithmetic":
         return r
@@ -346,18 +313,19 @@ def _transformed(r: FloatArray, config: CorrelationConfig) -> FloatArray:
     return limited
 
 
-def _finished(
-    total: FloatArray, counts: FloatArray | float, diagonal: bool, config: CorrelationConfig
+def _mean(
+    total: FloatArray, left: BoolArray, right: BoolArray, config: CorrelationConfig
 ) -> FloatArray:
-    """Turn sums into means; the diagonal of a vertex with signal is exactly 1."""
-    if isinstance(counts, float):
-        mean = np.divide(total, counts, out=total) if counts else np.zeros_like(total)
+    """Divide sums by the number of runs in which both vertices of a pair have signal."""
+    if left.all() and right.all():
+        mean = np.divide(total, float(len(left)), out=total)
     else:
+        counts = left.T.astype(np.float32) @ right.astype(np.float32)
         mean = np.divide(total, counts, out=np.zeros_like(total), where=counts > 0)
     if config.average == "fisher":
         mean = np.tanh(mean)
-    np.clip(mean, -1, 1, out=mean)
-    if diagonal:
-        alive = np.diag(counts) > 0 if isinstance(counts, np.ndarray) else counts > 0
-        np.fill_diagonal(mean, np.where(alive, 1.0, 0.0))
-    return mean
+    return np.clip(mean, -1, 1, out=mean)
+
+
+def _parts(items: Sequence[Any], size: int) -> list[Sequence[Any]]:
+    return [items[i : i + size] for i in range(0, len(items), size)]
