@@ -81,7 +81,9 @@ class SmoothedCorrelation:
         half = np.zeros((left.shape[0], columns.stop - columns.start))
         for start in range(rows.start, rows.stop, _STRIPE_ROWS):
             stripe = slice(start, min(start + _STRIPE_ROWS, rows.stop))
-            half += left[:, stripe] @ _without_near(self.correlation, self.near, stripe, columns)
+            tile = np.array(self.correlation[stripe, columns], dtype=np.float32)
+            tile[self.near[stripe, columns].nonzero()] = 0
+            half += left[:, stripe] @ tile
         smooth: FloatArray = (right[:, columns] @ half.T).T.astype(np.float32)
         return smooth
 
@@ -138,11 +140,3 @@ def smoother(surface: Surface, mask: BoolArray, fwhm_mm: float) -> sp.csr_array:
 def _span(rows: sp.csr_array) -> slice:
     used = rows.indices
     return slice(int(used.min()), int(used.max()) + 1) if len(used) else slice(0, 0)
-
-
-def _without_near(
-    correlation: Any, near: sp.csr_array, rows: slice, columns: slice = slice(None)
-) -> FloatArray:
-    tile = np.array(correlation[rows, columns], dtype=np.float32)
-    tile[near[rows, columns].nonzero()] = 0
-    return tile

@@ -242,14 +242,13 @@ def threshold_by_distance(
     """
     hemispheres = np.asarray(hemispheres).ravel()
     matrix = threshold_by_label(correlation, hemispheres, vertex_mask, config)
-    numbers = np.unique(hemispheres)
-    vertices_of = [np.flatnonzero(hemispheres == number) for number in numbers]
+    numbers, side = np.unique(hemispheres, return_inverse=True)
+    vertices_of = [np.flatnonzero(side == number) for number in range(len(numbers))]
     _check_distances(distances, vertices_of, sigma_mm)
-    distance_of = dict(zip(numbers.tolist(), distances, strict=True))
     for block, members in zip(matrix.blocks, matrix.members(), strict=True):
-        number = hemispheres[members[0]].item()
-        rows = np.searchsorted(np.flatnonzero(hemispheres == number), members)
-        _weight_block(block, distance_of[number], rows, sigma_mm)
+        number = side[members[0]]
+        rows = np.searchsorted(vertices_of[number], members)
+        _weight_block(block, distances[number], rows, sigma_mm)
     return matrix
 
 

@@ -13,7 +13,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from trend_dagster.errors import InputError
-from trend_dagster.science.surface import Surface, edge_graph, geodesic_neighbours
+from trend_dagster.science.surface import Surface, edge_graph, geodesic_neighbours, unit_variance
 
 if TYPE_CHECKING:
     import scipy.sparse as sp
@@ -103,9 +103,7 @@ class SurrogateMaker:
 
         weights = self._distances.astype(np.float64)
         weights.data = np.exp(-(weights.data**2) / (2 * sigma**2))
-        weights = sp.csr_array(weights + sp.eye_array(weights.shape[0]))
-        scale = 1 / np.sqrt(weights.power(2).sum(axis=1))
-        return sp.csr_array(sp.diags_array(scale) @ weights)
+        return unit_variance(sp.csr_array(weights + sp.eye_array(weights.shape[0])))
 
     def surrogate(
         self, bold: NDArray[np.floating], smoothness: Smoothness, rng: np.random.Generator
