@@ -27,6 +27,7 @@ from typing import Any
 
 import nibabel
 import numpy as np
+import pandas as pd
 from numpy.typing import NDArray
 from scipy.sparse import csgraph
 
@@ -40,6 +41,7 @@ from trend_dagster.science.surface import (
     geodesic_neighbours,
     step_graph,
 )
+from trend_dagster.storage.label_images import gifti_surface
 
 nib: Any = nibabel  # its annotations cover a part only
 RADIUS = 24.0  # mm; three sigma of an 8 mm kernel
@@ -135,17 +137,11 @@ def _surface(points: Points, triangles: Triangles) -> Surface:
 
 def workbench_distances(surface: Surface, sources: NDArray[np.intp]) -> NDArray[np.float32]:
     """Distances on one hemisphere by ``wb_command``."""
-    mesh = nib.gifti.GiftiImage(
-        darrays=[
-            nib.gifti.GiftiDataArray(surface.coordinates, "NIFTI_INTENT_POINTSET"),
-            nib.gifti.GiftiDataArray(surface.triangles, "NIFTI_INTENT_TRIANGLE"),
-        ]
-    )
-    mesh.meta["AnatomicalStructurePrimary"] = "CortexLeft"
+    mesh = gifti_surface(surface.coordinates, surface.triangles, "L", "MidThickness")
     rows = []
     with tempfile.TemporaryDirectory() as folder:
         path, out = Path(folder) / "left.surf.gii", Path(folder) / "out.func.gii"
-        nib.save(mesh, path)
+        path.write_bytes(mesh)
         for source in sources.tolist():
             command = [WORKBENCH, "-surface-geodesic-distance", str(path), str(source), str(out)]
             subprocess.run(command, check=True, capture_output=True)
@@ -221,27 +217,6 @@ def _peak_memory_gib() -> float:
     return round(resource.getrusage(resource.RUSAGE_SELF).ru_maxrss / 2**20, 2)
 
 
-def markdown(rows: list[dict[str, Any]]) -> str:
-    """Write the comparison as the table that the documentation shows."""
-    lines = [
-        "| vertices | method | median error against Workbench | median length against exact | "
-        "prepare, s | per source, s |",
-        "|---|---|---|---|---|---|",
-    ]
-    for row in rows:
-        error, bias = row.get("median_error_workbench"), row.get("median_bias_exact")
-        cells = [
-            f"{row['vertices']:,}",
-            row["method"],
-            "" if error is None else f"{error:.2%}",
-            "" if bias is None else f"{bias:+.2%}",
-            f"{row['seconds_to_prepare']:.3f}" if "seconds_to_prepare" in row else "",
-            f"{row['seconds_per_source']:.4f}" if "seconds_per_source" in row else "",
-        ]
-        lines.append("| " + " | ".join(cells) + " |")
-    return "\n".join(lines)
-
-
 def main() -> None:
     """Print the table, then one JSON object: the last line."""
     parser = argparse.ArgumentParser(description=(__doc__ or "").split("\n", maxsplit=1)[0])
@@ -258,7 +233,7 @@ def main() -> None:
         left = left_hemisphere(surface)
         sources = np.random.default_rng(108).integers(0, left.n_vertices, N_SOURCES)
         rows += list(compare(left, sources))
-    print(markdown(rows))
+    print(pd.DataFrame(rows).to_string(index=False))
     report({"machine": machine()["cpu"], "distances": rows, "platform": own}, None)
 
 

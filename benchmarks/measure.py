@@ -14,8 +14,7 @@ from datetime import date
 from pathlib import Path
 from typing import Any
 
-from rich.console import Console
-from rich.table import Table
+import pandas as pd
 from threadpoolctl import threadpool_info, threadpool_limits
 
 
@@ -134,11 +133,8 @@ def result_path(name: str, device: str = "cpu") -> Path:
 
 
 def show(figures: dict[str, Any]) -> None:
-    """Print figures as a table."""
-    table = Table("figure", "value")
-    for key, value in figures.items():
-        table.add_row(key, f"{value:.5g}" if isinstance(value, float) else str(value))
-    Console(width=100).print(table)
+    """Print figures, one a line."""
+    print(pd.Series(figures, dtype=object).to_string())
 
 
 def report(figures: dict[str, Any], keep: Path | None, device: str = "cpu") -> None:

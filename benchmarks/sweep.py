@@ -35,17 +35,15 @@ from pathlib import Path
 from typing import Any, get_args
 
 import numpy as np
+import pandas as pd
 from numpy.typing import NDArray
-from rich.console import Console
-from rich.table import Table
 from sklearn.cluster import KMeans
 from sklearn.decomposition import NMF
 from sklearn.metrics import adjusted_rand_score, davies_bouldin_score, silhouette_score
 from threadpoolctl import threadpool_limits
 
 from benchmarks.cohort import Correlation, from_bold, simulate
-from benchmarks.measure import Measured, in_process, report, result_path
-from benchmarks.measure import show as show_figures
+from benchmarks.measure import Measured, in_process, report, result_path, show
 from trend_dagster.science._device import Device
 from trend_dagster.science.connectivity.thresholding import BlockMatrix, threshold_by_label
 from trend_dagster.science.parcellation.clustering import cluster
@@ -69,7 +67,6 @@ N_COMPONENTS = tuple(range(10, 41, 2))
 SAMPLE = (10, 16, 22, 28, 34, 40)
 KMEANS_SEEDS = range(108, 113)
 COLLAPSE = 0.05
-console = Console(width=100)
 
 
 @dataclass(frozen=True)
@@ -375,8 +372,8 @@ def growth(n_threads: int, device: Device) -> dict[str, Any]:
         row = alone(Case(n_vertices, n_labels, 1e-5, n_threads, device=device))
         rows.append({**row, "collapsed": collapsed(row)})
         # Each as it is found: whoever interrupts the table keeps what there is.
-        console.print({k: row[k] for k in ("n_vertices", "n_labels", "engine_seconds")})
-    show([{name: row[name] for name in COLUMNS} for row in rows])
+        print({k: row[k] for k in ("n_vertices", "n_labels", "engine_seconds")}, flush=True)
+    print(pd.DataFrame(rows)[list(COLUMNS)].to_string(index=False))
     alive = [row for row in rows if not row["collapsed"]]
     over_v = [row for row in alive if row["n_labels"] == 20]
     over_l = sorted((r for r in alive if r["n_vertices"] == 5124), key=lambda r: r["n_labels"])
@@ -395,14 +392,6 @@ def exponent(rows: Sequence[dict[str, Any]], x: str, y: str) -> float | None:
     if len({row[x] for row in rows}) < 2:
         return None
     return float(np.polyfit(np.log([r[x] for r in rows]), np.log([r[y] for r in rows]), 1)[0])
-
-
-def show(rows: Sequence[dict[str, Any]]) -> None:
-    """Print figures as a table."""
-    table = Table(*rows[0])
-    for row in rows:
-        table.add_row(*(f"{v:.4g}" if isinstance(v, float) else str(v) for v in row.values()))
-    console.print(table)
 
 
 def main() -> None:
@@ -438,7 +427,7 @@ def main() -> None:
             "--alpha."
         )
     if not args.growth:
-        show_figures(figures)
+        show(figures)
     report(figures, result_path(name, args.device) if args.keep else None, args.device)
 
 

@@ -50,8 +50,12 @@ def _comparable(found: Labels, truth: Labels) -> tuple[Labels, Labels]:
     return found[both], truth[both]
 
 
-def _dice(shared: NDArray[np.intp]) -> FloatArray:
-    return np.asarray(2 * shared / (shared.sum(axis=1, keepdims=True) + shared.sum(axis=0)))
+def _matched(shared: NDArray[np.intp]) -> tuple[FloatArray, NDArray[np.intp], NDArray[np.intp]]:
+    """Dice of each pair, and the pairs of the matching whose sum is largest."""
+    from scipy.optimize import linear_sum_assignment
+
+    dice = np.asarray(2 * shared / (shared.sum(axis=1, keepdims=True) + shared.sum(axis=0)))
+    return dice, *linear_sum_assignment(dice, maximize=True)
 
 
 def match_labels(found: Labels, truth: Labels) -> NDArray[np.int32]:
@@ -69,10 +73,8 @@ def match_labels(found: Labels, truth: Labels) -> NDArray[np.int32]:
     ndarray of shape (n_vertices,), int32
         `found` in the names of `truth`; networks without partner get names after the last one.
     """
-    from scipy.optimize import linear_sum_assignment
-
     found_names, truth_names, shared = _overlap(found, truth)
-    rows, columns = linear_sum_assignment(_dice(shared), maximize=True)
+    _, rows, columns = _matched(shared)
     partner = dict(zip(found_names[rows].tolist(), truth_names[columns].tolist(), strict=True))
     matched = np.full(len(found), -1, dtype=np.int32)
     spare = int(np.max(truth)) + 1
@@ -91,11 +93,8 @@ def dice_per_network(found: Labels, truth: Labels) -> NDArray[np.float64]:
     ndarray of shape (n_true_networks,)
         In the order of the true names.
     """
-    from scipy.optimize import linear_sum_assignment
-
     _, truth_names, shared = _overlap(found, truth)
-    dice = _dice(shared)
-    rows, columns = linear_sum_assignment(dice, maximize=True)
+    dice, rows, columns = _matched(shared)
     result = np.zeros(len(truth_names))
     result[columns] = dice[rows, columns]
     return result

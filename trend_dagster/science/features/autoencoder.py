@@ -177,7 +177,12 @@ class ConfidenceAttention(nn.Module):
         The published code takes the confidence of the sequence that asks, even where another one
         is attended to. A reliability belongs to the vertex that is listened to.
         """
-        confidence = self._confidence(memory) if self.uses_confidence else None
+        confidence: Tensor | None = None
+        if self.uses_confidence:
+            # Its hidden layer is computed once more in the backward pass: cheaper than to keep it.
+            confidence = checkpoint(
+                self.confidence_module, memory, use_reentrant=False, preserve_rng_state=False
+            )
         return Source(self._heads(self.w_k(memory)), self._heads(self.w_v(memory)), confidence)
 
     def forward(self, x: Tensor, source: Source) -> Tensor:
@@ -186,13 +191,6 @@ class ConfidenceAttention(nn.Module):
         mixed = attend(self._heads(self.w_q(x)), source, dropout)  # (B, heads, V, d_k)
         output: Tensor = self.w_o(mixed.transpose(1, 2).flatten(2))
         return output
-
-    def _confidence(self, memory: Tensor) -> Tensor:
-        # Its hidden layer is computed once more in the backward pass: cheaper than to keep it.
-        confidence: Tensor = checkpoint(
-            self.confidence_module, memory, use_reentrant=False, preserve_rng_state=False
-        )
-        return confidence
 
     def _heads(self, x: Tensor) -> Tensor:
         batch, n_vertices, _ = x.shape
