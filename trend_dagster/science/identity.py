@@ -1,6 +1,23 @@
-"""Which settings decide results, and which only where data lies or how fast it is worked on."""
+"""What settings share: which of them decide results, and that no list names a value twice."""
 
+from typing import Any
+
+from pydantic import BaseModel
 from pydantic.config import JsonDict
 
 NO_IDENTITY: JsonDict = {"identity": False}
 """``json_schema_extra`` of a setting that decides no result: outputs stay current if it changes."""
+
+
+def deciding(settings: BaseModel) -> dict[str, Any]:
+    """Return the settings that decide results, as JSON can store them."""
+    fields = type(settings).model_fields
+    elsewhere = {name for name, f in fields.items() if f.json_schema_extra == NO_IDENTITY}
+    return settings.model_dump(mode="json", exclude=elsewhere)
+
+
+def no_value_twice(values: tuple[float, ...]) -> tuple[float, ...]:
+    """Refuse a list of settings that names one twice; for pydantic's validators."""
+    if len(set(values)) < len(values):
+        raise ValueError(f"a list without repeated values, not {list(values)}")
+    return values

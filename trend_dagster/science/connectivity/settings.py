@@ -11,7 +11,7 @@ from typing import Annotated, Literal
 from pydantic import BaseModel, Field, field_validator
 
 from trend_dagster.science._device import DESCRIPTION, Device
-from trend_dagster.science.identity import NO_IDENTITY
+from trend_dagster.science.identity import NO_IDENTITY, no_value_twice
 
 MAX_LABELS = 1000  # of both hemispheres
 """With more, a label of a mesh that BOLD is sampled on has too few vertices to be factorised."""
@@ -41,9 +41,7 @@ class GeodesicLabelsConfig(BaseModel, frozen=True, extra="forbid"):
                 f"from 1 to {most} labels per hemisphere ({MAX_LABELS:,} in all; of more, each "
                 "would have too few vertices to factorise)"
             )
-        if len(set(values)) < len(values):
-            raise ValueError(f"a list without repeated values, not {list(values)}")
-        return values
+        return no_value_twice(values)
 
 
 class CorrelationConfig(BaseModel, frozen=True, extra="forbid"):

@@ -42,7 +42,7 @@ from trend_dagster.science.features.autoencoder import (
 )
 from trend_dagster.science.features.model_settings import AutoencoderConfig
 from trend_dagster.science.features.model_settings import TrainingConfig as TrainingConfig
-from trend_dagster.science.identity import NO_IDENTITY
+from trend_dagster.science.identity import deciding
 
 RunLoader = Callable[[], NDArray[np.floating]]
 
@@ -373,11 +373,9 @@ def _identity(
     split: Split, model: AutoencoderConfig, config: TrainingConfig, precision: str, cohort: str
 ) -> dict[str, Any]:
     """Return all that determines the weights after a given number of epochs."""
-    fields = TrainingConfig.model_fields
-    elsewhere = {name for name, f in fields.items() if f.json_schema_extra == NO_IDENTITY}
     # Training with more epochs continues the same training: n_epochs does not identify it.
-    settings = config.model_dump(exclude=elsewhere | {"n_epochs"})
-    named = {**model.model_dump(), **settings, "precision": precision, "cohort": cohort}
+    settings = {name: value for name, value in deciding(config).items() if name != "n_epochs"}
+    named = {**deciding(model), **settings, "precision": precision, "cohort": cohort}
     return {**named, "train": list(split.train), "validation": list(split.validation)}
 
 
