@@ -58,8 +58,11 @@ class Case:
     def runs(self, folder: Path) -> list[Callable[[], Run]]:
         """Return functions that read the features of each run."""
         mask = np.ones(self.n_vertices, dtype=bool)
-        paths = [folder / f"{seed}.npy" for seed in range(self.n_runs)]
-        return [lambda path=path: (np.load(path), mask) for path in paths]
+
+        def read(path: Path) -> Run:
+            return np.load(path), mask
+
+        return [partial(read, folder / f"{seed}.npy") for seed in range(self.n_runs)]
 
     @property
     def config(self) -> CorrelationConfig:

@@ -30,6 +30,7 @@ import time
 from collections.abc import Sequence
 from concurrent.futures import ProcessPoolExecutor
 from dataclasses import dataclass
+from functools import partial
 from itertools import product
 from pathlib import Path
 from typing import Any, get_args
@@ -266,11 +267,12 @@ def compare(case: Case) -> dict[str, Any]:
         np.maximum(X, 0, out=X)
         threshold_seconds = time.perf_counter() - began
         np.save(folder / "X.npy", X)
-        ours = [measured_engine(folder, case)]
+        run = partial(in_process, load_dense, engine, folder, case, n_threads=case.n_threads)
+        ours: list[Measured] = [run()]
         sample_seconds, first = reference_grid(folder / "X.npy", case, 108)
-        ours.append(measured_engine(folder, case))
+        ours.append(run())
         _, second = reference_grid(folder / "X.npy", case, 109, N_CLUSTERS[:1])
-        ours.append(measured_engine(folder, case))
+        ours.append(run())
         theirs = in_process(load_dense, reference_worker, folder, case, n_threads=case.n_threads)
     matrix = threshold_by_label(C, labels)
     with threadpool_limits(case.n_threads):
@@ -298,11 +300,6 @@ def compare(case: Case) -> dict[str, Any]:
         "engine_increment_mib": max(m.increment_mib for m in ours),
         "memory_ratio": max(m.increment_mib for m in ours) / theirs.increment_mib,
     }
-
-
-def measured_engine(folder: Path, case: Case) -> Measured:
-    """Run the engine in a process of its own."""
-    return in_process(load_dense, engine, folder, case, n_threads=case.n_threads)
 
 
 def median_ari(a: dict[int, Array], b: dict[int, Array], *, same_seed: bool) -> float:

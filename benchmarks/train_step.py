@@ -19,6 +19,7 @@ import multiprocessing
 from collections.abc import Callable, Sequence
 from typing import Any, Literal
 
+import pandas as pd
 import psutil
 import torch
 from torch import Tensor, nn
@@ -225,16 +226,11 @@ def grow(sizes: Sequence[int], device: str) -> dict[int, dict[str, Any]]:
     falls to a constant: weights, gradients and moments do not grow.
     """
     print("Growth with the number of vertices (mode key, float32)")
-    print("       V    seconds   GFLOP  GFLOP/s   GB added  kB per vertex")
-    found = {}
-    for n in sizes:
-        found[n] = apart("key", "32", n, device, 1)
-        work, seconds, size = flops_per_step(n) / 1e9, found[n]["seconds"], found[n]["bytes"]
-        print(
-            f"  {n:6d} {seconds:10.3f} {work:7.0f} {work / seconds:8.0f} {size / 1e9:10.3f} "
-            f"{size / 1e3 / n:14.1f}",
-            flush=True,
-        )
+    found = {n: apart("key", "32", n, device, 1) for n in sizes}
+    table = pd.DataFrame.from_dict(found, orient="index")
+    table["gflops"] = [flops_per_step(n) / 1e9 / one["seconds"] for n, one in found.items()]
+    table["kb_per_vertex"] = table["bytes"] / 1e3 / table.index
+    print(table.round(3).to_string(), flush=True)
     return found
 
 

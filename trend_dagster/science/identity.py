@@ -1,6 +1,6 @@
 """What settings share: which of them decide results, and that no list names a value twice."""
 
-from typing import Any
+from typing import Any, TypeVar
 
 from pydantic import BaseModel
 from pydantic.config import JsonDict
@@ -16,7 +16,10 @@ def deciding(settings: BaseModel) -> dict[str, Any]:
     return settings.model_dump(mode="json", exclude=elsewhere)
 
 
-def no_value_twice(values: tuple[float, ...]) -> tuple[float, ...]:
+Values = TypeVar("Values", bound=tuple[float, ...])
+
+
+def no_value_twice(values: Values) -> Values:
     """Refuse a list of settings that names one twice; for pydantic's validators."""
     if len(set(values)) < len(values):
         raise ValueError(f"a list without repeated values, not {list(values)}")

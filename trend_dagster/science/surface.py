@@ -7,15 +7,12 @@ infinite, because no path along the sheet joins them.
 from __future__ import annotations
 
 from dataclasses import dataclass
-from typing import TYPE_CHECKING
 
 import numpy as np
+import scipy  # loads a part of its own when it is first asked for
 from numpy.typing import NDArray
 
 from trend_dagster.errors import InputError, SettingsError
-
-if TYPE_CHECKING:
-    import scipy.sparse as sp
 
 FloatArray = NDArray[np.floating]
 IntArray = NDArray[np.intp]
@@ -88,10 +85,8 @@ def sphere_triangles(sphere: FloatArray) -> NDArray[np.int32]:
     ndarray of shape (2 * n_vertices - 4, 3), int32
         Triangles, counter-clockwise seen from outside, in a fixed order.
     """
-    from scipy.spatial import ConvexHull
-
     points = np.asarray(sphere, dtype=np.float64)
-    triangles = np.sort(ConvexHull(points).simplices, axis=1)
+    triangles = np.sort(scipy.spatial.ConvexHull(points).simplices, axis=1)
     triangles = triangles[np.lexsort(triangles.T[::-1])]
     a, b, c = points[triangles[:, 0]], points[triangles[:, 1]], points[triangles[:, 2]]
     inward = np.einsum("ij,ij->i", np.cross(b - a, c - a), a) < 0
@@ -125,9 +120,6 @@ def check_hemisphere(subject: str, points: FloatArray, triangles: NDArray[np.int
         area; if a vertex belongs to no triangle; if an edge belongs to one triangle (a hole) or to
         more than two; or if the mesh falls into pieces.
     """
-    import scipy.sparse as sp
-    from scipy.sparse import csgraph
-
     n = len(points)
     if lost := int((~np.isfinite(points)).any(axis=1).sum()):
         raise _bad_mesh(subject, "finite coordinates", f"NaN or infinity at {lost} vertices")
@@ -149,8 +141,10 @@ def check_hemisphere(subject: str, points: FloatArray, triangles: NDArray[np.int
     ):
         if wrong.any():
             raise _bad_mesh(subject, expected, f"{int(wrong.sum())} {what}", remedy)
-    steps = sp.coo_array((np.ones(len(edges)), tuple(edges.T)), shape=(n, n))
-    pieces, _ = csgraph.connected_components(sp.csr_array(steps), directed=False)
+    steps = scipy.sparse.coo_array((np.ones(len(edges)), tuple(edges.T)), shape=(n, n))
+    pieces, _ = scipy.sparse.csgraph.connected_components(
+        scipy.sparse.csr_array(steps), directed=False
+    )
     if pieces > 1:
         raise _bad_mesh(subject, "one connected surface", f"{pieces} pieces")
 
@@ -173,7 +167,7 @@ def vertex_areas(surface: Surface) -> NDArray[np.float64]:
     return np.bincount(corners, np.repeat(area, 3), surface.n_vertices).astype(np.float64)
 
 
-def edge_graph(surface: Surface, *, unfold: bool = False) -> sp.csr_array:
+def edge_graph(surface: Surface, *, unfold: bool = False) -> scipy.sparse.csr_array:
     """Graph of the mesh: an entry (i, j) is the length of the step from i to j in mm.
 
     Parameters
@@ -225,19 +219,21 @@ def _unfolded_steps(
     return pairs[inside], np.hypot(x1 - x2, y1 + y2)[inside]
 
 
-def _shortest_steps(pairs: IntArray, lengths: FloatArray, n_vertices: int) -> sp.csr_array:
+def _shortest_steps(
+    pairs: IntArray, lengths: FloatArray, n_vertices: int
+) -> scipy.sparse.csr_array:
     # A pair may be named by several triangles; a sparse matrix would add its lengths up.
-    import scipy.sparse as sp
-
     order = np.lexsort((lengths, pairs[:, 1], pairs[:, 0]))
     pairs, lengths = pairs[order], lengths[order]
     new = np.ones(len(pairs), dtype=bool)
     new[1:] = (np.diff(pairs, axis=0) != 0).any(axis=1)
-    upper = sp.coo_array((lengths[new], tuple(pairs[new].T)), shape=(n_vertices, n_vertices))
-    return sp.csr_array(upper + upper.T)
+    upper = scipy.sparse.coo_array(
+        (lengths[new], tuple(pairs[new].T)), shape=(n_vertices, n_vertices)
+    )
+    return scipy.sparse.csr_array(upper + upper.T)
 
 
-def step_graph(surface: Surface, side: int) -> sp.csr_array:
+def step_graph(surface: Surface, side: int) -> scipy.sparse.csr_array:
     """Graph of the steps that distances are made of, for one hemisphere.
 
     Steps run over edges and over the straight lines that cross one edge: the shortest paths are
@@ -257,14 +253,12 @@ def step_graph(surface: Surface, side: int) -> sp.csr_array:
     csr_array of shape (n_vertices_of_the_hemisphere, n_vertices_of_the_hemisphere), float64
         As `edge_graph` with ``unfold``.
     """
-    import scipy.sparse as sp
-
     inside = np.flatnonzero(surface.hemisphere == side)
-    return sp.csr_array(edge_graph(surface, unfold=True)[inside][:, inside])
+    return scipy.sparse.csr_array(edge_graph(surface, unfold=True)[inside][:, inside])
 
 
 def distance_rows(
-    steps: sp.csr_array, start: int, stop: int, limit: float = np.inf
+    steps: scipy.sparse.csr_array, start: int, stop: int, limit: float = np.inf
 ) -> NDArray[np.float32]:
     """Some rows of the matrix of distances: so many at a time as there is memory for.
 
@@ -282,13 +276,13 @@ def distance_rows(
     ndarray of shape (stop - start, n_vertices), float32
         In mm; infinite above the limit.
     """
-    from scipy.sparse import csgraph
-
-    found = csgraph.dijkstra(steps, directed=False, indices=np.arange(start, stop), limit=limit)
+    found = scipy.sparse.csgraph.dijkstra(
+        steps, directed=False, indices=np.arange(start, stop), limit=limit
+    )
     return np.asarray(found, dtype=np.float32)
 
 
-def geodesic_neighbours(surface: Surface, radius: float) -> sp.csr_array:
+def geodesic_neighbours(surface: Surface, radius: float) -> scipy.sparse.csr_array:
     """Distances along the surface up to a radius, as a sparse matrix.
 
     Parameters
@@ -303,25 +297,23 @@ def geodesic_neighbours(surface: Surface, radius: float) -> sp.csr_array:
     csr_array of shape (n_vertices, n_vertices), float32
         Symmetric; the diagonal is not stored.
     """
-    import scipy.sparse as sp
-
     graph, n = edge_graph(surface, unfold=True), surface.n_vertices
     stripes = []
     for start in range(0, n, _STRIPE_ROWS):
         rows = distance_rows(graph, start, min(start + _STRIPE_ROWS, n), radius)
         rows[np.isinf(rows)] = 0  # the diagonal is zero already
-        stripes.append(sp.csr_array(rows))
-    return sp.csr_array(sp.vstack(stripes, format="csr"))
+        stripes.append(scipy.sparse.csr_array(rows))
+    return scipy.sparse.csr_array(scipy.sparse.vstack(stripes, format="csr"))
 
 
-def unit_variance(weights: sp.csr_array) -> sp.csr_array:
+def unit_variance(weights: scipy.sparse.csr_array) -> scipy.sparse.csr_array:
     """Scale the rows of a smoother so that white noise of unit variance keeps its variance."""
-    import scipy.sparse as sp
+    return scipy.sparse.csr_array(
+        scipy.sparse.diags_array(1 / np.sqrt(weights.power(2).sum(axis=1))) @ weights
+    )
 
-    return sp.csr_array(sp.diags_array(1 / np.sqrt(weights.power(2).sum(axis=1))) @ weights)
 
-
-def gaussian_weights(surface: Surface, sigma: float) -> sp.csr_array:
+def gaussian_weights(surface: Surface, sigma: float) -> scipy.sparse.csr_array:
     """Smooth spatial weights ``exp(-d^2 / (2 sigma^2))`` of the geodesic distance d.
 
     Parameters
@@ -336,11 +328,11 @@ def gaussian_weights(surface: Surface, sigma: float) -> sp.csr_array:
     csr_array of shape (n_vertices, n_vertices), float32
         Symmetric, ones on the diagonal, zero between hemispheres.
     """
-    import scipy.sparse as sp
-
     weights = geodesic_neighbours(surface, 3 * sigma)
     weights.data = np.exp(-(weights.data**2) / (2 * sigma**2))
-    return sp.csr_array(weights + sp.eye_array(surface.n_vertices, dtype=np.float32))
+    return scipy.sparse.csr_array(
+        weights + scipy.sparse.eye_array(surface.n_vertices, dtype=np.float32)
+    )
 
 
 def cut_into_labels(
@@ -391,12 +383,10 @@ def cut_into_labels(
     return _fill_from_nearest(surface, labels)
 
 
-def largest_piece(graph: sp.csr_array, mask: BoolArray) -> IntArray:
+def largest_piece(graph: scipy.sparse.csr_array, mask: BoolArray) -> IntArray:
     """Vertices of the largest connected piece of a mask."""
-    from scipy.sparse import csgraph
-
     inside = np.flatnonzero(mask)
-    _, piece = csgraph.connected_components(graph[inside][:, inside], directed=False)
+    _, piece = scipy.sparse.csgraph.connected_components(graph[inside][:, inside], directed=False)
     if len(inside) == 0:
         raise InputError(
             "mask",
@@ -407,16 +397,16 @@ def largest_piece(graph: sp.csr_array, mask: BoolArray) -> IntArray:
     return np.asarray(inside[piece == np.bincount(piece).argmax()])
 
 
-def _bisect(graph: sp.csr_array, area: FloatArray, region: IntArray, n: int) -> list[IntArray]:
-    from scipy.sparse import csgraph
-
+def _bisect(
+    graph: scipy.sparse.csr_array, area: FloatArray, region: IntArray, n: int
+) -> list[IntArray]:
     if n == 1:
         return [region]
     inside = graph[region][:, region]
     # Two sweeps find a pair of ends that lie (nearly) as far apart as any two vertices.
     one = _farthest(inside, 0)
     other = _farthest(inside, one)
-    to_one, to_other = csgraph.dijkstra(inside, directed=False, indices=[one, other])
+    to_one, to_other = scipy.sparse.csgraph.dijkstra(inside, directed=False, indices=[one, other])
     order = np.lexsort((to_one, to_one - to_other))
     share = np.cumsum(area[region[order]]) / area[region].sum()
     few = n // 2
@@ -430,28 +420,20 @@ def _bisect(graph: sp.csr_array, area: FloatArray, region: IntArray, n: int) -> 
     return _bisect(graph, area, first, few) + _bisect(graph, area, second, n - few)
 
 
-def _piece_with(graph: sp.csr_array, mask: BoolArray, vertex: int) -> BoolArray:
+def _piece_with(graph: scipy.sparse.csr_array, mask: BoolArray, vertex: int) -> BoolArray:
     """Mark the connected piece of a mask that holds a vertex."""
-    import scipy.sparse as sp
-    from scipy.sparse import csgraph
-
-    inside = sp.diags_array(mask.astype(float))
-    _, piece = csgraph.connected_components(inside @ graph @ inside, directed=False)
+    inside = scipy.sparse.diags_array(mask.astype(float))
+    _, piece = scipy.sparse.csgraph.connected_components(inside @ graph @ inside, directed=False)
     return np.asarray(piece == piece[vertex])
 
 
-def _farthest(graph: sp.csr_array, source: int) -> int:
-    from scipy.sparse import csgraph
-
-    return int(csgraph.dijkstra(graph, directed=False, indices=source).argmax())
+def _farthest(graph: scipy.sparse.csr_array, source: int) -> int:
+    return int(scipy.sparse.csgraph.dijkstra(graph, directed=False, indices=source).argmax())
 
 
 def _fill_from_nearest(surface: Surface, labels: NDArray[np.int32]) -> NDArray[np.int32]:
-    from scipy.sparse import csgraph
-    from scipy.spatial import KDTree
-
     known = np.flatnonzero(labels >= 0)
-    _, _, source = csgraph.dijkstra(
+    _, _, source = scipy.sparse.csgraph.dijkstra(
         edge_graph(surface), directed=False, indices=known, min_only=True, return_predecessors=True
     )
     filled = np.where(source >= 0, labels[np.maximum(source, 0)], -1)
@@ -459,6 +441,8 @@ def _fill_from_nearest(surface: Surface, labels: NDArray[np.int32]) -> NDArray[n
         lost = np.flatnonzero((filled < 0) & (surface.hemisphere == side))
         own = known[surface.hemisphere[known] == side]
         if len(lost):
-            _, nearest = KDTree(surface.coordinates[own]).query(surface.coordinates[lost])
+            _, nearest = scipy.spatial.KDTree(surface.coordinates[own]).query(
+                surface.coordinates[lost]
+            )
             filled[lost] = labels[own[nearest]]
     return filled.astype(np.int32)

@@ -6,15 +6,12 @@ In every label vector, -1 means a vertex without signal; it is left out of every
 from __future__ import annotations
 
 from dataclasses import dataclass
-from typing import TYPE_CHECKING
 
 import numpy as np
+import scipy  # loads a part of its own when it is first asked for
 from numpy.typing import NDArray
 
 from trend_dagster.errors import InputError
-
-if TYPE_CHECKING:
-    import scipy.sparse as sp
 
 Labels = NDArray[np.integer]
 FloatArray = NDArray[np.floating]
@@ -52,10 +49,8 @@ def _comparable(found: Labels, truth: Labels) -> tuple[Labels, Labels]:
 
 def _matched(shared: NDArray[np.intp]) -> tuple[FloatArray, NDArray[np.intp], NDArray[np.intp]]:
     """Dice of each pair, and the pairs of the matching whose sum is largest."""
-    from scipy.optimize import linear_sum_assignment
-
     dice = np.asarray(2 * shared / (shared.sum(axis=1, keepdims=True) + shared.sum(axis=0)))
-    return dice, *linear_sum_assignment(dice, maximize=True)
+    return dice, *scipy.optimize.linear_sum_assignment(dice, maximize=True)
 
 
 def match_labels(found: Labels, truth: Labels) -> NDArray[np.int32]:
@@ -152,7 +147,7 @@ class Contiguity:
     share_in_largest: NDArray[np.float64]
 
 
-def spatial_contiguity(labels: Labels, graph: sp.csr_array) -> Contiguity:
+def spatial_contiguity(labels: Labels, graph: scipy.sparse.csr_array) -> Contiguity:
     """Count the connected pieces of each network.
 
     Parameters
@@ -173,11 +168,9 @@ def spatial_contiguity(labels: Labels, graph: sp.csr_array) -> Contiguity:
     return Contiguity(names, pieces, np.array([s.max() / s.sum() for s in sizes]))
 
 
-def _piece_sizes(graph: sp.csr_array, inside: NDArray[np.bool_]) -> NDArray[np.intp]:
-    from scipy.sparse import csgraph
-
+def _piece_sizes(graph: scipy.sparse.csr_array, inside: NDArray[np.bool_]) -> NDArray[np.intp]:
     own = np.flatnonzero(inside)
-    _, piece = csgraph.connected_components(graph[own][:, own], directed=False)
+    _, piece = scipy.sparse.csgraph.connected_components(graph[own][:, own], directed=False)
     return np.bincount(piece)
 
 
@@ -191,12 +184,12 @@ def _correlation_to_networks(
 
     Reads the matrix in stripes of rows, in the order of storage, as it may lie on disk.
     """
-    import scipy.sparse as sp
-
     labels = np.asarray(labels)
     inside = np.flatnonzero(labels >= 0)
     names, index = np.unique(labels[inside], return_inverse=True)
-    member = sp.csr_array((np.ones(len(inside)), (inside, index)), shape=(len(labels), len(names)))
+    member = scipy.sparse.csr_array(
+        (np.ones(len(inside)), (inside, index)), shape=(len(labels), len(names))
+    )
     sums = np.empty((len(labels), len(names)))
     for start in range(0, len(labels), stripe):
         values = np.array(correlation[start : start + stripe], dtype=np.float64)
@@ -280,7 +273,10 @@ def functional_silhouette(correlation: FloatArray, labels: Labels) -> float:
 
 
 def distance_controlled_boundary_coefficient(
-    correlation: FloatArray, labels: Labels, distances: sp.csr_array, bin_width: float = 1.0
+    correlation: FloatArray,
+    labels: Labels,
+    distances: scipy.sparse.csr_array,
+    bin_width: float = 1.0,
 ) -> float:
     """How much more vertices correlate within a network than across, at equal distance (DCBC).
 
@@ -306,9 +302,7 @@ def distance_controlled_boundary_coefficient(
     float
         0 if networks are no better than chance; NaN if no bin has pairs of both kinds.
     """
-    import scipy.sparse as sp
-
-    pairs = sp.coo_array(sp.triu(distances, k=1))
+    pairs = scipy.sparse.coo_array(scipy.sparse.triu(distances, k=1))
     first, second = pairs.coords
     known = (labels[first] >= 0) & (labels[second] >= 0)
     first, second, distance = first[known], second[known], pairs.data[known]

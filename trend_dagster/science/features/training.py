@@ -661,7 +661,7 @@ def train(
         If a device is asked for that is not there.
     """
     fabric, precision = _make_fabric(config)
-    n_vertices, *_, n_timepoints = np.shape(runs[split.train[0]]())
+    first = np.shape(runs[split.train[0]]())
     job = _Job(
         runs,
         split,
@@ -672,8 +672,8 @@ def train(
         on_notice,
         abandoned,
         identity=_identity(split, model_config, config, precision, cohort),
-        n_vertices=min(n_vertices, config.vertex_subsample or n_vertices),
-        n_timepoints=n_timepoints,
+        n_vertices=min(first[0], config.vertex_subsample or first[0]),
+        n_timepoints=first[-1],
         device_type=fabric.device.type,
     )
     _check_memory(job)
@@ -684,10 +684,7 @@ def train(
             raise
         raise _out_of_memory(job, "less") from error
     history = [EpochRecord(**record) for record in ended.pop("history")]
-    return _result(job, _Progress(history, **ended))
-
-
-def _result(job: _Job, progress: _Progress) -> TrainingResult:
+    progress = _Progress(history, **ended)
     if not math.isfinite(progress.best_loss):
         raise TrainingError(
             "Training",

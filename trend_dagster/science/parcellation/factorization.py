@@ -22,6 +22,7 @@ from dataclasses import dataclass
 from typing import Any
 
 import numpy as np
+import scipy  # loads a part of its own when it is first asked for
 from numpy.typing import NDArray
 from threadpoolctl import threadpool_limits
 
@@ -200,10 +201,8 @@ def leading_eigenpairs(
 
 
 def _block_eigenpairs(block: FloatArray, n_pairs: int) -> tuple[FloatArray, FloatArray]:
-    from scipy.linalg import eigh
-
     if len(block) <= max(_LANCZOS_FROM * n_pairs, 2):
-        values, vectors = eigh(block, check_finite=False)
+        values, vectors = scipy.linalg.eigh(block, check_finite=False)
     else:
         values, vectors = _lanczos(block, n_pairs)
     order = np.argsort(-np.abs(values), kind="stable")[:n_pairs]
@@ -212,7 +211,6 @@ def _block_eigenpairs(block: FloatArray, n_pairs: int) -> tuple[FloatArray, Floa
 
 def _lanczos(block: FloatArray, n_pairs: int) -> tuple[FloatArray, FloatArray]:
     # A fixed start makes the result reproducible.
-    from scipy.linalg import eigh
     from scipy.sparse.linalg import ArpackError, LinearOperator, eigsh
 
     start = np.random.default_rng(0).random(len(block)).astype(block.dtype)
@@ -221,7 +219,7 @@ def _lanczos(block: FloatArray, n_pairs: int) -> tuple[FloatArray, FloatArray]:
         values, vectors = eigsh(operator, k=n_pairs, which="LM", v0=start)
     except ArpackError:
         # A label of zeros, or more equal eigenvalues than the iteration can tell apart.
-        values, vectors = eigh(block, check_finite=False)
+        values, vectors = scipy.linalg.eigh(block, check_finite=False)
     return values, vectors
 
 
@@ -602,10 +600,10 @@ def factorize_many(
             solved = _solve_block(matrix, inner, weights, config, threads, n_threads)
         else:
             solved = _solve_graph(matrix, inner, weights, config, smooth, threads)
-        for index, *found in solved:
+        for found in solved:
             seconds = time.perf_counter() - began
-            problem, penalty = problems[index], weights[index]
-            yield index, _finished(matrix, problem, penalty, smooth, seconds, *found)
+            problem, penalty = problems[found[0]], weights[found[0]]
+            yield found[0], _finished(matrix, problem, penalty, smooth, seconds, found)
 
 
 def _common_starts(
@@ -623,12 +621,10 @@ def _finished(
     penalty: tuple[float, float],
     graph: Graph | None,
     seconds: float,
-    Wt: FloatArray,
-    H: FloatArray,
-    n_iter: int,
-    converged: bool,
+    solved: Solved,
 ) -> Factorization:
     """Take factors in block order to all vertices."""
+    _, Wt, H, n_iter, converged = solved
     full_W = np.zeros((matrix.n_vertices, len(Wt)), dtype=Wt.dtype)
     full_H = np.zeros((len(H), matrix.n_vertices), dtype=H.dtype)
     full_W[matrix.permutation], full_H[:, matrix.permutation] = Wt.T, H
