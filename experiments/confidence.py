@@ -10,10 +10,10 @@ from __future__ import annotations
 
 import argparse
 import json
-import sys
 from typing import Any
 
 import numpy as np
+import pandas as pd
 import torch
 from numpy.typing import NDArray
 from scipy.ndimage import gaussian_filter1d
@@ -132,10 +132,8 @@ def main() -> None:
         for seed in options.seeds
     }
     for seed, found in result.items():
-        for name, row in found.items():
-            figures = "  ".join(f"{key} {value:.3f}" for key, value in row.items())
-            print(f"seed {seed}  {name:24s} {figures}")
-    sys.stdout.write(json.dumps(result) + "\n")
+        print(f"seed {seed}\n{pd.DataFrame(found).T.round(3).to_string()}")
+    print(json.dumps(result))
 
 
 if __name__ == "__main__":

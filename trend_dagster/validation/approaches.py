@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import warnings
 from collections.abc import Callable, Iterator, Mapping
 from dataclasses import asdict, dataclass
 from pathlib import Path
@@ -45,6 +46,12 @@ class Approach:
     name: str
     identity: Mapping[str, Any]
     find: Find
+
+    def labels(self, recording: Recording, n_networks: int, seed: int) -> Labels:
+        """Find networks. That an optimiser stopped early is part of the result, and not said."""
+        with warnings.catch_warnings():
+            warnings.simplefilter("ignore")
+            return self.find(recording, n_networks, seed)
 
 
 @dataclass(frozen=True)
