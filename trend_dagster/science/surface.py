@@ -88,10 +88,15 @@ def sphere_triangles(sphere: FloatArray) -> NDArray[np.int32]:
     points = np.asarray(sphere, dtype=np.float64)
     triangles = np.sort(scipy.spatial.ConvexHull(points).simplices, axis=1)
     triangles = triangles[np.lexsort(triangles.T[::-1])]
-    a, b, c = points[triangles[:, 0]], points[triangles[:, 1]], points[triangles[:, 2]]
-    inward = np.einsum("ij,ij->i", np.cross(b - a, c - a), a) < 0
+    inward = np.einsum("ij,ij->i", _normals(points, triangles), points[triangles[:, 0]]) < 0
     triangles[inward] = triangles[inward][:, [0, 2, 1]]
     return triangles.astype(np.int32)
+
+
+def _normals(points: FloatArray, triangles: NDArray[np.integer]) -> NDArray[np.float64]:
+    """Vectors at right angles to triangles, twice as long as their areas are large."""
+    a, b, c = np.moveaxis(points[triangles].astype(np.float64), 1, 0)
+    return np.cross(b - a, c - a)
 
 
 _REPAIR = "Check that this is the surface of the data, and export or repair it again."
@@ -126,10 +131,7 @@ def check_hemisphere(subject: str, points: FloatArray, triangles: NDArray[np.int
     if triangles.size == 0 or triangles.min() < 0 or triangles.max() >= n:
         found = f"{triangles.min()} to {triangles.max()}" if triangles.size else "no triangles"
         raise _bad_mesh(subject, f"triangles between vertices 0 to {n - 1}", found)
-    corners = points[triangles].astype(np.float64)
-    area = np.linalg.norm(
-        np.cross(corners[:, 1] - corners[:, 0], corners[:, 2] - corners[:, 0]), axis=1
-    )
+    area = np.linalg.norm(_normals(points, triangles), axis=1)
     sides = np.sort(triangles[:, [0, 1, 1, 2, 2, 0]].reshape(-1, 2), axis=1)
     edges, uses = np.unique(sides, axis=0, return_counts=True)
     unused = np.bincount(triangles.ravel(), minlength=n) == 0
@@ -161,8 +163,7 @@ def vertex_areas(surface: Surface) -> NDArray[np.float64]:
     ndarray of shape (n_vertices,)
         Areas in mm^2; their sum is the area of the surface.
     """
-    a, b, c = np.moveaxis(surface.coordinates[surface.triangles].astype(np.float64), 1, 0)
-    area = np.linalg.norm(np.cross(b - a, c - a), axis=1) / 6
+    area = np.linalg.norm(_normals(surface.coordinates, surface.triangles), axis=1) / 6
     corners = surface.triangles.ravel()
     return np.bincount(corners, np.repeat(area, 3), surface.n_vertices).astype(np.float64)
 
