@@ -84,6 +84,7 @@ __all__ = [
     "how_backfill_ended",
     "hurry_backfills",
     "open_backfills",
+    "run_daemon",
 ]
 
 RECORDED_ONE_BY_ONE = {SYSTEM_METADATA_KEY_SOURCE_ASSET_OBSERVATION: True}
@@ -244,3 +245,10 @@ def hurry_backfills(seconds: int) -> None:
     from dagster._daemon import controller
 
     controller.DEFAULT_DAEMON_INTERVAL_SECONDS = seconds
+
+
+def run_daemon() -> None:
+    """Run Dagster's daemon with the arguments of this process."""
+    from dagster._daemon.cli import main
+
+    main()
