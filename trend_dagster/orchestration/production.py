@@ -28,7 +28,13 @@ import dagster as dg
 from dagster import AssetExecutionContext
 from pydantic import Field
 
-from trend_dagster.errors import MissingUpstreamError, SettingsError, StoreError, TrendError
+from trend_dagster.errors import (
+    MissingUpstreamError,
+    SettingsError,
+    StoreError,
+    TrendError,
+    cannot_write,
+)
 from trend_dagster.orchestration.io_managers import RECORDED_ONE_BY_ONE, Published, Result
 from trend_dagster.orchestration.partitions import partitions_of, to_partition
 from trend_dagster.project.folder import BOLD_RUN, Project
@@ -755,12 +761,7 @@ def _deliver(cell: Cell, files: Mapping[str, bytes]) -> None:
         try:
             replace_file(outputs / name, content)
         except OSError as error:
-            raise StoreError(
-                f"file {outputs / name}",
-                expected="a folder that can be written to, on a disk with room",
-                found=error.strerror or str(error),
-                remedy="Free space or mend the permissions, then run again.",
-            ) from error
+            raise cannot_write(f"file {outputs / name}", error) from error
     for name, digest in old.items():
         path = outputs / name
         if name not in files and path.is_file() and digest_of_file(path) == digest:

@@ -38,13 +38,17 @@ from numpy.typing import NDArray
 from zarr.codecs import BloscCodec, Crc32cCodec
 from zarr.storage import LocalStore
 
-from trend_dagster.errors import StoreError
+from trend_dagster.errors import StoreError, cannot_write
+from trend_dagster.storage.locks import flock
 from trend_dagster.storage.provenance import Recipe, digest_of_folder, library_versions
 from trend_dagster.storage.schema import ANY_ARRAYS, CHUNK_BYTES, SCHEMA, ArraySpec
 
 STORE_FORMAT = 1
 POINTER = "current"
 FAILURE = ".failed"
+NOTHING_LOST = (
+    "run again: what was published before is complete, and only this output has to be made again."
+)
 SAFE_NAME = re.compile(r"[A-Za-z0-9_-][A-Za-z0-9_.-]*")
 
 Partition = Mapping[str, str]
@@ -445,11 +449,11 @@ class Store:
             path.mkdir(parents=True)
             lock = _lock(path, fcntl.LOCK_EX)
         except OSError as error:
-            raise self._unwritable(folder, error) from error
+            raise cannot_write(f"store {folder}", error, NOTHING_LOST) from error
         try:
             yield Draft(asset, path, lock)
         except OSError as error:
-            raise self._unwritable(folder, error) from error
+            raise cannot_write(f"store {folder}", error, NOTHING_LOST) from error
         finally:
             os.close(lock)
             shutil.rmtree(path, ignore_errors=True)
@@ -522,9 +526,9 @@ class Store:
             _sync_tree(draft.path)
             draft.path.rename(version.path)
             replace_file(folder / POINTER, f"{version.path.name}\n".encode())
-            fcntl.flock(draft.lock, fcntl.LOCK_SH)  # from here on it may be read
+            flock(draft.lock, fcntl.LOCK_SH)  # from here on it may be read
         except OSError as error:
-            raise self._unwritable(folder, error) from error
+            raise cannot_write(f"store {folder}", error, NOTHING_LOST) from error
         (folder / FAILURE).unlink(missing_ok=True)
         shutil.rmtree(self.scratch(draft.asset, partition, recipe), ignore_errors=True)
         self._collect(folder)
@@ -557,15 +561,6 @@ class Store:
             if _made_at(partial.name.removeprefix(".partial-")) < time.time() - 60:
                 _remove_unless_used(partial)
 
-    def _unwritable(self, folder: Path, error: OSError) -> StoreError:
-        return StoreError(
-            f"store {folder}",
-            expected="a folder that can be written to, on a disk with room",
-            found=error.strerror or str(error),
-            remedy="Free space or mend the permissions, then run again: what was published before "
-            "is complete, and only this output has to be made again.",
-        )
-
 
 def _text(path: Path) -> str | None:
     with suppress(FileNotFoundError, NotADirectoryError):
@@ -597,7 +592,7 @@ def _chunks(shape: tuple[int, ...], itemsize: int) -> tuple[int, ...]:
 
 def _lock(folder: Path, kind: int) -> int:
     handle = os.open(folder, os.O_RDONLY)
-    fcntl.flock(handle, kind)
+    flock(handle, kind)
     return handle
 
 
@@ -607,7 +602,8 @@ def _remove_unless_used(folder: Path) -> None:
     except FileNotFoundError:
         return
     try:
-        fcntl.flock(handle, fcntl.LOCK_EX | fcntl.LOCK_NB)
+        if not flock(handle, fcntl.LOCK_EX | fcntl.LOCK_NB):
+            return  # no locks here: nobody knows whether it is read
     except BlockingIOError:
         return
     else:
