@@ -80,17 +80,18 @@ def cannot_write(subject: str, error: OSError, remedy: str = "run again.") -> St
     StoreError
         To be raised from ``error``.
     """
-    expected, mend = _WRITING.get(error.errno or 0, ("a place that can be written to", "Mend that"))
+    unknown = ("a place that can be written to", "Mend that")
+    expected, mend = SAID_IN_WORDS.get(error.errno or 0, unknown)
     found = error.strerror or str(error)
     return StoreError(subject, expected=expected, found=found, remedy=f"{mend}, then {remedy}")
 
 
 _NO_ROOM = ("room on the disk", "Free space")
 _NO_PERMISSION = (
-    "permission to write there",
+    "permission for this user",
     "Ask the owner of the project for it (a common group, and umask 002)",
 )
-_WRITING = {
+SAID_IN_WORDS = {
     errno.ENOSPC: _NO_ROOM,
     errno.EDQUOT: _NO_ROOM,
     errno.EACCES: _NO_PERMISSION,
@@ -99,6 +100,7 @@ _WRITING = {
     errno.ENAMETOOLONG: ("a name that the file system takes", "Shorten the name"),
     errno.ENOTDIR: ("a folder", "Move the file that is in its place"),
 }
+"""What is expected where writing fails, and what mends it, by the system's number."""
 
 
 class ServerError(TrendError):

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from contextlib import suppress
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Any
 
@@ -89,14 +90,10 @@ def _list(project: Project, asset: StoredAsset, as_json: bool) -> None:
 
 
 def _describe(project: Project, asset: StoredAsset, version: Version) -> dict[str, Any]:
-    from trend_dagster.orchestration.instance import open_instance
     from trend_dagster.orchestration.lineage import ancestry, states
-    from trend_dagster.orchestration.recorded_pictures import write_pictures
     from trend_dagster.storage.stores import describe
 
     state = next((s for s in states(project, asset) if s.partition == version.partition), None)
-    with open_instance(project.folder) as instance:
-        pictures = write_pictures(project, instance, version)
     return {
         "output": describe(version.asset, version.partition),
         "status": state.status if state else "its input was removed",
@@ -118,11 +115,22 @@ def _describe(project: Project, asset: StoredAsset, version: Version) -> dict[st
         ],
         "facts": version.facts,
         "run": version.attributes["run"],
-        "pictures": [str(path) for path in pictures],
+        "pictures": [str(path) for path in _pictures(project, version)],
         "settings": version.recipe.as_dict()["settings"],
         "libraries": version.attributes["libraries"],
         "made_from": [{"depth": depth, "what": line} for depth, line in ancestry(project, version)],
     }
+
+
+def _pictures(project: Project, version: Version) -> list[Path]:
+    """Write the recorded pictures where people find them; a reader without that right has none."""
+    from trend_dagster.orchestration.instance import open_records
+    from trend_dagster.orchestration.recorded_pictures import write_pictures
+
+    with open_records(project.folder) as records, suppress(PermissionError):
+        if records is not None:
+            return write_pictures(project, records, version)
+    return []
 
 
 def _print(found: dict[str, Any]) -> None:

@@ -37,6 +37,8 @@ UNFINISHED = [
     dg.DagsterRunStatus.CANCELING,
 ]
 
+LITTLE_ROOM = 2**20  # bytes; less is taken for the cause when records cannot be written
+
 Settings = dict[str, Any]
 
 
@@ -116,6 +118,8 @@ def _errors_in_words(home: Path) -> Iterator[None]:
         yield
     except DatabaseError as error:
         said = str(error.orig)
+        if shutil.disk_usage(home).free < LITTLE_ROOM:  # SQLite calls it an I/O error
+            said = f"{said} (disk full)"
         for words, expected, remedy in _SAID_BY_SQLITE:
             if words in said:
                 raise StoreError(subject, expected=expected, found=said, remedy=remedy) from error
@@ -135,7 +139,7 @@ def _errors_in_words(home: Path) -> Iterator[None]:
 
 
 _NO_PERMISSION = (
-    "permission to write there",
+    "permission for this user to write there",
     "Ask the owner of the project for it (a common group, and umask 002). Reading needs none: "
     "`trend status`, `trend show`, `trend export --to`, `trend dev --read-only`.",
 )
