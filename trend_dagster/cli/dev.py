@@ -73,7 +73,10 @@ def dev(
             say(f"{where}, read only  (Ctrl-C ends it)")
             Service(records, project.folder, port, environment, say, read_only=True).run()
         return
-    with only_service(project.folder, port), open_instance(project.folder) as instance:
+    with (
+        only_service(project.folder, port),
+        open_instance(project.folder, end_dead=False) as instance,  # the service does, and tells
+    ):
         home = instance_home(project.folder)
         _register(project, instance)
         if (home / "dagster.yaml").exists() and (ours := added_settings(home)):

@@ -43,13 +43,15 @@ Settings = dict[str, Any]
 
 
 @contextmanager
-def open_instance(project: Path) -> Iterator[dg.DagsterInstance]:
+def open_instance(project: Path, *, end_dead: bool = True) -> Iterator[dg.DagsterInstance]:
     """Open the Dagster instance of a project, and end what died in it.
 
     Parameters
     ----------
     project : Path
         Folder of the project.
+    end_dead : bool
+        End runs whose process is gone (:func:`end_dead_runs`).
 
     Yields
     ------
@@ -65,7 +67,8 @@ def open_instance(project: Path) -> Iterator[dg.DagsterInstance]:
     """
     home = instance_home(project)
     with _errors_in_words(home), _open(home, home) as instance:
-        end_dead_runs(instance)
+        if end_dead:
+            end_dead_runs(instance)
         yield instance
 
 
@@ -84,7 +87,7 @@ def open_records(project: Path) -> Iterator[dg.DagsterInstance | None]:
         None if there are no records, or none that this user may read. Where the user may not
         write, a copy of the records as they are now: SQLite writes even to read.
     """
-    home = _home(project)
+    home = records_home(project)
     history = home / "history"
     if not os.access(history, os.R_OK | os.X_OK):
         yield None
@@ -194,10 +197,11 @@ def only_run_here(project: Path, wait: Callable[[str], object] | None = None) ->
 
 def instance_home(project: Path) -> Path:
     """Folder of the instance's state, made if need be: the user's DAGSTER_HOME, else `.dagster`."""
-    return _make(_home(project))
+    return _make(records_home(project))
 
 
-def _home(project: Path) -> Path:
+def records_home(project: Path) -> Path:
+    """Folder of the instance's state, whether or not it is there."""
     named = os.environ.get(HOME_VARIABLE)
     return Path(named).expanduser().resolve() if named else project.resolve() / ".dagster"
 
@@ -375,4 +379,5 @@ def _is_dead(instance: dg.DagsterInstance, run: dg.DagsterRun, launched: bool) -
     found = process_of(instance, run)
     if found is not None:
         return not is_alive(*found)
-    return launched and (_launched_here(run) or GRPC_INFO_TAG not in run.tags)
+    told = HOST_TAG in run.tags or GRPC_INFO_TAG in run.tags
+    return launched and (_launched_here(run) or not told)

@@ -359,10 +359,10 @@ def _kill(processes: list[psutil.Process]) -> None:
 
 def _end_with_parent() -> None:
     """Ask Linux to end this process when the one that started it dies (``prctl(2)``)."""
-    _LIBC.prctl(1, signal.SIGTERM)
+    _SYSTEM.prctl(1, signal.SIGTERM)
 
 
-_LIBC = ctypes.CDLL(None) if sys.platform == "linux" else None
+_SYSTEM = ctypes.CDLL(None)  # loaded before a fork, between which and the start little is safe
 
 
 def _answers(client: DagsterGrpcClient) -> bool:

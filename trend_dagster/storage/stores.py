@@ -393,11 +393,7 @@ class Store:
 
     def size(self, asset: str) -> int:
         """Bytes on disk of all versions of an asset, with unfinished work."""
-        sizes = 0
-        for path in (self.root / asset).rglob("*"):
-            with suppress(FileNotFoundError):  # collected meanwhile
-                sizes += path.lstat().st_size if path.is_file() else 0
-        return sizes
+        return size_of(self.root / asset)
 
     def scratch(self, asset: str, partition: Partition, recipe: Recipe) -> Path:
         """Folder for unfinished work that a later attempt at the same recipe may take up."""
@@ -556,10 +552,10 @@ class Store:
         for name, successor in zip(others, [*others[1:], current], strict=False):
             rank = len(others) - others.index(name)
             if rank >= self.keep_versions and _made_at(successor) < cutoff:
-                _remove_unless_used(folder / name)
+                remove_unless_used(folder / name)
         for partial in folder.glob(".partial-*"):
             if _made_at(partial.name.removeprefix(".partial-")) < time.time() - 60:
-                _remove_unless_used(partial)
+                remove_unless_used(partial)
 
 
 def _text(path: Path) -> str | None:
@@ -596,7 +592,28 @@ def _lock(folder: Path, kind: int) -> int:
     return handle
 
 
-def _remove_unless_used(folder: Path) -> None:
+def pointed_to(folder: Path) -> str | None:
+    """Name the current version in the folder of an output; None if there is none."""
+    return _text(folder / POINTER)
+
+
+def size_of(path: Path) -> int:
+    """Bytes on disk of a file, or of all files below a folder."""
+    size = 0
+    for file in (path, *path.rglob("*")):
+        with suppress(FileNotFoundError):  # collected meanwhile
+            size += file.lstat().st_size if file.is_file() else 0
+    return size
+
+
+def remove_unless_used(folder: Path) -> None:
+    """Remove a version, unless it is the current one or a process reads or writes it.
+
+    Parameters
+    ----------
+    folder : Path
+        The version's.
+    """
     try:
         handle = os.open(folder, os.O_RDONLY)
     except FileNotFoundError:
@@ -608,7 +625,7 @@ def _remove_unless_used(folder: Path) -> None:
         return
     else:
         # A writer holds its lock until the pointer is replaced, so only now is this for certain.
-        if _text(folder.parent / POINTER) != folder.name:
+        if pointed_to(folder.parent) != folder.name:
             shutil.rmtree(folder, ignore_errors=True)
     finally:
         os.close(handle)

@@ -278,7 +278,7 @@ class _Progress:
         return sum(record.skipped_steps for record in self.history)
 
 
-def _write_atomically(path: Path, write: Callable[[Path], None]) -> None:
+def _write_atomically(path: Path, write: Callable[[Path], object]) -> None:
     """Let a reader find the old file or the new one, never a half of either."""
     temporary = path.with_name(path.name + ".part")
     write(temporary)
@@ -309,11 +309,13 @@ class _Checkpoints:
 
     def write_best(self, model: TransformerAutoencoder, loss: float) -> None:
         """Keep the best weights; the file tells what they belong to."""
-        from safetensors.numpy import save_file
+        from safetensors.numpy import save
 
         about = {"settings": json.dumps(self.settings, sort_keys=True), "loss": repr(loss)}
         arrays = weights_to_arrays(model)
-        _write_atomically(self.best_path, lambda path: save_file(arrays, path, about))
+        # Its own writing gives the file to this user alone; another of a group may go on.
+        content = save(arrays, about)
+        _write_atomically(self.best_path, lambda path: path.write_bytes(content))
 
     def read_best(self, config: AutoencoderConfig, n_timepoints: int) -> TransformerAutoencoder:
         from safetensors.numpy import load_file
