@@ -115,8 +115,9 @@ class Service:
     environment: Mapping[str, str]
     say: Say
     read_only: bool = False
-    parts: list[Part] = field(default_factory=list)
-    signal: int | None = None
+    parts: list[Part] = field(default_factory=list, init=False)
+    socket: str = field(default="", init=False)
+    signal: int | None = field(default=None, init=False)
 
     @property
     def mark(self) -> str:
@@ -144,12 +145,12 @@ class Service:
                 self._end()
 
     def _commands(self, scratch: Path) -> list[Part]:
-        socket = scratch / socket_name()
+        socket = self.socket = str(scratch / socket_name())
         workspace = scratch / "workspace.yaml"
-        server = {"location_name": LOCATION, "host": "localhost", "socket": str(socket)}
+        server = {"location_name": LOCATION, "host": "localhost", "socket": socket}
         workspace.write_text(yaml.safe_dump({"load_from": [{"grpc_server": server}]}))
         ref = ["--instance-ref", serialize_value(self.instance.get_ref())]
-        code = ["code-server", "start", "--socket", str(socket), "--location-name", LOCATION]
+        code = ["code-server", "start", "--socket", socket, "--location-name", LOCATION]
         code += ["--module-name", "trend_dagster.definitions", "--log-level", "warning", *ref]
         code += ["--inject-env-vars-from-instance"]
         page = ["--host", "127.0.0.1", "--port", str(self.port), "--dagster-log-level", "warning"]
@@ -168,7 +169,7 @@ class Service:
     def _start(self) -> None:
         code_server, *others = self.parts
         self._start_part(code_server)
-        client = DagsterGrpcClient(socket=code_server.command[5])
+        client = DagsterGrpcClient(socket=self.socket)
         end = time.monotonic() + START_SECONDS
         while not _answers(client):
             if not code_server.alive or time.monotonic() > end:
