@@ -353,7 +353,8 @@ def process_of(instance: dg.DagsterInstance, run: dg.DagsterRun) -> tuple[int, f
     (int, float) or None
         Its id and a time at which it ran; None if no process of this machine is known.
     """
-    if run.tags.get(HOST_TAG) == socket.gethostname():
+    # A run that the page executed again has the tags of the first one, and a launcher.
+    if GRPC_INFO_TAG not in run.tags and run.tags.get(HOST_TAG) == socket.gethostname():
         record = instance.get_run_record_by_id(run.run_id)
         assert record is not None
         return int(run.tags[PROCESS_TAG]), record.create_timestamp.timestamp()
@@ -377,7 +378,7 @@ def _launched_here(run: dg.DagsterRun) -> bool:
 
 def _is_dead(instance: dg.DagsterInstance, run: dg.DagsterRun, launched: bool) -> bool:
     found = process_of(instance, run)
-    if found is not None:
+    if found is not None and (run.status != dg.DagsterRunStatus.STARTING or launched):
         return not is_alive(*found)
     told = HOST_TAG in run.tags or GRPC_INFO_TAG in run.tags
     return launched and (_launched_here(run) or not told)
