@@ -68,7 +68,7 @@ def measure(folder: Path, size: Size) -> dict[str, float]:
     from trend_dagster.definitions import build_definitions
     from trend_dagster.orchestration.instance import open_instance
     from trend_dagster.orchestration.overview import overview
-    from trend_dagster.orchestration.running import run_all
+    from trend_dagster.orchestration.running import Wish, run_all
     from trend_dagster.project.folder import Project
 
     write_project(folder, size)
@@ -80,7 +80,7 @@ def measure(folder: Path, size: Size) -> dict[str, float]:
             definitions = build_definitions(folder)
             for asset in ("bold", "geodesic_labels"):
                 began = time.perf_counter()
-                (outcome,) = run_all(project, definitions, instance, select=[asset])
+                (outcome,) = run_all(project, definitions, instance, Wish(select=[asset]))
                 seconds[f"{asset}{again}"] = round(time.perf_counter() - began, 3)
                 made += outcome.made
                 if outcome.errors:

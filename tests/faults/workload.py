@@ -13,9 +13,9 @@ import dagster as dg
 
 from tests.conftest import write_project
 from trend_dagster.errors import StoreError
+from trend_dagster.orchestration.assets import ASSETS
 from trend_dagster.orchestration.instance import UNFINISHED, open_records
-from trend_dagster.orchestration.lineage import states
-from trend_dagster.orchestration.production import STORED_ASSETS
+from trend_dagster.orchestration.lineage import Lineage
 from trend_dagster.project.folder import Project
 
 # Long enough that kills fall into training and sweep, and label files swept by child processes.
@@ -39,7 +39,7 @@ def digests(folder: Path) -> Digests:
     """
     project = Project.open(folder)
     found = {}
-    for name, asset in STORED_ASSETS.items():
+    for name, asset in ASSETS.items():
         for partition in project.store.stored(name, asset.dims):
             version = project.store.latest(name, partition)
             assert version is not None
@@ -51,11 +51,11 @@ def digests(folder: Path) -> Digests:
 
 def not_current(folder: Path) -> list[str]:
     """Outputs that are not as they would be made now."""
-    project = Project.open(folder)
+    lineage = Lineage(Project.open(folder))
     return [
         f"{s.asset} {s.partition}: {s.status} {s.reasons}"
-        for asset in STORED_ASSETS.values()
-        for s in states(project, asset)
+        for asset in ASSETS.values()
+        for s in lineage.states(asset)
         if s.status not in {"current", "not needed"}
     ]
 
@@ -81,7 +81,7 @@ def reader(folder: Path) -> Iterator[list[str]]:
     def read() -> None:
         store = Project.open(folder).store
         while not over.is_set():
-            for name, asset in STORED_ASSETS.items():
+            for name, asset in ASSETS.items():
                 for partition in store.stored(name, asset.dims):
                     try:
                         if (version := store.latest(name, partition)) is not None:

@@ -10,8 +10,8 @@ from typing import TYPE_CHECKING, Annotated
 import typer
 from rich.markup import escape
 
-from trend_dagster.cli.app import Debug, Folder, Profile, app, console, problems
-from trend_dagster.errors import ServerError, TrendError
+from trend_dagster.cli.app import Folder, Profile, app, console, problems
+from trend_dagster.errors import ServerError
 
 if TYPE_CHECKING:
     import dagster as dg
@@ -33,7 +33,6 @@ def dev(
         ),
     ] = False,
     profile: Profile = None,
-    debug: Debug = False,
 ) -> None:
     """Serve the Dagster page of a project on 127.0.0.1, with its sensor and schedule.
 
@@ -87,14 +86,10 @@ def dev(
 
 
 def _register(project: Project, instance: dg.DagsterInstance) -> None:
-    from trend_dagster.orchestration.partitions import register
-    from trend_dagster.project.folder import BOLD_RUN, LABEL_FILE
+    from trend_dagster.orchestration.partitions import register_all
 
-    for dimension in (BOLD_RUN, LABEL_FILE):
-        try:
-            register(instance, dimension, project.keys(dimension))
-        except TrendError as error:  # the UI can be looked at without inputs
-            problems.print(f"[yellow]Note[/] {escape(str(error))}", soft_wrap=True)
+    for _, error in register_all(instance, project):  # the UI can be looked at without inputs
+        problems.print(f"[yellow]Note[/] {escape(str(error))}", soft_wrap=True)
 
 
 def _check_free(port: int) -> None:

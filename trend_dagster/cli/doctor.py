@@ -8,7 +8,7 @@ from pathlib import Path
 import typer
 from rich.markup import escape
 
-from trend_dagster.cli.app import Debug, Folder, Json, Profile, app, console, emit
+from trend_dagster.cli.app import Folder, Json, Profile, app, console, emit
 
 COLOURS = {"good": "green", "note": "yellow", "wrong": "bold red"}
 
@@ -18,7 +18,6 @@ def doctor(
     folder: Folder = Path(),
     profile: Profile = None,
     as_json: Json = False,
-    debug: Debug = False,
 ) -> None:
     """Look for what may keep a project from working on this machine; change nothing.
 

@@ -9,7 +9,7 @@ import typer
 from rich.markup import escape
 from rich.table import Table
 
-from trend_dagster.cli.app import Debug, Folder, Json, Profile, app, console, emit, problems
+from trend_dagster.cli.app import Folder, Json, Profile, app, console, emit, problems
 from trend_dagster.cli.status import bytes_shown
 
 
@@ -29,14 +29,12 @@ def gc(
     yes: Annotated[bool, typer.Option("--yes", help="Remove without asking.")] = False,
     profile: Profile = None,
     as_json: Json = False,
-    debug: Debug = False,
 ) -> None:
     """Say what is needed no more, and remove it if that is wanted.
 
     Old versions, abandoned unfinished work, what killed processes have left. What a process reads
     or writes at the moment stays.
     """
-    import trend_dagster.orchestration.assets  # noqa: F401 - defines the assets
     from trend_dagster.orchestration.cleaning import leftovers, take_away
     from trend_dagster.orchestration.instance import only_run_here
     from trend_dagster.project.folder import Project

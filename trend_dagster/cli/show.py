@@ -10,7 +10,7 @@ import typer
 from rich.markup import escape
 from rich.table import Table
 
-from trend_dagster.cli.app import Debug, Json, Profile, ProjectFolder, app, console, emit
+from trend_dagster.cli.app import Json, Profile, ProjectFolder, app, console, emit
 from trend_dagster.errors import MissingUpstreamError, SettingsError
 
 if TYPE_CHECKING:
@@ -31,11 +31,9 @@ def show(
     folder: ProjectFolder = Path(),
     profile: Profile = None,
     as_json: Json = False,
-    debug: Debug = False,
 ) -> None:
     """Show one output: its arrays, what was measured, its pictures, and what it was made from."""
-    import trend_dagster.orchestration.assets  # noqa: F401 - defines the assets
-    from trend_dagster.orchestration.production import find_asset
+    from trend_dagster.orchestration.assets import find_asset
     from trend_dagster.project.folder import Project
     from trend_dagster.storage.stores import describe
 
@@ -74,11 +72,11 @@ def _partition(asset: StoredAsset, keys: list[str]) -> Partition:
 
 
 def _list(project: Project, asset: StoredAsset, as_json: bool) -> None:
-    from trend_dagster.orchestration.lineage import states
+    from trend_dagster.orchestration.lineage import Lineage
 
     rows = [
         {**s.partition, "status": s.status, "digest": s.version.digest if s.version else None}
-        for s in states(project, asset)
+        for s in Lineage(project).states(asset)
     ]
     if as_json:
         emit(rows)
@@ -90,10 +88,16 @@ def _list(project: Project, asset: StoredAsset, as_json: bool) -> None:
 
 
 def _describe(project: Project, asset: StoredAsset, version: Version) -> dict[str, Any]:
-    from trend_dagster.orchestration.lineage import ancestry, states
+    from trend_dagster.orchestration.lineage import Lineage, ancestry
+    from trend_dagster.orchestration.recorded_pictures import write_pictures
     from trend_dagster.storage.stores import describe
 
-    state = next((s for s in states(project, asset) if s.partition == version.partition), None)
+    state = next(
+        (s for s in Lineage(project).states(asset) if s.partition == version.partition), None
+    )
+    pictures: list[Path] = []
+    with suppress(PermissionError):  # who may only read gets none
+        pictures = write_pictures(project, version)
     return {
         "output": describe(version.asset, version.partition),
         "status": state.status if state else "its input was removed",
@@ -115,22 +119,11 @@ def _describe(project: Project, asset: StoredAsset, version: Version) -> dict[st
         ],
         "facts": version.facts,
         "run": version.attributes["run"],
-        "pictures": [str(path) for path in _pictures(project, version)],
+        "pictures": [str(path) for path in pictures],
         "settings": version.recipe.as_dict()["settings"],
         "libraries": version.attributes["libraries"],
         "made_from": [{"depth": depth, "what": line} for depth, line in ancestry(project, version)],
     }
-
-
-def _pictures(project: Project, version: Version) -> list[Path]:
-    """Write the recorded pictures where people find them; a reader without that right has none."""
-    from trend_dagster.orchestration.instance import open_records
-    from trend_dagster.orchestration.recorded_pictures import write_pictures
-
-    with open_records(project.folder) as records, suppress(PermissionError):
-        if records is not None:
-            return write_pictures(project, records, version)
-    return []
 
 
 def _print(found: dict[str, Any]) -> None:

@@ -14,7 +14,8 @@ from dataclasses import dataclass
 from pathlib import Path
 
 from trend_dagster.errors import TrendError
-from trend_dagster.orchestration.production import STORED_ASSETS, StoredAsset
+from trend_dagster.orchestration.assets import ASSETS
+from trend_dagster.orchestration.production import StoredAsset
 from trend_dagster.project.folder import Project
 from trend_dagster.storage.stores import (
     POINTER,
@@ -76,9 +77,9 @@ def leftovers(project: Project, keep_versions: int = 1, outdated: bool = False) 
 def _found(project: Project, keep_versions: int, outdated: bool) -> Iterator[tuple[Path, str]]:
     root = project.store.root
     for folder in sorted(root.iterdir()) if root.is_dir() else ():
-        if folder.is_dir() and folder.name not in STORED_ASSETS:
+        if folder.is_dir() and folder.name not in ASSETS:
             yield folder, "output of an asset that there is no more"
-    for asset in STORED_ASSETS.values():
+    for asset in ASSETS.values():
         gone = _asked_for_no_more(project, asset) if outdated else []
         for partition in gone:
             folder = project.store.folder(asset.name, partition)
@@ -141,7 +142,7 @@ def _unfinished(project: Project, asset: StoredAsset, folder: Path) -> Iterator[
 def _fingerprint(project: Project, asset: StoredAsset, partition: Partition) -> str | None:
     """What the output would be made from now; None where that cannot be told."""
     with suppress(TrendError):
-        inputs = asset.inputs(project, partition)
+        inputs = asset.find(project, partition)
         return asset.recipe(project, partition, inputs).fingerprint
     return None
 

@@ -25,10 +25,10 @@ from dagster._core.storage.tags import GRPC_INFO_TAG
 from sqlalchemy.exc import DatabaseError
 
 from trend_dagster.errors import SettingsError, StoreError, cannot_write
+from trend_dagster.orchestration.private import HOST_TAG, PROCESS_TAG
 from trend_dagster.project.settings import resource_folder
 from trend_dagster.storage.locks import TakenError, hold, is_alive
 
-PROCESS_TAG, HOST_TAG = "trend/process", "trend/host"
 HOME_VARIABLE = "DAGSTER_HOME"
 
 UNFINISHED = [

@@ -29,13 +29,13 @@ from types import FrameType
 import dagster as dg
 import psutil
 import yaml
+from dagster._core.storage.tags import GRPC_INFO_TAG
 from dagster._grpc.client import DagsterGrpcClient
 from dagster_shared.serdes import serialize_value
 from sqlalchemy.exc import DatabaseError
 
 from trend_dagster.errors import ServerError
 from trend_dagster.orchestration.instance import (
-    HOST_TAG,
     end_dead_runs,
     instance_home,
     process_of,
@@ -251,7 +251,7 @@ class Service:
                 waited = datetime.now(UTC) - record.update_timestamp.replace(tzinfo=UTC)
                 found = process_of(self.instance, record.dagster_run)
                 if found and is_alive(*found) and waited > timedelta(seconds=CANCEL_SECONDS):
-                    own = HOST_TAG in record.dagster_run.tags  # a `trend run`
+                    own = GRPC_INFO_TAG not in record.dagster_run.tags  # a `trend run`
                     with suppress(ProcessLookupError, PermissionError):
                         os.kill(found[0], signal.SIGINT if own else signal.SIGKILL)
 
