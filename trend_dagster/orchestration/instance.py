@@ -20,12 +20,15 @@ from typing import Any
 
 import dagster as dg
 import yaml
-from dagster._core.instance.ref import InstanceRef
-from dagster._core.storage.tags import GRPC_INFO_TAG
 from sqlalchemy.exc import DatabaseError
 
 from trend_dagster.errors import SettingsError, StoreError, cannot_write
-from trend_dagster.orchestration.private import HOST_TAG, PROCESS_TAG
+from trend_dagster.orchestration.private import (
+    GRPC_INFO_TAG,
+    HOST_TAG,
+    PROCESS_TAG,
+    InstanceRef,
+)
 from trend_dagster.project.settings import resource_folder
 from trend_dagster.storage.locks import TakenError, hold, is_alive
 

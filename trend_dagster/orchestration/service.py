@@ -29,9 +29,6 @@ from types import FrameType
 import dagster as dg
 import psutil
 import yaml
-from dagster._core.storage.tags import GRPC_INFO_TAG
-from dagster._grpc.client import DagsterGrpcClient
-from dagster_shared.serdes import serialize_value
 from sqlalchemy.exc import DatabaseError
 
 from trend_dagster.errors import ServerError
@@ -40,6 +37,11 @@ from trend_dagster.orchestration.instance import (
     instance_home,
     process_of,
     socket_name,
+)
+from trend_dagster.orchestration.private import (
+    GRPC_INFO_TAG,
+    DagsterGrpcClient,
+    serialize_value,
 )
 from trend_dagster.storage.locks import TakenError, hold, is_alive
 
