@@ -18,6 +18,7 @@ from trend_dagster.science.bold import (
     clean,
     common_length,
     prepare,
+    same_recordings,
     signal_mask,
     temporal_snr,
     why_unusable,
@@ -43,11 +44,29 @@ def test_constant_vertices_are_masked_at_whatever_value(bold):
     assert np.flatnonzero(~signal_mask(bold)).tolist() == [2, 7]
 
 
-def test_one_timepoint_that_differs_is_signal():
+def test_one_timepoint_that_differs_is_signal_and_rounding_is_none():
     bold = np.full((3, 50), 4.0, dtype=np.float32)
     bold[1, -1] = np.nextafter(np.float32(4), np.float32(5))
     bold[2, 0] = 3
-    assert signal_mask(bold).tolist() == [False, True, True]
+    assert signal_mask(bold).tolist() == [False, False, True]
+
+
+@pytest.mark.parametrize("share", [3e-5, 1e-3])
+def test_rounding_noise_on_the_wall_is_no_signal_in_any_unit(rng, share):
+    bold = rng.standard_normal((60, 80)) * rng.uniform(0.2, 5, (60, 1))
+    bold[50:] = share * rng.standard_normal((10, 80))
+    for scale, offset in ((1, 0), (1e4, 1e4), (1e-3, 0)):
+        mask = signal_mask((offset + scale * bold).astype(np.float32))
+        assert np.flatnonzero(~mask).tolist() == list(range(50, 60))
+
+
+@pytest.mark.parametrize("change", [lambda x: x, lambda x: 3 * x + 7, lambda x: x[:, :50]])
+def test_a_recording_is_known_again_whatever_its_unit_and_length(rng, change):
+    shared = rng.standard_normal((16, 80))  # what two recordings of a task have in common
+    series = {k: shared + 1.5 * rng.standard_normal((16, 80)) for k in "abc"}
+    assert same_recordings(series) == []
+    series["copy"] = change(series["b"]).astype(np.float32)
+    assert same_recordings(series) == [("b", "copy")]
 
 
 def test_the_mask_does_not_depend_on_unit_or_order_of_time(bold, rng):

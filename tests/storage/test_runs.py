@@ -228,11 +228,77 @@ def test_brain_models_that_differ_between_runs(tmp_path, rng):
         check_same_space(spaces)
 
 
-def test_the_wrong_way_round(tmp_path, signal):
-    np.save(tmp_path / "a.npy", signal.T)
+RAW = "raw"
+WALL = "a wall, constant"
+DEMEANED = "demeaned"
+ZSCORED = "z-scored"
+
+
+def as_prepared(signal: np.ndarray, how: str) -> np.ndarray:
+    """The same signal as different tools leave it."""
+    rng = np.random.default_rng(5)
+    if how == RAW:
+        return 1000 + 300 * rng.random((len(signal), 1)) + 10 * signal
+    if how == WALL:
+        return np.where(np.arange(len(signal))[:, None] < 3, 0, 1000 + 10 * signal)
+    centred = signal - signal.mean(axis=1, keepdims=True)
+    centred -= centred.mean(axis=0)  # the global signal is gone
+    return centred / (centred.std(axis=1, keepdims=True) if how == ZSCORED else 1)
+
+
+@pytest.mark.parametrize("how", [RAW, WALL, DEMEANED, ZSCORED])
+@pytest.mark.parametrize("n_timepoints", [20, 200])
+def test_the_wrong_way_round_is_told_by_what_is_in_it(tmp_path, rng, how, n_timepoints):
+    signal = rng.standard_normal((60, n_timepoints)) * rng.uniform(0.5, 2, (60, 1))
+    right = as_prepared(signal, how).astype(np.float32)
+    np.save(tmp_path / "a.npy", right)
+    assert np.array_equal(read_run(the_run(tmp_path)).signal, right)
+    if how == DEMEANED:  # twice centred, of any scale: nothing in it tells
+        return
+    np.save(tmp_path / "a.npy", right.T)
     message = refused(tmp_path)
-    assert "12 rows and 50 columns: the wrong way round" in message
+    assert f"{n_timepoints} rows and 60 columns: the wrong way round" in message
     assert "array.T" in message
+
+
+def test_the_mesh_tells_the_way_before_the_content(tmp_path, signal):
+    np.save(tmp_path / "a.npy", signal)
+    mesh = {"L": N_LEFT, "R": N_RIGHT}
+    assert read_run(the_run(tmp_path), None, mesh).notes == ()
+    np.save(tmp_path / "a.npy", signal.T)
+    with pytest.raises(InputError, match="wrong way round"):
+        read_run(the_run(tmp_path), None, mesh)
+    (note,) = read_run(the_run(tmp_path)).notes  # noise: nothing tells
+    assert "more timepoints (50) than vertices (12)" in note
+
+
+def test_files_are_found_in_sorted_order_whatever_the_order_of_writing(tmp_path):
+    names = ["sub-10", "sub-02", "sub-1", "Sub-3", "a"]
+    for name in names:
+        np.save(tmp_path / f"{name}.npy", np.zeros(1))
+    (tmp_path / "notes.txt").touch()
+    (tmp_path / "below").mkdir()
+    np.save(tmp_path / "below" / "deep.npy", np.zeros(1))
+    found = find_runs(tmp_path)
+    assert list(found) == sorted(names)
+    assert all(run.files == (tmp_path / f"{key}.npy",) for key, run in found.items())
+
+
+@pytest.mark.parametrize("others", [[], ["a.mat", "b.bin", "c.npz"]])
+def test_a_folder_without_runs_says_what_else_is_in_it(tmp_path, others):
+    for name in others:
+        (tmp_path / name).touch()
+    message = refused(tmp_path)
+    assert f"found {len(others)} entries, none of them one" in message
+    assert all(name in message for name in others)
+
+
+def test_two_names_with_one_key_are_both_named(tmp_path):
+    for name in ("sub 01.npy", "sub_01.npy"):
+        np.save(tmp_path / name, np.zeros((4, 2)))
+    message = refused(tmp_path)
+    assert "'sub 01.npy'" in message
+    assert "'sub_01.npy'" in message
 
 
 @pytest.mark.parametrize("share", [0.3, 0.9])

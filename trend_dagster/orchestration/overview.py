@@ -14,6 +14,7 @@ from trend_dagster.errors import InputError, StoreError
 from trend_dagster.orchestration.lineage import State, Status, states_of
 from trend_dagster.orchestration.production import STORED_ASSETS, StoredAsset
 from trend_dagster.project.folder import N_COMPONENTS, Project
+from trend_dagster.science.plausibility import doubts
 from trend_dagster.storage.stores import Partition, describe
 
 STATUSES: tuple[Status, ...] = get_args(Status)
@@ -33,6 +34,8 @@ class AssetStatus:
         Why, by output, for all that are not current.
     excluded : mapping of str to str
         Why an output is an exclusion, by output.
+    doubts : mapping of str to tuple of str
+        What is odd about an output, by output.
     removed : tuple of str
         Stored outputs whose input file is gone; they stay, and are left out of new averages.
     n_bytes : int
@@ -43,6 +46,7 @@ class AssetStatus:
     counts: Mapping[str, int]
     reasons: Mapping[str, tuple[str, ...]]
     excluded: Mapping[str, str]
+    doubts: Mapping[str, tuple[str, ...]]
     removed: tuple[str, ...]
     n_bytes: int
 
@@ -74,6 +78,11 @@ def _status(project: Project, asset: StoredAsset, found: list[State]) -> AssetSt
             describe(s.asset, s.partition): s.version.excluded
             for s in found
             if s.version is not None and s.version.excluded
+        },
+        doubts={
+            describe(s.asset, s.partition): tuple(said)
+            for s in found
+            if s.version is not None and (said := doubts(s.asset, s.version.facts))
         },
         removed=tuple(describe(asset.name, p) for p in removed(project, asset)),
         n_bytes=project.store.size(asset.name),

@@ -29,9 +29,14 @@ from trend_dagster.orchestration.lineage import State, states
 from trend_dagster.orchestration.partitions import register, to_key
 from trend_dagster.orchestration.production import STORED_ASSETS, StoredAsset, restore_files
 from trend_dagster.project.folder import BOLD_RUN, LABEL_FILE, Project
+from trend_dagster.science.plausibility import doubts
 from trend_dagster.storage.stores import describe
 
-NAMED_ELSEWHERE = {"up_to_date", "usable"}  # checks whose findings are outcomes by themselves
+NAMED_ELSEWHERE = {
+    "up_to_date",
+    "usable",
+    "plausible",
+}  # checks whose findings are outcomes by themselves
 
 
 @dataclass(frozen=True)
@@ -54,6 +59,8 @@ class Outcome:
         Partitions that wait for others.
     notes : tuple of str
         What else should be known.
+    doubts : tuple of str
+        What is odd about what is stored: quantities out of their plausible range, and the like.
     traces : tuple of str
         Where in the code errors arose that no user can mend.
     """
@@ -65,6 +72,7 @@ class Outcome:
     errors: tuple[str, ...] = ()
     blocked: int = 0
     notes: tuple[str, ...] = ()
+    doubts: tuple[str, ...] = ()
     traces: tuple[str, ...] = ()
 
 
@@ -188,6 +196,12 @@ def _run(
         errors=tuple(dict.fromkeys((*launched.errors, *blocked[:1]))),
         blocked=len(blocked),
         notes=notes + launched.warnings,
+        doubts=tuple(
+            f"{describe(s.asset, s.partition)}: {doubt}"
+            for s in after
+            if s.version is not None
+            for doubt in doubts(s.asset, s.version.facts)
+        ),
         traces=launched.traces,
     )
 

@@ -1,6 +1,7 @@
 """What a usable time series is: signal, mask, standardisation.
 
-A vertex has *signal* if its BOLD is not constant over time. Vertices without signal (the medial
+A vertex has *signal* if its BOLD varies over time, by more than a hundredth of what is usual in the
+run: rounding leaves less. Vertices without signal (the medial
 wall, regions outside the field of view) are found here, once, from the BOLD itself; every later
 step obeys this mask. In embedding space they could no longer be told apart: constant vertices all
 get the same embedding and correlate with each other at 1.0.
@@ -16,6 +17,7 @@ from numpy.typing import NDArray
 from pydantic import BaseModel, Field
 
 from trend_dagster.errors import CohortError, SettingsError
+from trend_dagster.science.plausibility import REPETITION_TIME
 
 BLOCK_VERTICES = 4096  # worked on at a time in float64
 
@@ -78,6 +80,15 @@ class CohortConfig(BaseModel, frozen=True, extra="forbid"):
     )
 
 
+LEAST_DEVIATION = 0.01
+"""Of the run's upper quartile. Cortex varies by a factor of some tens; what resampling and rounding
+leave on the medial wall is a few 1e-5 of the signal."""
+
+SAME = 0.95
+"""Mean correlation over vertices above which two series are one recording. Two recordings of one
+person reach some tenths."""
+
+
 def signal_mask(bold: NDArray[np.float32]) -> NDArray[np.bool_]:
     """Tell the vertices whose signal varies over time.
 
@@ -89,9 +100,55 @@ def signal_mask(bold: NDArray[np.float32]) -> NDArray[np.bool_]:
     Returns
     -------
     ndarray of shape (n_vertices,), bool
-        False where all timepoints are equal.
+        False where all timepoints are equal, or differ by less than a hundredth of what the
+        upper quartile of the varying vertices does.
     """
-    return np.asarray((bold != bold[:, :1]).any(axis=1))
+    varies = np.asarray((bold != bold[:, :1]).any(axis=1))
+    deviation = _deviation(bold)
+    if not varies.any():
+        return varies
+    return varies & (deviation > LEAST_DEVIATION * np.quantile(deviation[varies], 0.75))
+
+
+def _deviation(bold: NDArray[np.float32]) -> NDArray[np.float64]:
+    """Standard deviation over time, in float64 and in blocks."""
+    found = np.zeros(len(bold))
+    for start in range(0, len(bold), BLOCK_VERTICES):
+        block = slice(start, start + BLOCK_VERTICES)
+        found[block] = bold[block].astype(np.float64).std(axis=1)
+    return found
+
+
+def same_recordings(series: Mapping[str, NDArray[np.floating]]) -> list[tuple[str, str]]:
+    """Find runs that are one recording: copied, scaled, cropped, or saved in another format.
+
+    Parameters
+    ----------
+    series : mapping of str to ndarray of shape (n_vertices, n_timepoints)
+        The same vertices of each run; runs may differ in length, and are compared over the first
+        timepoints.
+
+    Returns
+    -------
+    list of tuple of two str
+        Pairs of runs, in the order given, whose series correlate by more than :data:`SAME` in the
+        mean over vertices.
+    """
+    names = list(series)
+    shortest = min((each.shape[1] for each in series.values()), default=0)
+    if shortest < 3:
+        return []
+    flat = np.stack([_unit_rows(series[name][:, :shortest]).ravel() for name in names])
+    alike = flat @ flat.T / max(1, len(next(iter(series.values()))))
+    first, second = np.nonzero(np.triu(alike > SAME, k=1))
+    return [(names[i], names[j]) for i, j in zip(first, second, strict=True)]
+
+
+def _unit_rows(series: NDArray[np.floating]) -> NDArray[np.float64]:
+    centred = series.astype(np.float64)
+    centred -= centred.mean(axis=1, keepdims=True)
+    length = np.linalg.norm(centred, axis=1, keepdims=True)
+    return np.asarray(centred / np.where(length > 0, length, 1))
 
 
 def why_unusable(bold: NDArray[np.float32]) -> str | None:
@@ -112,7 +169,14 @@ def why_unusable(bold: NDArray[np.float32]) -> str | None:
         n_nan = int(np.isnan(bold).sum())
         n_inf = int((~finite).sum()) - n_nan
         n_vertices = int((~finite).any(axis=1).sum())
-        return f"{n_nan} NaN and {n_inf} infinite values in {n_vertices} of {len(bold)} vertices"
+        said = f"{n_nan} NaN and {n_inf} infinite values in {n_vertices} of {len(bold)} vertices"
+        n_never = int((~finite).all(axis=1).sum())
+        if n_never:
+            said += (
+                f", {n_never} of them at all timepoints; if they are the medial wall, name it: "
+                "inputs.cortex_mask in trend.yaml takes it out"
+            )
+        return said
     if bold.shape[1] < 2:
         return "only one timepoint"
     if not signal_mask(bold).any():
@@ -183,6 +247,15 @@ def _check_filters(config: BoldConfig, repetition_time: float | None) -> None:
             expected="the seconds between volumes, which a filter needs",
             found="none: not in the settings, the JSON sidecar or the header",
             remedy="Set it in trend.yaml, or take high_pass_hz and low_pass_hz out.",
+        )
+    if not REPETITION_TIME.holds(repetition_time):
+        raise SettingsError(
+            "repetition time",
+            expected=f"{REPETITION_TIME.low:g} to {REPETITION_TIME.high:g} s between volumes, for "
+            "filters to take the right frequencies",
+            found=f"{repetition_time:g} s",
+            remedy="Set bold.repetition_time in trend.yaml, or mend the file: GIFTI and FreeSurfer "
+            "count milliseconds, sidecars seconds.",
         )
     highest = 0.5 / repetition_time
     low, high = config.high_pass_hz or 0.0, config.low_pass_hz or highest

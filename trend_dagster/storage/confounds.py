@@ -2,36 +2,61 @@
 
 from __future__ import annotations
 
-import re
+from collections.abc import Mapping
 from pathlib import Path
 
 import numpy as np
 from numpy.typing import NDArray
 
 from trend_dagster.errors import InputError
-from trend_dagster.storage.runs import BoldRun
+from trend_dagster.storage.runs import PROCESSING, BoldRun, entities_of
 
-_ENDING = "_desc-confounds_timeseries.tsv"
+_ENDINGS = ("_desc-confounds_timeseries.tsv", "_desc-confounds_regressors.tsv")  # fMRIPrep's
 
 
 def confounds_file(run: BoldRun) -> Path:
-    """Find the confounds table of a run: its key and ``_desc-confounds_timeseries.tsv``.
+    """Find the confounds table beside a run, by the entities of its name.
+
+    The table is named like the run, but for what tells how the run was processed: hemisphere,
+    space, cohort, density, resolution, description.
 
     Raises
     ------
     InputError
-        If it is not beside the run.
+        If it is not beside the run, or if several are.
     """
-    key = re.sub(r"_(space|den|res|desc)-[A-Za-z0-9+]+", "", run.key).removesuffix("_bold")
-    path = run.files[0].with_name(key + _ENDING)
-    if not path.is_file():
+    found = beside(run, _ENDINGS)
+    if len(found) != 1:
         raise InputError(
             f"confounds of BOLD run {run.key}",
-            expected=f"{path}, for the settings name confounds",
-            found="no such file",
-            remedy="Put it there, or empty bold.confounds in trend.yaml.",
+            expected=f"one table of this recording, {_name_of(run)}{_ENDINGS[0]}, beside "
+            f"{run.files[0]}; the settings name confounds",
+            found=", ".join(path.name for path in found) or "no such file",
+            remedy="Put it there, or take the confounds out of trend.yaml (bold).",
         )
-    return path
+    return found[0]
+
+
+def beside(run: BoldRun, endings: tuple[str, ...]) -> list[Path]:
+    """Tables of a recording that lie beside it: of its entities, but those of processing."""
+    own = _own(run.entities) or run.key
+    found = []
+    for path in sorted(run.files[0].parent.glob("*.tsv")):
+        ending = next((each for each in endings if path.name.endswith(each)), None)
+        if ending is not None:
+            stem = path.name.removesuffix(ending)
+            if (_own(entities_of(stem)) or stem) == own or stem == run.key:
+                found.append(path)
+    exact = [path for path in found if path.name.removesuffix(endings[0]) == run.key]
+    return exact or found
+
+
+def _own(entities: Mapping[str, str]) -> dict[str, str]:
+    return {name: value for name, value in entities.items() if name not in PROCESSING}
+
+
+def _name_of(run: BoldRun) -> str:
+    return "_".join(f"{name}-{value}" for name, value in _own(run.entities).items()) or run.key
 
 
 def read_confounds(path: Path, columns: tuple[str, ...], n_timepoints: int) -> NDArray[np.float64]:

@@ -24,6 +24,7 @@ from trend_dagster.project.mesh import (
     smoothing_of,
     thresholds_without_mesh,
 )
+from trend_dagster.project.recordings import check_recordings
 from trend_dagster.project.settings import (
     Settings,
     made_encodings,
@@ -75,6 +76,7 @@ def average_correlation(cell: Cell, embeddings: Sequence[Version]) -> Result:
     masks = [run.read("vertex_mask") for run in embeddings]
     check_same_vertices({name: len(mask) for name, mask in zip(names, masks, strict=True)})
     check_same_space({n: e.facts.get("space") for n, e in zip(names, embeddings, strict=True)})
+    check_recordings(cell.project, names)
     run_masks = np.stack(masks)
     mask = np.asarray(run_masks.any(axis=0))
     config = cell.settings.correlation

@@ -32,6 +32,7 @@ from trend_dagster.project.mesh import (
     smoothing_of,
     thresholds_without_mesh,
 )
+from trend_dagster.project.recordings import check_recordings
 from trend_dagster.science.bold import check_same_vertices, common_length
 from trend_dagster.science.connectivity.correlation import average_correlation
 from trend_dagster.science.evidence.measures import mean_dice
@@ -69,6 +70,7 @@ def control_correlation(cell: Cell, bold: Sequence[Version]) -> Result:
         )
     check_same_vertices({name: run.facts["n_vertices"] for name, run in runs.items()})
     check_same_space({name: run.facts.get("space") for name, run in runs.items()})
+    check_recordings(cell.project, list(runs))
     n_timepoints = common_length(
         {name: run.facts["n_timepoints"] for name, run in runs.items()}, settings.cohort
     )

@@ -18,6 +18,7 @@ from trend_dagster.errors import CohortError
 from trend_dagster.orchestration.io_managers import Result
 from trend_dagster.orchestration.production import Cell, stored_asset
 from trend_dagster.project.folder import BOLD_RUN
+from trend_dagster.project.recordings import check_recordings
 from trend_dagster.project.settings import Settings
 from trend_dagster.science.bold import check_same_vertices, common_length
 from trend_dagster.storage.arrays import subject_of
@@ -67,6 +68,7 @@ def trained_model(cell: Cell, bold: Sequence[Version]) -> Result:
         )
     check_same_vertices({name: run.facts["n_vertices"] for name, run in runs.items()})
     check_same_space({name: run.facts.get("space") for name, run in runs.items()})
+    check_recordings(cell.project, list(runs))
     n_timepoints = common_length(
         {name: run.facts["n_timepoints"] for name, run in runs.items()}, settings.cohort
     )

@@ -31,6 +31,7 @@ from trend_dagster.project.mesh import (
     smoothing_of,
     thresholds_without_mesh,
 )
+from trend_dagster.project.recordings import check_recordings
 from trend_dagster.project.settings import Settings, why_no_stability
 from trend_dagster.science.bold import check_same_vertices
 from trend_dagster.science.connectivity.correlation import average_correlation
@@ -106,6 +107,7 @@ def split_correlation(
     n_vertices = {n: len(run.read("vertex_mask")) for n, run in zip(names, embeddings, strict=True)}
     check_same_vertices(n_vertices)
     check_same_space({n: e.facts.get("space") for n, e in zip(names, embeddings, strict=True)})
+    check_recordings(cell.project, names)
     halves = split_halves([subject_of(n) for n in names], cell.settings.validation.random_state)
     out = cell.draft.create("correlation", (2, n_vertices[names[0]], n_vertices[names[0]]))
     masks = []
