@@ -153,14 +153,12 @@ def _show_outcome(outcome: Outcome) -> None:
 
 def _show_left_out(outcomes: list[Outcome], project: Project) -> None:
     """End with what is in no result, and why; a long run has said it long ago."""
-    from trend_dagster.orchestration.production import STORED_ASSETS
     from trend_dagster.project.folder import BOLD_RUN, LABEL_FILE
     from trend_dagster.storage.runs import unread_files
 
     left_out = []
     for outcome in outcomes:
-        asset = STORED_ASSETS.get(outcome.asset)
-        if asset is None or asset.group == "inputs" or asset.dims == (LABEL_FILE,):
+        if outcome.asset in (BOLD_RUN, "bold", LABEL_FILE, "geodesic_labels"):
             left_out += [*outcome.excluded, *outcome.errors]
     if any(outcome.asset in ("bold", BOLD_RUN) for outcome in outcomes):
         folder = project.folder / project.settings.inputs.bold

@@ -13,7 +13,8 @@ from typing import get_args
 from trend_dagster.errors import InputError, StoreError
 from trend_dagster.orchestration.lineage import State, Status, states_of
 from trend_dagster.orchestration.production import STORED_ASSETS, StoredAsset
-from trend_dagster.project.folder import N_COMPONENTS, Project
+from trend_dagster.project.folder import BOLD_RUN, N_COMPONENTS, Project
+from trend_dagster.project.recordings import copies
 from trend_dagster.science.plausibility import doubts
 from trend_dagster.storage.stores import Partition, describe
 
@@ -79,14 +80,40 @@ def _status(project: Project, asset: StoredAsset, found: list[State]) -> AssetSt
             for s in found
             if s.version is not None and s.version.excluded
         },
-        doubts={
-            describe(s.asset, s.partition): tuple(said)
-            for s in found
-            if s.version is not None and (said := doubts(s.asset, s.version.facts))
-        },
+        doubts=doubts_about(project, asset, found),
         removed=tuple(describe(asset.name, p) for p in removed(project, asset)),
         n_bytes=project.store.size(asset.name),
     )
+
+
+def doubts_about(
+    project: Project, asset: StoredAsset, found: list[State]
+) -> dict[str, tuple[str, ...]]:
+    """Say what is odd about stored outputs, each alone and all together.
+
+    Parameters
+    ----------
+    project : Project
+        Where.
+    asset : StoredAsset
+        Which asset.
+    found : list of State
+        Its outputs.
+
+    Returns
+    -------
+    dict of str to tuple of str
+        By output; those about which nothing is odd are left out.
+    """
+    said = {
+        describe(s.asset, s.partition): doubts(s.asset, s.version.facts)
+        for s in found
+        if s.version is not None
+    }
+    if asset.dims == (BOLD_RUN,) and asset.name == "bold":
+        for first, second, what in copies(project, [s.partition[BOLD_RUN] for s in found]):
+            said[describe("bold", {BOLD_RUN: second})].append(f"{first} and this one {what}")
+    return {name: tuple(lines) for name, lines in said.items() if lines}
 
 
 def removed(project: Project, asset: StoredAsset) -> list[Partition]:

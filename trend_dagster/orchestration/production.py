@@ -35,7 +35,7 @@ from trend_dagster.project.folder import BOLD_RUN, Project
 from trend_dagster.project.settings import Settings, made_encodings, nearest
 from trend_dagster.science.cores import usable_cores
 from trend_dagster.science.parcellation.fanout import count_workers, side_by_side
-from trend_dagster.storage.provenance import Recipe, digest_of, digest_of_file
+from trend_dagster.storage.provenance import Recipe, digest_of, digest_of_file, digest_of_input
 from trend_dagster.storage.stores import Draft, Partition, Version, describe, replace_file
 
 Progress = Callable[[str, str, float], None]
@@ -192,7 +192,7 @@ class StoredAsset:
         digests |= self._missing(project, inputs)
         if self.files is not None:
             for name, file in self.files(project, partition).items():
-                digests[f"file {name}"] = digest_of_file(file)
+                digests[f"file {name}"] = digest_of_input(file)
         settings = {name: project.settings.identity(name) for name in self.settings}
         if self.derived is not None and (derived := self.derived(project.settings)):
             settings["derived"] = dict(derived)

@@ -26,10 +26,10 @@ from trend_dagster.errors import TrendError
 from trend_dagster.orchestration.instance import HOST_TAG, PROCESS_TAG
 from trend_dagster.orchestration.io_managers import PLANNED_TAG
 from trend_dagster.orchestration.lineage import State, states
+from trend_dagster.orchestration.overview import doubts_about
 from trend_dagster.orchestration.partitions import register, to_key
 from trend_dagster.orchestration.production import STORED_ASSETS, StoredAsset, restore_files
 from trend_dagster.project.folder import BOLD_RUN, LABEL_FILE, Project
-from trend_dagster.science.plausibility import doubts
 from trend_dagster.storage.stores import describe
 
 NAMED_ELSEWHERE = {
@@ -197,10 +197,9 @@ def _run(
         blocked=len(blocked),
         notes=notes + launched.warnings,
         doubts=tuple(
-            f"{describe(s.asset, s.partition)}: {doubt}"
-            for s in after
-            if s.version is not None
-            for doubt in doubts(s.asset, s.version.facts)
+            f"{name}: {doubt}"
+            for name, said in doubts_about(project, asset, after).items()
+            for doubt in said
         ),
         traces=launched.traces,
     )

@@ -22,6 +22,7 @@ from trend_dagster.science.bold import same_recordings, signal_mask, temporal_sn
 from trend_dagster.storage.arrays import subject_of
 from trend_dagster.storage.confounds import confounds_file, read_confounds
 from trend_dagster.storage.runs import BoldRun, RawRun, read_run
+from trend_dagster.storage.sides import twins
 from trend_dagster.storage.stores import Version
 
 COMPARED_ROWS = 16  # of each hemisphere; neighbours, so that few chunks are read
@@ -59,7 +60,6 @@ def recording_files(project: Project, run: BoldRun) -> dict[str, Path]:
     """Everything that decides what is read of a run: its data, mask, sidecars and confounds."""
     names = ("bold",) if len(run.files) == 1 else ("bold L", "bold R")
     files = dict(zip(names, run.files, strict=True))
-    files |= {f"data {i}": path for i, path in enumerate(run.data_files)}
     files |= {f"sidecar {i}": path for i, path in enumerate(run.sidecars)}
     if (mask := project.mask_of(run)) is not None:
         files["mask"] = mask
@@ -91,8 +91,8 @@ def read_recording(project: Project, run: BoldRun) -> Recording:
         "repetition_time_s": time,
         "repetition_time_told_by": told_by,
     }
-    if raw.notes:
-        facts["notes"] = list(raw.notes)
+    if notes := [*raw.notes, *_notes_on_mask(project, outside)]:
+        facts["notes"] = notes
     mask = np.zeros(len(raw.signal), dtype=bool)
     if (reason := why_unusable(raw.signal)) is not None:
         return Recording(raw, mask, time, None, facts, f"{run.name}: {reason}")
@@ -144,6 +144,16 @@ def _outside_cortex(project: Project, raw: RawRun) -> NDArray[np.bool_]:
     if len(files) == 2:
         _check_not_exchanged(files, outside, raw.signal)
     return outside
+
+
+def _notes_on_mask(project: Project, outside: NDArray[np.bool_]) -> list[str]:
+    files = list(cortex_mask_files(project).values())
+    if len(files) != 2 or not twins(outside, len(outside) // 2):
+        return []
+    return [
+        f"cortex masks {files[0].name} and {files[1].name} are the same: right for a symmetric "
+        "mesh, else one is a copy of the other"
+    ]
 
 
 def _check_not_exchanged(

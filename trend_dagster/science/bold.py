@@ -107,7 +107,7 @@ def signal_mask(bold: NDArray[np.float32]) -> NDArray[np.bool_]:
     deviation = _deviation(bold)
     if not varies.any():
         return varies
-    return varies & (deviation > LEAST_DEVIATION * np.quantile(deviation[varies], 0.75))
+    return np.asarray(varies & (deviation > LEAST_DEVIATION * np.quantile(deviation[varies], 0.75)))
 
 
 def _deviation(bold: NDArray[np.float32]) -> NDArray[np.float64]:

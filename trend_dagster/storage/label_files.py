@@ -33,6 +33,7 @@ from trend_dagster.storage.sides import (
     hemisphere_of,
     told_by_header,
     told_by_labels,
+    twins,
 )
 from trend_dagster.storage.space import Side
 
@@ -276,6 +277,21 @@ def read_geodesic_labels(file: LabelFile) -> NDArray[np.int64]:
             else "Name a file that labels vertices of the cortex.",
         )
     return labels
+
+
+def notes_on_labels(file: LabelFile) -> dict[str, list[str]]:
+    """Say what is odd about the two files of a pair, as a fact ``notes``; mostly nothing."""
+    if len(file.files) != 2:
+        return {}
+    left, right = (part.keys for part in _only_map(file))
+    if not twins(np.concatenate([left, right]), len(left)):
+        return {}
+    return {
+        "notes": [
+            f"{file.name} have the same labels vertex by vertex: right for a symmetric atlas, else "
+            "one is a copy of the other"
+        ]
+    }
 
 
 def read_networks(file: LabelFile) -> NDArray[np.int64]:

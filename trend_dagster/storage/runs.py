@@ -23,7 +23,7 @@ from numpy.typing import NDArray
 
 from trend_dagster.errors import InputError
 from trend_dagster.storage.arrays import key_of, lies_wrong_way, read_bold
-from trend_dagster.storage.gifti import external_files, read_series
+from trend_dagster.storage.gifti import read_series
 from trend_dagster.storage.sides import (
     SIDES,
     check_side,
@@ -113,13 +113,6 @@ class BoldRun:
         """JSON sidecars that are there."""
         found = (file.with_name(_stem(file) + ".json") for file in self.files)
         return tuple(path for path in found if path.is_file())
-
-    @property
-    def data_files(self) -> tuple[Path, ...]:
-        """Files that hold the numbers of GIFTI files that only describe them."""
-        if self.source != "gifti":
-            return ()
-        return tuple(data for file in self.files for data in external_files(file))
 
 
 @dataclass(frozen=True)
@@ -404,8 +397,8 @@ def read_run(
     mesh = n_vertices or {}
     if run.source == "npy":
         signal = read_bold(run.files[0])
-        notes = _check_way(run.files[0], signal, sum(mesh.values()) or None)
-        raw = RawRun(signal, VertexSpace("npy", {}), None, "nothing", tuple(notes))
+        odd = _check_way(run.files[0], signal, sum(mesh.values()) or None)
+        raw = RawRun(signal, VertexSpace("npy", {}), None, "nothing", tuple(odd))
     elif run.source == "cifti":
         raw = _read_cifti(run.files[0])
     elif run.source == "nifti":
@@ -422,7 +415,15 @@ def read_run(
                 remedy="Export the hemisphere that is missing.",
             )
     told = _sidecar_time(run)
-    return raw if told is None else replace(raw, repetition_time=told, told_by="sidecar")
+    if told is None:
+        return raw
+    notes = raw.notes
+    if raw.repetition_time is not None and not np.isclose(told, raw.repetition_time, rtol=0.01):
+        notes += (
+            f"the sidecar says a repetition time of {told:g} s, the header {raw.repetition_time:g} "
+            "s; the sidecar is believed",
+        )
+    return replace(raw, repetition_time=told, told_by="sidecar", notes=notes)
 
 
 def _check_way(path: Path, signal: NDArray[np.float32], n_vertices: int | None) -> list[str]:
@@ -744,6 +745,13 @@ def _read_nifti(path: Path, mask_path: Path | None) -> RawRun:
     scale = {"sec": 1.0, "msec": 1e-3, "usec": 1e-6}.get(image.header.get_xyzt_units()[1])
     space = VertexSpace("nifti", {}, volume_shape=shape, affine=affine, voxels=voxels)
     known = scale is not None and time > 0
+    notes: tuple[str, ...] = ()
+    if not np.array_equal(values[inside], np.round(values[inside])):
+        notes = (f"mask {mask_path.name} holds fractions: all voxels other than 0 are inside",)
     return RawRun(
-        signal, space, time * scale if known and scale else None, "header" if known else "nothing"
+        signal,
+        space,
+        time * scale if known and scale else None,
+        "header" if known else "nothing",
+        notes,
     )

@@ -8,7 +8,7 @@ from __future__ import annotations
 
 import re
 from collections import Counter
-from collections.abc import Iterable, Mapping
+from collections.abc import Iterable, Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -114,6 +114,36 @@ def check_side(
                 found=f"the {WORD[side]} one ({who})",
                 remedy=remedy,
             )
+
+
+def check_order(what: str, files: Sequence[Path], setting: str) -> None:
+    """Make sure that two files of a setting are different ones, the left one first.
+
+    Raises
+    ------
+    InputError
+        If their names say otherwise.
+    """
+    if len(files) != 2:
+        return
+    remedy = f"Name the left one first, then the right one ({setting} in trend.yaml)."
+    if files[0] == files[1]:
+        raise InputError(
+            f"{what}s of {setting}",
+            expected="the left and the right hemisphere",
+            found=f"{files[0].name} twice",
+            remedy=remedy,
+        )
+    for path, side in zip(files, SIDES, strict=True):
+        check_side(what, path, side, remedy)
+
+
+def twins(values: NDArray[Any], n_left: int) -> bool:
+    """Tell whether a map that varies is the same in both hemispheres, vertex by vertex."""
+    left, right = values[:n_left], values[n_left:]
+    return bool(
+        n_left and left.shape == right.shape and (left != left[0]).any() and (left == right).all()
+    )
 
 
 def hemispheres_equal(signal: NDArray[np.float32], n_left: int) -> bool:

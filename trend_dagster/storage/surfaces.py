@@ -20,7 +20,13 @@ from trend_dagster.science.surface import Surface, check_hemisphere
 from trend_dagster.storage.gifti import read_map
 from trend_dagster.storage.label_files import has_label
 from trend_dagster.storage.runs import cortex_models, load_cifti, reading
-from trend_dagster.storage.sides import SIDES, check_side, hemisphere_of, told_by_header
+from trend_dagster.storage.sides import (
+    SIDES,
+    check_order,
+    check_side,
+    hemisphere_of,
+    told_by_header,
+)
 from trend_dagster.storage.space import Side
 
 _KIND = {"MidThickness": "midthickness", "Pial": "pial", "GrayWhite": "white"}  # of GIFTI
@@ -76,7 +82,7 @@ def read_surfaces(files: Sequence[Path], inflated: Sequence[Path] = ()) -> Surfa
         _same_mesh(path, side, mesh)
         for path, side, mesh in zip(inflated, SIDES, (left, right), strict=True)
     ]
-    if drawn[0].shape == drawn[1].shape and np.array_equal(*drawn):
+    if drawn[0].shape == drawn[1].shape and np.array_equal(drawn[0], drawn[1]):
         raise _twice(inflated, "inputs.inflated")
     return replace(surface, inflated=np.concatenate(drawn))
 
@@ -230,6 +236,7 @@ def read_cortex_mask(
     elif len(files) == 1:
         parts = [_mask_of(files[0], None, None)]
     else:
+        check_order("cortex mask", files, "inputs.cortex_mask")
         parts = [
             _mask_of(path, n_vertices.get(side), side)
             for path, side in zip(files, SIDES, strict=True)
@@ -252,9 +259,6 @@ def _mask_of(path: Path, n_vertices: int | None, side: Side | None) -> NDArray[n
     import nibabel as nib
     from nibabel.freesurfer.io import read_label
 
-    remedy = _LEFT_FIRST.format("inputs.cortex_mask")
-    if side is not None:
-        check_side("cortex mask", path, side, remedy)
     if path.suffix == ".npy":
         from trend_dagster.storage.arrays import read_mask
 
@@ -264,6 +268,7 @@ def _mask_of(path: Path, n_vertices: int | None, side: Side | None) -> NDArray[n
             image: Any = nib.load(path)
             values = read_map(path, image, n_vertices, "cortex mask")
         if side is not None:
+            remedy = _LEFT_FIRST.format("inputs.cortex_mask")
             check_side("cortex mask", path, side, remedy, header=told_by_header(image))
         names = {each.key: getattr(each, "label", "") for each in image.labeltable.labels}
         return _not_zero(values) & has_label(values, names)

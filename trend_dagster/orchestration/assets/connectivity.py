@@ -45,9 +45,10 @@ from trend_dagster.science.parcellation.smooth_loadings import GRAPH_REACH, neig
 from trend_dagster.science.surface import Surface, distance_rows, step_graph, vertex_areas
 from trend_dagster.science.surface import geodesic_labels as cut_into_labels
 from trend_dagster.storage.arrays import read_distances
-from trend_dagster.storage.label_files import NO_LABEL, read_geodesic_labels
+from trend_dagster.storage.label_files import NO_LABEL, notes_on_labels, read_geodesic_labels
 from trend_dagster.storage.label_images import gifti_labels, keys_of
 from trend_dagster.storage.scratch import ResumableMatrix
+from trend_dagster.storage.sides import check_order
 from trend_dagster.storage.space import check_same_space
 from trend_dagster.storage.stores import Partition, Version
 from trend_dagster.storage.workbook import npy_bytes
@@ -155,6 +156,7 @@ def geodesic_distances(cell: Cell, cortex: Version | None) -> Result:
         # Somebody materializes all there is on the page.
         return Result(excluded="nothing asks for geodesic distances, and none are given")
     if files:
+        check_order("geodesic distance file", list(files.values()), "inputs.geodesic_distances")
         arrays = {hemisphere: read_distances(path) for hemisphere, path in files.items()}
         return _distances(arrays, [path.name for path in files.values()])
     surface = mesh_of(cortex)
@@ -275,6 +277,7 @@ def geodesic_labels(
             "n_vertices": len(labels),
             "n_labels": len(np.unique(labels[labels != NO_LABEL])),
             "n_vertices_without_label": int((labels == NO_LABEL).sum()),
+            **notes_on_labels(file),
         },
     )
 
