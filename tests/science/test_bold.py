@@ -21,6 +21,8 @@ from trend_dagster.science.bold import (
     same_recordings,
     signal_mask,
     temporal_snr,
+    usable_series,
+    volumes_to_drop,
     why_unusable,
 )
 
@@ -286,3 +288,64 @@ def test_blocks_of_vertices_change_nothing(rng, monkeypatch, removed, standardiz
     monkeypatch.setattr("trend_dagster.science.bold.BLOCK_VERTICES", 4)
     np.testing.assert_allclose(prepare(bold, mask, config), whole, atol=1e-4)
     assert temporal_snr(bold, mask) == pytest.approx(snr)
+
+
+# Volumes that are left out
+
+
+def test_censored_volumes_change_nothing_else(rng):
+    """Whatever a censored volume holds, the others come out the same, filters included."""
+    bold = 100 + rng.standard_normal((12, 120)).cumsum(axis=1).astype(np.float32)
+    mask = signal_mask(bold)
+    kept = np.ones(120, dtype=bool)
+    kept[[0, 1, 2, 40, 41, 90]] = False
+    confounds = rng.standard_normal((120, 2))
+    config = BoldConfig(high_pass_hz=0.01, low_pass_hz=0.1, confounds=("a", "b"))
+    found = usable_series(bold, mask, config, 2.0, confounds, kept)
+    assert found.shape == (12, 114)
+    spoiled = bold.copy()
+    spoiled[:, ~kept] += 1e4
+    again = usable_series(spoiled, mask, config, 2.0, confounds, kept)
+    np.testing.assert_allclose(again, found, atol=1e-4)
+    from nilearn.signal import clean as reference
+
+    wanted = reference(
+        bold[:, 3:].T.astype(np.float64),
+        detrend=False,
+        standardize=None,
+        confounds=confounds[3:],
+        high_pass=0.01,
+        low_pass=0.1,
+        t_r=2.0,
+        sample_mask=np.flatnonzero(kept[3:]),
+    ).T
+    np.testing.assert_allclose(
+        clean(bold[:, 3:], mask, config, 2.0, confounds[3:], kept[3:]), wanted, atol=1e-4
+    )
+
+
+def test_without_filters_what_is_left_out_is_only_left_out(rng):
+    bold = 100 + rng.standard_normal((12, 60)).astype(np.float32)
+    mask, kept = signal_mask(bold), rng.random(60) < 0.7
+    found = usable_series(bold, mask, ZSCORE, None, None, kept)
+    np.testing.assert_array_equal(found, prepare(bold[:, kept], mask, ZSCORE))
+    everything = usable_series(bold, mask, ZSCORE, None, None, None)
+    np.testing.assert_array_equal(everything, prepare(bold, mask, ZSCORE))
+
+
+@pytest.mark.parametrize(
+    ("drop", "time", "n"), [(0, None, 0), (4, None, 4), ("8 s", 2.0, 4), ("9s", 2.0, 5)]
+)
+def test_volumes_or_seconds_are_cut_off(drop, time, n):
+    assert volumes_to_drop(BoldConfig(drop_first=drop), time) == n
+
+
+@pytest.mark.parametrize("drop", ["8", "two", -1])
+def test_a_cut_that_is_none(drop):
+    with pytest.raises(ValueError, match="volumes"):
+        BoldConfig(drop_first=drop)
+
+
+def test_seconds_need_a_repetition_time():
+    with pytest.raises(SettingsError, match=r"bold.drop_first in seconds need"):
+        volumes_to_drop(BoldConfig(drop_first="8 s"), None)

@@ -448,7 +448,8 @@ def produce(
         yield from _side_by_side(asset, project, batches, errors, run_id=run_id, log=log)
     if errors:
         raise dg.Failure(
-            description="\n".join(str(error) for error in errors),
+            # One cause is one error: a misspelt name fails every partition in the same words.
+            description="\n".join(dict.fromkeys(str(error) for error in errors)),
             metadata={"errors": len(errors), "of": len(partitions)},
             allow_retries=False,
         )

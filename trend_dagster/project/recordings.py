@@ -8,6 +8,7 @@ runs are recordings of their own. What does not: reading formats (``storage``), 
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
+from contextlib import suppress
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -15,12 +16,25 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
-from trend_dagster.errors import CohortError, InputError, StoreError
+from trend_dagster.errors import CohortError, InputError, SettingsError, StoreError
 from trend_dagster.project.folder import BOLD_RUN, Project
 from trend_dagster.project.mesh import cortex_mask_files, mesh_sizes, read_mask
-from trend_dagster.science.bold import same_recordings, signal_mask, temporal_snr, why_unusable
+from trend_dagster.project.settings import nearest
+from trend_dagster.science.bold import (
+    same_recordings,
+    signal_mask,
+    temporal_snr,
+    volumes_to_drop,
+    why_unusable,
+)
 from trend_dagster.storage.arrays import subject_of
-from trend_dagster.storage.confounds import confounds_file, read_confounds
+from trend_dagster.storage.confounds import (
+    beside,
+    columns_of,
+    confounds_file,
+    matching,
+    read_confounds,
+)
 from trend_dagster.storage.runs import BoldRun, RawRun, read_run
 from trend_dagster.storage.sides import twins
 from trend_dagster.storage.stores import Version
@@ -42,6 +56,8 @@ class Recording:
         Seconds between volumes, as the settings, the sidecar or the header tell.
     confounds : ndarray of shape (n_timepoints, n_confounds), optional
         What the settings ask to be regressed out.
+    sample_mask : ndarray of shape (n_timepoints,), bool, optional
+        Volumes to keep; None for all.
     facts : mapping
         What is worth recording.
     unusable : str, optional
@@ -52,6 +68,7 @@ class Recording:
     mask: NDArray[np.bool_]
     repetition_time: float | None
     confounds: NDArray[np.float64] | None
+    sample_mask: NDArray[np.bool_] | None
     facts: Mapping[str, Any]
     unusable: str | None
 
@@ -63,8 +80,11 @@ def recording_files(project: Project, run: BoldRun) -> dict[str, Path]:
     files |= {f"sidecar {i}": path for i, path in enumerate(run.sidecars)}
     if (mask := project.mask_of(run)) is not None:
         files["mask"] = mask
-    if project.settings.bold.confounds:
+    if project.settings.bold.confounds or _censored_by_confounds(project):
         files["confounds"] = confounds_file(run)
+    censor = project.settings.bold.censor
+    if censor is not None and censor.file is not None:
+        files["censored"] = _censor_table(run, censor.file)
     return files | cortex_mask_files(project)
 
 
@@ -95,18 +115,146 @@ def read_recording(project: Project, run: BoldRun) -> Recording:
         facts["notes"] = notes
     mask = np.zeros(len(raw.signal), dtype=bool)
     if (reason := why_unusable(raw.signal)) is not None:
-        return Recording(raw, mask, time, None, facts, f"{run.name}: {reason}")
+        return Recording(raw, mask, time, None, None, facts, f"{run.name}: {reason}")
     mask = signal_mask(raw.signal)
     confounds = None
     if config.confounds:
+        _check_columns(project, run, "bold.confounds", config.confounds)
         confounds = read_confounds(files["confounds"], config.confounds, raw.signal.shape[1])
+    kept = _kept_volumes(project, run, files, raw.signal.shape[1], time, facts)
+    if (reason := _too_little(project, kept, time)) is not None:
+        return Recording(raw, mask, time, None, None, facts, f"{run.name}: {reason}")
     facts |= {
         "n_vertices_without_signal": int((~mask).sum()),
         "n_vertices_outside_cortex_mask": int(outside.sum()),
         "temporal_snr": temporal_snr(raw.signal, mask),
         "cleaned": _taken_out(project),
     }
-    return Recording(raw, mask, time, confounds, facts, None)
+    return Recording(raw, mask, time, confounds, None if kept.all() else kept, facts, None)
+
+
+# Volumes that are left out
+
+
+def _censored_by_confounds(project: Project) -> bool:
+    censor = project.settings.bold.censor
+    return censor is not None and censor.file is None
+
+
+def _censor_table(run: BoldRun, ending: str) -> Path:
+    found = beside(run, (ending,))
+    if len(found) != 1:
+        raise InputError(
+            f"table of volumes to leave out of BOLD run {run.key}",
+            expected=f"one file beside {run.files[0]} whose name ends with {ending}",
+            found=", ".join(path.name for path in found) or "no such file",
+            remedy="Put it there, or correct bold.censor.file in trend.yaml.",
+        )
+    return found[0]
+
+
+def _kept_volumes(
+    project: Project,
+    run: BoldRun,
+    files: Mapping[str, Path],
+    n_timepoints: int,
+    time: float | None,
+    facts: dict[str, Any],
+) -> NDArray[np.bool_]:
+    """Which volumes are kept; what was left out goes into the facts."""
+    config = project.settings.bold
+    n_dropped = min(volumes_to_drop(config, time), n_timepoints)
+    kept = np.arange(n_timepoints) >= n_dropped
+    if config.censor is not None:
+        if config.censor.file is None:
+            _check_columns(project, run, "bold.censor.column", (config.censor.column,))
+        table = files.get("censored", files.get("confounds"))
+        assert table is not None
+        (values,) = read_confounds(table, (config.censor.column,), n_timepoints).T
+        kept &= values <= config.censor.above
+    n_flagged = _unsteady_volumes(run)
+    if n_flagged > n_dropped and not any("non_steady" in name for name in config.confounds):
+        facts.setdefault("notes", []).append(
+            f"the confounds table says that the first {n_flagged} volumes are not in steady state, "
+            f"and {n_dropped} are dropped: set bold.drop_first: {n_flagged} in trend.yaml"
+        )
+    if n_dropped or config.censor is not None:
+        facts |= {
+            "n_volumes": n_timepoints,
+            "n_timepoints": int(kept.sum()),
+            "n_volumes_dropped": n_dropped,
+            "n_volumes_censored": int((~kept[n_dropped:]).sum()),
+        }
+        if time is not None:
+            facts["minutes_kept"] = round(float(kept.sum()) * time / 60, 2)
+    return kept
+
+
+def _unsteady_volumes(run: BoldRun) -> int:
+    """Volumes that the table beside a run flags as not in steady state; 0 without a table."""
+    try:
+        table = confounds_file(run)
+    except InputError:
+        return 0
+    return sum(name.startswith("non_steady_state") for name in columns_of(table))
+
+
+def _too_little(project: Project, kept: NDArray[np.bool_], time: float | None) -> str | None:
+    config = project.settings.bold
+    n_kept = int(kept.sum())
+    if n_kept < 2:
+        return f"{n_kept} of {len(kept)} volumes are left (bold.drop_first, bold.censor)"
+    if config.minimum_minutes == 0:
+        return None
+    if time is None:
+        raise InputError(
+            "setting bold.minimum_minutes",
+            expected="a repetition time",
+            found="none: not in the settings, the JSON sidecar or the header",
+            remedy="Set bold.repetition_time in trend.yaml.",
+        )
+    minutes = n_kept * time / 60
+    if minutes >= config.minimum_minutes:
+        return None
+    return (
+        f"{minutes:.1f} minutes are left ({n_kept} of {len(kept)} volumes), less than "
+        f"bold.minimum_minutes, {config.minimum_minutes:g}"
+    )
+
+
+def _check_columns(project: Project, run: BoldRun, setting: str, wanted: tuple[str, ...]) -> None:
+    """Tell a name that no table has, which is one error of the settings, from a run that lacks it.
+
+    Raises
+    ------
+    SettingsError
+        If no run's table has a column.
+    InputError
+        If only some runs' tables have it; names the run and the column.
+    """
+    own = columns_of(confounds_file(run))
+    _, missing = matching(wanted, own)
+    if not missing:
+        return
+    everywhere: set[str] = set()
+    for other in project.bold_runs.values():
+        with suppress(InputError):
+            everywhere |= set(columns_of(confounds_file(other)))
+    known = sorted(everywhere)
+    if unknown := matching(tuple(missing), known)[1]:
+        raise SettingsError(
+            f"setting {setting}",
+            expected=f"columns of the confounds tables, {', '.join(known[:8])}"
+            + (", ..." if len(known) > 8 else ""),
+            found=f"{unknown[0]}, which no table has" + nearest(unknown[0], known),
+            remedy="Correct the name in trend.yaml.",
+        )
+    raise InputError(
+        f"confounds table of BOLD run {run.key}",
+        expected=f"the column {', '.join(missing)}, as other runs have",
+        found=f"{len(own)} others in {confounds_file(run).name}",
+        remedy=f"Take the run out, or the column out of {setting} in trend.yaml.",
+    )
 
 
 def _repetition_time(project: Project, run: BoldRun, raw: RawRun) -> tuple[float | None, str]:
@@ -248,3 +396,24 @@ def _stored(project: Project, runs: Sequence[str]) -> dict[str, Version]:
         if version is not None and version.excluded is None:
             found[key] = version
     return found
+
+
+def weights_of(project: Project, runs: Sequence[str]) -> list[float] | None:
+    """Volumes kept of each run, if ``correlation.weight`` counts them; else None.
+
+    Raises
+    ------
+    CohortError
+        If nothing tells them: embeddings that a user brought.
+    """
+    if project.settings.correlation.weight == "equal":
+        return None
+    found = _stored(project, runs)
+    if unknown := [key for key in runs if key not in found]:
+        raise CohortError(
+            "setting correlation.weight",
+            expected="BOLD of every run, whose volumes are counted",
+            found=f"none of {', '.join(unknown[:5])}",
+            remedy="Set correlation.weight to equal in trend.yaml.",
+        )
+    return [float(found[key].facts["n_timepoints"]) for key in runs]

@@ -9,17 +9,42 @@ get the same embedding and correlate with each other at 1.0.
 
 from __future__ import annotations
 
+import math
+import re
 from collections.abc import Mapping
 from typing import Literal
 
 import numpy as np
 from numpy.typing import NDArray
-from pydantic import BaseModel, Field
+from pydantic import BaseModel, Field, JsonValue, field_validator
 
 from trend_dagster.errors import CohortError, SettingsError
 from trend_dagster.science.plausibility import REPETITION_TIME
 
 BLOCK_VERTICES = 4096  # worked on at a time in float64
+
+
+# Of a setting that was added later: at its default it decides nothing, and stores stay current.
+LATER: dict[str, JsonValue] = {"identity": "unless default"}
+
+_SECONDS = re.compile(r"\s*(\d+(?:\.\d+)?)\s*s\s*")
+
+
+class CensorConfig(BaseModel, frozen=True, extra="forbid"):
+    """Which volumes are left out for motion."""
+
+    column: str = Field(
+        "framewise_displacement",
+        description="Column of a table beside the run; volumes whose value is above are left out.",
+    )
+    above: float = Field(
+        0.0, description="The limit; 0 for a column of zeros and ones. In mm for displacements."
+    )
+    file: str | None = Field(
+        None,
+        description="How the table's name ends, '_outliers.tsv' for XCP-D's. None: the confounds "
+        "table.",
+    )
 
 
 class BoldConfig(BaseModel, frozen=True, extra="forbid"):
@@ -49,7 +74,25 @@ class BoldConfig(BaseModel, frozen=True, extra="forbid"):
     confounds: tuple[str, ...] = Field(
         (),
         description="Columns of the run's confounds table (desc-confounds_timeseries.tsv) to "
-        "regress out, by name.",
+        "regress out, by name or pattern: a_comp_cor_*.",
+    )
+    drop_first: int | str = Field(
+        0,
+        description="What is cut off at the start of each run, before the steady state: volumes "
+        "(4), or seconds ('8 s').",
+        json_schema_extra=LATER,
+    )
+    censor: CensorConfig | None = Field(
+        None,
+        description="Volumes to leave out: {column: framewise_displacement, above: 0.5}. Filters "
+        "see interpolated values in their place.",
+        json_schema_extra=LATER,
+    )
+    minimum_minutes: float = Field(
+        0.0,
+        ge=0,
+        description="A run of which less is left is excluded, by name.",
+        json_schema_extra=LATER,
     )
     repetition_time: float | None = Field(
         None,
@@ -57,6 +100,15 @@ class BoldConfig(BaseModel, frozen=True, extra="forbid"):
         description="Seconds between volumes. None takes the JSON sidecar's or the header's; "
         "filters need one.",
     )
+
+    @field_validator("drop_first")
+    @classmethod
+    def _is_a_time(cls, value: int | str) -> int | str:
+        if isinstance(value, str) and _SECONDS.fullmatch(value) is None:
+            raise ValueError("a number of volumes, or seconds like '8 s'")
+        if isinstance(value, int) and value < 0:
+            raise ValueError("0 or more volumes")
+        return value
 
     @property
     def cleans(self) -> bool:
@@ -184,12 +236,74 @@ def why_unusable(bold: NDArray[np.float32]) -> str | None:
     return None
 
 
+def volumes_to_drop(config: BoldConfig, repetition_time: float | None) -> int:
+    """Volumes to cut off at the start of a run.
+
+    Raises
+    ------
+    SettingsError
+        If the settings give seconds, and nothing tells the repetition time.
+    """
+    if isinstance(config.drop_first, int):
+        return config.drop_first
+    match = _SECONDS.fullmatch(config.drop_first)
+    assert match is not None  # the settings say so
+    _check_time(repetition_time, "bold.drop_first in seconds")
+    assert repetition_time is not None
+    return math.ceil(float(match.group(1)) / repetition_time - 1e-6)
+
+
+def usable_series(
+    bold: NDArray[np.float32],
+    mask: NDArray[np.bool_],
+    config: BoldConfig,
+    repetition_time: float | None = None,
+    confounds: NDArray[np.float64] | None = None,
+    sample_mask: NDArray[np.bool_] | None = None,
+) -> NDArray[np.float32]:
+    """Clean and standardise a run as the settings say: the one way from files to time series.
+
+    Parameters
+    ----------
+    bold : ndarray of shape (n_vertices, n_timepoints)
+        BOLD signal in any unit, finite.
+    mask : ndarray of shape (n_vertices,), bool
+        Vertices with signal.
+    config : BoldConfig
+        How.
+    repetition_time : float, optional
+        Seconds between volumes; filters need it.
+    confounds : ndarray of shape (n_timepoints, n_confounds), optional
+        Regressed out.
+    sample_mask : ndarray of shape (n_timepoints,), bool, optional
+        Volumes to keep. Those left out at the start are cut off; the others are interpolated for
+        filters and left out of everything else (``nilearn.signal.clean``).
+
+    Returns
+    -------
+    ndarray of shape (n_vertices, n_kept), float32
+        The volumes that were kept; see :func:`prepare`.
+
+    Raises
+    ------
+    SettingsError
+        If a filter is asked for that the repetition time does not allow.
+    """
+    if sample_mask is not None:
+        first = int(np.argmax(sample_mask))
+        bold, sample_mask = bold[:, first:], sample_mask[first:]
+        confounds = None if confounds is None else confounds[first:]
+    cleaned = clean(bold, mask, config, repetition_time, confounds, sample_mask)
+    return prepare(cleaned, mask, config)
+
+
 def clean(
     bold: NDArray[np.float32],
     mask: NDArray[np.bool_],
     config: BoldConfig,
     repetition_time: float | None,
     confounds: NDArray[np.float64] | None = None,
+    sample_mask: NDArray[np.bool_] | None = None,
 ) -> NDArray[np.float32]:
     """Take trends, confounds and frequencies out of a run with ``nilearn.signal.clean``.
 
@@ -205,10 +319,12 @@ def clean(
         Seconds between volumes; filters need it.
     confounds : ndarray of shape (n_timepoints, n_confounds), optional
         Regressed out.
+    sample_mask : ndarray of shape (n_timepoints,), bool, optional
+        Volumes to keep.
 
     Returns
     -------
-    ndarray of shape (n_vertices, n_timepoints), float32
+    ndarray of shape (n_vertices, n_kept), float32
         The same array where nothing is to do; 0 where there is no signal otherwise.
 
     Raises
@@ -216,12 +332,14 @@ def clean(
     SettingsError
         If a filter is asked for that the repetition time does not allow.
     """
+    kept = slice(None) if sample_mask is None or sample_mask.all() else np.flatnonzero(sample_mask)
     if not config.cleans:
-        return bold
+        return bold if isinstance(kept, slice) else bold[:, kept]
     _check_filters(config, repetition_time)
     from nilearn.signal import clean as nilearn_clean
 
-    cleaned = np.zeros_like(bold)
+    n_kept = bold.shape[1] if isinstance(kept, slice) else len(kept)
+    cleaned = np.zeros((len(bold), n_kept), dtype=np.float32)
     rows = np.flatnonzero(mask)
     for start in range(0, len(rows), BLOCK_VERTICES):
         block = rows[start : start + BLOCK_VERTICES]
@@ -234,6 +352,7 @@ def clean(
             low_pass=config.low_pass_hz,
             filter="butterworth" if config.filters else False,
             t_r=repetition_time,
+            sample_mask=None if isinstance(kept, slice) else kept,
         ).T
     return cleaned
 
@@ -241,22 +360,8 @@ def clean(
 def _check_filters(config: BoldConfig, repetition_time: float | None) -> None:
     if not config.filters:
         return
-    if repetition_time is None:
-        raise SettingsError(
-            "setting bold.repetition_time",
-            expected="the seconds between volumes, which a filter needs",
-            found="none: not in the settings, the JSON sidecar or the header",
-            remedy="Set it in trend.yaml, or take high_pass_hz and low_pass_hz out.",
-        )
-    if not REPETITION_TIME.holds(repetition_time):
-        raise SettingsError(
-            "repetition time",
-            expected=f"{REPETITION_TIME.low:g} to {REPETITION_TIME.high:g} s between volumes, for "
-            "filters to take the right frequencies",
-            found=f"{repetition_time:g} s",
-            remedy="Set bold.repetition_time in trend.yaml, or mend the file: GIFTI and FreeSurfer "
-            "count milliseconds, sidecars seconds.",
-        )
+    _check_time(repetition_time, "filters")
+    assert repetition_time is not None
     highest = 0.5 / repetition_time
     low, high = config.high_pass_hz or 0.0, config.low_pass_hz or highest
     if not low < high <= highest or low >= highest:
@@ -265,6 +370,25 @@ def _check_filters(config: BoldConfig, repetition_time: float | None) -> None:
             expected=f"a band below {highest:.4g} Hz, half the rate of the volumes",
             found=f"{low:g} to {high:g} Hz",
             remedy="Correct them, or the repetition time.",
+        )
+
+
+def _check_time(repetition_time: float | None, what: str) -> None:
+    if repetition_time is None:
+        raise SettingsError(
+            "setting bold.repetition_time",
+            expected=f"the seconds between volumes, which {what} need",
+            found="none: not in the settings, the JSON sidecar or the header",
+            remedy="Set it in trend.yaml, or do without in trend.yaml (bold).",
+        )
+    if not REPETITION_TIME.holds(repetition_time):
+        raise SettingsError(
+            "repetition time",
+            expected=f"{REPETITION_TIME.low:g} to {REPETITION_TIME.high:g} s between volumes, for "
+            f"{what} to be right",
+            found=f"{repetition_time:g} s",
+            remedy="Set bold.repetition_time in trend.yaml, or mend the file: GIFTI and FreeSurfer "
+            "count milliseconds, sidecars seconds.",
         )
 
 

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Mapping
+from fnmatch import fnmatchcase
 from pathlib import Path
 
 import numpy as np
@@ -59,15 +60,35 @@ def _name_of(run: BoldRun) -> str:
     return "_".join(f"{name}-{value}" for name, value in _own(run.entities).items()) or run.key
 
 
+def columns_of(path: Path) -> list[str]:
+    """Names of the columns of a table; none where it cannot be read."""
+    try:
+        with path.open(encoding="utf-8") as file:
+            return file.readline().rstrip("\r\n").split("\t")
+    except (OSError, UnicodeDecodeError):  # said where its numbers are read
+        return []
+
+
+def matching(patterns: tuple[str, ...], columns: list[str]) -> tuple[list[str], list[str]]:
+    """Columns that names or patterns (``a_comp_cor_*``) stand for, and those that match none."""
+    found: dict[str, None] = {}
+    unknown = []
+    for pattern in patterns:
+        names = [name for name in columns if fnmatchcase(name, pattern)]
+        found |= dict.fromkeys(names)
+        unknown += [] if names else [pattern]
+    return list(found), unknown
+
+
 def read_confounds(path: Path, columns: tuple[str, ...], n_timepoints: int) -> NDArray[np.float64]:
-    """Read columns of a confounds table by name.
+    """Read columns of a confounds table by name or pattern.
 
     Parameters
     ----------
     path : Path
         A .tsv with a header, ``n/a`` where there is no value.
     columns : tuple of str
-        Their names.
+        Their names; ``*`` and ``?`` stand for any letters.
     n_timepoints : int
         Rows that it must have.
 
@@ -95,12 +116,13 @@ def read_confounds(path: Path, columns: tuple[str, ...], n_timepoints: int) -> N
         table = pd.read_csv(path, sep="\t", na_values="n/a", encoding="utf-8")
     except (ValueError, OSError) as error:
         raise bad("a table with tabs between its columns", " ".join(str(error).split())) from error
-    if missing := [name for name in columns if name not in table]:
+    chosen_columns, missing = matching(columns, [str(name) for name in table.columns])
+    if missing:
         shown = ", ".join(map(str, table.columns[:8]))
         raise bad(f"columns {', '.join(missing)}", f"{len(table.columns)} others: {shown} ...")
     if len(table) != n_timepoints:
         raise bad(f"{n_timepoints} rows, one per volume", str(len(table)))
-    numbers = table[list(columns)].apply(pd.to_numeric, errors="coerce")
+    numbers = table[chosen_columns].apply(pd.to_numeric, errors="coerce")
     chosen = np.array(numbers, dtype=np.float64)
     if n_timepoints > 1:
         chosen[0] = np.where(np.isnan(chosen[0]), chosen[1], chosen[0])

@@ -188,3 +188,33 @@ def test_wrong_cohorts_are_refused():
     runs[1][0][0, 0] = np.nan
     with pytest.raises(CohortError, match=r"run 1.*NaN"):
         average_correlation(runs)
+
+
+@pytest.mark.parametrize("average", ["arithmetic", "fisher"])
+@pytest.mark.parametrize("budget", [2.0, 1e-6])
+def test_a_weight_counts_a_run_as_often(rng, average, budget):
+    runs = [(rng.standard_normal((30, 50)), rng.random(30) < 0.9) for _ in range(3)]
+    config = CorrelationConfig(average=average, tile=16, memory_budget_gib=budget)
+    repeated = [runs[i] for i in (0, 0, 0, 1, 2, 2)]
+    found = average_correlation(runs, config, weights=[3, 1, 2])
+    np.testing.assert_allclose(found, average_correlation(repeated, config), atol=1e-5)
+    np.testing.assert_allclose(
+        average_correlation(runs, config, weights=[7, 7, 7]),
+        average_correlation(runs, config),
+        atol=1e-6,
+    )
+
+
+def test_weighted_halves_are_taken_out_of_the_whole(rng):
+    runs = [(rng.standard_normal((20, 40)), rng.random(20) < 0.8) for _ in range(4)]
+    weights = [1.0, 4.0, 2.0, 3.0]
+    masks = np.stack([mask for _, mask in runs])
+    first = np.array([True, False, True, False])
+    sums = {"first": np.zeros((20, 20)), "second": np.zeros((20, 20))}
+    groups = ["first" if one else "second" for one in first]
+    whole = average_correlation(runs, groups=groups, group_sums=sums, weights=weights)
+    for rest in (False, True):
+        found = split_correlation(whole, sums["first"], masks, first, rest=rest, weights=weights)
+        own = np.flatnonzero(~first if rest else first)
+        wanted = average_correlation([runs[r] for r in own], weights=[weights[r] for r in own])
+        np.testing.assert_allclose(found, wanted, atol=1e-5)

@@ -10,7 +10,7 @@ from trend_dagster.orchestration.io_managers import Result
 from trend_dagster.orchestration.production import Cell, stored_asset
 from trend_dagster.project.folder import BOLD_RUN, Project
 from trend_dagster.project.recordings import read_recording, recording_files
-from trend_dagster.science.bold import clean, prepare
+from trend_dagster.science.bold import usable_series
 from trend_dagster.storage.stores import Partition
 
 
@@ -31,8 +31,9 @@ def bold(cell: Cell) -> Result:
     run = read_recording(cell.project, cell.project.bold_run(cell.partition[BOLD_RUN]))
     if run.unusable is not None:
         return Result(facts=run.facts, excluded=run.unusable)
-    cleaned = clean(run.raw.signal, run.mask, config, run.repetition_time, run.confounds)
-    prepared = prepare(cleaned, run.mask, config)
+    prepared = usable_series(
+        run.raw.signal, run.mask, config, run.repetition_time, run.confounds, run.sample_mask
+    )
     return Result(
         arrays={"bold": prepared, "vertex_mask": run.mask, **run.raw.space.arrays()},
         facts=run.facts,

@@ -24,7 +24,7 @@ from trend_dagster.project.mesh import (
     smoothing_of,
     thresholds_without_mesh,
 )
-from trend_dagster.project.recordings import check_recordings
+from trend_dagster.project.recordings import check_recordings, weights_of
 from trend_dagster.project.settings import (
     Settings,
     made_encodings,
@@ -93,6 +93,7 @@ def average_correlation(cell: Cell, embeddings: Sequence[Version]) -> Result:
         [_reader(run) for run in embeddings],
         config,
         out=matrix.array,
+        weights=weights_of(cell.project, names),
         done=frozenset(matrix.done),
         on_tile=mark,
     )

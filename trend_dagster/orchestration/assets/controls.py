@@ -32,7 +32,7 @@ from trend_dagster.project.mesh import (
     smoothing_of,
     thresholds_without_mesh,
 )
-from trend_dagster.project.recordings import check_recordings
+from trend_dagster.project.recordings import check_recordings, weights_of
 from trend_dagster.science.bold import check_same_vertices, common_length
 from trend_dagster.science.connectivity.correlation import average_correlation
 from trend_dagster.science.evidence.measures import mean_dice
@@ -80,7 +80,8 @@ def control_correlation(cell: Cell, bold: Sequence[Version]) -> Result:
     for i, control in enumerate(settings.controls.features):
         cell.progress(control, i / len(settings.controls.features))
         readers = _readers(cell, bold, control, n_timepoints)
-        out[i] = average_correlation(readers, config=settings.correlation)
+        weights = weights_of(cell.project, list(runs))
+        out[i] = average_correlation(readers, config=settings.correlation, weights=weights)
     return Result(
         arrays={"vertex_mask": np.asarray(masks.any(axis=0))},
         facts={"controls": list(settings.controls.features), "n_vertices": masks.shape[1]},

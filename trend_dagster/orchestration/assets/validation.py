@@ -31,7 +31,7 @@ from trend_dagster.project.mesh import (
     smoothing_of,
     thresholds_without_mesh,
 )
-from trend_dagster.project.recordings import check_recordings
+from trend_dagster.project.recordings import check_recordings, weights_of
 from trend_dagster.project.settings import Settings, why_no_stability
 from trend_dagster.science.bold import check_same_vertices
 from trend_dagster.science.connectivity.correlation import average_correlation
@@ -119,7 +119,8 @@ def split_correlation(
             readers = [_part_reader(run, embedder, half)]
         else:
             readers = [_reader(embeddings[r]) for r in halves.runs[half]]
-        average = _average(cell, side, readers, out.shape[1])
+        weights = weights_of(cell.project, [names[r] for r in halves.runs[half]])
+        average = _average(cell, side, readers, out.shape[1], weights)
         out[half] = average
         masks.append(np.diagonal(average) > 0)
     return Result(
@@ -147,13 +148,22 @@ def _signal(run: Version) -> tuple[NDArray[np.float32], NDArray[np.bool_]]:
 
 
 def _average(
-    cell: Cell, name: str, readers: Sequence[Callable[[], Features]], n_vertices: int
+    cell: Cell,
+    name: str,
+    readers: Sequence[Callable[[], Features]],
+    n_vertices: int,
+    weights: Sequence[float] | None,
 ) -> NDArray[np.float32]:
     """Average the correlation over some runs, in a matrix that an interruption leaves."""
     config = cell.settings.correlation
     matrix = ResumableMatrix(cell.scratch / name, (n_vertices, n_vertices), config.tile)
     average_correlation(
-        readers, config, out=matrix.array, done=frozenset(matrix.done), on_tile=matrix.mark
+        readers,
+        config,
+        out=matrix.array,
+        weights=weights,
+        done=frozenset(matrix.done),
+        on_tile=matrix.mark,
     )
     return matrix.array
 
@@ -247,7 +257,8 @@ def null_correlation(
             share = (2 * null + half) / (2 * config.n_nulls)
             cell.progress(f"surrogate cohort {null + 1} of {config.n_nulls}, {side} half", share)
             readers = [reader(name, half, null) for name in names[half]]
-            out[null, half] = _average(cell, f"{null}-{side}", readers, n)
+            weights = weights_of(cell.project, names[half])
+            out[null, half] = _average(cell, f"{null}-{side}", readers, n, weights)
     return Result(
         arrays={"vertex_mask": split_correlation.read("vertex_mask")},
         facts={

@@ -47,6 +47,14 @@ class CorrelationConfig(BaseModel, frozen=True, extra="forbid"):
             "tutorial leaves the step empty."
         ),
     )
+    weight: Literal["equal", "frames"] = Field(
+        default="equal",
+        description=(
+            "'equal': each run counts once. 'frames': as many times as volumes were kept of it, "
+            "where censoring leaves little of some runs."
+        ),
+        json_schema_extra={"identity": "unless default"},
+    )
     memory_budget_gib: float = Field(
         default=2.0,
         gt=0,
@@ -74,6 +82,7 @@ def average_correlation(
     out: Any = None,
     groups: Sequence[Hashable] | None = None,
     group_sums: Mapping[Any, Any] | None = None,
+    weights: Sequence[float] | None = None,
     done: Container[Tile] = frozenset(),
     on_tile: Callable[[Tile], None] | None = None,
     n_threads: int | None = None,
@@ -95,6 +104,8 @@ def average_correlation(
         Group of each run (a half, a fold, a subject), for `group_sums`.
     group_sums : mapping of group to array of shape (n_vertices, n_vertices), optional
         Each receives the sum over the group's runs, in the same pass; see `split_correlation`.
+    weights : sequence of float, optional
+        How much each run counts; all the same by default.
     done : container of (int, int)
         Tiles that are in the outputs already, by their first row and column; they are passed
         over. With `on_tile`, this is how an interrupted computation goes on.
@@ -116,7 +127,7 @@ def average_correlation(
         the device does not exist.
     """
     config = config or CorrelationConfig()
-    job = _Job(runs, config, groups, group_sums or {})
+    job = _Job(runs, config, groups, group_sums or {}, weights)
     if out is None:
         out = np.zeros((job.n_vertices, job.n_vertices), dtype=np.float32)
     size = config.tile
@@ -144,6 +155,7 @@ def split_correlation(
     config: CorrelationConfig | None = None,
     *,
     rest: bool = False,
+    weights: Sequence[float] | None = None,
     out: Any = None,
 ) -> Any:
     """Return the average over one group of runs, or over all the others by subtraction.
@@ -162,6 +174,8 @@ def split_correlation(
         As in the call that made `average`.
     rest : bool
         Average over the runs outside the group (leave-one-out) in place of those inside.
+    weights : sequence of float, optional
+        As in the call that made `average`.
     out : array of shape (n_vertices, n_vertices), optional
         Receives the result tile by tile; a new float32 array, if not given.
 
@@ -172,6 +186,7 @@ def split_correlation(
     """
     config = config or CorrelationConfig()
     n = masks.shape[1]
+    of_runs = None if weights is None else np.asarray(weights, dtype=np.float64)
     if out is None:
         out = np.zeros((n, n), dtype=np.float32)
     for a in range(0, n, config.tile):
@@ -180,9 +195,10 @@ def split_correlation(
             total = np.asarray(group_sum[rows, columns], dtype=np.float64)
             if rest:
                 mean = np.asarray(average[rows, columns], dtype=np.float64)
-                total = _transformed(mean, config) * _counts(masks, rows, columns) - total
-            chosen = masks[~in_group] if rest else masks[in_group]
-            counts = _counts(chosen, rows, columns)
+                total = _transformed(mean, config) * _counts(masks, rows, columns, of_runs) - total
+            members = ~in_group if rest else in_group
+            own = None if of_runs is None else of_runs[members]
+            counts = _counts(masks[members], rows, columns, own)
             out[rows, columns] = _finished(total, counts, a == b, config)
     return out
 
@@ -236,6 +252,7 @@ class _Stack:
 
     group: Hashable
     parts: list[Any]
+    weights: list[float]
 
 
 @dataclass(eq=False)
@@ -254,6 +271,8 @@ class _Job:
     config: CorrelationConfig
     groups: Sequence[Hashable] | None
     group_sums: Mapping[Any, Any]
+    given: Sequence[float] | None = None
+    weights: NDArray[np.float64] | None = field(init=False, default=None)
     n_vertices: int = field(init=False)
     masks: BoolArray = field(init=False)
 
@@ -265,6 +284,15 @@ class _Job:
                 found="none",
                 remedy="Embed a run first.",
             )
+        if self.given is not None:
+            self.weights = np.asarray(self.given, dtype=np.float64)
+            if self.weights.shape != (len(self.runs),) or not (self.weights > 0).all():
+                raise CohortError(
+                    "weights of runs",
+                    expected=f"{len(self.runs)} numbers above 0",
+                    found=str(list(self.given)),
+                    remedy="Leave runs of which nothing is kept out.",
+                )
         features, _ = _read(self.runs[0])
         self.n_vertices = len(features)
         self.run_bytes = 4 * features.size
@@ -291,7 +319,8 @@ class _Job:
             # Side by side, the runs' products add up within one matrix product.
             parts = [np.concatenate(parts, axis=1)] if len(parts) > 1 else parts
         group = self.groups[members[0]] if self.groups is not None else None
-        return _Stack(group, [self._placed(part) for part in parts])
+        weights = [1.0 if self.weights is None else float(self.weights[r]) for r in members]
+        return _Stack(group, [self._placed(part) for part in parts], weights)
 
     def _placed(self, rows: FloatArray) -> Any:
         if self.place is None:
@@ -304,6 +333,8 @@ class _Job:
         features, mask = _read(self.runs[run])
         self._check(run, features, mask)
         rows, self.masks[run] = standardize(features, mask)
+        if self.weights is not None and self.config.average == "arithmetic":
+            rows *= np.float32(np.sqrt(self.weights[run]))  # the product then has the weight
         return rows
 
     def run(
@@ -360,9 +391,12 @@ class _Job:
         rows, columns = self._slices(tile)
         if self.config.average == "arithmetic":
             return _gram(stack.parts[0], rows, columns)
-        total = _transformed(_gram(stack.parts[0], rows, columns), self.config)
-        for Z in stack.parts[1:]:
-            total += _transformed(_gram(Z, rows, columns), self.config)
+        total: FloatArray | None = None
+        for Z, weight in zip(stack.parts, stack.weights, strict=True):
+            one = _transformed(_gram(Z, rows, columns), self.config)
+            one *= weight
+            total = one if total is None else np.add(total, one, out=total)
+        assert total is not None  # a stack holds a run at least
         return total
 
     def _finish(
@@ -380,7 +414,7 @@ class _Job:
         total, *others = sums.of_group.values()
         for other in others:
             total = np.add(total, other, dtype=np.float64)
-        counts = _counts(self.masks, rows, columns)
+        counts = _counts(self.masks, rows, columns, self.weights)
         self._write(out, tile, _finished(total, counts, tile[0] == tile[1], self.config))
         sums.of_group.clear()
         if on_tile is not None:
@@ -435,11 +469,18 @@ def _gram(Z: Any, rows: slice, columns: slice) -> FloatArray:
     return product if isinstance(product, np.ndarray) else product.cpu().numpy()
 
 
-def _counts(masks: BoolArray, rows: slice, columns: slice) -> FloatArray | float:
-    """Count the runs in which both vertices of a pair have signal."""
+def _counts(
+    masks: BoolArray,
+    rows: slice,
+    columns: slice,
+    weights: NDArray[np.float64] | None = None,
+) -> FloatArray | float:
+    """Count the runs in which both vertices of a pair have signal, or add up their weights."""
     left, right = masks[:, rows], masks[:, columns]
     if left.all() and right.all():
-        return float(len(masks))
+        return float(len(masks) if weights is None else weights.sum())
+    if weights is not None:
+        return np.asarray(left.T @ (right * weights[:, None]), dtype=np.float64)
     return left.T.astype(np.float32) @ right.astype(np.float32)
 
 
