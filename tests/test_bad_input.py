@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 import os
 import re
 import shutil
@@ -591,6 +592,53 @@ def _(desk):
 @case("bold-left-out", may_change=("bold",))
 def _(desk):
     desk.bold(np.ones((N_VERTICES, 40), dtype=np.float32))
+    return desk.run("bold", status=0)
+
+
+def confounds(desk: Desk, leave_out: str = "", **bold: object) -> None:
+    """A confounds table beside every run."""
+    for path in desk.folder.glob("bold/*.npy"):
+        columns = ["trans_x", "framewise_displacement"]
+        if path.stem == SECOND:
+            columns = [name for name in columns if name != leave_out]
+        lines = ["\t".join(columns), *["\t".join("0.9" for _ in columns)] * 40]
+        table = path.with_name(f"{path.stem}_desc-confounds_timeseries.tsv")
+        table.write_text("\n".join(lines) + "\n")
+    desk.add_settings(f"bold: {json.dumps(bold)}")
+
+
+@case("confounds-misspelt")
+def _(desk):
+    confounds(desk, confounds=["trans_xx"])
+    said = desk.run("bold")
+    assert said.count("error setting bold.confounds") == 1
+    assert "1 errors" in said
+    return said
+
+
+@case("confounds-column", may_change=("bold",))
+def _(desk):
+    confounds(desk, leave_out="trans_x", confounds=["trans_?"])
+    said = desk.run("bold")
+    assert "5 made" in said
+    return said
+
+
+@case("confounds-none")
+def _(desk):
+    desk.add_settings("bold: {confounds: [trans_x]}")
+    return desk.run("bold")
+
+
+@case("censor-too-much", may_change=("bold",))
+def _(desk):
+    confounds(desk, censor={"above": 0.5})
+    return desk.run("bold", status=0)
+
+
+@case("censor-minutes", may_change=("bold",))
+def _(desk):
+    confounds(desk, drop_first=10, minimum_minutes=1.5, repetition_time=2)
     return desk.run("bold", status=0)
 
 

@@ -246,7 +246,7 @@ def _check_columns(project: Project, run: BoldRun, setting: str, wanted: tuple[s
             f"setting {setting}",
             expected=f"columns of the confounds tables, {', '.join(known[:8])}"
             + (", ..." if len(known) > 8 else ""),
-            found=f"{unknown[0]}, which no table has" + nearest(unknown[0], known),
+            found=f"{unknown[0]!r}, which no table has" + nearest(unknown[0], known),
             remedy="Correct the name in trend.yaml.",
         )
     raise InputError(
