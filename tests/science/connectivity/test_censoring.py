@@ -1,4 +1,4 @@
-"""Censoring brings planted networks back that bursts of motion hide; benchmarks.censoring, small."""
+"""Censoring brings back planted networks that motion hides; `benchmarks.censoring`, small."""
 
 from __future__ import annotations
 
