@@ -195,7 +195,7 @@ def test_a_mistake_of_ours_shows_no_trace_unless_asked_for(trend, finished, monk
     def broken(*arguments, **keywords):
         raise RuntimeError("a mistake")
 
-    monkeypatch.setattr("trend_dagster.project.recorded.read_run", broken)
+    monkeypatch.setattr("trend_dagster.project.recordings.read_run", broken)
     status, _, err = trend("run", finished, "--select", "bold", "--force")
     assert status == 1
     assert "RuntimeError: a mistake" in err

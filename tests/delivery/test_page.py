@@ -42,6 +42,7 @@ def report(text: str, **more) -> Report:
                 "used_for": "the average",
             }
         ],
+        "doubts": [text],
         "label_files": [{"label_file": text, "n_labels": 2, "digest": "0"}],
         "settings": text,
         "training": {"facts": {"a": text}, "epoch": [1], "train": [1.0], "validation": [None]},

@@ -25,6 +25,7 @@ from trend_dagster.project.settings import Settings
 from trend_dagster.project.tables import comparison_table, labels_of, summary_table, verdict
 from trend_dagster.science.evidence.measures import match_labels
 from trend_dagster.science.parcellation.selection import rank_cells
+from trend_dagster.science.plausibility import doubts
 from trend_dagster.science.surface import Surface
 from trend_dagster.storage.arrays import subject_of
 from trend_dagster.storage.label_images import Network, unique_rgb
@@ -43,6 +44,7 @@ FEATURES_FROM = {
 
 MAX_LABEL_BYTES = 1_500_000  # of all cells that can be looked at on the surface
 MAX_SHOWN = 24
+MAX_DOUBTS = 30
 PICTURE_BYTES = 200_000
 MATRIX_BYTES = 60_000  # shown in the UI as well
 MATRIX_PIXELS = 200
@@ -187,6 +189,7 @@ def gather(
         date=max(v.attributes["created"] for v in found)[:10],
         software=f"trend_dagster {version_of('trend_dagster')}",
         runs=[_run(run, model) for run in versions.get("bold", ())],
+        doubts=_doubts([*versions.get("bold", ()), *versions.get("cortex", ())]),
         label_files=[_label_file(file) for file in versions.get("geodesic_labels", ())],
         settings=yaml.safe_dump(settings.model_dump(mode="json"), sort_keys=False),
         training=_training(model, versions.get("embeddings", ())),
@@ -241,6 +244,20 @@ def _run(run: Version, model: Version | None) -> dict[str, Any]:
             "the average",
         ),
     }
+
+
+def _doubts(versions: Sequence[Version | None]) -> list[str]:
+    said = [
+        f"{describe(v.asset, v.partition)}: {doubt}"
+        for v in versions
+        if v is not None
+        for doubt in doubts(v.asset, v.facts)
+    ]
+    return said[:MAX_DOUBTS] + (
+        [f"and {len(said) - MAX_DOUBTS} more (`trend status --all` shows them)"]
+        if len(said) > MAX_DOUBTS
+        else []
+    )
 
 
 def _label_file(file: Version) -> dict[str, Any]:

@@ -55,7 +55,13 @@ from trend_dagster.orchestration.private import HOST_TAG, PROCESS_TAG, RECORDED_
 from trend_dagster.project.folder import N_COMPONENTS, Project
 from trend_dagster.project.settings import Settings
 from trend_dagster.science.cores import usable_cores
-from trend_dagster.storage.provenance import Recipe, differences, digest_of, digest_of_file
+from trend_dagster.storage.provenance import (
+    Recipe,
+    differences,
+    digest_of,
+    digest_of_file,
+    digest_of_input,
+)
 from trend_dagster.storage.stores import Draft, Partition, Version, describe
 
 Progress = Callable[[str, str, float], None]
@@ -340,7 +346,7 @@ class StoredAsset:
         digests |= self._missing(project, partition, inputs)
         if self.files is not None:
             for name, file in self.files(project, partition).items():
-                digests[f"file {name}"] = digest_of_file(file)
+                digests[f"file {name}"] = digest_of_input(file)
         traced = any(self.asks_for(name) for name in inputs)
         return Recipe(self.name, self.code_version, self._identity(project), digests, traced=traced)
 
@@ -556,7 +562,8 @@ def produce(
         yield from _side_by_side(asset, project, batches, errors, run_id=run_id, log=log)
     if errors:
         raise dg.Failure(
-            description="\n".join(str(error) for error in errors),
+            # One cause is one error: a misspelt name fails every partition in the same words.
+            description="\n".join(dict.fromkeys(str(error) for error in errors)),
             metadata={"errors": len(errors), "of": len(partitions)},
             allow_retries=False,
         )

@@ -87,7 +87,7 @@ class Project:
         inputs = self.settings.inputs
         choose = {"space": inputs.space, "den": inputs.density, "desc": inputs.desc}
         try:
-            return find_runs(self.folder / inputs.bold, choose)
+            return find_runs(self.folder / inputs.bold, {**choose, **inputs.select})
         except InputError:
             correlation = self.store.latest("average_correlation")
             if correlation is not None and correlation.imported:

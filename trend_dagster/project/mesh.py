@@ -8,6 +8,7 @@ the mesh adds to a correlation. What does not: reading files (``storage``) and t
 from __future__ import annotations
 
 from collections.abc import Callable, Mapping, Sequence
+from contextlib import suppress
 from pathlib import Path
 from typing import Any
 
@@ -22,7 +23,7 @@ from trend_dagster.science.connectivity.smoothing import Smoothing
 from trend_dagster.science.surface import Surface, check_hemisphere
 from trend_dagster.storage.space import Side
 from trend_dagster.storage.stores import Version
-from trend_dagster.storage.surfaces import read_cortex_mask, read_surfaces
+from trend_dagster.storage.surfaces import count_vertices, read_cortex_mask, read_surfaces
 
 SIDES = ("left", "right")
 
@@ -56,6 +57,19 @@ def read_mesh(project: Project) -> Surface | None:
         return None
     files = list(mesh_files(project).values())
     return Surface(**vars(read_surfaces(files[:2], files[2:], check=check_hemisphere)))
+
+
+def mesh_sizes(project: Project) -> dict[Side, int] | None:
+    """Vertices of each hemisphere of the mesh that the settings name; None if they name none."""
+    inputs = project.settings.inputs
+    if inputs.surface is not None:
+        return {"L": FSAVERAGE[inputs.surface], "R": FSAVERAGE[inputs.surface]}
+    if not inputs.surfaces:
+        return None
+    with suppress(InputError):  # said once, where the mesh itself is read
+        left, right = (count_vertices(project.folder / name) for name in inputs.surfaces)
+        return {"L": left, "R": right}
+    return None
 
 
 def cortex_mask_files(project: Project) -> dict[str, Path]:
@@ -130,7 +144,8 @@ def wrong_density(files: Sequence[str], expected: str, found: object) -> InputEr
         expected=f"{expected} vertices, as the BOLD has",
         found=str(found),
         remedy="Name the surface that the BOLD was sampled on (inputs.surface or inputs.surfaces), "
-        "or leave it out.",
+        "or leave it out. Where rows are grayordinates of a CIFTI file, which lacks the wall, "
+        "leave it out and name that file: inputs.template.",
     )
 
 

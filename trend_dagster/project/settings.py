@@ -49,19 +49,25 @@ class InputsConfig(BaseModel, frozen=True, extra="forbid"):
         ".func.gii, .mgh or .mgz; also the folder that fMRIPrep, NiBabies or XCP-D wrote.",
         json_schema_extra=NO_IDENTITY,
     )
+    select: dict[str, str | tuple[str, ...]] = Field(
+        {},
+        description="Which runs to take, by any entity of BIDS names: {task: rest, space: fsLR}. A "
+        "list takes several: {run: [1, 2]}. Runs of several tasks are taken only if it is said so.",
+        json_schema_extra=NO_IDENTITY,
+    )
     space: str | None = Field(
         None,
-        description="Where runs are there in several spaces: the one to take (BIDS space-).",
+        description="As select: {space: ...}.",
         json_schema_extra=NO_IDENTITY,
     )
     density: str | None = Field(
         None,
-        description="Where they are there in several densities: the one to take (BIDS den-).",
+        description="As select: {den: ...}.",
         json_schema_extra=NO_IDENTITY,
     )
     desc: str | None = Field(
         None,
-        description="Where they are there in several versions: the one to take (BIDS desc-).",
+        description="As select: {desc: ...}.",
         json_schema_extra=NO_IDENTITY,
     )
     volume_mask: str | None = Field(
@@ -125,6 +131,17 @@ class InputsConfig(BaseModel, frozen=True, extra="forbid"):
         description="A sentence about the data, shown wherever results are.",
         json_schema_extra=NO_IDENTITY,
     )
+
+    @field_validator("select", mode="before")
+    @classmethod
+    def _are_words(cls, select: object) -> object:
+        """YAML reads ``run: 1`` as a number, and ``01`` as 1."""
+        if not isinstance(select, Mapping):
+            return select
+        return {
+            str(name): [str(v) for v in value] if isinstance(value, list | tuple) else str(value)
+            for name, value in select.items()
+        }
 
     @field_validator("surfaces", "inflated")
     @classmethod

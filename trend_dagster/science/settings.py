@@ -63,6 +63,8 @@ class MethodSettings(BaseModel, frozen=True, extra="forbid"):
         values = model.model_dump(mode="json")
         for name, field in type(model).model_fields.items():
             extra = field.json_schema_extra
-            if isinstance(extra, Mapping) and extra.get("identity") is False:
+            said = extra.get("identity") if isinstance(extra, Mapping) else None
+            default = said == "unless default" and getattr(model, name) == field.default
+            if said is False or default:
                 del values[name]
         return values

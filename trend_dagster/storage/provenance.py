@@ -19,6 +19,7 @@ from pathlib import Path
 from typing import Any
 
 from trend_dagster.errors import InputError
+from trend_dagster.storage.gifti import external_files
 
 DIGEST_LENGTH = 16  # hexadecimal digits: 64 bits, enough to tell a lab's outputs apart
 
@@ -70,6 +71,30 @@ def digest_of_file(path: Path) -> str:
             found=error.strerror or str(error),
             remedy="Put it back, mend the link or the permissions, or take it out of the inputs.",
         ) from error
+
+
+def digest_of_input(path: Path) -> str:
+    """Digest of an input file and, for a GIFTI file that only describes them, of its numbers.
+
+    Parameters
+    ----------
+    path : Path
+        The file.
+
+    Returns
+    -------
+    str
+        :func:`digest_of_file`, unless its numbers lie in other files.
+
+    Raises
+    ------
+    InputError
+        If one of them cannot be read.
+    """
+    held = external_files(path) if ".gii" in path.suffixes else ()
+    if not held:
+        return digest_of_file(path)
+    return digest_of({each.name: digest_of_file(each) for each in (path, *held)})
 
 
 def digest_of_folder(folder: Path, *, leave_out: frozenset[str] = frozenset()) -> str:

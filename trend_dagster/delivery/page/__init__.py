@@ -149,6 +149,7 @@ class Report:
     date: str
     software: str
     runs: Sequence[Mapping[str, Any]]
+    doubts: Sequence[str]
     label_files: Sequence[Mapping[str, Any]]
     settings: str
     training: Mapping[str, Any] | None

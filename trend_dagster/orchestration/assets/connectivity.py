@@ -51,8 +51,9 @@ from trend_dagster.science.surface import (
     vertex_areas,
 )
 from trend_dagster.storage.arrays import read_distances
-from trend_dagster.storage.label_files import NO_LABEL, read_geodesic_labels
+from trend_dagster.storage.label_files import NO_LABEL, notes_on_labels, read_geodesic_labels
 from trend_dagster.storage.scratch import ResumableMatrix
+from trend_dagster.storage.sides import check_order
 from trend_dagster.storage.stores import Partition, Version
 
 DISTANCE_ROWS = 256  # computed at a time
@@ -68,7 +69,7 @@ def average_correlation(task: Task, embeddings: Sequence[Version]) -> Result:
     runs = usable_runs(task, embeddings)
     run_masks = np.stack([run.read("vertex_mask") for run in runs.values()])
     mask = np.asarray(run_masks.any(axis=0))
-    tiles = resumed_correlation(task, [features(run) for run in runs.values()], len(mask))
+    tiles = resumed_correlation(task, {n: features(run) for n, run in runs.items()}, len(mask))
     return Result(
         arrays={"correlation": tiles.array, "vertex_mask": mask, "run_masks": run_masks},
         facts={
@@ -121,6 +122,7 @@ def geodesic_distances(task: Task, cortex: Optional) -> Result:
     """
     files = _distance_files(task.project, task.partition)
     if files:
+        check_order("geodesic distance file", list(files.values()), "inputs.geodesic_distances")
         arrays = {hemisphere: read_distances(path) for hemisphere, path in files.items()}
         names = [path.name for path in files.values()]
     else:
@@ -202,6 +204,7 @@ def geodesic_labels(task: Task, geodesic_distances: Optional, cortex: Optional) 
             "n_vertices": len(labels),
             "n_labels": len(np.unique(labels[labels != NO_LABEL])),
             "n_vertices_without_label": int((labels == NO_LABEL).sum()),
+            **notes_on_labels(file),
         },
     )
 

@@ -41,6 +41,7 @@ def correlate_runs(
     config: CorrelationConfig | None = None,
     *,
     out: Any = None,
+    weights: Sequence[float] | None = None,
     done: Container[Tile] = frozenset(),
     on_tile: Callable[[Tile], None] | None = None,
     n_threads: int | None = None,
@@ -58,6 +59,8 @@ def correlate_runs(
     out : array of shape (n_vertices, n_vertices), optional
         Receives the result by assignment to tiles: a numpy array, memory map or zarr array. A
         new float32 array, if not given.
+    weights : sequence of float, optional
+        How much each run counts; all the same by default.
     done : container of (int, int)
         Tiles that are in the outputs already, by their first row and column; they are passed
         over. With `on_tile`, this is how an interrupted computation goes on.
@@ -79,7 +82,7 @@ def correlate_runs(
         the device does not exist.
     """
     config = config or CorrelationConfig()
-    job = _Job(runs, config)
+    job = _Job(runs, config, weights)
     if out is None:
         out = np.zeros((job.n_vertices, job.n_vertices), dtype=np.float32)
     size = config.tile
@@ -142,8 +145,8 @@ def _standardize_rows(rows: FloatArray) -> BoolArray:
 # --- The pass over tiles ---------------------------------------------------------------------
 
 
-Stack = list[Any]
-"""Standardised features of some runs; torch tensors on a device."""
+Stack = list[tuple[Any, float]]
+"""Standardised features of some runs with their weights; torch tensors on a device."""
 
 
 @dataclass(eq=False)
@@ -160,6 +163,7 @@ class _Job:
 
     runs: Sequence[Run | Callable[[], Run]]
     config: CorrelationConfig
+    weights: Sequence[float] | None
     n_vertices: int = field(init=False)
     masks: BoolArray = field(init=False)
 
@@ -170,6 +174,15 @@ class _Job:
                 expected="at least one run",
                 found="none",
                 remedy="Embed a run first.",
+            )
+        if self.weights is not None and (
+            len(self.weights) != len(self.runs) or min(self.weights) <= 0
+        ):
+            raise CohortError(
+                "weights of runs",
+                expected=f"{len(self.runs)} numbers above 0",
+                found=str(list(self.weights)),
+                remedy="Leave runs of which nothing is kept out.",
             )
         features, _ = _read(self.runs[0])
         self.n_vertices = len(features)
@@ -191,8 +204,10 @@ class _Job:
         parts = list(pool.map(self._standardized, members))
         if self.config.average == "arithmetic":
             # Side by side, the runs' products add up within one matrix product.
-            parts = [np.concatenate(parts, axis=1)] if len(parts) > 1 else parts
-        return [self._placed(part) for part in parts]
+            whole = np.concatenate(parts, axis=1) if len(parts) > 1 else parts[0]
+            return [(self._placed(whole), 1.0)]
+        weights = [1.0 if self.weights is None else self.weights[run] for run in members]
+        return [(self._placed(part), w) for part, w in zip(parts, weights, strict=True)]
 
     def _placed(self, rows: FloatArray) -> Any:
         if self.place is None:
@@ -205,6 +220,8 @@ class _Job:
         features, mask = _read(self.runs[run])
         self._check(run, features, mask)
         rows, self.masks[run] = standardize(features, mask)
+        if self.weights is not None and self.config.average == "arithmetic":
+            rows *= np.float32(np.sqrt(self.weights[run]))  # the product then has the weight
         return rows
 
     def run(
@@ -259,10 +276,11 @@ class _Job:
     def _product(self, tile: Tile, stack: Stack) -> FloatArray:
         rows, columns = self._slices(tile)
         if self.config.average == "arithmetic":
-            return _gram(stack[0], rows, columns)
-        total = _transformed(_gram(stack[0], rows, columns), self.config)
-        for Z in stack[1:]:
-            total += _transformed(_gram(Z, rows, columns), self.config)
+            return _gram(stack[0][0], rows, columns)
+        products = (w * _transformed(_gram(Z, rows, columns), self.config) for Z, w in stack)
+        total = next(products)
+        for product in products:
+            total += product
         return total
 
     def _finish(
@@ -275,7 +293,7 @@ class _Job:
         self._add(one, stacks)
         tile = one.tile
         rows, columns = self._slices(tile)
-        counts = _counts(self.masks, rows, columns)
+        counts = _counts(self.masks, rows, columns, self.weights)
         assert one.total is not None  # there is at least one run
         self._write(out, tile, _finished(one.total, counts, tile[0] == tile[1], self.config))
         one.total = None
@@ -331,12 +349,17 @@ def _gram(Z: Any, rows: slice, columns: slice) -> FloatArray:
     return product if isinstance(product, np.ndarray) else product.cpu().numpy()
 
 
-def _counts(masks: BoolArray, rows: slice, columns: slice) -> FloatArray | float:
-    """Count the runs in which both vertices of a pair have signal."""
+def _counts(
+    masks: BoolArray, rows: slice, columns: slice, weights: Sequence[float] | None
+) -> FloatArray | float:
+    """Count the runs in which both vertices of a pair have signal, or add up their weights."""
     left, right = masks[:, rows], masks[:, columns]
     if left.all() and right.all():
-        return float(len(masks))
-    return left.T.astype(np.float32) @ right.astype(np.float32)
+        return float(len(masks) if weights is None else sum(weights))
+    if weights is None:
+        return left.T.astype(np.float32) @ right.astype(np.float32)
+    summed: FloatArray = left.T.astype(np.float64) @ (right * np.asarray(weights)[:, None])
+    return summed
 
 
 def _transformed(r: FloatArray, config: CorrelationConfig) -> FloatArray:

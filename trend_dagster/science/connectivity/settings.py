@@ -11,7 +11,7 @@ from typing import Annotated, Literal
 from pydantic import BaseModel, Field, field_validator
 
 from trend_dagster.science._device import DESCRIPTION, Device
-from trend_dagster.science.identity import NO_IDENTITY
+from trend_dagster.science.identity import NO_IDENTITY, UNLESS_DEFAULT
 
 MAX_LABELS = 1000  # of both hemispheres
 """With more, a label of a mesh that BOLD is sampled on has too few vertices to be factorised."""
@@ -56,6 +56,14 @@ class CorrelationConfig(BaseModel, frozen=True, extra="forbid"):
             "transforms back, which weighs strong correlations more and takes longer. The "
             "tutorial leaves the step empty."
         ),
+    )
+    weight: Literal["equal", "frames"] = Field(
+        default="equal",
+        description=(
+            "'equal': each run counts once. 'frames': as many times as volumes were kept of it, "
+            "where censoring leaves little of some runs."
+        ),
+        json_schema_extra=UNLESS_DEFAULT,
     )
     memory_budget_gib: float = Field(
         default=2.0,
