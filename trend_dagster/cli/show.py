@@ -96,7 +96,7 @@ def _describe(project: Project, asset: StoredAsset, version: Version) -> dict[st
         (s for s in Lineage(project).states(asset) if s.partition == version.partition), None
     )
     pictures: list[Path] = []
-    with suppress(PermissionError):  # who may only read gets none
+    with suppress(OSError):  # who may only read gets none
         pictures = write_pictures(project, version)
     return {
         "output": describe(version.asset, version.partition),
