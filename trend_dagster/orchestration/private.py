@@ -82,7 +82,6 @@ __all__ = [
     "get_input_data_version_tag",
     "get_input_event_pointer_tag",
     "how_backfill_ended",
-    "hurry_backfills",
     "open_backfills",
 ]
 
@@ -234,13 +233,3 @@ def cancel_backfill(instance: dg.DagsterInstance, backfill_id: str) -> None:
 def failed_in_a_step(run: dg.DagsterRun) -> bool:
     """Tell a run whose code failed from one whose process was ended."""
     return run.tags.get(RUN_FAILURE_REASON_TAG) == RunFailureReason.STEP_FAILURE.value
-
-
-def hurry_backfills(seconds: int) -> None:
-    """Let the backfill daemon of this process look every few seconds in place of every 30.
-
-    There is no setting for it, and a chain of ten assets would wait five minutes in all.
-    """
-    from dagster._daemon import controller
-
-    controller.DEFAULT_DAEMON_INTERVAL_SECONDS = seconds
