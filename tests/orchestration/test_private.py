@@ -61,6 +61,12 @@ NEEDED = {
     "PartitionBackfill": BACKFILLS,
     "make_new_backfill_id": BACKFILLS,
     "get_current_timestamp": BACKFILLS,
+    "controller": "the backfill daemon of `trend dev` looks every few seconds in place of every 30",
+    "main": "`trend dev` starts the daemon",
+    "InstanceRef": "the user's settings of an instance stand over ours",
+    "serialize_value": "`trend dev` hands the instance to its processes (--instance-ref)",
+    "DagsterGrpcClient": "`trend dev` waits until the code server answers",
+    "GRPC_INFO_TAG": "a run of the page is told from one of `trend run`, and whose server has it",
 }
 
 VALUES = {
@@ -74,6 +80,7 @@ VALUES = {
     "ASSET_PARTITION_RANGE_START_TAG": "dagster/asset_partition_range_start",
     "ASSET_PARTITION_RANGE_END_TAG": "dagster/asset_partition_range_end",
     "MAX_RETRIES_TAG": "dagster/max_retries",
+    "GRPC_INFO_TAG": ".dagster/grpc_info",
     "RETRY_ON_ASSET_OR_OP_FAILURE_TAG": "dagster/retry_on_asset_or_op_failure",
 }
 """Stored with runs and outputs of existing projects: another value would not find them."""
@@ -91,6 +98,9 @@ CALLS: dict[str, tuple[int, set[str]]] = {
     "get_input_data_version_tag": (1, set()),
     "get_input_event_pointer_tag": (1, set()),
     "make_new_backfill_id": (0, set()),
+    "serialize_value": (1, set()),
+    "DagsterGrpcClient": (0, {"socket"}),
+    "main": (0, set()),
     "get_current_timestamp": (0, set()),
 }
 """How each is called: number of arguments by position, and names of the others."""
@@ -136,8 +146,9 @@ def find(name: str) -> Any:
     """What Dagster has under this name; fails with what it is needed for."""
     module, needed = taken()[name], NEEDED[name]
     try:
-        return getattr(importlib.import_module(module), name)
-    except (ImportError, AttributeError):
+        found = getattr(importlib.import_module(module), name, None)
+        return importlib.import_module(f"{module}.{name}") if found is None else found
+    except ImportError:
         pytest.fail(f"Dagster {dg.__version__} has no {module}.{name} any more. Needed: {needed}")
 
 
@@ -212,6 +223,28 @@ def test_names_that_dagster_gives_to_the_repository_and_to_the_job_of_all_assets
 
     assert private.REPOSITORY == SINGLETON_REPOSITORY_NAME, HERE
     assert private.WHOLE_GRAPH_JOB == IMPLICIT_ASSET_JOB_NAME, HERE
+
+
+def test_an_instance_takes_settings_over_those_of_a_file():
+    keywords = {"config_dir", "overrides"}
+    accepts(
+        find("InstanceRef").from_dir, 1, keywords, "InstanceRef.from_dir", NEEDED["InstanceRef"]
+    )
+    accepts(find("DagsterGrpcClient").ping, 2, set(), "ping", NEEDED["DagsterGrpcClient"])
+
+
+def test_the_backfill_daemon_reads_its_interval_where_we_set_it(monkeypatch):
+    import dagster._daemon.backfill as loop
+
+    from trend_dagster.orchestration.private import hurry_backfills
+
+    controller = find("controller")
+    monkeypatch.setattr(controller, "DEFAULT_DAEMON_INTERVAL_SECONDS", 30)
+    hurry_backfills(3)
+    assert controller.DEFAULT_DAEMON_INTERVAL_SECONDS == 3
+    # The loop looks the name up when it starts, not when its module is imported.
+    assert not hasattr(loop, "DEFAULT_DAEMON_INTERVAL_SECONDS"), NEEDED["controller"]
+    assert "controller import DEFAULT_DAEMON_INTERVAL_SECONDS" in inspect.getsource(loop)
 
 
 def test_everything_that_private_offers_is_there_and_used():
