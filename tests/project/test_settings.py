@@ -15,6 +15,7 @@ from trend_dagster.project.settings import (
     profile_names,
     resource_folder,
 )
+from trend_dagster.science.connectivity.settings import ThresholdConfig
 
 SECTIONS = {name: type(section) for name, section in Settings() if isinstance(section, BaseModel)}
 
@@ -283,7 +284,11 @@ def test_identity_leaves_out_what_only_changes_speed_or_place(section):
         },
         # A partition each, told by its key.
         "geodesic_labels": {"n_labels_per_hemisphere"},
-        "thresholding": {"smooth_sigma_mm"},
+        "thresholding": {
+            name
+            for name in ThresholdConfig.model_fields
+            if ThresholdConfig().model_copy(update={name: (5.0,)}).kernels()
+        },
         "training": {"max_skipped_steps", "accelerator", "on_corrupt_state"},
         # Later settings, at their defaults: what was stored before them is current.
         "bold": {"drop_first", "censor", "minimum_minutes"},

@@ -82,6 +82,15 @@ MORE_COLUMNS = (
 )
 
 
+_SHOWN_ELSEWHERE = {"cluster_sizes", *TUTORIAL_COLUMNS.values(), *STABILITY_COLUMNS}
+
+
+def _details(table: pd.DataFrame) -> pd.DataFrame:
+    """What the other sheets do not show; a measure that is new comes last."""
+    known = {*MORE_COLUMNS, *_SHOWN_ELSEWHERE}
+    return table.reindex(columns=[*MORE_COLUMNS, *(name for name in table if name not in known)])
+
+
 def tutorial_table(table: pd.DataFrame, file_names: Mapping[str, str]) -> pd.DataFrame:
     """Put the sweep's table into the tutorial's columns.
 
@@ -135,7 +144,7 @@ def workbook_bytes(
     book = Workbook()
     book.remove(book.worksheets[0])
     _fill(book.create_sheet("Sheet1"), tutorial_table(table, file_names))
-    _fill(book.create_sheet("Details"), table.reindex(columns=list(MORE_COLUMNS)))
+    _fill(book.create_sheet("Details"), _details(table))
     if ranking is not None:
         columns = [name for name in RANKING_COLUMNS if name in ranking]
         _fill(book.create_sheet("Ranking"), ranking[columns])

@@ -264,22 +264,6 @@ class Settings(MethodSettings, _Project, frozen=True, extra="forbid"):
     automation: AutomationConfig = AutomationConfig()
 
 
-def smooth_encodings(settings: Settings) -> dict[str, float]:
-    """Width in mm of each smooth spatial encoding, by its partition key among the label files.
-
-    Parameters
-    ----------
-    settings : Settings
-        Of the project.
-
-    Returns
-    -------
-    dict of str to float
-        In the order of the settings.
-    """
-    return {f"smooth_{s:.12g}mm": s for s in settings.thresholding.smooth_sigma_mm}
-
-
 def surface_labels(settings: Settings) -> dict[str, int]:
     """Labels per hemisphere of each label file that is made from the surface, by partition key.
 
@@ -301,7 +285,7 @@ def surface_labels(settings: Settings) -> dict[str, int]:
 
 def made_encodings(settings: Settings) -> list[str]:
     """Partition keys of the spatial encodings that no file of the user stands behind."""
-    return [*surface_labels(settings), *smooth_encodings(settings)]
+    return [*surface_labels(settings), *settings.thresholding.kernels()]
 
 
 def why_no_stability(settings: Settings) -> str | None:

@@ -12,7 +12,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from trend_dagster.project.settings import Settings, load_settings
-from trend_dagster.science.connectivity.settings import ThresholdConfig
+from trend_dagster.science.connectivity.settings import Gaussian, ThresholdConfig
 from trend_dagster.science.evidence.competitors import (
     COMPETITORS,
     FAST_COMPETITORS,
@@ -70,7 +70,7 @@ class EncodingChoice:
         smooth = self.sigma_mm is not None or settings.factorization.smoothness > 0
         distances = _distances(recording) if smooth else []
         if self.sigma_mm is not None:
-            return Encoding.smooth(self.sigma_mm, distances, surface)
+            return Encoding.smooth(Gaussian(self.sigma_mm), distances, surface)
         if self.labels == 1:
             return Encoding.hemispheres(surface, distances)
         labels = (

@@ -32,12 +32,10 @@ from trend_dagster.project.mesh import mesh_of
 from trend_dagster.project.settings import (
     Settings,
     made_encodings,
-    smooth_encodings,
     surface_labels,
 )
 from trend_dagster.science.connectivity.encoding import Encoding
 from trend_dagster.science.connectivity.thresholding import (
-    ENCODING_REACH,
     BlockMatrix,
     equal_labels,
 )
@@ -90,7 +88,7 @@ def _distance_files(project: Project, partition: Partition) -> dict[str, Path]:
 
 def _reach(settings: Settings) -> float:
     """How far distances have to be known, in mm; 0 where nothing asks for them."""
-    reaches = [ENCODING_REACH * sigma for sigma in smooth_encodings(settings).values()]
+    reaches = [kernel.reach_mm for kernel in settings.thresholding.kernels().values()]
     if settings.factorization.smoothness > 0:
         reaches.append(GRAPH_REACH * settings.factorization.smoothness_sigma_mm)
     return max(reaches, default=0.0)
@@ -191,7 +189,7 @@ def geodesic_labels(task: Task, geodesic_distances: Optional, cortex: Optional) 
     encoding the labels are the hemispheres.
     """
     key = task.partition[LABEL_FILE]
-    if key in smooth_encodings(task.settings):
+    if key in task.settings.thresholding.kernels():
         return _hemispheres(needed(geodesic_distances, task, "geodesic_distances"))
     if key in surface_labels(task.settings):
         return _cut_labels(task, needed(cortex, task, "cortex"))
@@ -305,6 +303,6 @@ def _sizes(matrix: BlockMatrix, encoding: Encoding) -> list[int]:
 
 def _n_labels(sizes: Sequence[int], encoding: Encoding) -> int:
     """Count labels; for a smooth encoding, those of equal size that would be as local."""
-    if encoding.sigma_mm is None:
+    if encoding.kernel is None:
         return len(sizes)
-    return round(equal_labels(encoding.distances, encoding.sigma_mm))
+    return round(equal_labels(encoding.distances, encoding.kernel))

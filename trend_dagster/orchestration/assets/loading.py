@@ -17,7 +17,6 @@ from trend_dagster.orchestration.production import Optional, Task, needed
 from trend_dagster.project.folder import BOLD_RUN, LABEL_FILE, N_COMPONENTS
 from trend_dagster.project.mesh import mesh_of
 from trend_dagster.project.recordings import check_recordings, weights_of
-from trend_dagster.project.settings import smooth_encodings
 from trend_dagster.science.bold import check_same_vertices
 from trend_dagster.science.connectivity.encoding import Correlation, Encoding
 from trend_dagster.science.method import FeatureMaker, correlate, possible_components
@@ -154,13 +153,13 @@ def encoding_of(
         Whether loadings may have to be smooth, which takes distances as well.
     """
     settings = task.settings
-    sigma = smooth_encodings(settings).get(task.partition[LABEL_FILE])
-    near = sigma is not None or (loadings and settings.factorization.smoothness > 0)
+    kernel = settings.thresholding.kernels().get(task.partition[LABEL_FILE])
+    near = kernel is not None or (loadings and settings.factorization.smoothness > 0)
     version = distances() if near else None
     vector = labels.read("labels")
     return Encoding(
         vector,
-        sigma,
+        kernel,
         () if version is None else distances_of(version),
         mesh_of(cortex(), len(vector)) if settings.thresholding.smoothing_fwhm_mm else None,
         f"geodesic label file {labels.facts['file']}",
