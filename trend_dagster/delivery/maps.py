@@ -24,17 +24,18 @@ from trend_dagster.storage.label_images import (
     FREESURFER_SIDE,
     Network,
     Networks,
-    Side,
     annot,
     cifti_labels,
     gifti_labels,
     gifti_surface,
     keys_of,
+    label_columns,
     label_tsv,
     nifti_labels,
     spec_file,
     unique_rgb,
 )
+from trend_dagster.storage.space import Side
 from trend_dagster.storage.stores import Version
 from trend_dagster.storage.template import Grayordinates, Target, Voxels
 
@@ -89,7 +90,8 @@ def chosen_maps(
         name = f"selected_{choice['n_clusters']}_clusters"
         written = map_files(name, cell_title(choice), labels, networks, surface, target)
         files |= {f"{MAPS}/{file}": content for file, content in written.items()}
-        tables[f"networks, {choice['n_clusters']} clusters"] = _markdown(written[f"{name}.tsv"])
+        table = label_columns(networks).to_markdown(index=False)
+        tables[f"networks, {choice['n_clusters']} clusters"] = str(table)
     return files, tables
 
 
@@ -127,12 +129,6 @@ def label_files(
         )
         for i, side in enumerate(SIDES)
     }
-
-
-def _markdown(tsv: bytes) -> str:
-    header, *rows = (line.split("\t") for line in tsv.decode().splitlines())
-    lines = [header, ["---"] * len(header), *rows]
-    return "\n".join("| " + " | ".join(line) + " |" for line in lines)
 
 
 def networks_of(
