@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-from dataclasses import asdict
 from pathlib import Path
 from typing import Annotated
 
@@ -74,7 +73,7 @@ def settings(
 
     lines = setting_lines(folder, profile)
     if as_json:
-        emit([asdict(line) for line in lines])
+        emit(lines)
         return
     table = Table("setting")
     for name in ("here", "default", "tutorial"):
@@ -82,15 +81,14 @@ def settings(
     table.add_column("meaning", ratio=1)
     last = ""
     for line in lines:
-        here = escape(_shown(line.here))
-        if line.here != line.default:
+        here, *values = (escape(_shown(line[name])) for name in ("here", "default", "tutorial"))
+        if line["here"] != line["default"]:
             here = f"[bold]{here}[/]"
-        section, _, name = line.name.partition(".")
+        section, _, name = line["name"].partition(".")
         if section != last:
             table.add_section()
         last = section
-        values = (_shown(line.default), _shown(line.tutorial), line.description)
-        table.add_row(f"{section}.\n{name}", here, *(escape(value) for value in values))
+        table.add_row(f"{section}.\n{name}", here, *values, escape(line["description"]))
     console.print(table)
 
 

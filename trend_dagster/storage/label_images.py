@@ -24,7 +24,7 @@ from trend_dagster.storage.space import Side
 if TYPE_CHECKING:
     import pandas as pd
     from nibabel.cifti2.cifti2_axes import BrainModelAxis
-    from nibabel.gifti import GiftiLabelTable
+    from nibabel.gifti.gifti import GiftiLabelTable
 
 NO_SIGNAL_KEY = 0
 NO_SIGNAL_NAME = "???"  # what Workbench calls a vertex without a label
@@ -386,13 +386,13 @@ _SPEC_KINDS = {
 
 def _label_table(keys: NDArray[np.integer], networks: Networks) -> GiftiLabelTable:
     """The label table as GIFTI has it; every key must have its row."""
-    from nibabel.gifti import GiftiLabel, GiftiLabelTable
+    from nibabel.gifti.gifti import GiftiLabel, GiftiLabelTable
 
     rows = [(NO_SIGNAL_KEY, NO_SIGNAL_NAME, (255, 255, 255), 0.0)]
     rows += [(network.key, network.name, network.rgb, 1.0) for network in networks]
     table = GiftiLabelTable()
-    for key, name, rgb, alpha in rows:
-        label: Any = GiftiLabel(key, *(channel / 255 for channel in rgb), alpha)
+    for key, name, (red, green, blue), alpha in rows:
+        label: Any = GiftiLabel(key, red / 255, green / 255, blue / 255, alpha)
         label.label = name
         table.labels.append(label)
     known = {label.key for label in table.labels}
