@@ -18,7 +18,7 @@ from trend_dagster.delivery.figures.surface import (
     label_colours,
     oklch_to_rgb,
 )
-from trend_dagster.science.surface import Surface
+from trend_dagster.science.surface import Surface, hemisphere_triangles
 from trend_dagster.storage.arrays import npy_bytes
 from trend_dagster.storage.label_images import (
     FREESURFER_SIDE,
@@ -152,37 +152,26 @@ def networks_of(
         number and a hue: ``LH_03`` and ``RH_03``; a network of both is ``LR_05``.
     """
     n = int(labels.max(initial=-1)) + 1
-    sizes = np.bincount(labels[labels >= 0], minlength=n)
-    hemisphere = None
     of_right: dict[int, int] = {}
     if surface is not None:
-        hemisphere, of_right = surface.hemisphere, homologous_labels(surface, labels)
+        hemisphere: NDArray[np.int8] | None = surface.hemisphere
+        of_right = homologous_labels(surface, labels)
         known = label_colours(surface, labels)
         colours: Iterable[ArrayLike] = [known.get(k, np.zeros(3)) for k in range(n)]
     else:
         hemisphere = target.hemisphere if isinstance(target, Grayordinates) else None
         colours = np.clip(oklch_to_rgb(*distinct_colours(n).T), 0, 1)
-    of_left = {left: right for right, left in of_right.items()}
-    rgb = unique_rgb(colours)
-    numbers: dict[int, int] = {}
-    for k in range(n):
-        if k not in of_right:
-            numbers[k] = len(numbers) + 1
+    keys = {k: k + 1 for k in range(n)}
+    homologues = {right: keys[left] for right, left in of_right.items()}
+    homologues |= {left: keys[right] for right, left in of_right.items()}
+    numbers = {k: i for i, k in enumerate((k for k in keys if k not in of_right), 1)}
     numbers |= {right: numbers[left] for right, left in of_right.items()}
     networks = []
-    for k in range(n):
-        side = _side(hemisphere, labels == k)
-        homologue = of_right.get(k, of_left.get(k))
-        networks.append(
-            Network(
-                key=k + 1,
-                name=f"{PREFIX[side]}_{numbers[k]:02d}",
-                rgb=rgb[k],
-                hemisphere=side,
-                homologue=None if homologue is None else homologue + 1,
-                n_vertices=int(sizes[k]),
-            )
-        )
+    for (k, key), rgb in zip(keys.items(), unique_rgb(colours), strict=True):
+        inside = labels == k
+        side = _side(hemisphere, inside)
+        name, size = f"{PREFIX[side]}_{numbers[k]:02d}", int(inside.sum())
+        networks.append(Network(key, name, rgb, side, homologues.get(k), size))
     return networks
 
 
@@ -270,9 +259,7 @@ def surface_files(surface: Surface, side: Side) -> dict[str, bytes]:
         ``L.midthickness.surf.gii`` (or pial, white, anatomical), and ``L.inflated.surf.gii`` where
         there is an inflated one.
     """
-    inside = np.flatnonzero(surface.hemisphere == SIDES.index(side))
-    own = np.isin(surface.triangles[:, 0], inside)
-    triangles = np.searchsorted(inside, surface.triangles[own])
+    inside, triangles = hemisphere_triangles(surface, SIDES.index(side))
     files = {}
     if surface.inflated is not None:
         files[f"{side}.inflated.surf.gii"] = gifti_surface(

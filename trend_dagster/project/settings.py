@@ -51,16 +51,13 @@ class InputsConfig(BaseModel, frozen=True, extra="forbid"):
         ".func.gii, .mgh or .mgz; also the folder that fMRIPrep, NiBabies or XCP-D wrote.",
     )
     space: str | None = _place(
-        None,
-        "Where runs are there in several spaces: the one to take (BIDS space-).",
+        None, "Where runs are there in several spaces: the one to take (BIDS space-)."
     )
     density: str | None = _place(
-        None,
-        "Where they are there in several densities: the one to take (BIDS den-).",
+        None, "Where they are there in several densities: the one to take (BIDS den-)."
     )
     desc: str | None = _place(
-        None,
-        "Where they are there in several versions: the one to take (BIDS desc-).",
+        None, "Where they are there in several versions: the one to take (BIDS desc-)."
     )
     volume_mask: str | None = _place(
         None,
@@ -94,8 +91,7 @@ class InputsConfig(BaseModel, frozen=True, extra="forbid"):
         "(lh.midthickness, rh.midthickness). Distances are measured on it: midthickness is best.",
     )
     inflated: tuple[str, ...] = _place(
-        (),
-        "For pictures: the inflated form of inputs.surfaces, left and right.",
+        (), "For pictures: the inflated form of inputs.surfaces, left and right."
     )
     cortex_mask: tuple[str, ...] = _place(
         (),
@@ -109,10 +105,7 @@ class InputsConfig(BaseModel, frozen=True, extra="forbid"):
         "its format: the CIFTI file that they were taken from (cortex, in its order), or a NIfTI "
         "mask of voxels.",
     )
-    note: str | None = _place(
-        None,
-        "A sentence about the data, shown wherever results are.",
-    )
+    note: str | None = _place(None, "A sentence about the data, shown wherever results are.")
 
     @field_validator("surfaces", "inflated")
     @classmethod

@@ -10,7 +10,11 @@ from numpy.typing import NDArray
 
 from trend_dagster.delivery.figures.png import new_figure
 from trend_dagster.science.evidence.measures import match_labels
-from trend_dagster.science.surface import Surface, mirrored_coordinates
+from trend_dagster.science.surface import (
+    Surface,
+    hemisphere_triangles,
+    mirrored_coordinates,
+)
 
 if TYPE_CHECKING:
     import scipy.sparse as sp
@@ -162,12 +166,10 @@ class _Hemisphere:
 def _hemisphere(
     surface: Surface, labels: NDArray[np.integer], names: NDArray[np.integer], side: int
 ) -> _Hemisphere:
-    inside = np.flatnonzero(surface.hemisphere == side)
+    inside, triangles = hemisphere_triangles(surface, side)
     points = surface.coordinates if surface.inflated is None else surface.inflated
     groove = np.zeros(len(points)) if surface.sulcal_depth is None else surface.sulcal_depth
     values = np.column_stack([points[inside], groove[inside], labels[inside, None] == names])
-    own = np.isin(surface.triangles[:, 0], inside)
-    triangles = np.searchsorted(inside, surface.triangles[own])
     while len(values) < MIN_VERTICES_TO_DRAW:
         triangles, finer = _refine(triangles, len(values))
         values = finer @ values
