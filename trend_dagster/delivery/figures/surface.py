@@ -83,13 +83,7 @@ def distinct_colours(n: int) -> FloatArray:
     shown = ((rgb >= 0) & (rgb <= 1)).all(axis=1)
     candidates = np.column_stack([lightness, chroma, hue])[shown]
     # Shading changes lightness, so a difference of hue counts for more.
-    place = np.column_stack(
-        [
-            0.6 * candidates[:, 0],
-            candidates[:, 1] * np.cos(candidates[:, 2]),
-            candidates[:, 1] * np.sin(candidates[:, 2]),
-        ]
-    )
+    place = np.column_stack([0.6 * lightness, chroma * np.cos(hue), chroma * np.sin(hue)])[shown]
     # The grey of vertices without signal is the first colour: the others keep away from it.
     nearest = np.linalg.norm(place - [0.6 * 0.8, 0, 0], axis=1)
     chosen = list[int]()
