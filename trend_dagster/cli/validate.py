@@ -120,17 +120,12 @@ def _simulated(
     from trend_dagster.validation import simulated
     from trend_dagster.validation.approaches import all_approaches
 
+    approaches, seeds = list(all_approaches(do_quick)), seed or simulated.SEEDS
+    compare = partial(simulated.compare, figures, "simulated", approaches)
     tables, headlines = [], []
     for number in per_hemisphere or ([7] if do_quick else [7, 19]):
-        rows = simulated.compare(
-            figures,
-            "simulated",
-            list(all_approaches(do_quick)),
-            (0.0, *(snr or simulated.difficulties(number, do_quick))),
-            seed or simulated.SEEDS,
-            on_progress,
-            number,
-        )
+        difficulties = (0.0, *(snr or simulated.difficulties(number, do_quick)))
+        rows = compare(difficulties, seeds, on_progress, number)
         tables.append(simulated.summary(rows).assign(per_hemisphere=number))
         headlines.append(simulated.headline(rows))
         _show_simulated(tables[-1], headlines[-1], rows["seed"].nunique())

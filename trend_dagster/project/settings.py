@@ -32,6 +32,7 @@ from trend_dagster.science.evidence.settings import ValidationConfig
 from trend_dagster.science.identity import NO_IDENTITY
 from trend_dagster.science.parcellation.settings import SelectionConfig
 from trend_dagster.science.settings import MethodSettings
+from trend_dagster.storage.provenance import flatten
 
 SETTINGS_FILE = "trend.yaml"
 DEFAULT_PROFILE = "default"
@@ -445,7 +446,16 @@ def _checked(values: Mapping[str, Any], file: Path) -> Settings:
         settings = Settings.model_validate(values)
     except ValidationError as error:
         raise _explain(error, file) from None
-    _check_finite(settings.model_dump(), file)
+    # No result could be stored with infinity or NaN beside it.
+    for name, value in flatten(settings.model_dump()).items():
+        numbers = value if isinstance(value, tuple) else (value,)
+        if wrong := [n for n in numbers if isinstance(n, float) and not math.isfinite(n)]:
+            raise SettingsError(
+                f"setting {name} in {file}",
+                expected="a finite number",
+                found=str(wrong[0]),
+                remedy="Write a large number if that is meant.",
+            )
     return settings
 
 
@@ -489,31 +499,13 @@ def _read_yaml(file: Path) -> dict[str, Any]:
     return {name: value for name, value in content.items() if value is not None}
 
 
-def _check_finite(value: object, file: Path, name: str = "") -> None:
-    """Refuse infinity and NaN: no result could be stored with such a setting beside it."""
-    if isinstance(value, float) and not math.isfinite(value):
-        raise SettingsError(
-            f"setting {name} in {file}",
-            expected="a finite number",
-            found=str(value),
-            remedy="Write a large number if that is meant.",
-        )
-    if isinstance(value, Mapping):
-        for key, below in value.items():
-            _check_finite(below, file, f"{name}.{key}".lstrip("."))
-    elif isinstance(value, tuple):
-        for below in value:
-            _check_finite(below, file, name)
-
-
 def _merge(base: Mapping[str, Any], own: Mapping[str, Any]) -> dict[str, Any]:
     merged = dict(base)
     for name, value in own.items():
         below = merged.get(name)
         if isinstance(value, Mapping) and isinstance(below, Mapping):
-            merged[name] = {**below, **value}
-        else:
-            merged[name] = value
+            value = {**below, **value}
+        merged[name] = value
     return merged
 
 
@@ -523,7 +515,8 @@ def _explain(error: ValidationError, file: Path) -> SettingsError:
     path = [str(part) for part in first["loc"]]
     name = ".".join(path)
     if first["type"] == "extra_forbidden":
-        known = _known_names(path[:-1])
+        model = sections()[path[0]] if len(path) > 1 else Settings
+        known = sorted(model.model_fields)
         return SettingsError(
             f"setting {name} in {file}",
             expected=f"one of {', '.join(known)}",
@@ -536,16 +529,6 @@ def _explain(error: ValidationError, file: Path) -> SettingsError:
         found=repr(first["input"]),
         remedy="Correct the value, or take the line out to get the default.",
     )
-
-
-def _known_names(path: list[str]) -> list[str]:
-    model: type[BaseModel] = Settings
-    for part in path:
-        annotation = model.model_fields[part].annotation
-        if not (isinstance(annotation, type) and issubclass(annotation, BaseModel)):
-            return []
-        model = annotation
-    return sorted(model.model_fields)
 
 
 def nearest(name: str, known: Iterable[str]) -> str:

@@ -361,7 +361,7 @@ def comparison(
 
 def _by_key(versions: Sequence[Version], name: str, *control: int) -> dict[Key, Any]:
     """What an array of the sweep, or of one control, holds for each cell."""
-    found = {}
+    found: dict[Key, Any] = {}
     for version in versions:
         values = version.read(name)[control]
         found |= {key: values[place] for place, key in _places(version)}

@@ -162,7 +162,7 @@ def differences(stored: Recipe, today: Recipe) -> list[str]:
     reasons = []
     if stored.code_version != today.code_version:
         reasons.append(f"the code is version {today.code_version}, was {stored.code_version}")
-    before, after = _flatten(stored.as_dict()["settings"]), _flatten(today.as_dict()["settings"])
+    before, after = flatten(stored.as_dict()["settings"]), flatten(today.as_dict()["settings"])
     for name in sorted(before.keys() | after.keys()):
         if before.get(name) != after.get(name):
             was, now = before.get(name, "not set"), after.get(name, "not set")
@@ -177,11 +177,12 @@ def differences(stored: Recipe, today: Recipe) -> list[str]:
     return reasons
 
 
-def _flatten(settings: Mapping[str, Any], prefix: str = "") -> dict[str, Any]:
+def flatten(settings: Mapping[str, Any], prefix: str = "") -> dict[str, Any]:
+    """Settings by ``section.name``."""
     flat: dict[str, Any] = {}
     for name, value in settings.items():
         if isinstance(value, Mapping):
-            flat |= _flatten(value, f"{prefix}{name}.")
+            flat |= flatten(value, f"{prefix}{name}.")
         else:
             flat[f"{prefix}{name}"] = value
     return flat
