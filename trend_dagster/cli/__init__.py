@@ -13,6 +13,8 @@ from trend_dagster.cli import (  # noqa: F401, I001 - the order of `trend --help
     show,
     export,
     dev,
+    doctor,
+    gc,
     examples,
     imports,
     validate,

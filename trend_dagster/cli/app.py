@@ -13,7 +13,7 @@ import typer
 from rich.console import Console
 from rich.markup import escape
 
-from trend_dagster.errors import TrendError
+from trend_dagster.errors import SAID_IN_WORDS, TrendError, cannot_write
 
 app = typer.Typer(
     no_args_is_help=True,
@@ -49,9 +49,12 @@ def main() -> None:
     sys.argv[:] = [word for word in sys.argv if word != "--debug"]
     try:
         app()
-    except Exception as error:
+    except Exception as raised:
         if debugging():
             raise
+        error = raised
+        if isinstance(error, OSError) and error.filename and error.errno in SAID_IN_WORDS:
+            error = cannot_write(str(error.filename), error)
         said = f"{type(error).__name__}: {error}"
         if not isinstance(error, TrendError):
             said += ". That should not happen: the same command with --debug shows where it arose."
