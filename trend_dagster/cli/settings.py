@@ -10,7 +10,7 @@ from rich.markup import escape
 from rich.table import Table
 
 from trend_dagster.cli.app import Folder, Json, Profile, app, console, emit
-from trend_dagster.errors import InputError
+from trend_dagster.errors import InputError, cannot_write
 
 
 @app.command()
@@ -44,12 +44,7 @@ def init(
             (folder / name).mkdir(parents=True, exist_ok=True)
         replace_file(file, new_settings_file(profile).encode())
     except OSError as error:
-        raise InputError(
-            f"project {folder}",
-            expected="a folder that can be written to",
-            found=error.strerror or str(error),
-            remedy="Mend the permissions, or name another folder.",
-        ) from error
+        raise cannot_write(f"project {folder}", error) from error
     console.print(f"Made {escape(str(folder))}. Next:", soft_wrap=True)
     steps = (
         f"put one .npy per BOLD run (vertices x timepoints) into {folder / inputs.bold}",

@@ -39,8 +39,7 @@ from zarr.codecs import BloscCodec, Crc32cCodec
 from zarr.storage import LocalStore
 
 from trend_dagster.errors import StoreError, cannot_write
-from trend_dagster.files import replace_file as replace_file
-from trend_dagster.files import sync
+from trend_dagster.files import replace_file, sync
 from trend_dagster.storage.locks import flock
 from trend_dagster.storage.provenance import Recipe, digest_of_folder, library_versions
 from trend_dagster.storage.schema import ANY_ARRAYS, CHUNK_BYTES, SCHEMA, ArraySpec

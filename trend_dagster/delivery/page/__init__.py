@@ -9,7 +9,6 @@ from __future__ import annotations
 import base64
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
-from functools import cache
 from importlib.resources import files
 from typing import Any
 
@@ -181,6 +180,7 @@ def render(report: Report) -> str:
     """
     import jinja2
     from jinja2.utils import htmlsafe_json_dumps
+    from markupsafe import Markup
     from plotly.offline import get_plotlyjs
 
     environment = jinja2.Environment(
@@ -189,22 +189,14 @@ def render(report: Report) -> str:
     environment.filters |= {"shown": _shown, "data_url": _data_url}
     return environment.from_string(_resource("page.html")).render(
         report=report,
-        style=_trusted(_resource("page.css")),
-        script=_trusted(_resource("page.js")),
-        plotly=_trusted(get_plotlyjs()),
+        style=Markup(_resource("page.css")),
+        script=Markup(_resource("page.js")),
+        plotly=Markup(get_plotlyjs()),
         # Escaped so that no name from a file ends the script.
         data=htmlsafe_json_dumps(_data(report), allow_nan=False, separators=(",", ":")),
     )
 
 
-def _trusted(text: str) -> Any:
-    """Text of our own (or of plotly) that is not to be escaped."""
-    from markupsafe import Markup
-
-    return Markup(text)
-
-
-@cache
 def _resource(name: str) -> str:
     return files(__package__).joinpath(name).read_text(encoding="utf-8")
 
