@@ -44,7 +44,8 @@ def init(
             (folder / name).mkdir(parents=True, exist_ok=True)
         replace_file(file, new_settings_file(profile).encode())
     except OSError as error:
-        raise cannot_write(f"project {folder}", error) from error
+        remedy = "run again, or name another folder."
+        raise cannot_write(f"project {folder}", error, remedy) from error
     console.print(f"Made {escape(str(folder))}. Next:", soft_wrap=True)
     steps = (
         f"put one .npy per BOLD run (vertices x timepoints) into {folder / inputs.bold}",
