@@ -6,7 +6,7 @@ What a command needs beyond this package it imports when it runs, so that every 
 once.
 """
 
-from trend_dagster.cli import (  # noqa: I001 - the order of `trend --help`
+from trend_dagster.cli import (  # noqa: F401, I001 - the order of `trend --help`
     settings,
     runs,
     status,
@@ -19,19 +19,4 @@ from trend_dagster.cli import (  # noqa: I001 - the order of `trend --help`
     imports,
     validate,
 )
-from trend_dagster.cli.app import main
-
-__all__ = [
-    "dev",
-    "doctor",
-    "examples",
-    "export",
-    "gc",
-    "imports",
-    "main",
-    "runs",
-    "settings",
-    "show",
-    "status",
-    "validate",
-]
+from trend_dagster.cli.app import main as main

@@ -47,39 +47,6 @@ def run(
     as_json: Json = False,
 ) -> None:
     """Make everything that is missing or out of date."""
-    raise typer.Exit(run_project(folder, select or [], force, retrain, profile, as_json))
-
-
-def run_project(
-    folder: Path,
-    select: list[str] | None = None,
-    force: bool = False,
-    retrain: bool = False,
-    profile: str | None = None,
-    as_json: bool = False,
-) -> int:
-    """Run what has to be run, show it, and return the exit status.
-
-    Parameters
-    ----------
-    folder : Path
-        Folder of the project.
-    select : list of str, optional
-        Only these assets.
-    force : bool
-        Make anew even what is current.
-    retrain : bool
-        Train anew if runs were added or changed.
-    profile : str, optional
-        In place of the profile that `trend.yaml` names.
-    as_json : bool
-        Print what became of each asset as JSON, and nothing else.
-
-    Returns
-    -------
-    int
-        0, or 1 if anything could not be made.
-    """
     started = time.perf_counter()
     quiet(as_json)
     from trend_dagster.definitions import build_definitions
@@ -110,14 +77,14 @@ def run_project(
     failed = sum(len(outcome.errors) for outcome in outcomes)
     if as_json:
         emit({"seconds": round(seconds, 1), "assets": [asdict(outcome) for outcome in outcomes]})
-        return 1 if failed else 0
+        raise typer.Exit(1 if failed else 0)
     _show_left_out(outcomes, project)
     if made == 0 and failed == 0:
         console.print(f"\nNothing has changed: nothing was computed ({seconds:.0f} s).")
     else:
         console.print(f"\n{made} outputs made in {seconds:.0f} s; {failed} errors.")
-    show_results(project.folder, profile)
-    return 1 if failed else 0
+    show_results(project)
+    raise typer.Exit(1 if failed else 0)
 
 
 @contextmanager

@@ -7,7 +7,7 @@ the mesh adds to a correlation. What does not: reading files (``storage``) and t
 
 from __future__ import annotations
 
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Mapping, Sequence
 from contextlib import suppress
 from pathlib import Path
 from typing import Any
@@ -18,8 +18,6 @@ from numpy.typing import NDArray
 from trend_dagster.errors import InputError
 from trend_dagster.project.folder import Project
 from trend_dagster.project.fsaverage import FSAVERAGE, load_fsaverage
-from trend_dagster.project.settings import Settings
-from trend_dagster.science.connectivity.smoothing import Smoothing
 from trend_dagster.science.surface import Surface, check_hemisphere
 from trend_dagster.storage.space import Side
 from trend_dagster.storage.stores import Version
@@ -147,19 +145,3 @@ def wrong_density(files: Sequence[str], expected: str, found: object) -> InputEr
         "or leave it out. Where rows are grayordinates of a CIFTI file, which lacks the wall, "
         "leave it out and name that file: inputs.template.",
     )
-
-
-# What it adds
-
-
-def smoothing_of(
-    settings: Settings, cortex: Callable[[], Version | None], mask: NDArray[np.bool_]
-) -> Smoothing | None:
-    """How correlations are smoothed before they are thresholded; None where they are not."""
-    config = settings.thresholding
-    if config.smoothing_fwhm_mm == 0:
-        return None
-    surface = mesh_of(cortex(), len(mask))
-    if surface is None:
-        return None
-    return Smoothing.along(surface, mask, config.smoothing_fwhm_mm, config.exclusion_mm)

@@ -13,7 +13,7 @@ from __future__ import annotations
 import hashlib
 import json
 from collections.abc import Mapping
-from dataclasses import dataclass, field
+from dataclasses import asdict, dataclass, field
 from importlib.metadata import version
 from pathlib import Path
 from typing import Any
@@ -155,29 +155,13 @@ class Recipe:
 
     def as_dict(self) -> dict[str, Any]:
         """The recipe as JSON can store it."""
-        recipe = {
-            "asset": self.asset,
-            "code_version": self.code_version,
-            "settings": json.loads(json.dumps(self.settings)),
-            "inputs": dict(self.inputs),
-        }
-        if self.imported_from is not None:
-            recipe["imported_from"] = self.imported_from
-        if self.traced:
-            recipe["traced"] = True
-        return recipe
+        recipe = json.loads(json.dumps(asdict(self)))
+        return {name: value for name, value in recipe.items() if value not in (None, False)}
 
     @classmethod
     def from_dict(cls, stored: Mapping[str, Any]) -> Recipe:
         """Read a recipe back from a store's attributes."""
-        return cls(
-            asset=stored["asset"],
-            code_version=stored["code_version"],
-            settings=stored["settings"],
-            inputs=stored["inputs"],
-            imported_from=stored.get("imported_from"),
-            traced=stored.get("traced", False),
-        )
+        return cls(**stored)
 
     @property
     def fingerprint(self) -> str:
@@ -203,7 +187,7 @@ def differences(stored: Recipe, today: Recipe) -> list[str]:
     reasons = []
     if stored.code_version != today.code_version:
         reasons.append(f"the code is version {today.code_version}, was {stored.code_version}")
-    before, after = _flatten(stored.as_dict()["settings"]), _flatten(today.as_dict()["settings"])
+    before, after = flatten(stored.as_dict()["settings"]), flatten(today.as_dict()["settings"])
     for name in sorted(before.keys() | after.keys()):
         if before.get(name) != after.get(name):
             was, now = before.get(name, "not set"), after.get(name, "not set")
@@ -218,11 +202,12 @@ def differences(stored: Recipe, today: Recipe) -> list[str]:
     return reasons
 
 
-def _flatten(settings: Mapping[str, Any], prefix: str = "") -> dict[str, Any]:
+def flatten(settings: Mapping[str, Any], prefix: str = "") -> dict[str, Any]:
+    """Settings by ``section.name``."""
     flat: dict[str, Any] = {}
     for name, value in settings.items():
         if isinstance(value, Mapping):
-            flat |= _flatten(value, f"{prefix}{name}.")
+            flat |= flatten(value, f"{prefix}{name}.")
         else:
             flat[f"{prefix}{name}"] = value
     return flat

@@ -37,11 +37,22 @@ class ArraySpec:
 
 
 _MASK = ArraySpec(("vertex",), "bool", "true where the vertex has signal")
+_MASK_OF_HALVES = replace(_MASK, dims=("half", "vertex"))
 _CELL = ("combination", "n_clusters")
 
 
 def _place(description: str, *, optional: bool = False) -> ArraySpec:
     return ArraySpec(("vertex", "axis"), "float32", description, "mm", optional)
+
+
+def _per_vertex(
+    dtype: str, description: str, unit: str = "1", *, optional: bool = False
+) -> ArraySpec:
+    return ArraySpec(("vertex",), dtype, description, unit, optional)
+
+
+def _correlation(description: str, *before: str) -> ArraySpec:
+    return ArraySpec((*before, "vertex", "vertex"), "float32", description, "correlation")
 
 
 def _metric(description: str, unit: str = "1") -> ArraySpec:
@@ -105,30 +116,26 @@ for _name, _what in _MEASURES.items():
 ANY_ARRAYS = "*"
 """Key of a schema whose arrays are named by something else (the columns of a table)."""
 
+_TABLE = {ANY_ARRAYS: ArraySpec(("cell",), "float64", "one column of the table")}
+
 SCHEMA: dict[str, dict[str, ArraySpec]] = {
     "bold": {
         "bold": ArraySpec(("vertex", "timepoint"), "float32", "BOLD signal", "as in the file"),
         "vertex_mask": _MASK,
         # Of CIFTI files and of volumes only: storage.space.
-        "in_data": ArraySpec(
-            ("vertex",), "bool", "true where the file holds the vertex", optional=True
-        ),
-        "voxels": ArraySpec(
-            ("vertex",), "int64", "place of each row in the volume, C order", optional=True
-        ),
+        "in_data": _per_vertex("bool", "true where the file holds the vertex", optional=True),
+        "voxels": _per_vertex("int64", "place of each row in the volume, C order", optional=True),
     },
     "cortex": {
         "coordinates": _place("where distances are measured"),
         "triangles": ArraySpec(("triangle", "corner"), "int32", "vertices of each triangle"),
-        "hemisphere": ArraySpec(("vertex",), "int8", "0 for left, 1 for right"),
-        "medial_wall": ArraySpec(("vertex",), "bool", "true where there is no cortex"),
-        "vertex_area": ArraySpec(
-            ("vertex",), "float64", "a third of the triangles around the vertex", "mm^2"
-        ),
+        "hemisphere": _per_vertex("int8", "0 for left, 1 for right"),
+        "medial_wall": _per_vertex("bool", "true where there is no cortex"),
+        "vertex_area": _per_vertex("float64", "a third of the triangles around the vertex", "mm^2"),
         "inflated": _place("where it is drawn", optional=True),
         "sphere": _place("place on a sphere about the origin", optional=True),
-        "sulcal_depth": ArraySpec(
-            ("vertex",), "float32", "positive in sulci", "as in the file", optional=True
+        "sulcal_depth": _per_vertex(
+            "float32", "positive in sulci", "as in the file", optional=True
         ),
     },
     "trained_model": {
@@ -144,9 +151,7 @@ SCHEMA: dict[str, dict[str, ArraySpec]] = {
         "vertex_mask": _MASK,
     },
     "average_correlation": {
-        "correlation": ArraySpec(
-            ("vertex", "vertex"), "float32", "mean over runs; 0 without signal", "correlation"
-        ),
+        "correlation": _correlation("mean over runs; 0 without signal"),
         "vertex_mask": _MASK,
         "run_masks": ArraySpec(("bold_run", "vertex"), "bool", "vertices with signal per run"),
     },
@@ -159,7 +164,7 @@ SCHEMA: dict[str, dict[str, ArraySpec]] = {
         ),
     },
     "geodesic_labels": {
-        "labels": ArraySpec(("vertex",), "int64", "geodesic label of each vertex; -1 none"),
+        "labels": _per_vertex("int64", "geodesic label of each vertex; -1 none"),
     },
     "thresholded_matrix": {
         "data": ArraySpec(("entry",), "float32", "blocks, row by row, one after another"),
@@ -168,24 +173,15 @@ SCHEMA: dict[str, dict[str, ArraySpec]] = {
     },
     "nmf_sweep": _SWEEP_CELL,
     "split_correlation": {
-        "correlation": ArraySpec(
-            ("half", "vertex", "vertex"), "float32", "mean over runs of a half", "correlation"
-        ),
-        "vertex_mask": ArraySpec(("half", "vertex"), "bool", "true where the vertex has signal"),
+        "correlation": _correlation("mean over runs of a half", "half"),
+        "vertex_mask": _MASK_OF_HALVES,
     },
     "null_correlation": {
-        "correlation": ArraySpec(
-            ("null", "half", "vertex", "vertex"),
-            "float32",
-            "the same for surrogate cohorts",
-            "correlation",
-        ),
-        "vertex_mask": ArraySpec(("half", "vertex"), "bool", "true where the vertex has signal"),
+        "correlation": _correlation("the same for surrogate cohorts", "null", "half"),
+        "vertex_mask": _MASK_OF_HALVES,
     },
     "stability": _STABILITY,
-    "sweep_summary": {
-        ANY_ARRAYS: ArraySpec(("cell",), "float64", "one column of the table"),
-    },
+    "sweep_summary": _TABLE,
     "selected_parcellations": {
         "n_clusters": ArraySpec(("parcellation",), "int64", "number of clusters asked for"),
         "labels": ArraySpec(
@@ -200,9 +196,7 @@ SCHEMA: dict[str, dict[str, ArraySpec]] = {
     },
     "report": {"sha256": ArraySpec(("byte",), "uint8", "SHA-256 of the page")},
     "control_correlation": {
-        "correlation": ArraySpec(
-            ("control", "vertex", "vertex"), "float32", "mean over runs", "correlation"
-        ),
+        "correlation": _correlation("mean over runs", "control"),
         "vertex_mask": _MASK,
     },
     "control_sweep": {
@@ -210,7 +204,5 @@ SCHEMA: dict[str, dict[str, ArraySpec]] = {
         for name, spec in _SWEEP_CELL.items()
         if name not in {"W", "H"}
     },
-    "control_comparison": {
-        ANY_ARRAYS: ArraySpec(("cell",), "float64", "one column of the table"),
-    },
+    "control_comparison": _TABLE,
 }

@@ -39,8 +39,7 @@ from zarr.codecs import BloscCodec, Crc32cCodec
 from zarr.storage import LocalStore
 
 from trend_dagster.errors import StoreError, cannot_write
-from trend_dagster.files import replace_file as replace_file
-from trend_dagster.files import sync
+from trend_dagster.files import replace_file, sync
 from trend_dagster.storage.locks import flock
 from trend_dagster.storage.provenance import Recipe, digest_of_folder, library_versions
 from trend_dagster.storage.schema import ANY_ARRAYS, CHUNK_BYTES, SCHEMA, ArraySpec
@@ -278,12 +277,8 @@ class Draft:
         """
         spec = _spec(self.asset, name)
         if spec.dims and len(spec.dims) != len(shape):
-            raise StoreError(
-                f"array {name!r} of {self.asset}",
-                expected=f"dimensions {spec.dims}",
-                found=f"shape {shape}",
-                remedy="This is a mistake in the asset: mend it there.",
-            )
+            subject = f"array {name!r} of {self.asset}"
+            raise _mistake(subject, f"dimensions {spec.dims}", f"shape {shape}")
         dtype = np.dtype(spec.dtype)
         return self.group.create_array(
             name,
@@ -309,12 +304,8 @@ class Draft:
         dtype = np.dtype(_spec(self.asset, name).dtype)
         values = np.asarray(values)
         if not np.can_cast(values.dtype, dtype, casting="same_kind"):
-            raise StoreError(
-                f"array {name!r} of {self.asset}",
-                expected=f"numbers that fit {dtype}",
-                found=str(values.dtype),
-                remedy="This is a mistake in the asset: mend it there.",
-            )
+            subject = f"array {name!r} of {self.asset}"
+            raise _mistake(subject, f"numbers that fit {dtype}", str(values.dtype))
         array = self.create(name, values.shape)
         if values.size:
             array[...] = values.astype(dtype, copy=False)
@@ -330,12 +321,8 @@ class Draft:
             What it holds; it counts in the digest of the version.
         """
         if not SAFE_NAME.fullmatch(name) or (self.path / name).exists():
-            raise StoreError(
-                f"file {name!r} of {self.asset}",
-                expected="a name of its own, of letters, digits, '_', '-' and '.'",
-                found=repr(name),
-                remedy="This is a mistake in the asset: mend it there.",
-            )
+            expected = "a name of its own, of letters, digits, '_', '-' and '.'"
+            raise _mistake(f"file {name!r} of {self.asset}", expected, repr(name))
         (self.path / name).write_bytes(content)
 
 
@@ -495,12 +482,8 @@ class Store:
             if name != ANY_ARRAYS and name not in draft.group and not spec.optional
         ]
         if missing and excluded is None:
-            raise StoreError(
-                describe(draft.asset, partition),
-                expected=f"arrays {', '.join(schema)}",
-                found=f"none named {', '.join(missing)}",
-                remedy="This is a mistake in the asset: mend it there.",
-            )
+            subject, found = describe(draft.asset, partition), f"none named {', '.join(missing)}"
+            raise _mistake(subject, f"arrays {', '.join(schema)}", found)
         folder = draft.path.parent
         version = Version(
             draft.asset, dict(partition), folder / draft.path.name.removeprefix(".partial-")
@@ -558,6 +541,11 @@ class Store:
         for partial in folder.glob(".partial-*"):
             if _made_at(partial.name.removeprefix(".partial-")) < time.time() - 60:
                 remove_unless_used(partial)
+
+
+def _mistake(subject: str, expected: str, found: str) -> StoreError:
+    remedy = "This is a mistake in the asset: mend it there."
+    return StoreError(subject, expected=expected, found=found, remedy=remedy)
 
 
 def _text(path: Path) -> str | None:
