@@ -1,8 +1,8 @@
 """What one output costs beside its computation, and how a project of 1,000 runs answers.
 
 ``python -m benchmarks.overhead`` makes a project of runs so small that nothing is computed, and
-makes, or asks after, all of it: 1,000 runs, 40 label files and 16 n_components (1,640 outputs of
-`bold`, `geodesic_labels` and `nmf_sweep` that Dagster knows). The last line is one JSON object.
+makes all of `bold` and `geodesic_labels` (1,040 outputs), and asks after everything: 1,000 runs, 40
+label files and 16 n_components. The last line is one JSON object.
 """
 
 from __future__ import annotations

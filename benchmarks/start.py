@@ -21,9 +21,11 @@ BASE = ("-c", "import dagster")
 LIMIT = 2.0
 
 
-def commands(project: Path) -> dict[str, tuple[str, ...]]:
+def commands(project: Path | None) -> dict[str, tuple[str, ...]]:
     """What is measured, as arguments of Python."""
     trend = ("-c", "from trend_dagster.cli import main; main()")
+    if project is None:
+        return {"trend --help": (*trend, "--help")}
     return {
         "trend --help": (*trend, "--help"),
         "trend settings": (*trend, "settings", str(project)),
@@ -45,13 +47,13 @@ def cpu_seconds(arguments: tuple[str, ...]) -> float:
     return after.ru_utime - before.ru_utime + after.ru_stime - before.ru_stime
 
 
-def measure(project: Path, repeats: int) -> dict[str, Any]:
+def measure(project: Path | None, repeats: int) -> dict[str, Any]:
     """Ratio of each command to ``import dagster``.
 
     Parameters
     ----------
-    project : Path
-        A finished project.
+    project : Path or None
+        A finished project; without one only `trend --help` is measured.
     repeats : int
         Runs of each, in turn, after one that warms the caches.
 
@@ -75,7 +77,7 @@ def measure(project: Path, repeats: int) -> dict[str, Any]:
 def main() -> None:
     """Measure and print."""
     parser = argparse.ArgumentParser(description=__doc__)
-    parser.add_argument("project", type=Path, help="a finished project, as `trend demo` makes")
+    parser.add_argument("project", type=Path, nargs="?", help="finished, as `trend demo` makes")
     parser.add_argument("--repeats", type=int, default=5)
     parser.add_argument("--keep", action="store_true", help="keep the figures in results/")
     arguments = parser.parse_args()

@@ -105,7 +105,9 @@ def main() -> None:
         for row in measure(snr, seed, options.subjects)
     )
     grouped = rows.groupby(["snr", "way", "weight"], sort=False)["auc"]
-    print(grouped.agg(["mean", "std"]).round(3).to_string())
+    table = grouped.agg(["mean", "std"]).round(3)
+    print(table.to_string())
+    print(table["mean"].reset_index().to_json(orient="split"))
 
 
 if __name__ == "__main__":

@@ -175,6 +175,7 @@ class Task:
 
 Compute = Callable[..., Any]
 FilesOf = Callable[[Project, Partition], Mapping[str, Path]]
+Deciding = Callable[[Settings], Mapping[str, dict[str, Any]]]
 NothingToDo = Callable[[Settings], str | None]
 WorkerBytes = Callable[[Settings, Mapping[str, list[Version]], int], int]
 Inputs = dict[str, list[Version]]
@@ -199,8 +200,9 @@ class StoredAsset:
         Group in the UI.
     inputs : tuple of StoredAsset
         What it is made from; the parameters of ``compute`` have their names.
-    settings : tuple of str
-        Sections of the settings that decide its content, or single settings (``section.name``).
+    settings : tuple of str or callable
+        Sections of the settings that decide its content, or what takes the settings and returns
+        what of several sections does, by name.
     code_version : str
         Raised when a change of code changes results.
     nothing_to_do : callable, optional
@@ -223,7 +225,7 @@ class StoredAsset:
     group: str
     dims: tuple[str, ...] = ()
     inputs: "tuple[StoredAsset, ...]" = ()
-    settings: tuple[str, ...] = ()
+    settings: tuple[str | Deciding, ...] = ()
     code_version: str = "1"
     nothing_to_do: NothingToDo | None = None
     files: FilesOf | None = None
@@ -354,12 +356,10 @@ class StoredAsset:
         """Settings that decide the content; those that became a partition are told by the key."""
         found: dict[str, Any] = {}
         for setting in self.settings:
-            section, _, name = setting.partition(".")
-            if name:
-                values = getattr(project.settings, section).model_dump(mode="json", include={name})
+            if callable(setting):
+                found |= setting(project.settings)
             else:
-                values = project.settings.identity(section)
-            found.setdefault(section, {}).update(values)
+                found[setting] = project.settings.identity(setting)
         for section in found.values():
             for dim in self.dims:
                 section.pop(dim, None)

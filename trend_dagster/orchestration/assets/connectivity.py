@@ -94,6 +94,13 @@ def _reach(settings: Settings) -> float:
     return max(reaches, default=0.0)
 
 
+def _reach_asked_for(settings: Settings) -> dict[str, dict[str, Any]]:
+    """A narrower kernel beside a wide one asks for no other distances; nor does it of files."""
+    if settings.inputs.geodesic_distances or not _reach(settings):
+        return {}
+    return {"derived": {"reach_mm": _reach(settings)}}
+
+
 def _no_distances(settings: Settings) -> str | None:
     asked = settings.inputs.geodesic_distances or _reach(settings)
     return None if asked else "nothing asks for geodesic distances, and none are given"
@@ -102,11 +109,7 @@ def _no_distances(settings: Settings) -> str | None:
 @stored_asset(
     group="connectivity",
     inputs=[cortex],
-    settings=(
-        "thresholding.smooth_sigma_mm",
-        "factorization.smoothness",
-        "factorization.smoothness_sigma_mm",
-    ),
+    settings=(_reach_asked_for,),
     nothing_to_do=_no_distances,
     files=_distance_files,
 )
