@@ -1,0 +1,536 @@
+"""Where one newborn has the networks of a cohort: the posterior of each vertex over the networks.
+
+A vertex belongs to a network by Bayes' rule. Its *prior* is the cohort: where all newborns have
+the network. Its *evidence* is the newborn's own BOLD: how well the vertex follows the network's
+time series, which is made of the newborn's own vertices, so that both are found in turn. Its
+*support* is the posterior of the cortex around it, for networks hang together (a mean-field
+approximation of a Potts model). A cohort's prior is learned in rounds: the cohort's map first,
+then the mean posterior of the newborns.
+
+Nothing here is vertices by vertices but sparse matrices of vertices that are near each other.
+Reading order: settings, the cortex, a run, the prior, the evidence, a newborn, the cohort.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass
+
+import numpy as np
+import scipy.sparse as sp
+from numpy.typing import NDArray
+from pydantic import BaseModel, Field
+from scipy import fft
+
+from trend_dagster.errors import InputError
+from trend_dagster.science.surface import Surface, geodesic_neighbours, vertex_areas
+
+FloatArray = NDArray[np.floating]
+BoolArray = NDArray[np.bool_]
+Labels = NDArray[np.int32]
+
+_FWHM = np.sqrt(8 * np.log(2))  # of a Gaussian, in standard deviations
+_PAIRS = 1 << 18  # whose products are computed at a time
+
+
+class IndividualsConfig(BaseModel, frozen=True, extra="forbid"):
+    """How each newborn's own networks are found, from the cohort's."""
+
+    smoothing_fwhm_mm: float = Field(
+        12.0,
+        gt=0,
+        description="Width (full at half maximum) over which a vertex' time series is averaged "
+        "along the cortex before it is compared with those of networks.",
+    )
+    exclusion_mm: float = Field(
+        10.0,
+        ge=0,
+        description="Vertices so near do not count in a network's time series when it is compared "
+        "with a vertex: they share its noise. Where the noise of the data is smoother than that, "
+        "the distance grows with it.",
+    )
+    prior_fwhm_mm: float = Field(
+        24.0,
+        gt=0,
+        description="How far borders are expected to move between newborns, before the newborns "
+        "themselves have told: the cohort's map is smoothed so much.",
+    )
+    prior_weight: float = Field(
+        0.8,
+        ge=0,
+        le=1,
+        description="Weight of the logarithm of the prior. Below 1, because prior and support "
+        "tell the same to some degree.",
+    )
+    support: float = Field(
+        9.0,
+        ge=0,
+        description="Log odds (nats) that a vertex gains for a network when all the cortex around "
+        "it belongs to that network.",
+    )
+    support_mm: float = Field(
+        14.0,
+        gt=0,
+        description="Distance of the cortex 'around' a vertex: a ring, for what is nearer shares "
+        "the vertex' smoothed noise and tells nothing new.",
+    )
+    rounds: int = Field(
+        3,
+        ge=1,
+        description="Rounds over the cohort; after each, the prior is the newborns' mean "
+        "posterior.",
+    )
+    iterations: int = Field(
+        8, ge=1, description="Turns between a newborn's network series and its map, at most."
+    )
+    floor: float = Field(
+        1e-3,
+        gt=0,
+        lt=1,
+        description="Least prior of a network anywhere in its hemisphere: nothing is impossible.",
+    )
+
+
+@dataclass(frozen=True, eq=False)
+class Cortex:
+    """What is near what on a mesh, between the vertices with signal (`n_kept` of them).
+
+    Attributes
+    ----------
+    mask : ndarray of bool of shape (n_vertices,)
+        Vertices with signal.
+    hemisphere : ndarray of shape (n_kept,)
+        0 left, 1 right.
+    area : ndarray of shape (n_kept,)
+        Of each vertex, in mm^2.
+    distances : csr_array of shape (n_kept, n_kept)
+        Geodesic distances in mm, as far as anything here needs them.
+    smoother : csr_array of shape (n_kept, n_kept)
+        Gaussian mean along the cortex; rows sum to 1.
+    near : csr_array of shape (n_kept, n_kept)
+        1 for a vertex itself and those that share its noise.
+    around : csr_array of shape (n_kept, n_kept)
+        Mean over a ring around each vertex; rows sum to 1.
+    """
+
+    mask: BoolArray
+    hemisphere: NDArray[np.int8]
+    area: FloatArray
+    distances: sp.csr_array
+    smoother: sp.csr_array
+    near: sp.csr_array
+    around: sp.csr_array
+
+    @classmethod
+    def along(
+        cls, surface: Surface, mask: BoolArray, config: IndividualsConfig, noise_mm: float = 0.0
+    ) -> Cortex:
+        """Measure a mesh.
+
+        Parameters
+        ----------
+        surface : Surface
+            The mesh.
+        mask : ndarray of bool of shape (n_vertices,)
+            Vertices with signal.
+        config : IndividualsConfig
+            Widths in mm.
+        noise_mm : float
+            Standard deviation of the kernel that makes white noise as smooth as the data, from
+            `trend_dagster.science.evidence.nulls.SurrogateMaker.measure`. The correlation of
+            such noise is below 5 % from 3.5 times that distance on.
+
+        Returns
+        -------
+        Cortex
+        """
+        spread = config.support_mm / 2
+        sigma = config.smoothing_fwhm_mm / _FWHM
+        exclusion = max(config.exclusion_mm, 3.5 * noise_mm)
+        reach = max(3 * sigma, 3 * spread, exclusion)
+        distances = sp.csr_array(geodesic_neighbours(surface, reach)[mask][:, mask])
+        area = vertex_areas(surface)[mask].astype(np.float32)
+        own = sp.eye_array(len(area), dtype=np.float32, format="csr")
+
+        def weighted(weights: NDArray[np.float32], within: float) -> sp.csr_array:
+            kept = distances.copy()  # its indices too: zeros are taken out in place
+            kept.data = np.where(distances.data <= within, weights, 0).astype(np.float32)
+            kept.eliminate_zeros()
+            return kept
+
+        d = distances.data
+        near = weighted(np.ones_like(d), exclusion)
+        near.data[:] = 1
+        gaussian = weighted(np.exp(-(d**2) / (2 * sigma**2)), 3 * sigma)
+        # d^4 exp(-d^2 / 2 s^2) is largest at d = 2 s.
+        ring = weighted((d / spread) ** 4 * np.exp(-(d**2) / (2 * spread**2)), 3 * spread)
+        return cls(
+            mask,
+            surface.hemisphere[mask],
+            area,
+            distances,
+            _means(sp.csr_array(gaussian + own), area),
+            sp.csr_array(near + own),
+            _means(ring, area),
+        )
+
+    def smooth(self, values: FloatArray, fwhm_mm: float, step_mm: float) -> FloatArray:
+        """Smooth along the cortex by repeating `smoother`, whose width is `step_mm`.
+
+        Variances of Gaussians add, so that n steps are sqrt(n) times as wide as one.
+        """
+        for _ in range(round((fwhm_mm / step_mm) ** 2)):
+            values = self.smoother @ values
+        return values
+
+    def whole(self, labels: NDArray[np.integer]) -> Labels:
+        """Lay labels of the vertices with signal out on the mesh, -1 elsewhere."""
+        found = np.full(len(self.mask), -1, dtype=np.int32)
+        found[self.mask] = labels
+        return found
+
+
+def _means(weights: sp.csr_array, area: FloatArray) -> sp.csr_array:
+    """Make rows of weights the rows of a mean over the area of the cortex."""
+    weights = sp.csr_array(weights @ sp.diags_array(area))
+    sums = weights.sum(axis=1)
+    scale = np.divide(1, sums, out=np.zeros_like(sums), where=sums > 0)
+    return sp.csr_array(sp.diags_array(scale) @ weights, dtype=np.float32)
+
+
+@dataclass(frozen=True, eq=False)
+class PreparedRun:
+    """A run as the evidence needs it.
+
+    Attributes
+    ----------
+    series : ndarray of shape (n_kept, n_timepoints)
+        Centred, of length 1.
+    smoothed : ndarray of shape (n_kept, n_timepoints)
+        The same smoothed along the cortex, again of length 1.
+    near_products : csr_array of shape (n_kept, n_kept)
+        Product of a vertex' smoothed series with the series of each vertex near it.
+    """
+
+    series: NDArray[np.float32]
+    smoothed: NDArray[np.float32]
+    near_products: sp.csr_array
+
+    @property
+    def n_timepoints(self) -> int:
+        """Volumes."""
+        return int(self.series.shape[1])
+
+
+def prepare_run(bold: FloatArray, cortex: Cortex) -> PreparedRun:
+    """Prepare a run.
+
+    Parameters
+    ----------
+    bold : ndarray of shape (n_vertices, n_timepoints)
+        Cleaned as the cohort's networks were found from (`trend_dagster.science.bold.prepare`).
+    cortex : Cortex
+        From `Cortex.along`.
+
+    Returns
+    -------
+    PreparedRun
+        Vertices that are constant in this run, though not in others, are zero throughout.
+    """
+    if len(bold) != len(cortex.mask):
+        raise InputError(
+            "BOLD run",
+            expected=f"{len(cortex.mask)} vertices, as the cohort's map has",
+            found=str(len(bold)),
+            remedy="Bring it to the mesh of the cohort.",
+        )
+    series = _unit(bold[cortex.mask])
+    smoothed = _unit(cortex.smoother @ series)
+    near = cortex.near
+    products = np.empty(near.nnz, dtype=np.float32)
+    rows = np.repeat(np.arange(near.shape[0]), np.diff(near.indptr))
+    for start in range(0, near.nnz, _PAIRS):
+        pairs = slice(start, start + _PAIRS)
+        np.einsum(
+            "ij,ij->i", smoothed[rows[pairs]], series[near.indices[pairs]], out=products[pairs]
+        )
+    return PreparedRun(
+        series, smoothed, sp.csr_array((products, near.indices, near.indptr), shape=near.shape)
+    )
+
+
+def _unit(series: FloatArray) -> NDArray[np.float32]:
+    centred = series - series.mean(axis=1, keepdims=True, dtype=np.float64)
+    length = np.linalg.norm(centred, axis=1, keepdims=True)
+    return np.divide(centred, length, out=np.zeros_like(centred), where=length > 0).astype(
+        np.float32
+    )
+
+
+# The prior
+
+
+def prior_of_map(labels: Labels, cortex: Cortex, config: IndividualsConfig) -> FloatArray:
+    """Make a prior of one map: borders may be a little elsewhere.
+
+    Parameters
+    ----------
+    labels : ndarray of shape (n_vertices,)
+        The cohort's map, 0 .. n_networks - 1; -1 without network.
+    cortex : Cortex
+        From `Cortex.along`.
+    config : IndividualsConfig
+        Width and floor.
+
+    Returns
+    -------
+    ndarray of shape (n_kept, n_networks)
+        Rows sum to 1. A network that the cohort has in one hemisphere only is impossible in the
+        other.
+    """
+    own = labels[cortex.mask]
+    n_networks = int(own.max()) + 1
+    member = np.zeros((len(own), n_networks), dtype=np.float32)
+    member[own >= 0, own[own >= 0]] = 1
+    prior = cortex.smooth(member, config.prior_fwhm_mm, config.smoothing_fwhm_mm)
+    return _floored(prior, possible_networks(own, cortex.hemisphere), config.floor)
+
+
+def possible_networks(labels: NDArray[np.integer], hemisphere: NDArray[np.integer]) -> BoolArray:
+    """Tell which networks a vertex can have: those its hemisphere has in the cohort's map.
+
+    Returns
+    -------
+    ndarray of bool of shape (n_kept, n_networks)
+        A hundredth of a network must lie in a hemisphere; single vertices are errors.
+    """
+    n_networks = int(labels.max()) + 1
+    counts = np.array(
+        [
+            np.bincount(labels[(hemisphere == side) & (labels >= 0)], minlength=n_networks)
+            for side in (0, 1)
+        ]
+    )
+    return np.asarray((counts > 0.01 * counts.sum(axis=0))[hemisphere])
+
+
+def _floored(prior: FloatArray, possible: BoolArray, floor: float) -> FloatArray:
+    prior = np.where(possible, np.maximum(prior, floor), 0)
+    return np.asarray(prior / prior.sum(axis=1, keepdims=True), dtype=np.float32)
+
+
+# The evidence
+
+
+def correlation_with_networks(
+    runs: Sequence[PreparedRun], probability: FloatArray, near: sp.csr_array
+) -> FloatArray:
+    """Correlate each vertex with each network, without the vertices near it.
+
+    Parameters
+    ----------
+    runs : sequence of PreparedRun
+        Of one newborn; the mean over runs is weighted by their length.
+    probability : ndarray of shape (n_kept, n_networks)
+        Weights of the vertices in each network's time series.
+    near : csr_array of shape (n_kept, n_kept)
+        `Cortex.near`.
+
+    Returns
+    -------
+    ndarray of shape (n_kept, n_networks)
+        The product is exact; the length of a network's series without the vertices near v takes
+        those to be alike in their probability.
+    """
+    total = np.zeros(probability.shape, dtype=np.float64)
+    count = near.sum(axis=1)[:, None]
+    within = near @ probability
+    for run in runs:
+        networks = probability.T @ run.series
+        product = run.smoothed @ networks.T - run.near_products @ probability
+        energy = np.square(networks).sum(axis=1)
+        energy = energy - 2 * (near @ (probability * (run.series @ networks.T)))
+        local = np.square((near @ run.series) / count).sum(axis=1, keepdims=True)
+        energy = energy + np.square(within) * local
+        total += run.n_timepoints * product / np.sqrt(np.maximum(energy, 1e-6))
+    return np.asarray(total / sum(run.n_timepoints for run in runs), dtype=np.float32)
+
+
+def independent_timepoints(runs: Sequence[PreparedRun], probability: FloatArray) -> float:
+    """Count the independent timepoints in the correlation of a vertex with a network.
+
+    Series that do not belong together correlate by chance with a variance of 1 over this number
+    (Bartlett 1935; Afyouni et al. 2019, doi:10.1016/j.neuroimage.2019.05.011): it follows from
+    the spectra of both, and is below the number of volumes where both are slow.
+
+    Returns
+    -------
+    float
+        Summed over runs.
+    """
+    found = 0.0
+    for run in runs:
+        vertex, network = (
+            np.square(np.abs(fft.fft(series, axis=1))).mean(axis=0)
+            for series in (run.smoothed, _unit(probability.T @ run.series))
+        )
+        found += float(vertex.sum() * network.sum() / (vertex @ network))
+    return found
+
+
+def weight_of_evidence(correlation: FloatArray, probability: FloatArray, n: float) -> float:
+    """Nats for each unit by which a vertex correlates more with one network than with another.
+
+    If correlations with a vertex' own network are rho on average, and scatter with a variance of
+    (1 - rho^2) / n, their log likelihood ratio is n rho / (1 - rho^2) for each unit. It grows with
+    the length of the data, and with its quality.
+
+    Parameters
+    ----------
+    correlation : ndarray of shape (n_kept, n_networks)
+        From `correlation_with_networks`.
+    probability : ndarray of shape (n_kept, n_networks)
+        Of each vertex over networks.
+    n : float
+        From `independent_timepoints`.
+
+    Returns
+    -------
+    float
+        0 if vertices do not follow their networks at all.
+    """
+    rho = float(np.clip((probability * correlation).sum() / probability.sum(), 0, 0.99))
+    return n * rho / (1 - rho**2)
+
+
+# A newborn
+
+
+@dataclass(frozen=True, eq=False)
+class Individual:
+    """One newborn's networks.
+
+    Attributes
+    ----------
+    probability : ndarray of shape (n_kept, n_networks)
+        Posterior; rows sum to 1.
+    correlation : ndarray of shape (n_kept, n_networks)
+        Of each vertex with each network: the evidence.
+    weight : float
+        Nats for each unit of correlation.
+    """
+
+    probability: FloatArray
+    correlation: FloatArray
+    weight: float
+
+    @property
+    def labels(self) -> Labels:
+        """Most probable network of each vertex with signal."""
+        return np.asarray(self.probability.argmax(axis=1), dtype=np.int32)
+
+    @property
+    def confidence(self) -> FloatArray:
+        """Probability of that network."""
+        return np.asarray(self.probability.max(axis=1))
+
+
+def find_individual(
+    runs: Sequence[PreparedRun],
+    prior: FloatArray,
+    cortex: Cortex,
+    config: IndividualsConfig,
+    start: FloatArray | None = None,
+    iterations: int | None = None,
+) -> Individual:
+    """Find one newborn's networks.
+
+    Parameters
+    ----------
+    runs : sequence of PreparedRun
+        The newborn's.
+    prior : ndarray of shape (n_kept, n_networks)
+        From `prior_of_map` or `learn_prior`; 0 where a network cannot be.
+    cortex : Cortex
+        From `Cortex.along`.
+    config : IndividualsConfig
+        How.
+    start : ndarray of shape (n_kept, n_networks), optional
+        Probabilities to start from; the prior by default.
+    iterations : int, optional
+        In the place of the settings'.
+
+    Returns
+    -------
+    Individual
+        The number of a network is its number in the prior.
+    """
+    if not runs:
+        raise InputError(
+            "newborn",
+            expected="at least one run",
+            found="none",
+            remedy="Add a run, or leave the newborn out.",
+        )
+    with np.errstate(divide="ignore"):
+        log_prior = np.where(prior > 0, config.prior_weight * np.log(prior), -np.inf)
+    probability = _softmax(log_prior) if start is None else start
+    for _ in range(iterations or config.iterations):
+        correlation = correlation_with_networks(runs, probability, cortex.near)
+        n = independent_timepoints(runs, probability)
+        weight = weight_of_evidence(correlation, probability, n)
+        known = weight * correlation + log_prior
+        for _ in range(3):
+            probability = _softmax(known + config.support * (cortex.around @ probability))
+    return Individual(probability, correlation, weight)
+
+
+def _softmax(logits: FloatArray) -> FloatArray:
+    odds = np.exp(logits - logits.max(axis=1, keepdims=True))
+    return np.asarray(odds / odds.sum(axis=1, keepdims=True), dtype=np.float32)
+
+
+# The cohort
+
+Load = Callable[[], Sequence[PreparedRun]]
+"""Gives the runs of one newborn, when they are needed."""
+
+
+def learn_prior(
+    newborns: Sequence[Load], labels: Labels, cortex: Cortex, config: IndividualsConfig
+) -> tuple[FloatArray, list[FloatArray]]:
+    """Learn from a cohort's newborns where each network may be.
+
+    Parameters
+    ----------
+    newborns : sequence of callable
+        Each gives the runs of one newborn; called once a round, so that one newborn is in memory
+        at a time.
+    labels : ndarray of shape (n_vertices,)
+        The cohort's map, 0 .. n_networks - 1; -1 without network.
+    cortex : Cortex
+        From `Cortex.along`.
+    config : IndividualsConfig
+        How.
+
+    Returns
+    -------
+    prior : ndarray of shape (n_kept, n_networks)
+        Mean posterior of the newborns; its most probable networks are the cohort's map, found
+        through individuals.
+    posteriors : list of ndarray of shape (n_kept, n_networks)
+        Of each newborn, in the last round.
+    """
+    prior = prior_of_map(labels, cortex, config)
+    possible = prior > 0
+    posteriors: list[FloatArray] = []
+    for _ in range(config.rounds):
+        found = [
+            find_individual(
+                load(), prior, cortex, config, start, config.iterations if start is None else 2
+            ).probability
+            for load, start in zip(newborns, posteriors or [None] * len(newborns), strict=True)
+        ]
+        posteriors = found
+        prior = _floored(np.mean(posteriors, axis=0), possible, config.floor)
+    return prior, posteriors
