@@ -246,17 +246,30 @@ def prepare_run(bold: FloatArray, cortex: Cortex) -> PreparedRun:
         )
     series = _unit(bold[cortex.mask])
     smoothed = _unit(cortex.smoother @ series)
-    near = cortex.near
+    return PreparedRun(series, smoothed, near_products(smoothed, series, cortex.near))
+
+
+def near_products(one: FloatArray, other: FloatArray, near: sp.csr_array) -> sp.csr_array:
+    """Products of the series of vertices with those of the vertices near them.
+
+    Parameters
+    ----------
+    one, other : ndarray of shape (n_kept, n_timepoints)
+        Series.
+    near : csr_array of shape (n_kept, n_kept)
+        `Cortex.near`.
+
+    Returns
+    -------
+    csr_array of shape (n_kept, n_kept)
+        With the entries of `near`: row i of one times row j of the other.
+    """
     products = np.empty(near.nnz, dtype=np.float32)
     rows = np.repeat(np.arange(near.shape[0]), np.diff(near.indptr))
     for start in range(0, near.nnz, _PAIRS):
         pairs = slice(start, start + _PAIRS)
-        np.einsum(
-            "ij,ij->i", smoothed[rows[pairs]], series[near.indices[pairs]], out=products[pairs]
-        )
-    return PreparedRun(
-        series, smoothed, sp.csr_array((products, near.indices, near.indptr), shape=near.shape)
-    )
+        np.einsum("ij,ij->i", one[rows[pairs]], other[near.indices[pairs]], out=products[pairs])
+    return sp.csr_array((products, near.indices, near.indptr), shape=near.shape)
 
 
 def _unit(series: FloatArray) -> NDArray[np.float32]:
@@ -270,30 +283,79 @@ def _unit(series: FloatArray) -> NDArray[np.float32]:
 # The prior
 
 
-def prior_of_map(labels: Labels, cortex: Cortex, config: IndividualsConfig) -> FloatArray:
-    """Make a prior of one map: borders may be a little elsewhere.
+@dataclass(frozen=True, eq=False)
+class Others:
+    """Where newborns have the networks; the cohort's map counts as one of them.
 
-    Parameters
+    Attributes
     ----------
-    labels : ndarray of shape (n_vertices,)
-        The cohort's map, 0 .. n_networks - 1; -1 without network.
-    cortex : Cortex
-        From `Cortex.along`.
-    config : IndividualsConfig
-        Width and floor.
-
-    Returns
-    -------
-    ndarray of shape (n_kept, n_networks)
-        Rows sum to 1. A network that the cohort has in one hemisphere only is impossible in the
-        other.
+    map_prior : ndarray of shape (n_kept, n_networks)
+        The cohort's map, its borders smoothed. A network that the cohort has in one hemisphere
+        only is impossible in the other.
+    total : ndarray of shape (n_kept, n_networks)
+        Sum of the posteriors of newborns.
+    n_newborns : int
+        How many.
     """
-    own = labels[cortex.mask]
-    n_networks = int(own.max()) + 1
-    member = np.zeros((len(own), n_networks), dtype=np.float32)
-    member[own >= 0, own[own >= 0]] = 1
-    prior = cortex.smooth(member, config.prior_fwhm_mm, config.smoothing_fwhm_mm)
-    return _floored(prior, possible_networks(own, cortex.hemisphere), config.floor)
+
+    map_prior: FloatArray
+    total: FloatArray
+    n_newborns: int
+
+    @classmethod
+    def from_map(cls, labels: Labels, cortex: Cortex, config: IndividualsConfig) -> Others:
+        """Know nothing but a map.
+
+        Parameters
+        ----------
+        labels : ndarray of shape (n_vertices,)
+            The cohort's map, 0 .. n_networks - 1; -1 without network.
+        cortex : Cortex
+            From `Cortex.along`.
+        config : IndividualsConfig
+            How far borders may move.
+
+        Returns
+        -------
+        Others
+        """
+        own = labels[cortex.mask]
+        if (own < 0).all():
+            raise InputError(
+                "cohort's map",
+                expected="networks where the BOLD has signal",
+                found="none",
+                remedy="Give a map of the mesh of the BOLD.",
+            )
+        n_networks = int(own.max()) + 1
+        member = np.zeros((len(own), n_networks), dtype=np.float32)
+        member[own >= 0, own[own >= 0]] = 1
+        smooth = cortex.smooth(member, config.prior_fwhm_mm, config.smoothing_fwhm_mm)
+        smooth = np.where(possible_networks(own, cortex.hemisphere), smooth + config.floor, 0)
+        return cls(smooth / smooth.sum(axis=1, keepdims=True), np.zeros_like(smooth), 0)
+
+    def without(self, posterior: FloatArray) -> Others:
+        """Take a newborn out."""
+        return Others(self.map_prior, self.total - posterior, self.n_newborns - 1)
+
+    def prior(self, config: IndividualsConfig, own: FloatArray | None = None) -> FloatArray:
+        """Mean over all, and a newborn's own posterior as one more.
+
+        Returns
+        -------
+        ndarray of shape (n_kept, n_networks)
+            Rows sum to 1; 0 where a network is impossible.
+        """
+        total = self.map_prior + self.total + (0 if own is None else own)
+        prior = total / total.sum(axis=1, keepdims=True)
+        prior = np.where(self.map_prior > 0, np.maximum(prior, config.floor), 0)
+        return np.asarray(prior / prior.sum(axis=1, keepdims=True), dtype=np.float32)
+
+    @property
+    def labels(self) -> Labels:
+        """The network that most newborns have at each vertex with signal."""
+        total = self.total if self.n_newborns else self.map_prior
+        return np.asarray(total.argmax(axis=1), dtype=np.int32)
 
 
 def possible_networks(labels: NDArray[np.integer], hemisphere: NDArray[np.integer]) -> BoolArray:
@@ -312,11 +374,6 @@ def possible_networks(labels: NDArray[np.integer], hemisphere: NDArray[np.intege
         ]
     )
     return np.asarray((counts > 0.01 * counts.sum(axis=0))[hemisphere])
-
-
-def _floored(prior: FloatArray, possible: BoolArray, floor: float) -> FloatArray:
-    prior = np.where(possible, np.maximum(prior, floor), 0)
-    return np.asarray(prior / prior.sum(axis=1, keepdims=True), dtype=np.float32)
 
 
 # The evidence
@@ -436,12 +493,7 @@ class Individual:
 
 
 def find_individual(
-    runs: Sequence[PreparedRun],
-    prior: FloatArray,
-    cortex: Cortex,
-    config: IndividualsConfig,
-    start: FloatArray | None = None,
-    iterations: int | None = None,
+    runs: Sequence[PreparedRun], others: Others, cortex: Cortex, config: IndividualsConfig
 ) -> Individual:
     """Find one newborn's networks.
 
@@ -449,22 +501,34 @@ def find_individual(
     ----------
     runs : sequence of PreparedRun
         The newborn's.
-    prior : ndarray of shape (n_kept, n_networks)
-        From `prior_of_map` or `learn_prior`; 0 where a network cannot be.
+    others : Others
+        Where the others of its cohort have the networks. The newborn itself joins the prior as
+        one more, from the second round on.
     cortex : Cortex
         From `Cortex.along`.
     config : IndividualsConfig
         How.
-    start : ndarray of shape (n_kept, n_networks), optional
-        Probabilities to start from; the prior by default.
-    iterations : int, optional
-        In the place of the settings'.
 
     Returns
     -------
     Individual
-        The number of a network is its number in the prior.
+        The number of a network is its number in the cohort's map.
     """
+    found = _turns(runs, others.prior(config), cortex, config, None)
+    for _ in range(1, config.rounds):
+        prior = others.prior(config, found.probability)
+        found = _turns(runs, prior, cortex, config, found.probability)
+    return found
+
+
+def _turns(
+    runs: Sequence[PreparedRun],
+    prior: FloatArray,
+    cortex: Cortex,
+    config: IndividualsConfig,
+    start: FloatArray | None,
+) -> Individual:
+    """Take turns between network series and map under one prior."""
     if not runs:
         raise InputError(
             "newborn",
@@ -475,7 +539,7 @@ def find_individual(
     with np.errstate(divide="ignore"):
         log_prior = np.where(prior > 0, config.prior_weight * np.log(prior), -np.inf)
     probability = _softmax(log_prior) if start is None else start
-    for _ in range(iterations or config.iterations):
+    for _ in range(config.iterations if start is None else 2):
         correlation = correlation_with_networks(runs, probability, cortex.near)
         n = independent_timepoints(runs, probability)
         weight = weight_of_evidence(correlation, probability, n)
@@ -498,7 +562,7 @@ Load = Callable[[], Sequence[PreparedRun]]
 
 def learn_prior(
     newborns: Sequence[Load], labels: Labels, cortex: Cortex, config: IndividualsConfig
-) -> tuple[FloatArray, list[FloatArray]]:
+) -> tuple[Others, list[FloatArray]]:
     """Learn from a cohort's newborns where each network may be.
 
     Parameters
@@ -515,22 +579,20 @@ def learn_prior(
 
     Returns
     -------
-    prior : ndarray of shape (n_kept, n_networks)
-        Mean posterior of the newborns; its most probable networks are the cohort's map, found
-        through individuals.
+    everyone : Others
+        Of the whole cohort; its `labels` are the cohort's map, found through individuals.
     posteriors : list of ndarray of shape (n_kept, n_networks)
-        Of each newborn, in the last round.
+        Of each newborn, to take it out again (`Others.without`).
     """
-    prior = prior_of_map(labels, cortex, config)
-    possible = prior > 0
+    everyone = Others.from_map(labels, cortex, config)
     posteriors: list[FloatArray] = []
     for _ in range(config.rounds):
-        found = [
-            find_individual(
-                load(), prior, cortex, config, start, config.iterations if start is None else 2
-            ).probability
+        prior = everyone.prior(config)
+        posteriors = [
+            _turns(load(), prior, cortex, config, start).probability
             for load, start in zip(newborns, posteriors or [None] * len(newborns), strict=True)
         ]
-        posteriors = found
-        prior = _floored(np.mean(posteriors, axis=0), possible, config.floor)
-    return prior, posteriors
+        everyone = Others(
+            everyone.map_prior, np.sum(posteriors, axis=0, dtype=np.float32), len(posteriors)
+        )
+    return everyone, posteriors
