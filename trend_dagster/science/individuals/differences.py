@@ -14,7 +14,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from trend_dagster.errors import SettingsError
-from trend_dagster.science.evidence.nulls import SurrogateMaker
+from trend_dagster.science.evidence.nulls import Smoothness, SurrogateMaker
 from trend_dagster.science.evidence.stability import MIN_NULLS_FOR_Z, beside_null
 from trend_dagster.science.individuals.model import (
     Cortex,
@@ -123,9 +123,13 @@ def measure_departure(
     def share(found: Individual) -> float:
         return float(area[found.labels != labels].sum() / area.sum())
 
+    smoothness = [maker.measure(_on_mesh(run.series, cortex)) for run in runs]
     nulls = []
     for _ in range(n_nulls):
-        made = [without_difference(run, individual, labels, cortex, maker, rng) for run in runs]
+        made = [
+            without_difference(run, individual, labels, cortex, maker, smooth, rng)
+            for run, smooth in zip(runs, smoothness, strict=True)
+        ]
         nulls.append(share(find_individual(made, others, cortex, config)))
     beside = beside_null(np.array([share(individual)]), np.array(nulls)[:, None])
     excess, margin = float(beside["excess"][0]), float(beside["margin"][0])
@@ -147,6 +151,7 @@ def without_difference(
     labels: NDArray[np.integer],
     cortex: Cortex,
     maker: SurrogateMaker,
+    smoothness: Smoothness,
     rng: np.random.Generator,
 ) -> PreparedRun:
     """Make a run of a newborn in which it has the cohort's map.
@@ -163,6 +168,8 @@ def without_difference(
         From `Cortex.along`.
     maker : SurrogateMaker
         Makes the noise.
+    smoothness : Smoothness
+        What the maker measured of the run.
     rng : Generator
         Source of chance.
 
@@ -173,9 +180,8 @@ def without_difference(
         there follow their own; and noise as smooth as the run, in space and in time.
     """
     probability = individual.probability
-    bold = np.zeros((len(cortex.mask), run.n_timepoints), dtype=np.float32)
-    bold[cortex.mask] = run.series
-    noise = maker.surrogate(bold, maker.measure(bold), rng)[cortex.mask]
+    bold = _on_mesh(run.series, cortex)
+    noise = maker.surrogate(bold, smoothness, rng)[cortex.mask]
     noise = noise - noise.mean(axis=1, keepdims=True)
     length = np.linalg.norm(noise, axis=1, keepdims=True)
     noise = np.divide(noise, length, out=np.zeros_like(noise), where=length > 0)
@@ -183,8 +189,13 @@ def without_difference(
     networks = sums / np.maximum(np.linalg.norm(sums, axis=1, keepdims=True), 1e-9)
     strength = np.where(labels >= 0, signal_strength(run, probability, cortex), 0)[:, None]
     made = strength * networks[labels] + np.sqrt(1 - strength**2) * noise
-    bold[cortex.mask] = np.where(length > 0, made, 0)
-    return prepare_run(bold, cortex)
+    return prepare_run(_on_mesh(np.where(length > 0, made, 0), cortex), cortex)
+
+
+def _on_mesh(series: FloatArray, cortex: Cortex) -> NDArray[np.float32]:
+    bold = np.zeros((len(cortex.mask), series.shape[1]), dtype=np.float32)
+    bold[cortex.mask] = series
+    return bold
 
 
 def signal_strength(

@@ -15,6 +15,7 @@ from __future__ import annotations
 
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
+from functools import cached_property
 
 import numpy as np
 import scipy.sparse as sp
@@ -81,7 +82,10 @@ class IndividualsConfig(BaseModel, frozen=True, extra="forbid"):
         "posterior.",
     )
     iterations: int = Field(
-        8, ge=1, description="Turns between a newborn's network series and its map, at most."
+        6,
+        ge=1,
+        description="Turns between a newborn's network series and its map in the first round; two "
+        "in each round after it.",
     )
     floor: float = Field(
         1e-3,
@@ -215,6 +219,11 @@ class PreparedRun:
     series: NDArray[np.float32]
     smoothed: NDArray[np.float32]
     near_products: sp.csr_array
+
+    @cached_property
+    def spectrum(self) -> FloatArray:
+        """Power of the smoothed series at each frequency, mean over vertices."""
+        return _power(self.smoothed)
 
     @property
     def n_timepoints(self) -> int:
@@ -427,12 +436,13 @@ def independent_timepoints(runs: Sequence[PreparedRun], probability: FloatArray)
     """
     found = 0.0
     for run in runs:
-        vertex, network = (
-            np.square(np.abs(fft.fft(series, axis=1))).mean(axis=0)
-            for series in (run.smoothed, _unit(probability.T @ run.series))
-        )
+        vertex, network = run.spectrum, _power(_unit(probability.T @ run.series))
         found += float(vertex.sum() * network.sum() / (vertex @ network))
     return found
+
+
+def _power(series: FloatArray) -> FloatArray:
+    return np.asarray(np.square(np.abs(fft.fft(series, axis=1))).mean(axis=0), dtype=np.float64)
 
 
 def weight_of_evidence(correlation: FloatArray, probability: FloatArray, n: float) -> float:
