@@ -204,7 +204,8 @@ def template_matching(
     n_networks = start.possible.shape[1]
 
     def profiles(person: int, chosen: Sequence[int]) -> FloatArray:
-        return np.mean([b @ b.T for b in start.smoothed(person, chosen, fwhm_mm)], axis=0)
+        products = [b @ b.T for b in start.smoothed(person, chosen, fwhm_mm)]
+        return np.asarray(np.mean(products, axis=0))
 
     def templates(matrix: FloatArray, labels: Labels) -> FloatArray:
         member = np.eye(n_networks)[labels]

@@ -284,9 +284,9 @@ def near_products(one: FloatArray, other: FloatArray, near: sp.csr_array) -> sp.
 def _unit(series: FloatArray) -> NDArray[np.float32]:
     centred = series - series.mean(axis=1, keepdims=True, dtype=np.float64)
     length = np.linalg.norm(centred, axis=1, keepdims=True)
-    return np.divide(centred, length, out=np.zeros_like(centred), where=length > 0).astype(
-        np.float32
-    )
+    unit = np.zeros(centred.shape, dtype=np.float32)
+    np.divide(centred, length, out=unit, where=length > 0, casting="same_kind")
+    return unit
 
 
 # The prior
@@ -596,13 +596,14 @@ def learn_prior(
     """
     everyone = Others.from_map(labels, cortex, config)
     posteriors: list[FloatArray] = []
+    starts: Sequence[FloatArray | None] = [None] * len(newborns)
     for _ in range(config.rounds):
         prior = everyone.prior(config)
         posteriors = [
             _turns(load(), prior, cortex, config, start).probability
-            for load, start in zip(newborns, posteriors or [None] * len(newborns), strict=True)
+            for load, start in zip(newborns, starts, strict=True)
         ]
-        everyone = Others(
-            everyone.map_prior, np.sum(posteriors, axis=0, dtype=np.float32), len(posteriors)
-        )
+        starts = posteriors
+        total = np.asarray(np.sum(posteriors, axis=0, dtype=np.float32))
+        everyone = Others(everyone.map_prior, total, len(posteriors))
     return everyone, posteriors

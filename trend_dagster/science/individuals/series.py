@@ -80,7 +80,7 @@ def network_series(
 def _first_eigenvariate(own: FloatArray) -> FloatArray:
     centred = own - own.mean(axis=1, keepdims=True)
     if min(centred.shape) == 1:
-        return centred[0]
+        return np.asarray(centred[0])
     start = np.ones(min(centred.shape))  # Lanczos starts by chance otherwise
     loadings, size, courses = svds(centred, k=1, v0=start)
     sign = 1.0 if loadings.sum() >= 0 else -1.0
@@ -190,7 +190,9 @@ def _mean_where_known(values: FloatArray, weights: FloatArray) -> FloatArray:
     known = np.isfinite(values) * weights
     total = known.sum(axis=0)
     summed = (known * np.nan_to_num(values)).sum(axis=0)
-    return np.divide(summed, total, out=np.full(total.shape, np.nan), where=total > 0)
+    mean: FloatArray = np.full(total.shape, np.nan)
+    np.divide(summed, total, out=mean, where=total > 0)
+    return mean
 
 
 def _from_z(z: FloatArray) -> FloatArray:
