@@ -13,7 +13,7 @@ import json
 import sys
 from collections.abc import Callable, Iterator, Sequence
 from concurrent.futures import ProcessPoolExecutor
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from functools import cached_property, partial
 from itertools import product
 from typing import Any
@@ -78,6 +78,7 @@ class Cohort:
     """
 
     config: SimulationConfig
+    _kernels: dict[float, sp.csr_array] = field(default_factory=dict, repr=False)
 
     @cached_property
     def surface(self) -> Surface:
@@ -125,6 +126,15 @@ class Cohort:
         ready = [prepare(run, self.mask, BoldConfig())[self.mask] for run in everything]
         return [ready[i : i + each] for i in range(0, len(ready), each)]
 
+    def kernel(self, fwhm_mm: float) -> sp.csr_array:
+        """Smoothing along the cortex."""
+        if fwhm_mm not in self._kernels:
+            whole = sp.csr_array(sp.eye_array(len(self.mask)))
+            if fwhm_mm:
+                whole = smoother(self.surface, self.mask, fwhm_mm)
+            self._kernels[fwhm_mm] = sp.csr_array(whole[self.mask][:, self.mask])
+        return self._kernels[fwhm_mm]
+
     def map_of(self, recording: Recording) -> Labels:
         """Find networks as the default does, in the names of the planted ones."""
         found = ours().find(recording, 2 * self.config.n_networks, 108)
@@ -147,10 +157,7 @@ class Start:
 
     def smoothed(self, person: int, runs: Sequence[int], fwhm_mm: float) -> list[FloatArray]:
         """Runs of a newborn, smoothed along the cortex, each series of length 1."""
-        mask = self.cohort.mask
-        kernel = sp.csr_array(sp.eye_array(int(mask.sum())))
-        if fwhm_mm:
-            kernel = sp.csr_array(smoother(self.cohort.surface, mask, fwhm_mm)[mask][:, mask])
+        kernel = self.cohort.kernel(fwhm_mm)
         return [_unit(kernel @ self.cohort.cleaned[person][run]) for run in runs]
 
 

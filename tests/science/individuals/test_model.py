@@ -148,7 +148,7 @@ def test_widths_are_in_mm(surface: Surface) -> None:
     weights *= cortex.area
     expected = weights / weights.sum(axis=1, keepdims=True)
     np.testing.assert_allclose(cortex.smoother.toarray(), expected, atol=1e-5)
-    wide = Cortex.along(surface, mask, CONFIG, noise_mm=4.0)
+    wide = Cortex.along(surface, mask, CONFIG, noise_mm=5.6)
     np.testing.assert_array_equal(wide.near.toarray() > 0, d <= 14)
 
 

@@ -31,6 +31,7 @@ BoolArray = NDArray[np.bool_]
 Labels = NDArray[np.int32]
 
 _FWHM = np.sqrt(8 * np.log(2))  # of a Gaussian, in standard deviations
+_LEAST_ENERGY = 0.01  # share of a network's series that must be left to be compared with
 _PAIRS = 1 << 18  # whose products are computed at a time
 
 
@@ -141,8 +142,8 @@ class Cortex:
             Widths in mm.
         noise_mm : float
             Standard deviation of the kernel that makes white noise as smooth as the data, from
-            `trend_dagster.science.evidence.nulls.SurrogateMaker.measure`. The correlation of
-            such noise is below 5 % from 3.5 times that distance on.
+            `trend_dagster.science.evidence.nulls.SurrogateMaker.measure`. At 2.5 times that
+            distance the correlation of such noise has fallen to a fifth.
 
         Returns
         -------
@@ -150,7 +151,7 @@ class Cortex:
         """
         spread = config.support_mm / 2
         sigma = config.smoothing_fwhm_mm / _FWHM
-        exclusion = max(config.exclusion_mm, 3.5 * noise_mm)
+        exclusion = max(config.exclusion_mm, 2.5 * noise_mm)
         reach = max(3 * sigma, 3 * spread, exclusion)
         distances = sp.csr_array(geodesic_neighbours(surface, reach)[mask][:, mask])
         area = vertex_areas(surface)[mask].astype(np.float32)
@@ -414,11 +415,13 @@ def correlation_with_networks(
     for run in runs:
         networks = probability.T @ run.series
         product = run.smoothed @ networks.T - run.near_products @ probability
-        energy = np.square(networks).sum(axis=1)
-        energy = energy - 2 * (near @ (probability * (run.series @ networks.T)))
+        whole = np.square(networks).sum(axis=1)
+        energy = whole - 2 * (near @ (probability * (run.series @ networks.T)))
         local = np.square((near @ run.series) / count).sum(axis=1, keepdims=True)
         energy = energy + np.square(within) * local
-        total += run.n_timepoints * product / np.sqrt(np.maximum(energy, 1e-6))
+        # Of a network that lies near v as a whole hardly anything is left.
+        energy = np.maximum(energy, _LEAST_ENERGY * whole + 1e-9)
+        total += run.n_timepoints * np.clip(product / np.sqrt(energy), -1, 1)
     return np.asarray(total / sum(run.n_timepoints for run in runs), dtype=np.float32)
 
 
