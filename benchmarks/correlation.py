@@ -33,10 +33,10 @@ from threadpoolctl import threadpool_limits
 from benchmarks.measure import in_process, report, result_path
 from trend_dagster.science._device import Device, full_float32
 from trend_dagster.science.connectivity.correlation import (
-    CorrelationConfig,
     Run,
-    average_correlation,
+    correlate_runs,
 )
+from trend_dagster.science.connectivity.settings import CorrelationConfig
 from trend_dagster.science.connectivity.thresholding import BoolArray, FloatArray
 
 _GEMM_SIZE = 4096
@@ -122,14 +122,14 @@ def prepare(case: Case, folder: Path) -> tuple[Case, Path, FloatArray]:
     """Warm the matrix product up, and take the output's memory from the system."""
     gemm_peak(1)
     small = Case(64, 1, 8, case.budget_gib, case.n_threads, case.device)
-    average_correlation([small.run(0)], small.config)
+    correlate_runs([small.run(0)], small.config)
     return case, folder, np.full((case.n_vertices, case.n_vertices), np.nan, dtype=np.float32)
 
 
 def tiled(prepared: tuple[Case, Path, FloatArray]) -> None:
     """Average all runs."""
     case, folder, out = prepared
-    average_correlation(case.runs(folder), case.config, out=out, n_threads=case.n_threads)
+    correlate_runs(case.runs(folder), case.config, out=out, n_threads=case.n_threads)
 
 
 def against_peak(case: Case, repeats: int = 3) -> dict[str, Any]:
@@ -166,7 +166,7 @@ def against_corrcoef(case: Case) -> dict[str, Any]:
     with threadpool_limits(case.n_threads):
         for _ in range(3):
             began = time.perf_counter()
-            fast = average_correlation(runs, case.config, n_threads=case.n_threads)
+            fast = correlate_runs(runs, case.config, n_threads=case.n_threads)
             ours.append(time.perf_counter() - began)
             began = time.perf_counter()
             plain = loop(runs)

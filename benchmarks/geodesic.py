@@ -13,6 +13,7 @@ than the 32,492 of the surfaces that the Human Connectome Project uses.
 
 from __future__ import annotations
 
+import argparse
 import json
 import platform
 import resource
@@ -31,22 +32,22 @@ import numpy as np
 from numpy.typing import NDArray
 from scipy.sparse import csgraph
 
+from trend_dagster.project.fsaverage import load_fsaverage
 from trend_dagster.science.surface import (
     Surface,
+    cut_into_labels,
     distance_rows,
     edge_graph,
-    geodesic_labels,
     geodesic_neighbours,
     step_graph,
 )
-from trend_dagster.storage.meshes import load_fsaverage
 
 nib: Any = nibabel  # its annotations cover a part only
 RADIUS = 24.0  # mm; three sigma of an 8 mm kernel
 REACH = 62.5  # mm; five sigma of a smooth encoding of 12.5 mm
 ROWS = 256  # that the asset computes at a time
 N_SOURCES = 5
-OWN = "edges and unfolded pairs (scipy)"
+PLATFORM = "edges and unfolded pairs (scipy)"
 WORKBENCH = "wb_command"
 
 Points = NDArray[np.float64]
@@ -120,7 +121,7 @@ def exact_gdist(points: Points, triangles: Triangles) -> Measure:
 
 METHODS: dict[str, tuple[str, Callable[[Points, Triangles], Measure]]] = {
     "edges only (scipy)": ("scipy", along_edges),
-    OWN: ("scipy", across_edges),
+    PLATFORM: ("scipy", across_edges),
     "heat method (potpourri3d)": ("potpourri3d", heat),
     "fast marching (potpourri3d)": ("potpourri3d", fast_marching),
     "exact (pygeodesic)": ("pygeodesic", exact_pygeodesic),
@@ -206,7 +207,7 @@ def measure_platform(surface: Surface) -> dict[str, Any]:
         row[name] = round(1e3 * (time.process_time() - start) / ROWS, 2)
     row["peak_memory_of_rows_gib"] = _peak_memory_gib()
     start = time.process_time()
-    geodesic_labels(surface, 50)
+    cut_into_labels(surface, 50)
     row["seconds_50_labels"] = round(time.process_time() - start, 2)
     start = time.process_time()
     near = geodesic_neighbours(surface, RADIUS)
@@ -244,8 +245,13 @@ def markdown(rows: list[dict[str, Any]]) -> str:
 
 def main() -> None:
     """Print the table, then one JSON object: the last line."""
-    fine = load_fsaverage(10242)
-    meshes = (load_fsaverage(642), load_fsaverage(2562), fine, split_in_four(fine))
+    parser = argparse.ArgumentParser(description=(__doc__ or "").split("\n", maxsplit=1)[0])
+    parser.add_argument("--vertices", type=int, nargs="+", default=[642, 2562, 10242, 40962])
+    options = parser.parse_args()
+    meshes = [
+        split_in_four(load_fsaverage(10242)) if n == 40962 else load_fsaverage(n)
+        for n in options.vertices
+    ]
     # The platform first: what it needs is not yet hidden by what the libraries need.
     own = [measure_platform(surface) for surface in meshes]
     rows = []

@@ -74,10 +74,11 @@ def open_project(folder: Path) -> Project:
 
 def make_bold(project: Project) -> dict[str, Any]:
     """Make the one run, and say what is stored of it."""
-    from trend_dagster.orchestration.production import STORED_ASSETS, produce
+    from trend_dagster.orchestration.assets import ASSETS
+    from trend_dagster.orchestration.production import produce
 
     (made,) = produce(
-        STORED_ASSETS["bold"],
+        ASSETS["bold"],
         project,
         [{BOLD_RUN: RUN}],
         force=False,

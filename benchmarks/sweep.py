@@ -49,21 +49,22 @@ from trend_dagster.science._device import Device
 from trend_dagster.science.connectivity.thresholding import BlockMatrix, threshold_by_label
 from trend_dagster.science.parcellation.clustering import cluster
 from trend_dagster.science.parcellation.factorization import (
-    FactorizationConfig,
-    Problem,
     factorize_many,
     leading_eigenpairs,
     nndsvda,
     objective,
     penalties,
 )
-from trend_dagster.science.parcellation.sweep import SweepCell, SweepGrid, sweep
+from trend_dagster.science.parcellation.settings import FactorizationConfig, Problem, SweepGrid
+from trend_dagster.science.parcellation.sweep import Solution, sweep
 
 Array = NDArray[Any]
 L1_RATIO = 0.4
 ALPHA = 2e-4
 """alpha_W times the number of labels: where W collapses, alpha_W falls about as 1 / L."""
 N_CLUSTERS = (14, 38)
+N_COMPONENTS = tuple(range(10, 41, 2))
+"""The tutorial's, whatever the default of the settings is."""
 SAMPLE = (10, 16, 22, 28, 34, 40)
 KMEANS_SEEDS = range(108, 113)
 COLLAPSE = 0.05
@@ -79,8 +80,13 @@ class Case:
     alpha_W: float
     n_threads: int
     bold: Path | None = None
+    n_components: tuple[int, ...] = N_COMPONENTS
     sample: tuple[int, ...] = SAMPLE
     device: Device = "cpu"
+
+    def __post_init__(self) -> None:
+        if not set(self.sample) <= set(self.n_components):
+            raise SystemExit("--sample: some of --components, so that both sides have them")
 
     def source(self) -> tuple[Correlation, Array]:
         """Return the correlation, computed where it is sliced, and the labels."""
@@ -91,12 +97,17 @@ class Case:
     @property
     def grid(self) -> SweepGrid:
         """Return the tutorial's grid at this penalty."""
-        return SweepGrid(alpha_W=(self.alpha_W,), l1_ratio=(L1_RATIO,), n_clusters=N_CLUSTERS)
+        return SweepGrid(
+            n_components=self.n_components,
+            alpha_W=(self.alpha_W,),
+            l1_ratio=(L1_RATIO,),
+            n_clusters=N_CLUSTERS,
+        )
 
     @property
     def config(self) -> FactorizationConfig:
         """Return the engine's settings."""
-        return FactorizationConfig(device=self.device)
+        return FactorizationConfig(tol=1e-4, max_iter=10000, device=self.device)
 
 
 # --- The tutorial's way ----------------------------------------------------------------------
@@ -204,7 +215,7 @@ def small_matrix() -> BlockMatrix:
     return threshold_by_label(np.eye(6, dtype=np.float32) + 1, np.zeros(6))
 
 
-def engine(prepared: tuple[Any, Array, Case]) -> list[SweepCell]:
+def engine(prepared: tuple[Any, Array, Case]) -> list[Solution]:
     """Threshold and sweep."""
     correlation, labels, case = prepared
     matrix = threshold_by_label(correlation, labels)
@@ -403,6 +414,7 @@ def main() -> None:
     parser.add_argument("--vertices", type=int, default=5124)
     parser.add_argument("--labels", type=int, default=20)
     parser.add_argument("--alpha", type=float, help="alpha_W; 2e-4 / labels by default")
+    parser.add_argument("--components", type=int, nargs="+", default=N_COMPONENTS, help="the grid")
     parser.add_argument("--sample", type=int, nargs="+", default=SAMPLE, help="k of the reference")
     parser.add_argument("--threads", type=int, default=2)
     parser.add_argument("--device", choices=get_args(Device), default="cpu", help="of the engine")
@@ -413,8 +425,8 @@ def main() -> None:
     args = parser.parse_args()
     alpha_W = ALPHA / args.labels if args.alpha is None else args.alpha
     case = Case(
-        args.vertices, args.labels, alpha_W, args.threads, args.bold, tuple(args.sample),
-        args.device,
+        args.vertices, args.labels, alpha_W, args.threads, args.bold, tuple(args.components),
+        tuple(args.sample), args.device,
     )  # fmt: skip
     if args.growth:
         name, figures = "sweep_growth", growth(args.threads, args.device)

@@ -30,7 +30,7 @@ import psutil
 import torch
 from torch import Tensor, nn
 
-from benchmarks.measure import machine
+from benchmarks.measure import machine, result_path
 from benchmarks.tutorial_model import TutorialModel
 from trend_dagster.science.features.autoencoder import AutoencoderConfig, initial_model
 from trend_dagster.science.features.training import combined_loss
@@ -307,6 +307,7 @@ def main() -> None:
     parser.add_argument("--repeats", type=int, default=2)
     parser.add_argument("--rounds", type=int, default=2)
     parser.add_argument("--growth", type=int, nargs="*", default=[642, 1284, 2568, 5124])
+    parser.add_argument("--keep", action="store_true", help="write figures to benchmarks/results")
     options = parser.parse_args()
     print(f"V={options.n_vertices}, T={N_TIMEPOINTS}, d=512, 6+6 layers, {options.device}")
     best = compare(options.n_vertices, options.device, options.repeats, options.rounds)
@@ -335,9 +336,11 @@ def main() -> None:
     }
     if options.device == "cuda":
         result |= card_figures(options.n_vertices, best["key bf16"]["seconds"])
-    RESULTS.mkdir(exist_ok=True)
     text = json.dumps(finite(result))
-    (RESULTS / f"train_step_{options.device}.json").write_text(text + "\n", encoding="utf-8")
+    if options.keep:
+        path = result_path("train_step", options.device)
+        path.parent.mkdir(exist_ok=True)
+        path.write_text(text + "\n", encoding="utf-8")
     sys.stdout.write(text + "\n")
 
 

@@ -14,16 +14,22 @@ from sqlalchemy import Engine, event
 from tests.workbench import workbench  # noqa: F401 - a fixture
 from trend_dagster.definitions import build_definitions
 from trend_dagster.orchestration.instance import open_instance
-from trend_dagster.orchestration.running import run_all
+from trend_dagster.orchestration.running import Wish, run_all
 from trend_dagster.project.folder import Project
+from trend_dagster.project.fsaverage import load_fsaverage
 from trend_dagster.science.surface import Surface
-from trend_dagster.storage.meshes import load_fsaverage
 
 N_VERTICES, N_TIMEPOINTS, N_NETWORKS = 90, 40, 4
 MEDIAL_WALL = np.arange(0, N_VERTICES, 15)  # 6 vertices without signal
 
 # Of the assets: this project has label files, and its mesh is not known.
-NOT_NEEDED = {"cortex", "geodesic_distances", "split_correlation", "null_correlation", "stability"}
+NOTHING_TO_DO = {
+    "cortex",
+    "geodesic_distances",
+    "split_correlation",
+    "null_correlation",
+    "stability",
+}
 
 SETTINGS = """\
 profile: demo
@@ -127,5 +133,5 @@ def run(folder: Path, **options) -> dict:
     """Make what is missing or out of date; the outcome of each asset by name."""
     project = Project.open(folder)
     with open_instance(folder) as instance:
-        outcomes = run_all(project, build_definitions(folder), instance, **options)
+        outcomes = run_all(project, build_definitions(folder), instance, Wish(**options))
         return {outcome.asset: outcome for outcome in outcomes}

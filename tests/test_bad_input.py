@@ -25,8 +25,8 @@ from sklearn.exceptions import ConvergenceWarning
 from tests.conftest import N_VERTICES, Finished, run, simulate_run
 from tests.spheres import brain, halves, write_gifti
 from trend_dagster import cli
+from trend_dagster.orchestration.assets import ASSETS
 from trend_dagster.orchestration.instance import only_run_here
-from trend_dagster.orchestration.production import STORED_ASSETS
 from trend_dagster.project.folder import Project
 from trend_dagster.storage import stores
 from trend_dagster.storage.label_images import gifti_surface
@@ -922,7 +922,7 @@ def unchanged(desk: Desk) -> None:
     for parts in after:
         partition = dict(part.split("=", 1) for part in parts[1:-1])
         if parts[0] in desk.may_change or parts not in desk.before:
-            assert parts[0] in STORED_ASSETS
+            assert parts[0] in ASSETS
             store.latest(parts[0], partition)
     assert not list(desk.folder.glob("store/**/.partial-*"))
 

@@ -3,23 +3,18 @@
 from __future__ import annotations
 
 import os
-import warnings
 from pathlib import Path
 from typing import Any
 
 import dagster as dg
 
-import trend_dagster.orchestration.assets  # noqa: F401 - defines the assets
+from trend_dagster.orchestration.assets import DEFINITIONS
 from trend_dagster.orchestration.checks import CHECKS, build_checks
 from trend_dagster.orchestration.io_managers import ZarrIOManager
 from trend_dagster.orchestration.jobs import build_jobs
-from trend_dagster.orchestration.production import STORED_ASSETS
 from trend_dagster.orchestration.resources import ProjectResource
 from trend_dagster.orchestration.schedules import build_schedule
 from trend_dagster.orchestration.sensors import build_sensor
-
-# What Dagster still calls beta is pinned to one release and tested; nobody has to read of it again.
-warnings.filterwarnings("ignore", category=dg.BetaWarning)
 
 PROJECT_VARIABLE = "TREND_PROJECT"
 PROFILE_VARIABLE = "TREND_PROFILE"
@@ -51,12 +46,9 @@ def build_definitions(
     """
     resource = ProjectResource(folder=str(project.resolve()), profile=profile or "")
     settings = resource.open().settings
-    jobs: list[Any] = [
-        *build_jobs(lambda other: build_definitions(project, other, **resources)),
-        CHECKS,
-    ]
+    jobs: list[Any] = [*build_jobs(), CHECKS]
     return dg.Definitions(
-        assets=[asset.to_dagster(settings) for asset in STORED_ASSETS.values()],
+        assets=DEFINITIONS,
         asset_checks=build_checks(),
         jobs=jobs,
         sensors=[build_sensor(settings.automation.watch_seconds, jobs)],

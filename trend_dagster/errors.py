@@ -71,3 +71,7 @@ class TrainingError(TrendError):
 
 class FactorizationError(TrendError):
     """A factorisation or clustering was asked for that the matrix does not allow."""
+
+
+class RunDiedError(TrendError):
+    """The process of a run was ended from outside."""

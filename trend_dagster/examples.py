@@ -19,11 +19,11 @@ import numpy as np
 from numpy.typing import NDArray
 
 from trend_dagster.errors import InputError
+from trend_dagster.files import replace_file
+from trend_dagster.project.fsaverage import FSAVERAGE, load_fsaverage
 from trend_dagster.science.evidence.simulation import SimulationConfig, simulate_cohort
-from trend_dagster.science.surface import Surface, geodesic_labels
-from trend_dagster.storage.meshes import FSAVERAGE, load_fsaverage
-from trend_dagster.storage.stores import replace_file
-from trend_dagster.storage.workbook import npy_bytes
+from trend_dagster.science.surface import Surface, cut_into_labels
+from trend_dagster.storage.arrays import npy_bytes
 
 Say = Callable[[str], None]
 
@@ -118,7 +118,7 @@ def _write(path: Path, array: NDArray[Any]) -> None:
 
 def _write_labels(folder: Path, surface: Surface, per_hemisphere: tuple[int, ...]) -> None:
     for n in per_hemisphere:
-        labels = geodesic_labels(surface, n)
+        labels = cut_into_labels(surface, n)
         _write(folder / "geodesic_labels" / f"geodesic_{2 * n:03d}.npy", labels)
 
 

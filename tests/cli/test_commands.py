@@ -5,14 +5,19 @@ from __future__ import annotations
 import json
 import subprocess
 import sys
+from dataclasses import replace
 
 import numpy as np
 import pytest
 import yaml
 from PIL import Image
 
+from benchmarks.start import commands, measure
 from tests.conftest import N_VERTICES
 from trend_dagster import cli
+from trend_dagster.orchestration import instance
+from trend_dagster.orchestration.recorded_pictures import write_pictures
+from trend_dagster.project.folder import Project
 from trend_dagster.project.settings import Settings, load_settings, sections
 
 
@@ -113,14 +118,32 @@ def test_status_says_what_is_missing_out_of_date_excluded_and_removed(trend, fin
     assert assets["geodesic_labels"]["counts"]["missing"] == 1
     assert assets["average_correlation"]["counts"]["out of date"] == 1
     assert assets["nmf_sweep"]["counts"]["blocked"] == 2
-    idle = {"cortex", "geodesic_distances"}
-    assert all(assets[name]["counts"]["not needed"] == 1 for name in idle)
-    not_needed = {name for name, a in assets.items() if a["counts"]["not needed"]}
-    assert all(a["n_bytes"] > 0 for name, a in assets.items() if name not in not_needed)
+    assert assets["cortex"]["excluded"] == {"cortex": "the settings name no surface"}
+    assert all(a["n_bytes"] > 0 for a in assets.values())
     status, out, _ = trend("status", finished)
     assert "its file was removed; what is stored stays" in out
     assert "is excluded: sub-01_run-1.npy" in out
     assert "sub-03_run-2] is gone" in out
+
+
+def test_pictures_are_taken_from_the_records_once_per_version(finished, monkeypatch):
+    project = Project.open(finished)
+    version = project.store.latest("sweep_summary")
+    written = write_pictures(project, version)
+    before = [path.read_bytes() for path in written]
+    really, opened = instance.open_instance, []
+    monkeypatch.setattr(
+        instance, "open_instance", lambda folder: opened.append(folder) or really(folder)
+    )
+    assert write_pictures(project, version) == written
+    assert not opened
+    written[0].unlink()
+    assert write_pictures(project, version) == written
+    another = replace(version, path=version.path.with_name("another"))
+    written[0].write_bytes(b"of the version before")
+    assert write_pictures(project, another) == written
+    assert [path.read_bytes() for path in written] == before
+    assert len(opened) == 2
 
 
 def test_show_gives_shape_picture_and_provenance(trend, finished):
@@ -172,7 +195,7 @@ def test_a_mistake_of_ours_shows_no_trace_unless_asked_for(trend, finished, monk
     def broken(*arguments, **keywords):
         raise RuntimeError("a mistake")
 
-    monkeypatch.setattr("trend_dagster.orchestration.assets.bold.read_run", broken)
+    monkeypatch.setattr("trend_dagster.project.recorded.read_run", broken)
     status, _, err = trend("run", finished, "--select", "bold", "--force")
     assert status == 1
     assert "RuntimeError: a mistake" in err
@@ -189,3 +212,10 @@ def test_an_unknown_option_is_a_usage_error():
         [sys.executable, "-c", code, "run", "--selct", "x"], capture_output=True, check=False
     )
     assert done.returncode == 2
+
+
+@pytest.mark.slow
+def test_commands_that_only_look_start_quickly(finished):
+    ratios = measure(finished, repeats=1)["ratios"]
+    assert ratios.keys() == commands(finished).keys()
+    assert ratios["trend --help"] < 1

@@ -28,7 +28,7 @@ from trend_dagster.delivery.figures.surface import (
     parcellation_figure,
 )
 from trend_dagster.science.evidence.simulation import SimulationConfig, simulate_cohort
-from trend_dagster.science.surface import Surface, geodesic_labels
+from trend_dagster.science.surface import Surface, cut_into_labels
 
 
 @pytest.fixture(scope="module")
@@ -112,7 +112,7 @@ def test_partners_across_hemispheres_share_a_hue(surface: Surface, planted: np.n
 
 
 def test_networks_of_both_hemispheres_have_no_partner(surface: Surface) -> None:
-    labels = geodesic_labels(surface, 3) % 3
+    labels = cut_into_labels(surface, 3) % 3
     assert homologous_labels(surface, labels) == {}
     assert len(label_colours(surface, labels)) == 3
 
@@ -128,14 +128,14 @@ def test_comparison_gives_matched_networks_one_colour(
 
 
 def test_comparison_draws_networks_without_a_match(surface: Surface, planted: np.ndarray) -> None:
-    finer = np.where(planted >= 0, geodesic_labels(surface, 12), -1)
+    finer = np.where(planted >= 0, cut_into_labels(surface, 12), -1)
     assert isinstance(comparison_figure(surface, planted, finer, ("a", "b"), 1.0), Figure)
 
 
 def test_a_surface_without_extras_can_be_drawn(surface: Surface) -> None:
     bare = Surface(surface.coordinates, surface.triangles, surface.hemisphere)
     assert (
-        len(small_png(parcellation_figure(bare, geodesic_labels(bare, 4), pixels_per_mm=1.0)))
+        len(small_png(parcellation_figure(bare, cut_into_labels(bare, 4), pixels_per_mm=1.0)))
         > 1000
     )
 

@@ -9,12 +9,23 @@ import dagster as dg
 import numpy as np
 import pytest
 
-from tests.conftest import N_VERTICES, simulate_run
+from tests.conftest import N_VERTICES, run, simulate_run
 from trend_dagster.definitions import build_definitions
+from trend_dagster.errors import SettingsError
+from trend_dagster.orchestration.assets import ASSETS
+from trend_dagster.orchestration.backfills import ASKED_BY_TAG, plan
 from trend_dagster.orchestration.instance import open_instance
 from trend_dagster.orchestration.jobs import JOBS
-from trend_dagster.orchestration.production import STORED_ASSETS
+from trend_dagster.orchestration.partitions import PARTITIONS, register_all, to_key
+from trend_dagster.orchestration.private import (
+    ask_for_backfill,
+    cancel_backfill,
+    how_backfill_ended,
+    open_backfills,
+)
 from trend_dagster.orchestration.resources import ProjectResource
+from trend_dagster.orchestration.running import Wish
+from trend_dagster.orchestration.schedules import build_schedule
 from trend_dagster.project.folder import Project
 
 
@@ -150,6 +161,12 @@ def test_every_night_is_a_request_of_its_own(finished_once):
     assert len(keys) == 2
 
 
+@pytest.mark.parametrize("cron", ["61 2 * * *", "0 0 30 2 *", "0 2 * * noday"])
+def test_a_time_that_there_is_not_is_refused(cron):
+    with pytest.raises(SettingsError, match=r"automation\.nightly"):
+        build_schedule(cron)
+
+
 def test_sensor_and_schedule_are_off_until_switched_on(finished_once):
     definitions = build_definitions(finished_once.folder)
     sensor = definitions.resolve_sensor_def("new_input_files")
@@ -173,26 +190,58 @@ def words_of(failed):
     return failure.step_failure_data.user_failure_data.description
 
 
-def test_a_new_run_is_embedded_with_the_model_there_is(finished):
-    model = Project.open(finished).store.latest("trained_model").path
+def planned(folder, **wish) -> dict[str, set[str]]:
+    """What a job would ask for: keys by asset."""
+    with open_instance(folder) as instance:
+        project = Project.open(folder)
+        assert list(register_all(instance, project)) == []
+        wanted = plan(project, instance, Wish(**wish)).wanted
+    return {name: {to_key(s.partition) for s in states} for name, states in wanted.items()}
+
+
+def test_a_job_asks_for_exactly_what_is_missing_or_out_of_date(finished):
+    assert planned(finished) == {}
     np.save(finished / "bold" / "sub-09_run-1.npy", simulate_run(9))
-    assert launch(finished, "embed_new_runs").success
-    store = Project.open(finished).store
-    new = store.latest("embeddings", {"bold_run": "sub-09_run-1"})
-    assert new.recipe.inputs["trained_model"] == store.latest("trained_model").digest
-    assert store.latest("trained_model").path == model
-    assert "sub-09_run-1" not in store.latest("average_correlation").facts["runs"]
+    wanted = planned(finished, among=["bold", "embeddings"])
+    assert wanted == {"bold": {"sub-09_run-1"}, "embeddings": {"sub-09_run-1"}}
+    everything = planned(finished)
+    assert everything["bold"] == {"sub-09_run-1"}
+    assert everything["average_correlation"] == {None}
+    assert everything["nmf_sweep"] == {"two|4", "two|6", "six|4", "six|6"}
+    assert "trained_model" not in everything  # the model there is stays in use
+    assert "trained_model" in planned(finished, retrain=True)
 
 
-@pytest.mark.slow
-def test_a_job_that_fails_says_why_and_can_be_started_again(finished):
-    path = finished / "bold" / "sub-02_run-1.npy"
-    path.write_bytes(b"cut short")
-    failed = launch(finished, "embed_new_runs")
-    assert not failed.success
-    assert "sub-02_run-1.npy: expected a complete .npy file" in words_of(failed)
-    np.save(path, simulate_run(99))
-    assert launch(finished, "embed_new_runs").success
+def test_what_was_tried_and_failed_is_not_asked_for_again_and_its_table_is(finished):
+    text = (finished / "trend.yaml").read_text()
+    (finished / "trend.yaml").write_text(text.replace("[4, 6]", "[4, 6, 85]"))
+    first = planned(finished)
+    assert {"two|85", "six|85"} <= first["nmf_sweep"]
+    assert first["sweep_summary"] == {None}
+    run(finished, among=["nmf_sweep"])
+    with open_instance(finished) as instance:
+        tried = [f"nmf_sweep[label_file={f}, n_components=85]" for f in ("two", "six")]
+        second = plan(Project.open(finished), instance, Wish(), tried).wanted
+    assert "nmf_sweep" not in second
+    assert "sweep_summary" in second
+
+
+def test_a_backfill_is_asked_for_with_these_partitions_and_can_be_taken_back(finished):
+    np.save(finished / "bold" / "sub-09_run-1.npy", simulate_run(9))
+    definition = PARTITIONS[("bold_run",)]
+    with open_instance(finished) as instance:
+        assert list(register_all(instance, Project.open(finished))) == []
+        wanted = {"bold": (definition, ["sub-09_run-1"]), "sweep_summary": (None, [])}
+        asked = ask_for_backfill(instance, wanted, {ASKED_BY_TAG: "test"}, "test")
+        backfill = instance.get_backfill(asked)
+        assert open_backfills(instance, ASKED_BY_TAG) == [asked]
+        assert how_backfill_ended(instance, asked) is None
+        target = backfill.asset_backfill_data.target_subset
+        bold = target.get_partitions_subset(dg.AssetKey("bold"))
+        assert list(bold.get_partition_keys()) == ["sub-09_run-1"]
+        assert target.non_partitioned_asset_keys == {dg.AssetKey("sweep_summary")}
+        cancel_backfill(instance, asked)
+        assert instance.get_backfill(asked).status.value == "CANCELING"
 
 
 def test_what_is_misspelt_in_the_run_config_is_named(finished):
@@ -211,7 +260,7 @@ def test_an_import_from_the_page_is_that_of_the_command_line(finished, tmp_path)
 
 
 def test_jobs_cover_every_asset_and_only_two_train():
-    for name in STORED_ASSETS:
+    for name in ASSETS:
         assert any(spec.assets(name) for spec in JOBS.values())
     assert {n for n, spec in JOBS.items() if spec.assets("trained_model")} == {
         "full_pipeline",

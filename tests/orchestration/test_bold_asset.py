@@ -28,6 +28,7 @@ def test_a_pair_is_one_partition_and_both_files_are_its_inputs(project_folder):
     assert {"file bold L", "file bold R"} <= version.recipe.inputs.keys()
     assert version.facts["space"]["n_vertices"] == {"L": 45, "R": 45}
     assert version.facts["repetition_time_s"] == 2
+    assert version.facts["cleaned"] == "global signal"
     assert version.facts["repetition_time_told_by"] == "header"
     assert np.array_equal(version.read("vertex_mask"), simulate_run(0).std(axis=1) > 0)
     sidecar = project_folder / "bold" / "sub-01_run-1.rh.json"

@@ -13,11 +13,11 @@ from tests.conftest import MEDIAL_WALL, N_VERTICES, run, simulate_run, write_pro
 from tests.spheres import brain, write_freesurfer, write_gifti
 from tests.workbench import wb_command
 from trend_dagster.errors import SettingsError
-from trend_dagster.orchestration.lineage import states
-from trend_dagster.orchestration.production import STORED_ASSETS
+from trend_dagster.orchestration.assets import ASSETS
+from trend_dagster.orchestration.lineage import Lineage
 from trend_dagster.project.folder import Project
 from trend_dagster.project.settings import load_settings
-from trend_dagster.science.surface import edge_graph, geodesic_distances, vertex_areas
+from trend_dagster.science.surface import edge_graph, measure_distances, vertex_areas
 from trend_dagster.storage.arrays import read_labels
 
 HALF = N_VERTICES // 2
@@ -35,7 +35,7 @@ def name_surface(folder, extra: str = "", inputs: str = NAMED) -> None:
 
 
 def status_of(folder, asset: str) -> dict[tuple[str, ...], str]:
-    found = states(Project.open(folder), STORED_ASSETS[asset])
+    found = Lineage(Project.open(folder)).states(ASSETS[asset])
     return {tuple(s.partition.values()): s.status for s in found}
 
 
@@ -146,7 +146,8 @@ def test_another_surface_remakes_only_what_is_made_from_it(without_label_files, 
 
 
 def test_without_a_surface_there_is_no_cortex_to_make(finished):
-    assert status_of(finished, "cortex") == {(): "not needed"}
+    excluded = Project.open(finished).store.latest("cortex").excluded
+    assert excluded == "the settings name no surface"
 
 
 @pytest.mark.slow
@@ -175,12 +176,12 @@ def test_distances_are_measured_as_far_as_the_kernels_reach(finished):
     outcomes = run(finished, among=["cortex", "geodesic_distances", "geodesic_labels"])
     assert errors_of(outcomes) == []
     stored = Project.open(finished).store.latest("geodesic_distances")
-    expected = geodesic_distances(SURFACE)
+    expected = measure_distances(SURFACE)
     expected[expected > 30.0] = np.inf
     for name, own in (("left", slice(0, HALF)), ("right", slice(HALF, None))):
         np.testing.assert_allclose(stored.read(name), expected[own, own], rtol=1e-6)
         assert 0.2 < np.isfinite(stored.read(name)).mean() < 0.8
-    assert stored.recipe.settings["derived"] == {"reach_mm": 30.0}
+    assert stored.recipe.settings["thresholding"] == {"smooth_sigma_mm": [6.0]}
     # A narrower kernel beside the wide one asks for nothing new.
     text = (finished / "trend.yaml").read_text()
     (finished / "trend.yaml").write_text(text.replace("[6]", "[6, 4]"))

@@ -18,7 +18,10 @@ from trend_dagster.delivery.export import export_cells
 from trend_dagster.delivery.maps import map_files, networks_of
 from trend_dagster.errors import MissingUpstreamError, SettingsError
 from trend_dagster.project.folder import Project
-from trend_dagster.science.surface import geodesic_labels
+from trend_dagster.project.mesh import stored_mesh
+from trend_dagster.project.tables import sweep_cells
+from trend_dagster.project.target import stored_target
+from trend_dagster.science.surface import cut_into_labels
 from trend_dagster.storage.label_images import cifti_labels, keys_of, label_tsv
 from trend_dagster.storage.space import VertexSpace
 from trend_dagster.storage.template import target_of
@@ -33,7 +36,7 @@ def rows_of(tsv: bytes) -> list[dict[str, str]]:
 
 
 def test_homologous_networks_share_a_number_and_a_hue(surface):
-    left = geodesic_labels(surface, 5)
+    left = cut_into_labels(surface, 5)
     _, mirror = np.unique(left, return_inverse=True)
     rng = np.random.default_rng(3)
     labels = rng.permutation(10)[mirror]
@@ -55,7 +58,7 @@ def test_homologous_networks_share_a_number_and_a_hue(surface):
 
 
 def test_networks_of_both_hemispheres_and_missing_ones_have_their_rows(surface):
-    labels = geodesic_labels(surface, 3) % 3
+    labels = cut_into_labels(surface, 3) % 3
     labels[labels == 1] = 4
     networks = networks_of(labels, surface)
     assert [n.hemisphere for n in networks] == ["LR", "", "LR", "", "LR"]
@@ -72,7 +75,7 @@ def test_without_a_surface_there_is_the_table(surface):
 
 
 def test_the_files_of_a_map_agree(surface, tmp_path):
-    labels = np.where(surface.medial_wall, -1, geodesic_labels(surface, 4))
+    labels = np.where(surface.medial_wall, -1, cut_into_labels(surface, 4))
     files = map_files("x", "8 clusters", labels, networks_of(labels, surface), surface)
     for name, content in files.items():
         (tmp_path / name).write_bytes(content)
@@ -94,10 +97,18 @@ def test_the_chosen_parcellations_are_delivered(finished):
         assert sum(int(row["n_vertices"]) for row in rows) == (labels[c - 3] >= 0).sum()
 
 
+def export(project, wanted, folder):
+    cells = sweep_cells(project)
+    n_vertices = cells[0].array("labels").shape[-1]
+    selected = project.store.latest("selected_parcellations")
+    surface, target = stored_mesh(project, n_vertices), stored_target(project, n_vertices)
+    return list(export_cells(cells, selected, wanted, surface, target, folder))
+
+
 def test_any_cell_can_be_exported(finished, tmp_path):
     project = Project.open(finished)
     wanted = {"label_file": "six", "n_components": 6, "n_clusters": None}
-    paths = list(export_cells(project, wanted, tmp_path))
+    paths = export(project, wanted, tmp_path)
     assert [p.name for p in paths] == [f"six_6_components_{c}_clusters.tsv" for c in (3, 4)]
     stored = project.store.latest("nmf_sweep", {"label_file": "six", "n_components": "6"})
     sizes = stored.read("cluster_sizes")[0, 1]
@@ -109,7 +120,7 @@ def test_any_cell_can_be_exported(finished, tmp_path):
 def test_by_default_the_chosen_ones_are_exported(finished, tmp_path):
     project = Project.open(finished)
     chosen = project.store.latest("selected_parcellations").facts["chosen"]
-    names = [p.name for p in export_cells(project, {}, tmp_path)]
+    names = [p.name for p in export(project, {}, tmp_path)]
     assert len(names) == len(chosen) == 2
     for cell, name in zip(chosen, names, strict=True):
         assert name.startswith(f"{cell['label_file']}_{cell['n_components']}_components_")
@@ -117,13 +128,13 @@ def test_by_default_the_chosen_ones_are_exported(finished, tmp_path):
 
 def test_a_cell_that_is_not_there_is_named_with_those_that_are(finished, tmp_path):
     with pytest.raises(SettingsError, match=r"n_components 4, 6.*none with n_components 5"):
-        list(export_cells(Project.open(finished), {"n_components": 5}, tmp_path))
+        export(Project.open(finished), {"n_components": 5}, tmp_path)
     assert not list(tmp_path.glob("*.tsv"))
 
 
 def test_without_a_sweep_there_is_nothing_to_export(project_folder, tmp_path):
     with pytest.raises(MissingUpstreamError, match="trend run"):
-        list(export_cells(Project.open(project_folder), {}, tmp_path))
+        export(Project.open(project_folder), {}, tmp_path)
 
 
 def with_template(folder, image) -> Project:
@@ -215,7 +226,7 @@ def test_cifti_bold_comes_out_as_cifti_without_a_template(project_folder, tmp_pa
     assert six.facts["n_labels"] == 6
     assert project.store.latest("control_comparison").facts["has_truth"]
     wanted = {"label_file": "six", "n_components": 4, "n_clusters": 4}
-    (spec,) = export_cells(project, wanted, tmp_path / "cell")
+    (spec,) = export(project, wanted, tmp_path / "cell")
     cell = nib.load(spec.with_suffix(".dlabel.nii"))
     stored = project.store.latest("nmf_sweep", {"label_file": "six", "n_components": "4"})
     expected = stored.read("labels")[0, 1]
@@ -286,7 +297,7 @@ def test_volumes_come_out_as_volumes_without_a_template(finished):
 @pytest.mark.slow
 @pytest.mark.usefixtures("workbench")
 def test_workbench_opens_grayordinates_and_mesh_together(surface, tmp_path):
-    labels = np.where(surface.medial_wall, -1, geodesic_labels(surface, 5))
+    labels = np.where(surface.medial_wall, -1, cut_into_labels(surface, 5))
     space = VertexSpace("cifti", {"L": 642, "R": 642}, in_data=~surface.medial_wall)
     target = target_of(space)
     networks = networks_of(labels, surface, target)

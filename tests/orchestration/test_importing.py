@@ -11,10 +11,10 @@ from dagster._core.loader import LoadingContextForTest
 from tests.conftest import MEDIAL_WALL, N_VERTICES, run
 from trend_dagster.definitions import build_definitions
 from trend_dagster.errors import InputError
+from trend_dagster.orchestration.assets import ASSETS
 from trend_dagster.orchestration.importing import import_file, read_correlation, read_embeddings
 from trend_dagster.orchestration.instance import open_instance
-from trend_dagster.orchestration.lineage import ancestry, states
-from trend_dagster.orchestration.production import STORED_ASSETS
+from trend_dagster.orchestration.lineage import Lineage, ancestry
 from trend_dagster.project.folder import Project
 from trend_dagster.storage.provenance import digest_of_file
 
@@ -44,7 +44,7 @@ def bring(folder, array, read):
 
 
 def status(folder, asset):
-    return {s.status for s in states(Project.open(folder), STORED_ASSETS[asset])}
+    return {s.status for s in Lineage(Project.open(folder)).states(ASSETS[asset])}
 
 
 @pytest.mark.slow

@@ -10,9 +10,9 @@ import dagster as dg
 import pytest
 
 from tests.conftest import run
+from trend_dagster.orchestration.assets import ASSETS
 from trend_dagster.orchestration.instance import open_instance
 from trend_dagster.orchestration.partitions import to_key
-from trend_dagster.orchestration.production import STORED_ASSETS
 from trend_dagster.project.folder import Project
 
 pytestmark = pytest.mark.slow
@@ -84,7 +84,7 @@ def run_and_be_killed(folder, patch):
 
 def stored(folder, asset):
     project = Project.open(folder)
-    found = (project.store.latest(asset, p) for p in STORED_ASSETS[asset].partitions(project))
+    found = (project.store.latest(asset, p) for p in ASSETS[asset].partitions(project))
     return [version for version in found if version is not None]
 
 
@@ -112,7 +112,7 @@ def test_a_killed_run_is_taken_up_where_it_stopped(project_folder):
         "report",
     }
     assert cells < {v.path for v in stored(project_folder, "nmf_sweep")}
-    for name in STORED_ASSETS:
+    for name in ASSETS:
         for version in stored(project_folder, name):
             version.verify()
     with open_instance(project_folder) as instance:
@@ -129,7 +129,7 @@ def test_what_was_stored_but_not_recorded_is_recorded_later_and_once(finished):
     assert outcomes["thresholded_matrix"].made == 1  # of two: the first was stored already
     project = Project.open(finished)
     with open_instance(finished) as instance:
-        for partition in STORED_ASSETS["thresholded_matrix"].partitions(project):
+        for partition in ASSETS["thresholded_matrix"].partitions(project):
             records = instance.fetch_materializations(
                 dg.AssetRecordsFilter(
                     dg.AssetKey("thresholded_matrix"), asset_partitions=[to_key(partition)]

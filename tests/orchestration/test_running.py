@@ -13,17 +13,17 @@ from dagster._core.definitions.data_version import CODE_VERSION_TAG, DATA_VERSIO
 from tests.conftest import (
     MEDIAL_WALL,
     N_VERTICES,
-    NOT_NEEDED,
+    NOTHING_TO_DO,
     planted_networks,
     run,
     simulate_run,
 )
 from trend_dagster.definitions import build_definitions
 from trend_dagster.errors import StoreError
+from trend_dagster.orchestration.assets import ASSETS
 from trend_dagster.orchestration.instance import only_run_here, open_instance
-from trend_dagster.orchestration.lineage import ancestry, states
+from trend_dagster.orchestration.lineage import Lineage, ancestry
 from trend_dagster.orchestration.partitions import to_key
-from trend_dagster.orchestration.production import STORED_ASSETS
 from trend_dagster.project.folder import Project
 
 TO_CORRELATION = ["bold", "trained_model", "embeddings", "average_correlation"]
@@ -33,18 +33,18 @@ TO_WORKBOOK = [*TO_SWEEP, "sweep_summary"]
 
 def statuses(folder):
     project = Project.open(folder)
-    return {name: {s.status for s in states(project, a)} for name, a in STORED_ASSETS.items()}
+    return {name: {s.status for s in Lineage(project).states(a)} for name, a in ASSETS.items()}
 
 
 def reasons(folder, asset):
-    found = states(Project.open(folder), STORED_ASSETS[asset])
+    found = Lineage(Project.open(folder)).states(ASSETS[asset])
     return sorted({reason for state in found for reason in state.reasons})
 
 
 def test_everything_is_made_without_errors(finished_once):
     assert [o.errors for o in finished_once.outcomes.values() if o.errors] == []
     outcomes = finished_once.outcomes
-    made = {name: outcome.made for name, outcome in outcomes.items() if name not in NOT_NEEDED}
+    made = {name: outcome.made for name, outcome in outcomes.items() if name not in NOTHING_TO_DO}
     assert made == {
         "bold": 6,
         "trained_model": 1,
@@ -63,17 +63,17 @@ def test_everything_is_made_without_errors(finished_once):
     }
     assert all(not outcome.errors for outcome in finished_once.outcomes.values())
     for name, status in statuses(finished_once.folder).items():
-        assert status == {"not needed" if name in NOT_NEEDED else "current"}, name
+        assert status == {"current"}, name
 
 
 def test_every_partition_is_on_record_once_with_its_versions(finished_once):
     project = Project.open(finished_once.folder)
     with open_instance(project.folder) as instance:
-        for name, asset in STORED_ASSETS.items():
+        for name, asset in ASSETS.items():
             records = instance.fetch_materializations(dg.AssetKey(name), limit=100).records
             counted = Counter(record.partition_key for record in records)
             expected = [to_key(partition) for partition in asset.partitions(project)]
-            assert counted == Counter([] if name in NOT_NEEDED else expected), name
+            assert counted == Counter(expected), name
             for record in records:
                 tags = record.asset_materialization.tags
                 (partition,) = (
@@ -81,7 +81,7 @@ def test_every_partition_is_on_record_once_with_its_versions(finished_once):
                 )
                 assert tags[DATA_VERSION_TAG] == project.store.latest(name, partition).digest
                 assert tags[CODE_VERSION_TAG] == asset.code_version
-                for upstream in set(asset.upstream) - NOT_NEEDED:
+                for upstream in asset.upstream:
                     assert tags[f"dagster/input_data_version/{upstream}"]
                     assert tags[f"dagster/input_event_pointer/{upstream}"].isdigit()
 
@@ -97,11 +97,10 @@ def test_dagster_itself_finds_nothing_stale(finished_once):
         resolver = CachingStaleStatusResolver(
             instance, graph, loading_context=LoadingContextForTest(instance)
         )
-        for name, asset in STORED_ASSETS.items():
+        for name, asset in ASSETS.items():
             for partition in asset.partitions(project):
                 status = resolver.get_status(dg.AssetKey(name), to_key(partition))
-                expected = StaleStatus.MISSING if name in NOT_NEEDED else StaleStatus.FRESH
-                assert status == expected, (name, partition)
+                assert status == StaleStatus.FRESH, (name, partition)
 
 
 def test_a_second_run_makes_nothing_and_records_nothing(finished):
@@ -110,7 +109,7 @@ def test_a_second_run_makes_nothing_and_records_nothing(finished):
     outcomes = run(finished)
     for name, o in outcomes.items():
         assert o.made == 0, name
-        assert o.kept > 0 or name in NOT_NEEDED, name
+        assert o.kept > 0, name
         assert not o.errors, name
     with open_instance(finished) as instance:
         assert instance.get_runs_count() == before
@@ -386,7 +385,8 @@ def test_what_follows_from_something_out_of_date_is_out_of_date_too(finished):
     settings = (finished / "trend.yaml").read_text()
     (finished / "trend.yaml").write_text(settings.replace("1.0e-3", "2.0e-3"))
     found = statuses(finished)
-    assert {n for n, s in found.items() if s == {"current"}} == {"bold", "geodesic_labels"}
+    current = {n for n, s in found.items() if s == {"current"}}
+    assert current == {"bold", "geodesic_labels"} | NOTHING_TO_DO
     assert "trained_model is out of date" in reasons(finished, "embeddings")
 
 
@@ -402,7 +402,7 @@ def test_what_waits_for_a_failed_run_is_not_made_from_its_old_version(finished):
 
 def stored_paths(folder, asset):
     project = Project.open(folder)
-    return [project.store.latest(asset, p).path for p in STORED_ASSETS[asset].partitions(project)]
+    return [project.store.latest(asset, p).path for p in ASSETS[asset].partitions(project)]
 
 
 def test_a_new_bad_label_file_gets_its_rows_in_a_finished_workbook(finished):

@@ -22,7 +22,13 @@ from nibabel.cifti2.cifti2_axes import (
 
 from trend_dagster.delivery.maps import map_files, networks_of
 from trend_dagster.errors import InputError
-from trend_dagster.storage.label_files import NO_LABEL, label_file_at, read_maps, read_networks
+from trend_dagster.storage.label_files import (
+    NO_LABEL,
+    _all_maps,
+    _join,
+    label_file_at,
+    read_networks,
+)
 from trend_dagster.storage.runs import BoldRun, cortex_models, read_run
 from trend_dagster.storage.space import VertexSpace
 from trend_dagster.storage.template import read_template, target_of
@@ -68,11 +74,9 @@ def dense_labels(path: Path, folder: Path) -> None:
     image = nib.load(path)
     space = space_of(image.header.get_axis(1))
     tables = image.header.get_axis(0).label
-    maps = read_maps(label_file_at(path))
+    maps = [_join(parts, apart=True) for parts in _all_maps(label_file_at(path))]
     assert len(maps) == len(tables)
-    for i, (labels, raw, table) in enumerate(
-        zip(maps.values(), cortex(image), tables, strict=True)
-    ):
+    for i, (labels, raw, table) in enumerate(zip(maps, cortex(image), tables, strict=True)):
         found = labels[space.in_data]
         labelled = found != NO_LABEL
         np.testing.assert_array_equal(found[labelled], raw[labelled])
@@ -108,7 +112,8 @@ def target_columns(axis: BrainModelAxis) -> np.ndarray:
 
 def parcels(path: Path, folder: Path) -> None:
     axis = nib.load(path).header.get_axis(1)
-    (labels,) = read_maps(label_file_at(path)).values()
+    (parts,) = _all_maps(label_file_at(path))
+    labels = _join(parts, apart=True)
     for i, vertices in enumerate(axis.vertices):
         inside = np.flatnonzero(labels == i + 1)
         if axis.name[i] in NONE:
@@ -127,7 +132,8 @@ def pairs(path: Path, folder: Path) -> None:
     counts = [len(raw_pair(p)) for p in file.files]
     source = "gifti" if path.suffix == ".gii" else "freesurfer"
     space = VertexSpace(source, dict(zip("LR", counts, strict=True)))
-    for i, labels in enumerate(read_maps(file).values()):
+    for i, parts in enumerate(_all_maps(file)):
+        labels = _join(parts, apart=True)
         written_back(folder / str(i), labels, space)
         for found, p in zip(np.split(labels, counts[:1]), file.files, strict=True):
             raw = raw_pair(p, i)

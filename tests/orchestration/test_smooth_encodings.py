@@ -6,8 +6,8 @@ import numpy as np
 import pytest
 
 from tests.conftest import MEDIAL_WALL, N_VERTICES, run
-from trend_dagster.orchestration.lineage import states
-from trend_dagster.orchestration.production import STORED_ASSETS
+from trend_dagster.orchestration.assets import ASSETS
+from trend_dagster.orchestration.lineage import Lineage
 from trend_dagster.project.folder import Project
 from trend_dagster.science.connectivity.thresholding import BlockMatrix
 
@@ -37,12 +37,14 @@ def ask_for_smooth(folder, extra: str = "") -> None:
 
 def status_of(folder, asset: str) -> dict[tuple[str, ...], str]:
     """Status of each partition of an asset."""
-    found = states(Project.open(folder), STORED_ASSETS[asset])
+    found = Lineage(Project.open(folder)).states(ASSETS[asset])
     return {tuple(s.partition.values()): s.status for s in found}
 
 
 def test_without_smooth_encodings_no_distances_are_needed(finished):
-    assert status_of(finished, "geodesic_distances") == {(): "not needed"}
+    assert status_of(finished, "geodesic_distances") == {(): "current"}
+    excluded = Project.open(finished).store.latest("geodesic_distances").excluded
+    assert "nothing asks for geodesic distances" in excluded
 
 
 @pytest.mark.slow

@@ -12,17 +12,17 @@ from scipy.sparse import coo_array
 from sklearn.metrics import adjusted_rand_score
 
 from tests.conftest import N_VERTICES, run
-from trend_dagster.orchestration.lineage import states
-from trend_dagster.orchestration.production import STORED_ASSETS
+from trend_dagster.orchestration.assets import ASSETS
+from trend_dagster.orchestration.lineage import Lineage
 from trend_dagster.project.folder import Project
+from trend_dagster.project.fsaverage import load_fsaverage
 from trend_dagster.science.connectivity.smoothing import Smoothing
 from trend_dagster.science.connectivity.thresholding import threshold_by_label
 from trend_dagster.science.evidence.simulation import SimulationConfig, simulate_cohort
 from trend_dagster.science.features.model_settings import AutoencoderConfig
-from trend_dagster.science.parcellation.networks import find_networks
-from trend_dagster.science.parcellation.sweep import SweepCell, sweep
-from trend_dagster.science.surface import edge_graph, geodesic_labels
-from trend_dagster.storage.meshes import load_fsaverage
+from trend_dagster.science.parcellation.spectral import find_networks
+from trend_dagster.science.parcellation.sweep import Solution, sweep
+from trend_dagster.science.surface import cut_into_labels, edge_graph
 from trend_dagster.storage.stores import Version
 
 TO_STABILITY = ["bold", "cortex", "trained_model", "embeddings", "geodesic_labels"]
@@ -49,7 +49,7 @@ def on_a_mesh(folder: Path, n_subjects: int, runs_per_subject: int, more: str = 
     (folder / "geodesic_labels").mkdir()
     for name, bold in runs:
         np.save(folder / "bold" / f"{name}.npy", bold)
-    np.save(folder / "geodesic_labels" / "four.npy", geodesic_labels(surface, 2))
+    np.save(folder / "geodesic_labels" / "four.npy", cut_into_labels(surface, 2))
     (folder / "trend.yaml").write_text(SETTINGS + more)
     return folder
 
@@ -60,12 +60,10 @@ def made(folder: Path, *assets: str) -> list[Version]:
     outcomes = run(folder, among=TO_STABILITY[: last + 1])
     assert [o.errors for o in outcomes.values() if o.errors] == []
     project = Project.open(folder)
-    return [
-        project.store.latest(asset, STORED_ASSETS[asset].partitions(project)[0]) for asset in assets
-    ]
+    return [project.store.latest(asset, ASSETS[asset].partitions(project)[0]) for asset in assets]
 
 
-def swept(correlation: np.ndarray, mask: np.ndarray, labels: np.ndarray, settings) -> SweepCell:
+def swept(correlation: np.ndarray, mask: np.ndarray, labels: np.ndarray, settings) -> Solution:
     """The one cell of the grid, as the science makes it."""
     width = settings.thresholding.smoothing_fwhm_mm
     smooth = Smoothing.along(load_fsaverage(642), mask, width, 0.0)(correlation)
@@ -156,7 +154,7 @@ def test_label_files_measured_side_by_side_are_the_same(tmp_path):
 
     def digests():
         project = Project.open(folder)
-        partitions = STORED_ASSETS["stability"].partitions(project)
+        partitions = ASSETS["stability"].partitions(project)
         return [project.store.latest("stability", p).digest for p in partitions]
 
     before = digests()
@@ -183,8 +181,8 @@ def current(folder: Path) -> set[str]:
     project = Project.open(folder)
     return {
         name
-        for name, asset in STORED_ASSETS.items()
-        if {s.status for s in states(project, asset)} == {"current"}
+        for name, asset in ASSETS.items()
+        if {s.status for s in Lineage(project).states(asset)} == {"current"}
     }
 
 
@@ -198,7 +196,7 @@ def test_nothing_that_leads_to_the_choice_reads_planted_networks(finished_once):
     project = Project.open(finished_once.folder)
     names, todo = set(), ["selected_parcellations"]
     while todo:
-        asset = STORED_ASSETS[todo.pop()]
+        asset = ASSETS[todo.pop()]
         names.add(asset.name)
         todo += [name for name in asset.upstream if name not in names]
         for partition in asset.partitions(project):
@@ -224,19 +222,20 @@ def test_a_cell_that_noise_matches_is_named_by_a_check(finished_once):
 
 
 def test_the_model_sees_nothing_of_the_other_half_but_its_mean(rng):
-    from trend_dagster.orchestration.assets.validation import _Embedder
+    from trend_dagster.science.evidence.stability import timepoints_of
     from trend_dagster.science.features.autoencoder import initial_model
+    from trend_dagster.science.method import FeatureMaker
 
     config = AutoencoderConfig(
         d_model=16, n_heads=2, n_encoder_layers=1, n_decoder_layers=1, dim_feedforward=16
     )
-    embedder = _Embedder("input_projection", initial_model(config, 10, 0), 10)
+    features = FeatureMaker("input_projection", initial_model(config, 10, 0), 10)
     mask = np.arange(6) > 0
     bold = rng.normal(size=(6, 12)).astype(np.float32)
     shuffled = bold.copy()
     shuffled[:, 5:10] = bold[:, [9, 5, 7, 6, 8]]
     one, other = (
-        [embedder.features(run, mask, half, "time")[0] for half in (0, 1)]
+        [features(run, mask, timepoints_of(half, "time", 10)) for half in (0, 1)]
         for run in (bold, shuffled)
     )
     np.testing.assert_allclose(one[0], other[0], atol=1e-6)

@@ -15,11 +15,12 @@ from safetensors.torch import load_file
 from benchmarks.tutorial_model import TutorialModel
 from tests.conftest import MEDIAL_WALL, N_TIMEPOINTS, N_VERTICES, run, simulate_run
 from trend_dagster.errors import InputError
+from trend_dagster.orchestration.assets import ASSETS
 from trend_dagster.orchestration.checks import _not_collapsed
 from trend_dagster.orchestration.importing import import_file, read_checkpoint
 from trend_dagster.orchestration.instance import open_instance
-from trend_dagster.orchestration.lineage import states
-from trend_dagster.orchestration.production import STORED_ASSETS, restore_files
+from trend_dagster.orchestration.lineage import Lineage
+from trend_dagster.orchestration.production import restore_files
 from trend_dagster.project.folder import Project
 from trend_dagster.science.features.autoencoder import collapse_measures, embed, initial_model
 from trend_dagster.science.features.model_settings import AutoencoderConfig
@@ -75,7 +76,7 @@ def test_a_delivered_file_that_is_gone_comes_from_the_store_without_training(fin
     weights = finished / "outputs" / "trained_model" / "model.safetensors"
     weights.unlink()
     project = Project.open(finished)
-    (state,) = states(project, STORED_ASSETS["trained_model"])
+    (state,) = Lineage(project).states(ASSETS["trained_model"])
     assert state.status == "current"
     restore_files(project, version)
     assert weights.read_bytes() == version.file("model.safetensors").read_bytes()
@@ -152,7 +153,7 @@ def test_embeddings_of_an_imported_model_are_the_tutorials(project_folder):
     assert version.recipe.imported_from == path.name
     assert version.facts["origin"]["epoch"] == 7
     assert version.facts["origin"]["confidence_trained"] is False
-    (state,) = states(Project.open(project_folder), STORED_ASSETS["trained_model"])
+    (state,) = Lineage(Project.open(project_folder)).states(ASSETS["trained_model"])
     assert state.status == "current"
     outcomes = run(project_folder, select=["bold", "embeddings"])
     assert [o.errors for o in outcomes.values() if o.errors] == []

@@ -6,8 +6,8 @@ import dagster as dg
 import pytest
 
 from tests.conftest import run
+from trend_dagster.orchestration.assets import ASSETS
 from trend_dagster.orchestration.instance import open_instance
-from trend_dagster.orchestration.production import STORED_ASSETS
 from trend_dagster.project.folder import Project
 
 
@@ -15,7 +15,7 @@ def digests(folder) -> dict[tuple[str, ...], str]:
     project = Project.open(folder)
     return {
         tuple(p.values()): project.store.latest("nmf_sweep", p).digest
-        for p in STORED_ASSETS["nmf_sweep"].partitions(project)
+        for p in ASSETS["nmf_sweep"].partitions(project)
     }
 
 

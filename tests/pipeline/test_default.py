@@ -6,9 +6,9 @@ import numpy as np
 import pytest
 
 from tests.conftest import run
-from trend_dagster.orchestration.assets.controls import verdict
 from trend_dagster.project.folder import Project
 from trend_dagster.project.settings import DEFAULT_PROFILE, new_settings_file
+from trend_dagster.project.tables import verdict
 from trend_dagster.science.evidence.measures import mean_dice
 from trend_dagster.science.evidence.simulation import SimulationConfig, simulate_cohort
 

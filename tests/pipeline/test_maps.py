@@ -11,7 +11,7 @@ import pytest
 from tests.delivery.test_figures import hue_of
 from tests.workbench import render, wb_command
 from trend_dagster.project.folder import Project
-from trend_dagster.storage.meshes import load_fsaverage
+from trend_dagster.project.fsaverage import load_fsaverage
 
 # One worker makes the demo and runs all that looks at it.
 pytestmark = [pytest.mark.slow, pytest.mark.xdist_group("demo")]

@@ -267,3 +267,20 @@ def test_blocks_of_vertices_change_nothing(rng, monkeypatch, removed, standardiz
     monkeypatch.setattr("trend_dagster.science.bold.BLOCK_VERTICES", 4)
     np.testing.assert_allclose(prepare(bold, mask, config), whole, atol=1e-4)
     assert temporal_snr(bold, mask) == pytest.approx(snr)
+
+
+def test_what_is_taken_out_is_said_in_words():
+    assert BoldConfig().taken_out == ("global signal",)
+    assert BoldConfig(global_signal="keep").taken_out == ()
+    everything = BoldConfig(
+        detrend=True, high_pass_hz=0.01, low_pass_hz=0.1, confounds=("trans_x", "csf")
+    )
+    assert everything.taken_out == (
+        "global signal",
+        "linear trend",
+        "frequencies outside 0.01 to 0.1 Hz",
+        "trans_x",
+        "csf",
+    )
+    one = BoldConfig(global_signal="keep", low_pass_hz=0.1)
+    assert one.taken_out == ("frequencies above 0.1 Hz",)

@@ -13,19 +13,19 @@ from scipy.sparse import csgraph
 
 from tests.spheres import halves, sphere
 from trend_dagster.errors import InputError, SettingsError
+from trend_dagster.project.fsaverage import load_fsaverage
 from trend_dagster.science.surface import (
     Surface,
     check_hemisphere,
+    cut_into_labels,
     distance_rows,
     edge_graph,
     gaussian_weights,
-    geodesic_distances,
-    geodesic_labels,
     geodesic_neighbours,
+    measure_distances,
     step_graph,
     vertex_areas,
 )
-from trend_dagster.storage.meshes import load_fsaverage
 
 
 @pytest.fixture(scope="module")
@@ -44,7 +44,7 @@ def test_triangles_of_a_sphere_close_it_and_face_outwards(fsaverage3: Surface) -
 def test_distances_on_a_sphere_are_great_circles() -> None:
     surface = sphere(1000, 80.0, 2)
     sources = np.array([0, 17, 999])
-    found = geodesic_distances(surface, sources)[:, :1000]
+    found = measure_distances(surface, sources)[:, :1000]
     unit = surface.coordinates[:1000] / 80.0
     exact = 80.0 * np.arccos(np.clip(unit[sources] @ unit.T, -1, 1))
     ratio = (found / np.maximum(exact, 1e-9))[exact > 10]
@@ -70,12 +70,12 @@ def test_distances_are_those_of_workbench(fsaverage3: Surface, tmp_path: Path) -
         command = ["wb_command", "-surface-geodesic-distance", tmp_path / "left.surf.gii"]
         subprocess.run([*command, str(source), out], check=True, capture_output=True)
         expected = nib.load(out).darrays[0].data
-        found = geodesic_distances(fsaverage3, np.array([source]))[0, left]
+        found = measure_distances(fsaverage3, np.array([source]))[0, left]
         np.testing.assert_allclose(found, expected, rtol=1e-4, atol=1e-3)
 
 
 def test_distances_are_a_metric_within_a_hemisphere(fsaverage3: Surface) -> None:
-    distance = geodesic_distances(fsaverage3)
+    distance = measure_distances(fsaverage3)
     left = fsaverage3.hemisphere == 0
     assert np.isinf(distance[np.ix_(left, ~left)]).all()
     within = distance[np.ix_(left, left)].astype(np.float64)
@@ -100,14 +100,14 @@ def test_unfolding_only_shortens(fsaverage3: Surface) -> None:
 
 
 def test_neighbours_are_the_distances_up_to_the_radius(fsaverage3: Surface) -> None:
-    full = geodesic_distances(fsaverage3)
+    full = measure_distances(fsaverage3)
     near = geodesic_neighbours(fsaverage3, 30.0, block_size=100).toarray()
     np.testing.assert_array_equal(near > 0, (full > 0) & (full <= 30.0))
     np.testing.assert_array_equal(near[near > 0], full[near > 0])
 
 
 def test_rows_are_those_of_the_whole_matrix_up_to_the_limit(fsaverage3: Surface) -> None:
-    full = geodesic_distances(fsaverage3)
+    full = measure_distances(fsaverage3)
     for side in (0, 1):
         own = fsaverage3.hemisphere == side
         steps = step_graph(fsaverage3, side)
@@ -117,7 +117,7 @@ def test_rows_are_those_of_the_whole_matrix_up_to_the_limit(fsaverage3: Surface)
 
 
 def test_gaussian_weights_are_the_formula(fsaverage3: Surface) -> None:
-    full = geodesic_distances(fsaverage3).astype(np.float64)
+    full = measure_distances(fsaverage3).astype(np.float64)
     expected = np.where(full <= 24.0, np.exp(-(full**2) / (2 * 8.0**2)), 0)
     np.testing.assert_allclose(gaussian_weights(fsaverage3, 8.0).toarray(), expected, atol=1e-6)
 
@@ -127,7 +127,7 @@ def test_gaussian_weights_are_the_formula(fsaverage3: Surface) -> None:
 def test_labels_are_connected_equal_and_apart(fsaverage3: Surface, n: int, walled: bool) -> None:
     assert fsaverage3.medial_wall is not None
     mask = ~fsaverage3.medial_wall if walled else None
-    labels = geodesic_labels(fsaverage3, n, mask)
+    labels = cut_into_labels(fsaverage3, n, mask)
     np.testing.assert_array_equal(np.unique(labels), np.arange(2 * n))
     assert set(labels[fsaverage3.hemisphere == 0]) == set(range(n))
     graph = edge_graph(fsaverage3)
@@ -148,7 +148,7 @@ def test_labels_of_a_speckled_mask_cover_everything(
     fsaverage3: Surface, seed: int, holes: float
 ) -> None:
     mask = np.random.default_rng(seed).random(fsaverage3.n_vertices) >= holes
-    labels = geodesic_labels(fsaverage3, 4, mask)
+    labels = cut_into_labels(fsaverage3, 4, mask)
     np.testing.assert_array_equal(np.unique(labels), np.arange(8))
     np.testing.assert_array_equal(labels >= 4, fsaverage3.hemisphere == 1)
     graph = edge_graph(fsaverage3)
@@ -160,28 +160,28 @@ def test_labels_of_a_speckled_mask_cover_everything(
 def test_pieces_of_mesh_out_of_reach_get_the_nearest_label(fsaverage3: Surface) -> None:
     island = np.isin(fsaverage3.triangles, [0]).any(axis=1)
     cut = replace(fsaverage3, triangles=fsaverage3.triangles[~island])
-    labels = geodesic_labels(cut, 5)
+    labels = cut_into_labels(cut, 5)
     nearest = np.linalg.norm(cut.coordinates[1:642] - cut.coordinates[0], axis=1).argmin() + 1
     assert labels[0] == labels[nearest]
 
 
 def test_labels_do_not_change_between_calls(fsaverage3: Surface) -> None:
-    first, second = geodesic_labels(fsaverage3, 9), geodesic_labels(fsaverage3, 9)
+    first, second = cut_into_labels(fsaverage3, 9), cut_into_labels(fsaverage3, 9)
     np.testing.assert_array_equal(first, second)
 
 
 def test_one_label_is_the_hemisphere(fsaverage3: Surface) -> None:
-    np.testing.assert_array_equal(geodesic_labels(fsaverage3, 1), fsaverage3.hemisphere)
+    np.testing.assert_array_equal(cut_into_labels(fsaverage3, 1), fsaverage3.hemisphere)
 
 
 def test_more_labels_than_a_byte_holds(fsaverage3: Surface) -> None:
-    assert geodesic_labels(fsaverage3, 140).max() == 279
+    assert cut_into_labels(fsaverage3, 140).max() == 279
 
 
 @pytest.mark.parametrize("n", [0, -1, 161])
 def test_too_many_or_no_labels_are_refused(fsaverage3: Surface, n: int) -> None:
     with pytest.raises(SettingsError, match="n_labels_per_hemisphere"):
-        geodesic_labels(fsaverage3, n)
+        cut_into_labels(fsaverage3, n)
 
 
 @pytest.mark.parametrize("n", [642, 2562, 10242])
@@ -219,7 +219,7 @@ def test_distances_around_a_hole_are_longer(fsaverage3: Surface) -> None:
     walled = fsaverage3.medial_wall[fsaverage3.triangles].any(axis=1)
     cut = replace(fsaverage3, triangles=fsaverage3.triangles[~walled])
     source = int(np.flatnonzero(~fsaverage3.medial_wall)[0])
-    whole, around = (geodesic_distances(s, np.array([source]))[0] for s in (fsaverage3, cut))
+    whole, around = (measure_distances(s, np.array([source]))[0] for s in (fsaverage3, cut))
     reached = np.isfinite(around)
     assert (around[reached] >= whole[reached] - 1e-3).all()
     assert (around[reached] > whole[reached] + 1.0).any()

@@ -17,7 +17,6 @@ from trend_dagster.storage.label_files import (
     find_label_files,
     label_file_at,
     read_geodesic_labels,
-    read_maps,
     read_networks,
 )
 from trend_dagster.storage.label_images import (
@@ -279,17 +278,12 @@ def test_a_file_without_any_label(tmp_path):
     assert "at least one label" in refused(tmp_path)
 
 
-def test_several_maps_are_named_and_can_be_read(tmp_path):
+def test_several_maps_are_named(tmp_path):
     for side in "LR":
         write_gifti(tmp_path / f"x.{side}.label.gii", [1, 2], {1: "a", 2: "b"}, maps=2)
     message = refused(tmp_path)
     assert "found 2: 'map 0', 'map 1'" in message
     assert "-label-merge" in message
-    maps = read_maps(the_file(tmp_path))
-    assert {name: found.tolist() for name, found in maps.items()} == {
-        "map 0": [1, 2, 4, 5],
-        "map 1": [1, 2, 4, 5],
-    }
 
 
 def test_hemispheres_with_other_numbers_of_maps(tmp_path):

@@ -5,7 +5,7 @@ from __future__ import annotations
 import numpy as np
 import pytest
 
-from trend_dagster.science.connectivity.correlation import CorrelationConfig, average_correlation
+from trend_dagster.science.connectivity.correlation import CorrelationConfig, correlate_runs
 from trend_dagster.storage.scratch import ResumableMatrix
 
 
@@ -30,7 +30,7 @@ def test_another_tile_size_and_a_line_cut_short_count_for_nothing(tmp_path):
 def test_a_correlation_broken_off_ends_as_an_unbroken_one(tmp_path, rng):
     runs = [(rng.standard_normal((50, 12)).astype(np.float32), np.ones(50, bool)) for _ in range(3)]
     config = CorrelationConfig(tile=20)
-    whole = average_correlation(runs, config)
+    whole = correlate_runs(runs, config)
 
     def broken(tile):
         matrix.mark(tile)
@@ -39,8 +39,8 @@ def test_a_correlation_broken_off_ends_as_an_unbroken_one(tmp_path, rng):
 
     matrix = ResumableMatrix(tmp_path, (50, 50), 20)
     with pytest.raises(KeyboardInterrupt):
-        average_correlation(runs, config, out=matrix.array, on_tile=broken, n_threads=1)
+        correlate_runs(runs, config, out=matrix.array, on_tile=broken, n_threads=1)
     again = ResumableMatrix(tmp_path, (50, 50), 20)
     assert len(again.done) == 2
-    average_correlation(runs, config, out=again.array, done=again.done, on_tile=again.mark)
+    correlate_runs(runs, config, out=again.array, done=again.done, on_tile=again.mark)
     np.testing.assert_array_equal(again.array, whole)

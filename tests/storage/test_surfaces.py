@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from dataclasses import replace
+from functools import partial
 
 import nibabel as nib
 import numpy as np
@@ -12,8 +13,12 @@ from nibabel.cifti2.cifti2_axes import BrainModelAxis, ScalarAxis
 
 from tests.spheres import brain, halves, write_freesurfer, write_gifti
 from trend_dagster.errors import InputError
+from trend_dagster.science.surface import check_hemisphere
+from trend_dagster.storage import surfaces
 from trend_dagster.storage.label_images import CIFTI_STRUCTURE, gifti_surface
-from trend_dagster.storage.surfaces import read_cortex_mask, read_surfaces
+from trend_dagster.storage.surfaces import read_cortex_mask
+
+read_surfaces = partial(surfaces.read_surfaces, check=check_hemisphere)
 
 N = 60
 
@@ -32,7 +37,7 @@ def test_what_is_written_is_read(surface, tmp_path, write, kind):
     np.testing.assert_array_equal(found.triangles, surface.triangles)
     np.testing.assert_array_equal(found.hemisphere, surface.hemisphere)
     assert found.kind == kind
-    assert found.medial_wall is None
+    assert found.inflated is None
     assert {found.coordinates.dtype, found.triangles.dtype} == {
         np.dtype("float32"),
         np.dtype("int32"),
@@ -158,7 +163,7 @@ def test_a_header_that_says_nothing_leaves_it_to_the_name(surface, tmp_path):
     nib.save(image, tmp_path / "sub-01_hemi-R_midthickness.surf.gii")
     left = write_gifti(tmp_path, surface)[0]
     right = tmp_path / "sub-01_hemi-R_midthickness.surf.gii"
-    assert read_surfaces([left, right]).n_vertices == 2 * N
+    assert len(read_surfaces([left, right]).coordinates) == 2 * N
     with pytest.raises(InputError, match="its name"):
         read_surfaces([right, left])
 

@@ -23,10 +23,10 @@ import numpy as np
 import pytest
 
 from tests.browser import browser  # noqa: F401 - a fixture
-from tests.conftest import N_VERTICES, NOT_NEEDED, Finished, simulate_run
+from tests.conftest import N_VERTICES, NOTHING_TO_DO, Finished, simulate_run
+from trend_dagster.orchestration.assets import ASSETS
 from trend_dagster.orchestration.instance import instance_home
-from trend_dagster.orchestration.lineage import states
-from trend_dagster.orchestration.production import STORED_ASSETS
+from trend_dagster.orchestration.lineage import Lineage
 from trend_dagster.project.folder import Project
 from trend_dagster.storage.stores import Version
 
@@ -51,7 +51,7 @@ class Served:
 
     def statuses(self, asset: str) -> set[str]:
         """How the outputs of an asset stand."""
-        return {s.status for s in states(Project.open(self.folder), STORED_ASSETS[asset])}
+        return {s.status for s in Lineage(Project.open(self.folder)).states(ASSETS[asset])}
 
     def ended(self, job: str) -> list[dg.DagsterRun]:
         """Runs of a job that have ended."""
@@ -235,8 +235,8 @@ def test_sensor_and_schedule_keep_the_project_up_to_date(served, screenshots):
     nights = len(served.ended("parcellate"))
     served.switch_on("Schedule", "nightly")
     _wait_until(lambda: len(served.ended("parcellate")) > nights, 240, "the schedule's run ends")
-    for name in STORED_ASSETS:
-        if name != "trained_model" and name not in NOT_NEEDED:
+    for name in ASSETS:
+        if name != "trained_model" and name not in NOTHING_TO_DO:
             assert served.statuses(name) == {"current"}, name
     runs = served.latest("average_correlation").facts["runs"]
     assert "sub-09_run-1" in runs

@@ -1,4 +1,4 @@
-"""The command line: `trend`. It shows; what it shows is computed elsewhere.
+"""The command line: `trend`. It reads arguments and prints; the work is in the other packages.
 
 One module per group of commands. A module takes ``app`` from ``trend_dagster.cli.app``, decorates
 its functions with ``@app.command()`` and stands in the list below, in the order of the help.

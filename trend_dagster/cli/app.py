@@ -4,6 +4,8 @@ from __future__ import annotations
 
 import json
 import sys
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
 from pathlib import Path
 from typing import Annotated
 
@@ -18,11 +20,14 @@ app = typer.Typer(
     pretty_exceptions_enable=False,
     help="Maps of functional networks from resting-state BOLD, as Dagster assets.\n\n"
     "Your own data: `trend init DIR`, put the files in, `trend run DIR`, `trend status DIR`, "
-    "`trend dev DIR`. To see what comes out first: `trend demo`.",
+    "`trend dev DIR`. To see what comes out first: `trend demo`.\n\n"
+    "With --debug every command shows where in the code an error arose.",
 )
 WIDTH = 116  # where the output goes to a file or a log there is no width to find out
 console = Console(highlight=False, width=None if sys.stdout.isatty() else WIDTH)
 problems = Console(stderr=True, highlight=False, width=None if sys.stderr.isatty() else WIDTH)
+
+_debugging = False
 
 Folder = Annotated[Path, typer.Argument(help="Folder of the project.")]
 ProjectFolder = Annotated[Path, typer.Option("--folder", help="Folder of the project.")]
@@ -31,7 +36,6 @@ Profile = Annotated[
     typer.Option(help="Profile in place of the one in trend.yaml: default, demo or tutorial."),
 ]
 Json = Annotated[bool, typer.Option("--json", help="Print JSON for programs in place of tables.")]
-Debug = Annotated[bool, typer.Option("--debug", help="Show where in the code an error arose.")]
 
 
 def main() -> None:
@@ -40,6 +44,9 @@ def main() -> None:
     Exit status 0 means done, 1 an error that a message on stderr tells, 2 a command that does not
     exist in that form, 130 stopped by the user.
     """
+    global _debugging
+    _debugging = "--debug" in sys.argv
+    sys.argv[:] = [word for word in sys.argv if word != "--debug"]
     try:
         app()
     except TrendError as error:
@@ -59,7 +66,28 @@ def main() -> None:
 
 def debugging() -> bool:
     """Whether the user wants to see where errors arise."""
-    return "--debug" in sys.argv
+    return _debugging
+
+
+@contextmanager
+def progress_bar() -> Iterator[Callable[[str, float], None]]:
+    """Show one bar; nothing where there is no terminal.
+
+    Yields
+    ------
+    callable
+        Takes what is being done and the share done, from 0 to 1.
+    """
+    from rich.progress import BarColumn, Progress, TextColumn, TimeElapsedColumn
+
+    columns = (TextColumn("{task.description}"), BarColumn(), TimeElapsedColumn())
+    with Progress(*columns, console=console, transient=True) as progress:
+        task = progress.add_task("starting", total=1.0)
+
+        def show(doing: str, share: float) -> None:
+            progress.update(task, description=escape(doing), completed=share)
+
+        yield show
 
 
 def emit(data: object) -> None:

@@ -12,8 +12,8 @@ from typing import Annotated
 import typer
 from rich.markup import escape
 
-from trend_dagster.cli.app import Debug, Folder, Profile, app, console, problems
-from trend_dagster.errors import ServerError, TrendError
+from trend_dagster.cli.app import Folder, Profile, app, console, problems
+from trend_dagster.errors import ServerError
 
 
 @app.command()
@@ -23,23 +23,19 @@ def dev(
         int, typer.Option(min=1, max=65535, help="Port of the page on 127.0.0.1.")
     ] = 3000,
     profile: Profile = None,
-    debug: Debug = False,
 ) -> None:
     """Open the Dagster page of a project on 127.0.0.1, with its sensor and schedule."""
     from trend_dagster.definitions import PROFILE_VARIABLE, PROJECT_VARIABLE
     from trend_dagster.orchestration.instance import instance_home, open_instance
-    from trend_dagster.orchestration.partitions import register
-    from trend_dagster.project.folder import BOLD_RUN, LABEL_FILE, Project
+    from trend_dagster.orchestration.partitions import register_all
+    from trend_dagster.project.folder import Project
     from trend_dagster.project.settings import resource_folder
 
     project = Project.open(folder, profile)
     _check_free(port)
     with open_instance(project.folder) as instance:
-        for dimension in (BOLD_RUN, LABEL_FILE):
-            try:
-                register(instance, dimension, project.keys(dimension))
-            except TrendError as error:  # the UI can be looked at without inputs
-                problems.print(f"[yellow]Note[/] {escape(str(error))}", soft_wrap=True)
+        for _, error in register_all(instance, project):  # the UI can be looked at without inputs
+            problems.print(f"[yellow]Note[/] {escape(str(error))}", soft_wrap=True)
     environment = os.environ | {
         PROJECT_VARIABLE: str(project.folder),
         PROFILE_VARIABLE: profile or "",

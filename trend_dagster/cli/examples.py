@@ -7,12 +7,12 @@ from typing import Annotated
 
 import typer
 
-from trend_dagster.cli.app import Debug, Folder, app, console
+from trend_dagster.cli.app import Folder, app, console
 from trend_dagster.cli.runs import run_project
 
 
 @app.command()
-def demo(folder: Folder = Path("demo"), debug: Debug = False) -> None:
+def demo(folder: Folder = Path("demo")) -> None:
     """Simulate a small cohort with planted networks and run the whole pipeline on it."""
     from trend_dagster.examples import make_demo
 
@@ -26,7 +26,6 @@ def real(
     vertices: Annotated[
         int, typer.Option(help="Vertices per hemisphere: 642, 2562 or 10242.")
     ] = 642,
-    debug: Debug = False,
 ) -> None:
     """Run the whole pipeline on one real person's resting-state BOLD (fetched, 61 MB)."""
     from trend_dagster.examples import make_real

@@ -8,7 +8,7 @@ from typing import Annotated
 import typer
 from rich.markup import escape
 
-from trend_dagster.cli.app import Debug, Folder, Json, app, console, emit
+from trend_dagster.cli.app import Folder, Json, app, console, emit
 
 
 @app.command()
@@ -31,15 +31,17 @@ def export(
     ] = None,
     l1_ratio: Annotated[float | None, typer.Option(help="Only cells with this L1 ratio.")] = None,
     as_json: Json = False,
-    debug: Debug = False,
 ) -> None:
     """Write cells of the sweep as label images; by default the chosen ones."""
-    import trend_dagster.orchestration.assets  # noqa: F401 - defines the assets
     from trend_dagster.delivery.export import export_cells
     from trend_dagster.project.folder import Project
+    from trend_dagster.project.mesh import stored_mesh
+    from trend_dagster.project.tables import sweep_cells
+    from trend_dagster.project.target import stored_target
 
     project = Project.open(folder)
-    target = project.outputs / "export" if to is None else to
+    cells = sweep_cells(project)
+    n_vertices = cells[0].array("labels").shape[-1]
     wanted = {
         "label_file": label_file,
         "n_components": n_components,
@@ -48,7 +50,14 @@ def export(
         "n_clusters": n_clusters,
     }
     written = []
-    for path in export_cells(project, wanted, target):
+    for path in export_cells(
+        cells,
+        project.store.latest("selected_parcellations"),
+        wanted,
+        stored_mesh(project, n_vertices),
+        stored_target(project, n_vertices),
+        project.outputs / "export" if to is None else to,
+    ):
         written.append(str(path))
         if not as_json:
             console.print(escape(str(path)), soft_wrap=True)

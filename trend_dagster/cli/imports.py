@@ -9,7 +9,7 @@ from typing import TYPE_CHECKING, Annotated, Literal
 import typer
 from rich.markup import escape
 
-from trend_dagster.cli.app import Debug, Profile, ProjectFolder, app, console
+from trend_dagster.cli.app import Profile, ProjectFolder, app, console
 
 if TYPE_CHECKING:
     from trend_dagster.orchestration.importing import Reader
@@ -18,9 +18,7 @@ File = Annotated[Path, typer.Argument(help="The file; it is copied from.")]
 
 
 @app.command("import-embeddings")
-def import_embeddings(
-    file: File, folder: ProjectFolder = Path(), profile: Profile = None, debug: Debug = False
-) -> None:
+def import_embeddings(file: File, folder: ProjectFolder = Path(), profile: Profile = None) -> None:
     """Take embeddings (runs, vertices, features) from a .npy in place of a model's.
 
     The runs must be those of the BOLD files, in the order of their names.
@@ -31,9 +29,7 @@ def import_embeddings(
 
 
 @app.command("import-correlation")
-def import_correlation(
-    file: File, folder: ProjectFolder = Path(), profile: Profile = None, debug: Debug = False
-) -> None:
+def import_correlation(file: File, folder: ProjectFolder = Path(), profile: Profile = None) -> None:
     """Take an average correlation (vertices, vertices) from a .npy.
 
     It is what the tutorial saves as TF_emb_average_correlation.npy. No BOLD is needed then.
@@ -53,7 +49,6 @@ def import_checkpoint(
         Literal["tutorial", "key"],
         typer.Option(help="'key' lets the confidence weights act, which are untrained."),
     ] = "tutorial",
-    debug: Debug = False,
 ) -> None:
     """Take a model that the tutorial trained (its .pth) in place of training one here.
 

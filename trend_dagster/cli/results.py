@@ -27,16 +27,16 @@ def show_results(folder: Path, profile: str | None = None) -> None:
     profile : str, optional
         In place of the profile that `trend.yaml` names.
     """
-    from trend_dagster.orchestration.assets.controls import comparison_table
-    from trend_dagster.orchestration.lineage import states
-    from trend_dagster.orchestration.production import STORED_ASSETS
+    from trend_dagster.orchestration.assets import ASSETS
+    from trend_dagster.orchestration.lineage import Lineage
     from trend_dagster.project.folder import Project
+    from trend_dagster.project.tables import comparison_table
 
     project = Project.open(folder, profile)
     comparison = project.store.latest("control_comparison")
     if comparison is not None:
         found = comparison_table(comparison)
-        stale = [s for s in states(project, STORED_ASSETS["control_comparison"]) if s.reasons]
+        stale = [s for s in Lineage(project).states(ASSETS["control_comparison"]) if s.reasons]
         for state in stale:
             reason = escape(state.reasons[0])
             console.print(f"\n[bold red]These results are from before[/]: {reason}", soft_wrap=True)
@@ -132,7 +132,7 @@ def read_controls(found: pd.DataFrame) -> list[str]:
     list of str
         One line per chosen cell that has controls and planted networks.
     """
-    from trend_dagster.orchestration.assets.controls import verdict
+    from trend_dagster.project.tables import verdict
 
     if "dice_trained" not in found:
         return []

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import time
-from collections.abc import Callable, Iterator
+from collections.abc import Iterator
 from contextlib import contextmanager
 from dataclasses import asdict
 from pathlib import Path
@@ -11,10 +11,8 @@ from typing import TYPE_CHECKING, Annotated
 
 import typer
 from rich.markup import escape
-from rich.progress import BarColumn, Progress, TextColumn, TimeElapsedColumn
 
 from trend_dagster.cli.app import (
-    Debug,
     Folder,
     Json,
     Profile,
@@ -23,6 +21,7 @@ from trend_dagster.cli.app import (
     debugging,
     emit,
     problems,
+    progress_bar,
     quiet,
 )
 from trend_dagster.cli.results import show_results
@@ -43,7 +42,6 @@ def run(
     ] = False,
     profile: Profile = None,
     as_json: Json = False,
-    debug: Debug = False,
 ) -> None:
     """Make everything that is missing or out of date."""
     raise typer.Exit(run_project(folder, select or [], force, retrain, profile, as_json))
@@ -82,9 +80,10 @@ def run_project(
     started = time.perf_counter()
     quiet(as_json)
     from trend_dagster.definitions import build_definitions
+    from trend_dagster.orchestration.assets import find_asset
     from trend_dagster.orchestration.instance import only_run_here, open_instance
-    from trend_dagster.orchestration.production import PROGRESS, find_asset
-    from trend_dagster.orchestration.running import run_all
+    from trend_dagster.orchestration.production import PROGRESS
+    from trend_dagster.orchestration.running import Wish, run_all
     from trend_dagster.project.folder import Project
 
     project = Project.open(folder, profile)
@@ -96,12 +95,11 @@ def run_project(
         stopped_with_a_word(),
         only_run_here(project.folder),
         open_instance(project.folder) as instance,
-        _bar() as show,
+        progress_bar() as show,
     ):
-        PROGRESS.set(show)
-        for outcome in run_all(
-            project, definitions, instance, select=select or [], force=force, retrain=retrain
-        ):
+        PROGRESS.set(lambda name, doing, share: show(f"{name}: {doing}", share))
+        wish = Wish(select=select or [], force=force, retrain=retrain)
+        for outcome in run_all(project, definitions, instance, wish):
             outcomes.append(outcome)
             _show_outcome(outcome)
     seconds = time.perf_counter() - started
@@ -135,23 +133,13 @@ def _show_outcome(outcome: Outcome) -> None:
         "waiting for others": outcome.blocked,
     }
     parts = [f"{count} {what}" for what, count in counts.items() if count]
-    console.print(f"[bold]{outcome.asset:24}[/] {', '.join(parts) or 'nothing to make'}")
+    said = ", ".join(parts) or "nothing to make"
+    if outcome.nothing_to_do:
+        said = f"[dim]nothing to do: {escape(outcome.nothing_to_do)}[/]"
+    console.print(f"[bold]{outcome.asset:24}[/] {said}", soft_wrap=True)
     for line in (*outcome.excluded, *outcome.notes):
         console.print(f"  [yellow]note[/] {escape(line)}", soft_wrap=True)
     for line in outcome.errors:
         problems.print(f"  [bold red]error[/] {escape(line)}", soft_wrap=True)
     for trace in outcome.traces if debugging() else ():
         problems.print(escape(trace), soft_wrap=True)
-
-
-@contextmanager
-def _bar() -> Iterator[Callable[[str, str, float], None]]:
-    """Show one bar for the output at work; nothing where there is no terminal."""
-    columns = (TextColumn("{task.description}"), BarColumn(), TimeElapsedColumn())
-    with Progress(*columns, console=console, transient=True) as progress:
-        task = progress.add_task("starting", total=1.0)
-
-        def show(name: str, doing: str, share: float) -> None:
-            progress.update(task, description=escape(f"{name}: {doing}"), completed=share)
-
-        yield show

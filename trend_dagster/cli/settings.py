@@ -10,7 +10,7 @@ import typer
 from rich.markup import escape
 from rich.table import Table
 
-from trend_dagster.cli.app import Debug, Folder, Json, Profile, app, console, emit
+from trend_dagster.cli.app import Folder, Json, Profile, app, console, emit
 from trend_dagster.errors import InputError
 
 
@@ -20,16 +20,15 @@ def init(
     profile: Annotated[
         str, typer.Option(help="Profile to build on: default, autoencoder, demo or tutorial.")
     ] = "default",
-    debug: Debug = False,
 ) -> None:
     """Make a project: a commented trend.yaml, and folders for BOLD and label files."""
+    from trend_dagster.files import replace_file
     from trend_dagster.project.settings import (
         SETTINGS_FILE,
         Settings,
         check_profile,
         new_settings_file,
     )
-    from trend_dagster.storage.stores import replace_file
 
     check_profile(profile)
     file = folder / SETTINGS_FILE
@@ -69,7 +68,6 @@ def settings(
     folder: Folder = Path(),
     profile: Profile = None,
     as_json: Json = False,
-    debug: Debug = False,
 ) -> None:
     """List every setting: its value here, its default, the tutorial's value, what it means."""
     from trend_dagster.project.settings import setting_lines

@@ -9,7 +9,7 @@ import typer
 from rich.markup import escape
 from rich.table import Table
 
-from trend_dagster.cli.app import Debug, Json, Profile, ProjectFolder, app, console, emit
+from trend_dagster.cli.app import Json, Profile, ProjectFolder, app, console, emit
 from trend_dagster.errors import MissingUpstreamError, SettingsError
 
 if TYPE_CHECKING:
@@ -30,11 +30,9 @@ def show(
     folder: ProjectFolder = Path(),
     profile: Profile = None,
     as_json: Json = False,
-    debug: Debug = False,
 ) -> None:
     """Show one output: its arrays, what was measured, its pictures, and what it was made from."""
-    import trend_dagster.orchestration.assets  # noqa: F401 - defines the assets
-    from trend_dagster.orchestration.production import find_asset
+    from trend_dagster.orchestration.assets import find_asset
     from trend_dagster.project.folder import Project
     from trend_dagster.storage.stores import describe
 
@@ -73,11 +71,11 @@ def _partition(asset: StoredAsset, keys: list[str]) -> Partition:
 
 
 def _list(project: Project, asset: StoredAsset, as_json: bool) -> None:
-    from trend_dagster.orchestration.lineage import states
+    from trend_dagster.orchestration.lineage import Lineage
 
     rows = [
         {**s.partition, "status": s.status, "digest": s.version.digest if s.version else None}
-        for s in states(project, asset)
+        for s in Lineage(project).states(asset)
     ]
     if as_json:
         emit(rows)
@@ -89,14 +87,14 @@ def _list(project: Project, asset: StoredAsset, as_json: bool) -> None:
 
 
 def _describe(project: Project, asset: StoredAsset, version: Version) -> dict[str, Any]:
-    from trend_dagster.orchestration.instance import open_instance
-    from trend_dagster.orchestration.lineage import ancestry, states
+    from trend_dagster.orchestration.lineage import Lineage, ancestry
     from trend_dagster.orchestration.recorded_pictures import write_pictures
     from trend_dagster.storage.stores import describe
 
-    state = next((s for s in states(project, asset) if s.partition == version.partition), None)
-    with open_instance(project.folder) as instance:
-        pictures = write_pictures(project, instance, version)
+    state = next(
+        (s for s in Lineage(project).states(asset) if s.partition == version.partition), None
+    )
+    pictures = write_pictures(project, version)
     return {
         "output": describe(version.asset, version.partition),
         "status": state.status if state else "its input was removed",

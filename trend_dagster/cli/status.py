@@ -10,7 +10,7 @@ import typer
 from rich.markup import escape
 from rich.table import Table
 
-from trend_dagster.cli.app import Debug, Folder, Json, Profile, app, console, emit, problems
+from trend_dagster.cli.app import Folder, Json, Profile, app, console, emit, problems
 
 if TYPE_CHECKING:
     from trend_dagster.orchestration.overview import AssetStatus
@@ -27,10 +27,8 @@ def status(
         bool, typer.Option("--verify", help="Compare every stored byte with its digest as well.")
     ] = False,
     as_json: Json = False,
-    debug: Debug = False,
 ) -> None:
     """Say what exists, what is out of date and why, what is missing or excluded, and the sizes."""
-    import trend_dagster.orchestration.assets  # noqa: F401 - defines the assets
     from trend_dagster.orchestration.overview import damages, overview
     from trend_dagster.project.folder import Project
 

@@ -3,8 +3,6 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Callable, Iterator
-from contextlib import contextmanager
 from enum import StrEnum
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Any
@@ -12,17 +10,16 @@ from typing import TYPE_CHECKING, Annotated, Any
 import typer
 from rich import box
 from rich.markup import escape
-from rich.progress import BarColumn, Progress, TextColumn, TimeElapsedColumn
 from rich.table import Table
 
-from trend_dagster.cli.app import Debug, Json, app, console, emit, quiet
+from trend_dagster.cli.app import Json, app, console, emit, progress_bar, quiet
 from trend_dagster.cli.runs import stopped_with_a_word
 
 if TYPE_CHECKING:
     import pandas as pd
 
-    from trend_dagster.validation.kept import Kept
-    from trend_dagster.validation.simulated import Tell
+    from trend_dagster.validation.figures import FigureFolder
+    from trend_dagster.validation.simulated import OnProgress
 
 
 class Section(StrEnum):
@@ -42,7 +39,7 @@ def validate(
         list[Section] | None, typer.Option(help="Only this section; may be given several times.")
     ] = None,
     do_quick: Annotated[
-        bool, typer.Option("--quick", help="One difficulty, fewer ways: minutes, not hours.")
+        bool, typer.Option("--quick", help="One difficulty, fewer approaches: minutes, not hours.")
     ] = False,
     snr: Annotated[
         list[float] | None, typer.Option(help="Difficulty; may be given several times.")
@@ -72,29 +69,32 @@ def validate(
     ] = None,
     n_nulls: Annotated[int, typer.Option("--nulls", min=1, help="Recordings of noise.")] = 3,
     as_json: Json = False,
-    debug: Debug = False,
 ) -> None:
     """Measure what the method finds: planted networks, competitors, ablations, nulls.
 
     Figures are kept as they are finished: stop it whenever you like, the same command goes on.
     """
     quiet(as_json)
-    from trend_dagster.validation.kept import Kept
+    from trend_dagster.validation.figures import FigureFolder
 
-    kept = Kept(folder / "figures")
+    figures = FigureFolder(folder / "figures")
     found: dict[str, Any] = {}
-    with stopped_with_a_word(), _bar() as tell:
+    with stopped_with_a_word(), progress_bar() as on_progress:
         if atlas:
             found["atlases"] = _atlases(project or Path(), atlas)
         if real:
-            found["real"] = _real(kept, folder, project or Path("real-2562"), n_nulls, tell)
+            found["real"] = _real(
+                figures, folder, project or Path("real-2562"), n_nulls, on_progress
+            )
         wanted = section or ([] if atlas or real else list(Section))
         if Section.simulated in wanted:
-            found |= _simulated(kept, folder, do_quick, per_hemisphere, snr, seed, tell)
+            found |= _simulated(figures, folder, do_quick, per_hemisphere, snr, seed, on_progress)
         if Section.ablations in wanted:
-            found["ablations"] = _ablations(kept, do_quick, seed, tell)
+            found["ablations"] = _ablations(figures, do_quick, seed, on_progress)
         if Section.reproducibility in wanted:
-            found["reproducibility"] = _reproducibility(kept, do_quick, seed, n_nulls, tell)
+            found["reproducibility"] = _reproducibility(
+                figures, do_quick, seed, n_nulls, on_progress
+            )
     if as_json:
         emit(_plain(found))
 
@@ -103,28 +103,28 @@ def validate(
 
 
 def _simulated(
-    kept: Kept,
+    figures: FigureFolder,
     folder: Path,
     do_quick: bool,
     per_hemisphere: list[int] | None,
     snr: list[float] | None,
     seed: list[int] | None,
-    tell: Tell,
+    on_progress: OnProgress,
 ) -> dict[str, Any]:
     import pandas as pd
 
     from trend_dagster.validation import simulated
-    from trend_dagster.validation.ways import everyone
+    from trend_dagster.validation.approaches import all_approaches
 
     tables, headlines = [], []
     for number in per_hemisphere or ([7] if do_quick else [7, 19]):
         rows = simulated.compare(
-            kept,
+            figures,
             "simulated",
-            list(everyone(do_quick)),
+            list(all_approaches(do_quick)),
             (0.0, *(snr or simulated.difficulties(number, do_quick))),
             seed or simulated.SEEDS,
-            tell,
+            on_progress,
             number,
         )
         tables.append(simulated.summary(rows).assign(per_hemisphere=number))
@@ -142,7 +142,7 @@ def _show_simulated(table: pd.DataFrame, best: dict[str, Any] | None, n_seeds: i
     # As many as a terminal is wide; --json has all of them.
     columns = {
         "kind": "whose",
-        "way": "way",
+        "approach": "approach",
         "dice": "Dice",
         "dice_sd": "sd",
         "null_dice": "Dice,\nSNR 0",
@@ -172,11 +172,13 @@ def _show_simulated(table: pd.DataFrame, best: dict[str, Any] | None, n_seeds: i
         )
 
 
-def _ablations(kept: Kept, do_quick: bool, seed: list[int] | None, tell: Tell) -> pd.DataFrame:
+def _ablations(
+    figures: FigureFolder, do_quick: bool, seed: list[int] | None, on_progress: OnProgress
+) -> pd.DataFrame:
     from trend_dagster.validation import ablations, simulated
 
     seeds = seed or (simulated.SEEDS[:2] if do_quick else simulated.SEEDS)
-    table = ablations.ablate(kept, seeds, do_quick, tell)
+    table = ablations.ablate(figures, seeds, do_quick, on_progress)
     columns = {
         "part": "part",
         "variant": "variant",
@@ -190,24 +192,29 @@ def _ablations(kept: Kept, do_quick: bool, seed: list[int] | None, tell: Tell) -
 
 
 def _reproducibility(
-    kept: Kept, do_quick: bool, seed: list[int] | None, n_nulls: int, tell: Tell
+    figures: FigureFolder,
+    do_quick: bool,
+    seed: list[int] | None,
+    n_nulls: int,
+    on_progress: OnProgress,
 ) -> pd.DataFrame:
     import pandas as pd
 
-    from trend_dagster.validation import ablations, reproducibility, simulated, ways
+    from trend_dagster.validation import ablations, approaches, reproducibility, simulated
 
+    default = approaches.profile(approaches.PROFILE)
     takes_part = [
-        ways.ours(),
-        ways.tutorial(20),
-        ways.competitor("raw", "KMeans", 14.0, ways.profile("tutorial")),
-        ways.competitor("cleaned", "Spectral", ways.OWN_WIDTH_MM, ways.profile(ways.PROFILE)),
+        approaches.default_approach(),
+        approaches.tutorial_approach(20),
+        approaches.competitor("raw", "KMeans", 14.0, approaches.profile("tutorial")),
+        approaches.competitor("cleaned", "Spectral", approaches.DEFAULT_WIDTH_MM, default),
     ]
     seeds = seed or (simulated.SEEDS[:1] if do_quick else simulated.SEEDS)
     tables = []
     for number in seeds:
         here = simulated.cohort(ablations.SNR, number)
         table = reproducibility.reproduce(
-            kept,
+            figures,
             "reproducibility",
             here.identity,
             here.recording,
@@ -215,7 +222,7 @@ def _reproducibility(
             ("halves", "seeds") if do_quick else reproducibility.WHATS,
             here.n_networks,
             n_nulls,
-            tell,
+            on_progress,
         )
         tables.append(table.assign(seed=number))
         show_table(f"Reproducibility, cohort {number}, SNR {ablations.SNR}", table, REPEATED)
@@ -224,7 +231,7 @@ def _reproducibility(
 
 REPEATED = {
     "kind": "whose",
-    "way": "way",
+    "approach": "approach",
     "what": "repeated",
     "split": "split",
     "ari": "ARI",
@@ -236,21 +243,32 @@ REPEATED = {
 }
 
 
-def _real(kept: Kept, folder: Path, place: Path, n_nulls: int, tell: Tell) -> pd.DataFrame:
+def _real(
+    figures: FigureFolder, folder: Path, place: Path, n_nulls: int, on_progress: OnProgress
+) -> pd.DataFrame:
     from trend_dagster.examples import make_real
     from trend_dagster.project.folder import Project
     from trend_dagster.validation import real, reproducibility
 
     if not (place / "trend.yaml").exists():
         make_real(place, 2562, console.print)
-    data, recording = real.recording_of(Project.open(place))
-    takes_part = real.ways()
+    project = Project.open(place)
+    data, recording = real.recording_of(project)
+    takes_part = real.approaches_for(project)
     table = reproducibility.reproduce(
-        kept, "real", data, recording, takes_part, ("halves",), real.N_NETWORKS, n_nulls, tell
+        figures,
+        "real",
+        data,
+        recording,
+        takes_part,
+        ("halves",),
+        real.N_NETWORKS,
+        n_nulls,
+        on_progress,
     )
     show_table(f"{place}: {len(recording.runs)} runs, split in halves", table, REPEATED)
     picture = folder / "real_halves.png"
-    tell("picture", 1.0)
+    on_progress("picture", 1.0)
     real.draw_halves(takes_part[0], recording, picture)
     console.print(f"both halves: {picture}", soft_wrap=True)
     return table
@@ -314,16 +332,3 @@ def _plain(value: Any) -> Any:
     if isinstance(value, list):
         return [_plain(one) for one in value]
     return None if isinstance(value, float) and math.isnan(value) else value
-
-
-@contextmanager
-def _bar() -> Iterator[Callable[[str, float], None]]:
-    """Show one bar for what is being done."""
-    columns = (TextColumn("{task.description}"), BarColumn(), TimeElapsedColumn())
-    with Progress(*columns, console=console, transient=True) as progress:
-        task = progress.add_task("starting", total=1.0)
-
-        def tell(doing: str, share: float) -> None:
-            progress.update(task, description=escape(doing), completed=share)
-
-        yield tell

@@ -7,36 +7,46 @@ files look (``maps``), and the chosen parcellations that every run delivers (the
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterator, Mapping, Sequence
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
-import pandas as pd
-
-from trend_dagster.delivery.maps import map_files, networks_of
-from trend_dagster.delivery.pictures import target_of_maps
+from trend_dagster.delivery.maps import cell_title, map_files, networks_of
 from trend_dagster.errors import MissingUpstreamError, SettingsError
-from trend_dagster.orchestration.assets.delivery import cell_title
-from trend_dagster.orchestration.assets.summary import labels_of, tidy_rows
-from trend_dagster.orchestration.production import STORED_ASSETS
-from trend_dagster.project.folder import Project
-from trend_dagster.project.mesh import stored_mesh
-from trend_dagster.storage.stores import Version, replace_file
+from trend_dagster.files import replace_file
+from trend_dagster.project.tables import CELL, labels_of, tidy_rows
+from trend_dagster.science.surface import Surface
+from trend_dagster.storage.stores import Version
+from trend_dagster.storage.template import Target
 
-IDENTITY = ("label_file", "n_components", "alpha_W", "l1_ratio", "n_clusters")
+if TYPE_CHECKING:
+    import pandas as pd
 
 
-def export_cells(project: Project, wanted: Mapping[str, Any], folder: Path) -> Iterator[Path]:
+def export_cells(
+    cells: Sequence[Version],
+    selected: Version | None,
+    wanted: Mapping[str, Any],
+    surface: Surface | None,
+    target: Target | None,
+    folder: Path,
+) -> Iterator[Path]:
     """Write the label images of cells of the sweep.
 
     Parameters
     ----------
-    project : Project
-        Whose cells.
+    cells : sequence of Version
+        Stored cells of the sweep.
+    selected : Version, optional
+        The chosen parcellations.
     wanted : mapping
         Values of ``label_file``, ``n_components``, ``alpha_W``, ``l1_ratio`` and ``n_clusters``
         that a cell must have; what is None or left out may be anything. Nothing at all means the
         chosen parcellations.
+    surface : Surface, optional
+        The mesh.
+    target : Grayordinates or Voxels, optional
+        What the rows are, where files say so.
     folder : Path
         Where to; made if need be. Files of these names are replaced, others left alone.
 
@@ -49,60 +59,43 @@ def export_cells(project: Project, wanted: Mapping[str, Any], folder: Path) -> I
     Raises
     ------
     MissingUpstreamError
-        If there is no sweep yet.
+        If nothing is wanted and none are chosen.
     SettingsError
         If no cell is like that.
     """
+    import pandas as pd
+
     wanted = {name: value for name, value in wanted.items() if value is not None}
-    cells = _stored_cells(project)
     table = pd.DataFrame([row for cell in cells for row in tidy_rows(cell)])
-    found = table if wanted else _chosen(project, table)
+    found = table if wanted else _chosen(selected, table)
     for name, value in wanted.items():
         found = found[found[name] == value]
     if found.empty:
         raise _no_such_cell(table, wanted)
     several = [name for name in ("alpha_W", "l1_ratio") if len(table[name].unique()) > 1]
     for row in found.to_dict("records"):
-        cell = {str(name): value for name, value in row.items()}
-        labels = labels_of(cells, cell)
-        surface = stored_mesh(project, len(labels))
-        target = target_of_maps(project, labels)
+        labels = labels_of(cells, row)
         networks = networks_of(labels, surface, target)
-        name = _name(cell, several)
-        files = map_files(name, cell_title(cell), labels, networks, surface, target)
+        files = map_files(_name(row, several), cell_title(row), labels, networks, surface, target)
         for file, content in files.items():
             replace_file(folder / file, content)
         yield folder / next(reversed(files))
 
 
-def _stored_cells(project: Project) -> list[Version]:
-    sweep = STORED_ASSETS["nmf_sweep"]
-    found = [project.store.latest(sweep.name, p) for p in sweep.partitions(project)]
-    cells = [version for version in found if version is not None and version.excluded is None]
-    if not cells:
-        raise MissingUpstreamError(
-            f"project {project.folder}",
-            expected="at least one finished cell of the sweep",
-            found="none",
-            remedy="`trend run` makes them.",
-        )
-    return cells
+def _chosen(selected: Version | None, table: pd.DataFrame) -> pd.DataFrame:
+    import pandas as pd
 
-
-def _chosen(project: Project, table: pd.DataFrame) -> pd.DataFrame:
-    selected = project.store.latest("selected_parcellations")
     if selected is None:
         raise MissingUpstreamError(
-            f"project {project.folder}",
+            "selected_parcellations",
             expected="chosen parcellations",
             found="none yet",
             remedy="`trend run` chooses them; or name a cell: `trend export --label-file ...`.",
         )
-    chosen = pd.DataFrame(selected.facts["chosen"])
-    return table.merge(chosen[list(IDENTITY)], on=list(IDENTITY))
+    return table.merge(pd.DataFrame(selected.facts["chosen"])[CELL], on=CELL)
 
 
-def _name(cell: Mapping[str, Any], several: list[str]) -> str:
+def _name(cell: Mapping[Any, Any], several: Sequence[str]) -> str:
     parts = [
         cell["label_file"],
         f"{cell['n_components']}_components",

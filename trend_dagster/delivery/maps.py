@@ -1,13 +1,13 @@
 """A parcellation as the files that other programs open: which ones, under which names.
 
 What belongs here: naming and colouring networks, and choosing formats by what the vertices are.
-What does not: the formats themselves (``storage.label_images``) and which parcellation (the asset
-``parcellation_images`` and the command `trend export`).
+What does not: the formats themselves (``storage.label_images``).
 """
 
 from __future__ import annotations
 
-from collections.abc import Iterable
+from collections.abc import Iterable, Mapping
+from typing import Any
 
 import numpy as np
 from numpy.typing import ArrayLike, NDArray
@@ -19,6 +19,7 @@ from trend_dagster.delivery.figures.surface import (
     oklch_to_rgb,
 )
 from trend_dagster.science.surface import Surface
+from trend_dagster.storage.arrays import npy_bytes
 from trend_dagster.storage.label_images import (
     FREESURFER_SIDE,
     Network,
@@ -34,7 +35,11 @@ from trend_dagster.storage.label_images import (
     spec_file,
     unique_rgb,
 )
+from trend_dagster.storage.stores import Version
 from trend_dagster.storage.template import Grayordinates, Target, Voxels
+
+MAPS = "maps"
+"""Folder of the chosen parcellations, below the project's outputs."""
 
 SIDES: tuple[Side, Side] = ("L", "R")
 PREFIX = {"L": "LH", "R": "RH", "LR": "LR", "": "network"}
@@ -46,6 +51,88 @@ KINDS = {
     "anatomical": "Anatomical",
 }
 """What a mesh is, as Workbench says it."""
+
+
+def cell_title(cell: Mapping[Any, Any]) -> str:
+    """Name a cell of the sweep as maps and pictures do."""
+    return (
+        f"{cell['n_clusters']} clusters: label file {cell['label_file']}, "
+        f"{cell['n_components']} components"
+    )
+
+
+def chosen_maps(
+    selected: Version, surface: Surface | None, target: Target | None
+) -> tuple[dict[str, bytes], dict[str, str]]:
+    """Write the chosen parcellations.
+
+    Parameters
+    ----------
+    selected : Version
+        The chosen parcellations.
+    surface : Surface, optional
+        The mesh.
+    target : Grayordinates or Voxels, optional
+        What the rows are, where files say so.
+
+    Returns
+    -------
+    files : dict of str to bytes
+        By path below the project's outputs.
+    tables : dict of str to str
+        The networks of each, as Markdown.
+    """
+    files: dict[str, bytes] = {}
+    tables: dict[str, str] = {}
+    for choice, labels in zip(selected.facts["chosen"], selected.read("labels"), strict=True):
+        networks = networks_of(labels, surface, target)
+        name = f"selected_{choice['n_clusters']}_clusters"
+        written = map_files(name, cell_title(choice), labels, networks, surface, target)
+        files |= {f"{MAPS}/{file}": content for file, content in written.items()}
+        tables[f"networks, {choice['n_clusters']} clusters"] = _markdown(written[f"{name}.tsv"])
+    return files, tables
+
+
+def label_files(
+    key: str,
+    title: str,
+    labels: NDArray[np.integer],
+    on_cortex: NDArray[np.integer],
+    surface: Surface,
+) -> dict[str, bytes]:
+    """Spatial labels of a mesh as files: all of them as .npy, and to look at as GIFTI.
+
+    Parameters
+    ----------
+    key : str
+        What the files are named by.
+    title : str
+        Name of the GIFTI map.
+    labels : ndarray of shape (n_vertices,)
+        On the medial wall as well.
+    on_cortex : ndarray of shape (n_vertices,)
+        The same, -1 on the medial wall.
+    surface : Surface
+        The mesh.
+
+    Returns
+    -------
+    dict of str to bytes
+        Content by name of file.
+    """
+    networks, keys = networks_of(on_cortex, surface), keys_of(on_cortex)
+    return {f"{key}.npy": npy_bytes(labels)} | {
+        f"{key}.{side}.label.gii": gifti_labels(
+            keys[surface.hemisphere == i], networks, side, title
+        )
+        for i, side in enumerate(SIDES)
+    }
+
+
+def _markdown(tsv: bytes) -> str:
+    header, *rows = (line.split("\t") for line in tsv.decode().splitlines())
+    lines = [header, ["---"] * len(header), *rows]
+    return "\n".join("| " + " | ".join(line) + " |" for line in lines)
 
 
 def networks_of(

@@ -1,76 +1,94 @@
-"""Pictures of parcellations: on the surface where there is one.
+"""Pictures and Markdown of the sweep, its controls and the chosen parcellations.
 
-What belongs here: choosing the form, and what the rows are. What does not:
-drawing (``figures``).
+What belongs here: which figures there are of a table or a parcellation, and under which names. What
+does not: drawing (``figures``).
 """
 
 from __future__ import annotations
 
-from pathlib import Path
+from collections.abc import Sequence
+from typing import TYPE_CHECKING
 
 import numpy as np
-from matplotlib.figure import Figure
 from numpy.typing import NDArray
 
-from trend_dagster.delivery.figures.matrices import sizes_figure
+from trend_dagster.delivery.figures.matrices import sizes_figure, sweep_figure
+from trend_dagster.delivery.figures.png import small_png, to_png
 from trend_dagster.delivery.figures.surface import comparison_figure, parcellation_figure
-from trend_dagster.errors import InputError
-from trend_dagster.project.folder import BOLD_RUN, Project
+from trend_dagster.delivery.maps import cell_title
+from trend_dagster.project.tables import CONTROLS
+from trend_dagster.science.evidence.stability import COLUMNS, MEASURES
 from trend_dagster.science.surface import Surface
-from trend_dagster.storage.space import VertexSpace
-from trend_dagster.storage.stores import POINTER, Version, describe
-from trend_dagster.storage.template import Target, read_template, target_of
+from trend_dagster.storage.arrays import npy_bytes
+
+if TYPE_CHECKING:
+    import pandas as pd
+    from matplotlib.figure import Figure
+
+Pictures = dict[str, bytes]
+"""PNG files by title, small enough to be shown in the UI."""
+
+Files = dict[str, bytes]
+"""Files by their path below the project's outputs."""
 
 
-def target_files(project: Project) -> dict[str, Path]:
-    """Files that tell what the rows are: the template, or the version of one run in the store."""
-    name = project.settings.inputs.template
-    if name is not None:
-        return {"template": project.folder / name}
-    run = _any_run(project)
-    if run is None:
-        return {}
-    return {f"current {describe('bold', run.partition)}": run.path.parent / POINTER}
+# The sweep
 
 
-def target_of_maps(project: Project, labels: NDArray[np.integer]) -> Target | None:
-    """What maps are written on: what the template says, or else the files of the BOLD.
-
-    Raises
-    ------
-    InputError
-        If the template cannot be read or has another number of rows.
-    """
-    name = project.settings.inputs.template
-    if name is None:
-        run = _any_run(project)
-        if run is None or "space" not in run.facts:
-            return None
-        arrays = {n: run.read(n) for n in ("in_data", "voxels") if n in run}
-        target = target_of(VertexSpace.from_stored(run.facts["space"], arrays))
-        return target if target is not None and len(target) == len(labels) else None
-    target = read_template(project.folder / name)
-    if len(target) != len(labels):
-        raise InputError(
-            f"template {name}",
-            expected=f"{len(labels)} entries, one for each row of the BOLD",
-            found=str(len(target)),
-            remedy="Name the image that the BOLD was taken from (inputs.template), or take the "
-            "line out.",
-        )
-    return target
+def heat_maps(table: pd.DataFrame) -> Pictures:
+    """Draw metrics over n_components and label file, each that has a null beside it."""
+    figures = {"silhouette": sweep_figure(table, "silhouette")}
+    for name in MEASURES:
+        if name in table:
+            null = {"noise as smooth": f"{name}_null"}
+            figures[f"{name} beside its null"] = sweep_figure(table, name, beside=null)
+    return {title: small_png(figure) for title, figure in figures.items()}
 
 
-def _any_run(project: Project) -> Version | None:
-    """A usable run of today; all of them lie in one space, or the correlation was refused."""
-    for key in project.keys(BOLD_RUN):
-        run = project.store.latest("bold", {BOLD_RUN: key})
-        if run is not None and run.excluded is None:
-            return run
-    return None
+def sweep_markdown(table: pd.DataFrame) -> str:
+    """First rows of the sweep's table."""
+    columns = [
+        "label_file",
+        "n_components",
+        "n_clusters",
+        "silhouette",
+        "davies_bouldin",
+        "connectivity_ratio",
+        "zero_row_share",
+        *_stability_columns(table),
+    ]
+    return _markdown(table[columns].head(40))
 
 
-def draw_parcellation(surface: Surface | None, labels: NDArray[np.int32], title: str) -> Figure:
+def ranking_markdown(ranked: pd.DataFrame) -> str:
+    """Best cells for each number of clusters, the chosen one first."""
+    columns = [
+        "n_clusters",
+        "rank",
+        "label_file",
+        "n_labels",
+        "n_components",
+        "alive",
+        "beyond_noise",
+        *_stability_columns(ranked),
+        "silhouette",
+        "zero_row_share",
+    ]
+    return _markdown(ranked[columns][ranked["rank"] <= 5])
+
+
+def _stability_columns(table: pd.DataFrame) -> list[str]:
+    return [name for name in COLUMNS if name.startswith("stability") and name in table]
+
+
+def _markdown(table: pd.DataFrame) -> str:
+    return str(table.round(3).to_markdown(index=False))
+
+
+# The chosen parcellations
+
+
+def parcellation_or_sizes(surface: Surface | None, labels: NDArray[np.int32], title: str) -> Figure:
     """Draw a parcellation on the project's surface; without one, its cluster sizes.
 
     Parameters
@@ -92,28 +110,91 @@ def draw_parcellation(surface: Surface | None, labels: NDArray[np.int32], title:
     return parcellation_figure(surface, labels, title)
 
 
-def draw_comparison(
-    surface: Surface | None, planted: NDArray[np.int64], found: NDArray[np.int32], dice: float
-) -> Figure | None:
-    """Draw planted networks beside a parcellation, in matching colours.
+def draw_chosen(
+    surface: Surface | None, ranked: pd.DataFrame, labels: NDArray[np.int32]
+) -> tuple[Pictures, Files]:
+    """Draw the chosen parcellations.
 
     Parameters
     ----------
     surface : Surface, optional
         The mesh.
-    planted : ndarray of shape (n_vertices,)
-        Network of each vertex, -1 for none.
-    found : ndarray of shape (n_vertices,)
-        Cluster of each vertex, -1 without signal.
-    dice : float
-        Their mean Dice, for the title.
+    ranked : DataFrame
+        Cells with their rank.
+    labels : ndarray of shape (n_chosen, n_vertices)
+        Label vector of each chosen cell.
 
     Returns
     -------
-    Figure or None
-        None without a surface.
+    pictures : dict of str to bytes
+        Small ones, for the UI.
+    files : dict of str to bytes
+        The ranking, and for each parcellation a picture and the label vector.
     """
-    if surface is None:
-        return None
-    titles = ("Planted networks", f"Found from BOLD (Dice {dice:.2f})")
-    return comparison_figure(surface, planted, found, titles)
+    pictures: Pictures = {}
+    table = ranked.drop(columns="cluster_sizes").to_csv(index=False)
+    files: Files = {"ranking.csv": table.encode()}
+    chosen = ranked[ranked["rank"] == 1].to_dict("records")
+    for row, vector in zip(chosen, labels, strict=True):
+        figure = parcellation_or_sizes(surface, vector, cell_title(row))
+        n = row["n_clusters"]
+        pictures[f"{n} clusters"] = small_png(figure)
+        files[f"parcellation_{n}_clusters.png"] = to_png(figure, 120)
+        files[f"parcellation_{n}_clusters.npy"] = npy_bytes(vector)
+    return pictures, files
+
+
+# Beside the controls
+
+
+def draw_comparison(
+    table: pd.DataFrame,
+    surface: Surface | None,
+    truth: NDArray[np.int64] | None,
+    chosen_labels: Sequence[NDArray[np.int32]],
+) -> tuple[Pictures, Files]:
+    """Draw the sweep beside its controls, and the first chosen parcellation beside the truth.
+
+    Parameters
+    ----------
+    table : DataFrame
+        The comparison.
+    surface : Surface, optional
+        The mesh; without it no parcellation is drawn.
+    truth : ndarray of shape (n_vertices,), optional
+        Planted network of each vertex, -1 for none.
+    chosen_labels : sequence of ndarray
+        Label vectors of the chosen cells, in the order of the table.
+
+    Returns
+    -------
+    pictures : dict of str to bytes
+        Small ones, for the UI.
+    files : dict of str to bytes
+        ``control_comparison.csv``, and ``planted_and_found.png`` where there is one.
+    """
+    pictures: Pictures = {}
+    files: Files = {}
+    if truth is not None and surface is not None and len(chosen_labels):
+        dice = table[table["chosen"]].iloc[0]["dice_trained"]
+        titles = ("Planted networks", f"Found from BOLD (Dice {dice:.2f})")
+        figure = comparison_figure(surface, truth, chosen_labels[0], titles)
+        files["planted_and_found.png"] = to_png(figure, 110)
+        pictures["planted and found"] = small_png(figure)
+    for metric, own in (("dice", "dice_trained"), ("silhouette", "silhouette")):
+        columns = {title: f"{metric}_{name}" for name, title in CONTROLS.items()}
+        beside = {title: column for title, column in columns.items() if column in table}
+        if own in table and beside:
+            figure = sweep_figure(table, own, metric.capitalize(), beside)
+            pictures[f"{metric} beside its controls"] = small_png(figure)
+    files["control_comparison.csv"] = _shown(table).to_csv(index=False).encode()
+    return pictures, files
+
+
+def comparison_markdown(table: pd.DataFrame) -> str:
+    """First rows of the comparison."""
+    return _markdown(_shown(table).head(40))
+
+
+def _shown(table: pd.DataFrame) -> pd.DataFrame:
+    return table.drop(columns=["cluster_sizes", "version", "digest", "seconds"])

@@ -1,53 +1,40 @@
 """What the report says, gathered from the store.
 
-What belongs here: reading versions and putting what they hold into words. What does not: how the
-page looks (``figures.report``).
+What belongs here: putting what versions hold into words. What does not: which versions (the asset
+``report``) and how the page looks (``page``).
 """
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Mapping, Sequence
 from importlib.metadata import version as version_of
-from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import numpy as np
-import pandas as pd
 import yaml
 from numpy.typing import NDArray
 
-from trend_dagster.delivery.figures.matrices import correlation_figure, sizes_figure
+from trend_dagster.delivery.figures.matrices import correlation_figure
 from trend_dagster.delivery.figures.png import small_png
-from trend_dagster.delivery.figures.surface import (
-    distinct_colours,
-    oklch_to_rgb,
-    parcellation_figure,
-)
+from trend_dagster.delivery.figures.surface import distinct_colours, oklch_to_rgb
 from trend_dagster.delivery.maps import networks_of
 from trend_dagster.delivery.page import Chosen, Metric, Report, ShownCell
-from trend_dagster.orchestration.assets.controls import comparison_table, verdict
-from trend_dagster.orchestration.assets.summary import labels_of, summary_table
-from trend_dagster.orchestration.overview import removed
-from trend_dagster.orchestration.production import STORED_ASSETS
-from trend_dagster.project.folder import BOLD_RUN, LABEL_FILE, Project
+from trend_dagster.delivery.pictures import parcellation_or_sizes
+from trend_dagster.project.dimensions import BOLD_RUN, LABEL_FILE
+from trend_dagster.project.settings import Settings
+from trend_dagster.project.tables import comparison_table, labels_of, summary_table, verdict
 from trend_dagster.science.evidence.measures import match_labels
 from trend_dagster.science.parcellation.selection import rank_cells
 from trend_dagster.science.surface import Surface
 from trend_dagster.storage.arrays import subject_of
 from trend_dagster.storage.label_images import Network, unique_rgb
 from trend_dagster.storage.provenance import LIBRARIES
-from trend_dagster.storage.stores import POINTER, Partition, Version, describe
+from trend_dagster.storage.stores import Version, describe
 
-SHOWN_BESIDE = (
-    "bold",
-    "trained_model",
-    "embeddings",
-    "average_correlation",
-    "geodesic_labels",
-)
-"""Assets that the report shows if they are there; a brought correlation needs none of them."""
+if TYPE_CHECKING:
+    import pandas as pd
 
-OWN = {
+FEATURES_FROM = {
     "input_projection": "trained model",
     "encoder": "trained model",
     "bold": "signal itself",
@@ -158,44 +145,24 @@ METRICS: tuple[tuple[str, str, str, dict[str, str]], ...] = (
 )
 
 
-def shown_files(project: Project, partition: Partition) -> dict[str, Path]:
-    """Pointers to the versions that the report shows besides what it is made from.
-
-    A pointer changes exactly when another version becomes the current one.
-    """
-    return {
-        f"current {describe(asset, key)}": project.store.folder(asset, key) / POINTER
-        for asset, key in _shown_beside(project)
-    }
-
-
-def _shown_beside(project: Project) -> Iterator[tuple[str, Partition]]:
-    for name in SHOWN_BESIDE:
-        asset = STORED_ASSETS[name]
-        gone = removed(project, asset)
-        for key in project.store.stored(name, asset.dims):
-            if key not in gone:
-                yield name, key
-
-
 def gather(
-    project: Project,
-    cells: Sequence[Version],
-    sweep_summary: Version,
-    selected: Version,
-    comparison: Version,
+    name: str,
+    settings: Settings,
+    found: Sequence[Version],
     surface: Surface | None,
 ) -> Report:
     """Put a report together.
 
     Parameters
     ----------
-    project : Project
-        Whose report.
-    cells : sequence of Version
-        Finished cells of the sweep.
-    sweep_summary, selected, comparison : Version
-        The sweep's table, the chosen parcellations, and the comparison with the controls.
+    name : str
+        Name of the project.
+    settings : Settings
+        Its settings.
+    found : sequence of Version
+        Of the assets ``nmf_sweep``, ``sweep_summary``, ``selected_parcellations``,
+        ``control_comparison``; and, where they are there, ``bold``, ``trained_model``,
+        ``embeddings``, ``average_correlation`` and ``geodesic_labels``, which are shown as well.
     surface : Surface, optional
         The mesh.
 
@@ -204,59 +171,35 @@ def gather(
     Report
         All that the page says.
     """
-    beside: dict[str, list[Version]] = {name: [] for name in SHOWN_BESIDE}
-    for name, key in _shown_beside(project):
-        if (version := project.store.latest(name, key)) is not None:
-            beside[name].append(version)
-    ranked = rank_cells(summary_table(sweep_summary, cells), project.settings.selection)
-    table = comparison_table(comparison)
+    versions: dict[str, list[Version]] = {}
+    for version in found:
+        versions.setdefault(version.asset, []).append(version)
+    cells = versions["nmf_sweep"]
+    (summary,), (selected,) = versions["sweep_summary"], versions["selected_parcellations"]
+    table = comparison_table(*versions["control_comparison"])
     columns = {n: t for n, t in COLUMNS.items() if n in table and not table[n].isna().all()}
-    rows = table[list(columns)].to_dict("records")
-    for row in rows:
-        row |= {name: int(row[name]) for name in ("n_components", "n_clusters")}
-        row["chosen"] = bool(row["chosen"])
-    own = OWN[project.settings.features.source]
     labels = selected.read("labels")
     networks = [networks_of(v, surface) for v in labels]
-    model = beside["trained_model"][0] if beside["trained_model"] else None
-    versions = [*(v for vs in beside.values() for v in vs), *cells]
-    versions += [sweep_summary, selected, comparison]
+    model = next(iter(versions.get("trained_model", ())), None)
     return Report(
-        project=project.folder.name,
-        note=project.settings.inputs.note or "",
-        date=max(v.attributes["created"] for v in versions)[:10],
+        project=name,
+        note=settings.inputs.note or "",
+        date=max(v.attributes["created"] for v in found)[:10],
         software=f"trend_dagster {version_of('trend_dagster')}",
-        runs=[_run(run, model) for run in beside["bold"]],
-        label_files=[_label_file(file) for file in beside["geodesic_labels"]],
-        settings=yaml.safe_dump(project.settings.model_dump(mode="json"), sort_keys=False),
-        training=None if model is None or model.excluded else _training(model, beside),
-        own=own,
+        runs=[_run(run, model) for run in versions.get("bold", ())],
+        label_files=[_label_file(file) for file in versions.get("geodesic_labels", ())],
+        settings=yaml.safe_dump(settings.model_dump(mode="json"), sort_keys=False),
+        training=_training(model, versions.get("embeddings", ())),
+        own=FEATURES_FROM[settings.features.source],
         columns=columns,
-        cells=[{str(k): v for k, v in row.items()} for row in rows],
+        cells=_cells(table, columns),
         metrics=[
             Metric(name, title, text, {t: c for t, c in others.items() if c in columns})
             for name, title, text, others in METRICS
             if name in columns
         ],
-        shown=[]
-        if surface is None
-        else _shown_cells(surface, table, cells, selected, labels, networks),
-        chosen=[
-            _chosen(
-                surface,
-                table,
-                ranked,
-                own,
-                choice,
-                vector,
-                names,
-                beside["average_correlation"],
-                selected.facts["split_by"],
-            )
-            for choice, vector, names in zip(
-                selected.facts["chosen"], labels, networks, strict=True
-            )
-        ],
+        shown=_shown_cells(surface, table, cells, selected, labels, networks),
+        chosen=_all_chosen(settings, versions, summary_table(summary, cells), surface, networks),
         rule=selected.facts["rule"],
         not_null_corrected=selected.facts["no_stability"],
         surface=surface,
@@ -267,10 +210,18 @@ def gather(
                 "created": v.attributes["created"],
                 "code_version": v.recipe.code_version,
             }
-            for v in versions
+            for v in found
         ],
         libraries={name: version_of(name) for name in LIBRARIES},
     )
+
+
+def _cells(table: pd.DataFrame, columns: Mapping[str, str]) -> list[dict[str, Any]]:
+    rows = table[list(columns)].to_dict("records")
+    for row in rows:
+        row |= {name: int(row[name]) for name in ("n_components", "n_clusters")}
+        row["chosen"] = bool(row["chosen"])
+    return [{str(k): v for k, v in row.items()} for row in rows]
 
 
 def _run(run: Version, model: Version | None) -> dict[str, Any]:
@@ -301,10 +252,12 @@ def _label_file(file: Version) -> dict[str, Any]:
     }
 
 
-def _training(model: Version, beside: Mapping[str, list[Version]]) -> dict[str, Any]:
+def _training(model: Version | None, embeddings: Sequence[Version]) -> dict[str, Any] | None:
+    if model is None or model.excluded is not None:
+        return None
     facts = model.facts
     correlations = [
-        e.facts["mean_correlation"] for e in beside["embeddings"] if "mean_correlation" in e.facts
+        e.facts["mean_correlation"] for e in embeddings if "mean_correlation" in e.facts
     ]
     said = {
         "Weights": f"{facts['n_parameters']:,}" if "n_parameters" in facts else None,
@@ -347,6 +300,25 @@ def _figure(value: float | None) -> str | None:
     return None if value is None or not np.isfinite(value) else f"{value:.4g}"
 
 
+def _all_chosen(
+    settings: Settings,
+    versions: Mapping[str, Sequence[Version]],
+    summary: pd.DataFrame,
+    surface: Surface | None,
+    networks: Sequence[Sequence[Network]],
+) -> list[Chosen]:
+    (selected,), (comparison,) = versions["selected_parcellations"], versions["control_comparison"]
+    matrix: Any = versions["average_correlation"][0].array("correlation")
+    table, ranked = comparison_table(comparison), rank_cells(summary, settings.selection)
+    own, split_by = FEATURES_FROM[settings.features.source], selected.facts["split_by"]
+    return [
+        _chosen(surface, table, ranked, own, choice, vector, names, matrix, split_by)
+        for choice, vector, names in zip(
+            selected.facts["chosen"], selected.read("labels"), networks, strict=True
+        )
+    ]
+
+
 def _chosen(
     surface: Surface | None,
     table: pd.DataFrame,
@@ -355,7 +327,7 @@ def _chosen(
     choice: Mapping[str, Any],
     labels: NDArray[np.int32],
     networks: Sequence[Network],
-    correlation: Sequence[Version],
+    matrix: Any,
     split_by: str | None,
 ) -> Chosen:
     same = table["n_clusters"] == choice["n_clusters"]
@@ -369,12 +341,7 @@ def _chosen(
         f"Stability (halves by {split_by})": _stability(choice),
         "Collapsed": None if choice["alive"] else "yes: the penalty is too strong for this matrix",
     }
-    title = f"{choice['n_clusters']} clusters"
-    if surface is None:
-        picture = sizes_figure(labels, title=title)
-    else:
-        picture = parcellation_figure(surface, labels, title)
-    matrix: Any = correlation[0].array("correlation")
+    picture = parcellation_or_sizes(surface, labels, f"{choice['n_clusters']} clusters")
     sorted_matrix = correlation_figure(matrix, labels, max_pixels=MATRIX_PIXELS)
     columns = [name for name in RANKING if name in ranked]
     best = ranked[ranked["n_clusters"] == choice["n_clusters"]].head(RANKED)[columns]
@@ -403,7 +370,7 @@ def _chosen(
 
 
 def _shown_cells(
-    surface: Surface,
+    surface: Surface | None,
     table: pd.DataFrame,
     cells: Sequence[Version],
     selected: Version,
@@ -411,6 +378,8 @@ def _shown_cells(
     chosen_networks: Sequence[Sequence[Network]],
 ) -> list[ShownCell]:
     """The chosen cells first, then others, as many as keep the page small."""
+    if surface is None:
+        return []
     most = min(MAX_SHOWN, max(1, MAX_LABEL_BYTES // (2 * chosen_labels.shape[1])))
     order = table.reset_index().sort_values("chosen", ascending=False, kind="stable")
     n_clusters = [choice["n_clusters"] for choice in selected.facts["chosen"]]

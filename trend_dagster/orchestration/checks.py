@@ -14,9 +14,9 @@ import numpy as np
 from dagster import AssetCheckExecutionContext
 
 from trend_dagster.errors import StoreError
-from trend_dagster.orchestration.lineage import State, states_of
-from trend_dagster.orchestration.overview import removed
-from trend_dagster.orchestration.production import STORED_ASSETS, StoredAsset
+from trend_dagster.orchestration.assets import ASSETS
+from trend_dagster.orchestration.lineage import Lineage, State
+from trend_dagster.orchestration.production import StoredAsset, removed
 from trend_dagster.project.folder import BOLD_RUN, Project
 from trend_dagster.storage.stores import Version, describe
 
@@ -229,11 +229,11 @@ ADVISE = {_not_excluded, _not_collapsed, _alive, _complete, _beyond_noise}
 def build_checks() -> list[dg.AssetChecksDefinition]:
     """Make all checks: the questions above, and for every asset whether it is up to date."""
     checks = [
-        _check(STORED_ASSETS[asset], name, find)
+        _check(ASSETS[asset], name, find)
         for asset, questions in QUESTIONS.items()
         for name, find in questions.items()
     ]
-    checks += [_files_there(STORED_ASSETS[name]) for name in ("bold", "geodesic_labels")]
+    checks += [_files_there(ASSETS[name]) for name in ("bold", "geodesic_labels")]
     return [*checks, _up_to_date()]
 
 
@@ -279,7 +279,7 @@ def _up_to_date() -> dg.AssetChecksDefinition:
                 description="Made from today's inputs, settings and code; says which have changed "
                 "since.",
             )
-            for name in STORED_ASSETS
+            for name in ASSETS
         ],
         can_subset=True,
         required_resource_keys={"project"},
@@ -287,11 +287,10 @@ def _up_to_date() -> dg.AssetChecksDefinition:
     def up_to_date(context: AssetCheckExecutionContext) -> Iterator[dg.AssetCheckResult]:
         project: Project = context.resources.project.open()
         asked = {key.asset_key.path[-1] for key in context.selected_asset_check_keys}
-        found = states_of(
-            project, [asset for name, asset in STORED_ASSETS.items() if name in asked]
-        )
-        for name, states in found.items():
-            yield _staleness(STORED_ASSETS[name], states)
+        lineage = Lineage(project)
+        for name, asset in ASSETS.items():
+            if name in asked:
+                yield _staleness(asset, lineage.states(asset))
 
     return up_to_date
 

@@ -26,6 +26,7 @@ from numpy.typing import NDArray
 from trend_dagster.delivery.figures.matrices import correlation_figure
 from trend_dagster.delivery.figures.png import small_png
 from trend_dagster.errors import InputError
+from trend_dagster.orchestration.assets import ASSETS
 from trend_dagster.orchestration.io_managers import (
     Published,
     Result,
@@ -33,7 +34,7 @@ from trend_dagster.orchestration.io_managers import (
     materialization,
 )
 from trend_dagster.orchestration.partitions import register
-from trend_dagster.orchestration.production import STORED_ASSETS, publish_alone
+from trend_dagster.orchestration.production import publish_alone
 from trend_dagster.project.folder import BOLD_RUN, Project
 from trend_dagster.storage.arrays import read_numbers
 from trend_dagster.storage.label_files import read_geodesic_labels
@@ -97,7 +98,7 @@ def import_file(
         If the file cannot be used; then nothing has changed.
     """
     found = read(project, file)
-    asset = STORED_ASSETS[found.asset]
+    asset = ASSETS[found.asset]
     recipe = Recipe(
         asset.name,
         asset.code_version,
@@ -105,7 +106,7 @@ def import_file(
         {f"file {file.name}": digest_of_file(file)},
         imported_from=file.name,
     )
-    upstream = latest_records(instance, [dg.AssetKey(name) for name in asset.upstream])
+    upstream = latest_records(instance, map(dg.AssetKey, asset.upstream))
     if BOLD_RUN in asset.dims:
         register(instance, BOLD_RUN, project.keys(BOLD_RUN))
     versions = []
@@ -345,7 +346,7 @@ def read_checkpoint(
         If the file is no such checkpoint, or was trained on runs of another length.
     """
     from trend_dagster.orchestration.assets.features import model_result
-    from trend_dagster.storage.weights import load_tutorial_checkpoint
+    from trend_dagster.project.model import load_tutorial_checkpoint
 
     model, origin = load_tutorial_checkpoint(file, n_heads=n_heads, confidence=confidence)
     _check_timepoints(project, file, model.n_timepoints)

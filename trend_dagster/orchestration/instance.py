@@ -21,9 +21,8 @@ import psutil
 from sqlalchemy.exc import DatabaseError
 
 from trend_dagster.errors import StoreError
+from trend_dagster.orchestration.private import HOST_TAG, PROCESS_TAG
 from trend_dagster.project.settings import resource_folder
-
-PROCESS_TAG, HOST_TAG = "trend/process", "trend/host"
 
 
 @contextmanager

@@ -15,7 +15,11 @@ from dataclasses import dataclass, field
 from typing import Any
 
 import dagster as dg
-from dagster._core.definitions.data_version import (
+from numpy.typing import NDArray
+
+from trend_dagster.errors import MissingUpstreamError
+from trend_dagster.orchestration.partitions import to_key, to_partition
+from trend_dagster.orchestration.private import (
     CODE_VERSION_TAG,
     DATA_VERSION_IS_USER_PROVIDED_TAG,
     DATA_VERSION_TAG,
@@ -24,25 +28,15 @@ from dagster._core.definitions.data_version import (
     get_input_data_version_tag,
     get_input_event_pointer_tag,
 )
-from dagster._core.definitions.source_asset import SYSTEM_METADATA_KEY_SOURCE_ASSET_OBSERVATION
-from numpy.typing import NDArray
-
-from trend_dagster.errors import MissingUpstreamError
-from trend_dagster.orchestration.partitions import to_key, to_partition
 from trend_dagster.orchestration.resources import ProjectResource
 from trend_dagster.storage.provenance import Recipe, digest_of
 from trend_dagster.storage.stores import Partition, Version, describe
 
+NONE = "none"
+"""In a recipe, the digest of an optional input that was asked for and not there."""
+
 PLANNED_TAG = "trend/planned"
 """Tag of runs of the command line, which asks the store first what has to be made."""
-
-RECORDED_ONE_BY_ONE = {SYSTEM_METADATA_KEY_SOURCE_ASSET_OBSERVATION: True}
-"""Metadata of an output that tells Dagster not to record every partition a second time.
-
-Dagster records all partitions of a run when the run's step succeeds; the ones that a killed run
-had finished would be forgotten. We record each as it finishes. This key (of Dagster 1.13, which is
-pinned) is its own way to let an asset that did so pass; a test counts the records.
-"""
 
 
 @dataclass(frozen=True)
@@ -257,7 +251,11 @@ def _tags(published: Published, upstream: Mapping[str, dg.EventLogRecord | None]
         CODE_VERSION_TAG: recipe.code_version,
     }
     for asset, record in upstream.items():
-        digests = {n: d for n, d in recipe.inputs.items() if n.partition("[")[0] == asset}
+        digests = {
+            name: digest
+            for name, digest in recipe.inputs.items()
+            if name.partition("[")[0] == asset and digest != NONE
+        }
         # Where it is not made from it (imported, or not needed for this partition) it is out of
         # date, for Dagster, when that changes from now.
         made_from = digests.get(asset) or digest_of(digests)

@@ -1,11 +1,11 @@
-"""Jobs, named for what a person wants done. What the command line does, they do.
+"""Jobs, named for what a person wants done. What the command line does, they ask for.
 
 What belongs here: jobs for the page, the sensor and the schedule, and their run config. What does
-not: how things are made (``running``), which is the same for `trend run`.
+not: what is asked for and how it is followed (``backfills``).
 
-Each job is one step that makes what is missing or out of date, asset by asset, in runs of its own
-that the page shows beside it. So it can be started again after any failure, and takes up what was
-finished.
+Each job is one step that asks for one asset backfill over exactly the partitions that are missing
+or out of date, and follows it to its end. So it can be started again after any failure, and takes
+up what was finished; ending the job ends the backfill.
 
 See https://docs.dagster.io/guides/build/ops and
 https://docs.dagster.io/guides/operate/configuration/run-configuration.
@@ -21,18 +21,17 @@ import dagster as dg
 from dagster import OpExecutionContext
 from pydantic import Field
 
-from trend_dagster.errors import SettingsError, TrendError
+from trend_dagster.errors import RunDiedError, SettingsError, TrendError
+from trend_dagster.orchestration.assets import ASSETS, find_asset
+from trend_dagster.orchestration.backfills import make_all
 from trend_dagster.orchestration.importing import READERS, import_file
 from trend_dagster.orchestration.instance import end_dead_runs, only_run_here
-from trend_dagster.orchestration.production import STORED_ASSETS, find_asset
-from trend_dagster.orchestration.resources import ProjectResource
-from trend_dagster.orchestration.running import Outcome, run_all
+from trend_dagster.orchestration.partitions import register_all
+from trend_dagster.orchestration.private import RETRY_ON_ASSET_OR_OP_FAILURE_TAG
+from trend_dagster.orchestration.running import Outcome, Wish
 from trend_dagster.project.folder import Project
 from trend_dagster.project.settings import nearest
 from trend_dagster.storage.stores import Version, describe
-
-BuildDefinitions = Callable[[str | None], dg.Definitions]
-"""Takes a profile in place of the one in trend.yaml."""
 
 PROJECT_POOL = "project"  # of the jobs: one at a time, like `trend run`
 
@@ -111,23 +110,12 @@ def op_of(job: str) -> str:
     return f"do_{job}"
 
 
-def build_jobs(build: BuildDefinitions) -> list[dg.JobDefinition]:
-    """Make all jobs.
-
-    Parameters
-    ----------
-    build : callable
-        Builds the definitions of the project, for the runs that a job starts.
-
-    Returns
-    -------
-    list of JobDefinition
-        One per entry of ``JOBS``, and the one that imports.
-    """
-    return [*(_make_job(name, spec, build) for name, spec in JOBS.items()), _import_job()]
+def build_jobs() -> list[dg.JobDefinition]:
+    """Make all jobs: one per entry of ``JOBS``, and the one that imports."""
+    return [*(_make_job(name, spec) for name, spec in JOBS.items()), _import_job()]
 
 
-def _make_job(name: str, spec: JobSpec, build: BuildDefinitions) -> dg.JobDefinition:
+def _make_job(name: str, spec: JobSpec) -> dg.JobDefinition:
     @dg.op(
         name=op_of(name),
         description=spec.description,
@@ -136,8 +124,9 @@ def _make_job(name: str, spec: JobSpec, build: BuildDefinitions) -> dg.JobDefini
         out=dg.Out(dg.Nothing),
     )
     def make(context: OpExecutionContext, config: MakeConfig) -> None:
-        with _errors_in_words():
-            outcomes = list(_logged(_run(context, config, spec, build), context))
+        with _errors_in_words(context):
+            outcomes = _run(context, config, name, spec)
+        _tell(outcomes, context)
         context.add_output_metadata({"outcome": dg.MetadataValue.md(_table(outcomes))})
         errors = [error for outcome in outcomes for error in outcome.errors]
         if errors:
@@ -151,35 +140,38 @@ def _make_job(name: str, spec: JobSpec, build: BuildDefinitions) -> dg.JobDefini
 
 
 def _run(
-    context: OpExecutionContext, config: MakeConfig, spec: JobSpec, build: BuildDefinitions
-) -> Iterator[Outcome]:
-    resource: ProjectResource = context.resources.project
-    project = resource.open()
+    context: OpExecutionContext, config: MakeConfig, name: str, spec: JobSpec
+) -> list[Outcome]:
+    project: Project = context.resources.project.open()
     for asset in config.select:
         find_asset(asset)
+    wish = Wish(
+        select=config.select,
+        among=[asset for asset in ASSETS if spec.assets(asset)],
+        force=config.force,
+        retrain=config.retrain or spec.retrain,
+    )
     with only_run_here(project.folder, wait=context.log.info):
         end_dead_runs(context.instance)
-        yield from run_all(
-            project,
-            build(resource.profile or None),
-            context.instance,
-            select=config.select,
-            among=[asset for asset in STORED_ASSETS if spec.assets(asset)],
-            force=config.force,
-            retrain=config.retrain or spec.retrain,
-        )
+        for _, error in register_all(context.instance, project):
+            raise error
+        return make_all(project, context.instance, wish, name, context.log.info)
 
 
 @contextmanager
-def _errors_in_words() -> Iterator[None]:
-    """Let a run fail with the words of our errors; trying again would not mend them."""
+def _errors_in_words(context: OpExecutionContext) -> Iterator[None]:
+    """Let a run fail with the words of our errors; trying again would not mend most of them."""
     try:
         yield
+    except RunDiedError as error:
+        # The run is tried again (dagster.yaml, run_retries), as if this process had been killed.
+        context.instance.add_run_tags(context.run_id, {RETRY_ON_ASSET_OR_OP_FAILURE_TAG: "true"})
+        raise dg.Failure(str(error)) from error
     except TrendError as error:
         raise dg.Failure(str(error), allow_retries=False) from error
 
 
-def _logged(outcomes: Iterator[Outcome], context: OpExecutionContext) -> Iterator[Outcome]:
+def _tell(outcomes: list[Outcome], context: OpExecutionContext) -> None:
     for outcome in outcomes:
         context.log.info(
             f"{outcome.asset}: {outcome.made} made, {outcome.kept} kept, {outcome.blocked} waiting"
@@ -188,7 +180,6 @@ def _logged(outcomes: Iterator[Outcome], context: OpExecutionContext) -> Iterato
             context.log.warning(note)
         for error in outcome.errors:
             context.log.error(error)
-        yield outcome
 
 
 def _table(outcomes: list[Outcome]) -> str:
@@ -213,7 +204,7 @@ def _import_job() -> dg.JobDefinition:
         out=dg.Out(dg.Nothing),
     )
     def import_op(context: OpExecutionContext, config: ImportConfig) -> None:
-        with _errors_in_words():
+        with _errors_in_words(context):
             made = _import(context, config)
         names = [describe(version.asset, version.partition) for version in made]
         context.add_output_metadata({"imported": dg.MetadataValue.json(json.dumps(names))})

@@ -1,20 +1,22 @@
 """What exists, what is out of date and why, and what an output was made from.
 
 What belongs here: comparing what is stored with what would be made today. What does not: making it
-(``stored_asset``) or reporting it (``checks``, the command line).
+(``production``) or reporting it (``checks``, the command line).
 """
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Iterator
+from collections.abc import Iterator
 from contextlib import suppress
 from dataclasses import dataclass, replace
 from typing import Literal
 
 from trend_dagster.errors import StoreError, TrendError
-from trend_dagster.orchestration.production import STORED_ASSETS, StoredAsset, missing_files
+from trend_dagster.orchestration.assets import ASSETS
+from trend_dagster.orchestration.io_managers import NONE
+from trend_dagster.orchestration.production import MISSING, StoredAsset, missing_files
 from trend_dagster.project.folder import Project
-from trend_dagster.storage.provenance import differences
+from trend_dagster.storage.provenance import Recipe
 from trend_dagster.storage.stores import Partition, Version, describe
 
 Status = Literal["current", "out of date", "missing", "blocked", "damaged", "not needed"]
@@ -51,79 +53,80 @@ class State:
 
     @property
     def only_inputs_changed(self) -> bool:
-        """Whether settings and code are those that it was made with."""
-        made = self.version is not None and self.version.excluded is None
-        return (
-            self.status == "out of date"
-            and made
-            and all(
-                reason.startswith("input ") or reason in self.waits_for for reason in self.reasons
-            )
+        """Whether settings and code are those that it was made with, as far as can be told now."""
+        if self.version is None or self.version.excluded is not None:
+            return False
+        if self.status == "blocked":  # what it would be made from is not there yet
+            return True
+        return self.status == "out of date" and all(
+            reason.startswith("input ") or reason in self.waits_for for reason in self.reasons
         )
 
 
-def states(project: Project, asset: StoredAsset) -> list[State]:
-    """Compare the stored outputs of an asset with what would be made today.
+class Lineage:
+    """How the outputs of a project stand; each is looked at once, however many are made from it.
 
     Parameters
     ----------
     project : Project
-        Where.
-    asset : StoredAsset
-        Which asset.
-
-    Returns
-    -------
-    list of State
-        One per partition that it has today. What is made from something out of date is out of
-        date itself, unless that something is a model that is used as it is.
+        Which project.
     """
-    return _Walk(project).states(asset)
-
-
-def states_of(project: Project, assets: Iterable[StoredAsset]) -> dict[str, list[State]]:
-    """States of the outputs of several assets, by asset; each output is looked at once."""
-    walk = _Walk(project)
-    return {asset.name: walk.states(asset) for asset in assets}
-
-
-class _Walk:
-    """Looks at every output once, however many others are made from it."""
 
     def __init__(self, project: Project) -> None:
         self.project = project
-        self.known: dict[tuple[str, str], State] = {}
-        self.needed: dict[str, bool] = {}
+        self._known: dict[str, State] = {}
+        self._needed: dict[str, bool] = {}
 
     def states(self, asset: StoredAsset) -> list[State]:
-        return [self.state(asset, partition) for partition in asset.partitions(self.project)]
+        """Compare the stored outputs of an asset with what would be made today.
 
-    def state(self, asset: StoredAsset, partition: Partition) -> State:
-        key = (asset.name, describe(asset.name, partition))
-        if key not in self.known:
+        Parameters
+        ----------
+        asset : StoredAsset
+            Which asset.
+
+        Returns
+        -------
+        list of State
+            One per partition that it has today. What is made from something out of date is out of
+            date itself, unless that something is a model that is used as it is.
+        """
+        return [self._state(asset, partition) for partition in asset.partitions(self.project)]
+
+    def forget(self, asset: StoredAsset) -> None:
+        """Look again at an asset that was made anew, and at all that is made from it."""
+        changed = {asset.name}
+        for other in ASSETS.values():  # in the order of computation
+            if changed & other.upstream.keys():
+                changed.add(other.name)
+        self._known = {k: s for k, s in self._known.items() if s.asset not in changed}
+        self._needed.clear()
+
+    def _state(self, asset: StoredAsset, partition: Partition) -> State:
+        key = describe(asset.name, partition)
+        if key not in self._known:
             state = self._look(asset, partition)
             if state.status != "current" and not self._is_needed(asset):
                 why = "under these settings nothing is made from it"
                 state = replace(state, status="not needed", reasons=(why,), waits_for=())
-            self.known[key] = state
-        return self.known[key]
+            self._known[key] = state
+        return self._known[key]
 
     def _is_needed(self, asset: StoredAsset) -> bool:
         """Tell whether it is an end in itself, or something that has to be made is made from it."""
-        if asset.name not in self.needed:
-            consumers = [c for c in STORED_ASSETS.values() if asset.name in c.upstream]
-            self.needed[asset.name] = not consumers or any(
-                self._takes(consumer, asset) for consumer in consumers
-            )
-        return self.needed[asset.name]
+        if asset.idle(self.project.settings) is not None:
+            return True  # its exclusion tells the page why
+        if asset.name not in self._needed:
+            consumers = [c for c in ASSETS.values() if asset.name in c.upstream]
+            self._needed[asset.name] = not consumers or any(map(self._takes, consumers))
+        return self._needed[asset.name]
 
-    def _takes(self, consumer: StoredAsset, asset: StoredAsset) -> bool:
-        stored = [
-            self._look_up(consumer, partition)
-            for partition in consumer.partitions(self.project)
-            if consumer.takes(asset.name, self.project.settings, partition)
-        ]
-        return any(v is None or not v.imported for v in stored) and self._is_needed(consumer)
+    def _takes(self, consumer: StoredAsset) -> bool:
+        """Tell whether an output of a consumer has to be made; what was brought has not."""
+        if consumer.idle(self.project.settings) is not None:
+            return False
+        found = [self._look_up(consumer, p) for p in consumer.partitions(self.project)]
+        return any(v is None or not v.imported for v in found) and self._is_needed(consumer)
 
     def _look_up(self, asset: StoredAsset, partition: Partition) -> Version | None:
         with suppress(StoreError):  # damaged: it has to be made
@@ -139,18 +142,18 @@ class _Walk:
         if version is not None and version.imported:
             return State(asset.name, partition, "current", (), version)
         try:
-            inputs = asset.inputs(project, partition)
+            inputs = asset.find(project, partition)
             recipe = asset.recipe(project, partition, inputs)
         except TrendError as error:
             return State(asset.name, partition, "blocked", (str(error),), version)
+        made_like = recipe if version is None else asset.recipe_like(recipe, version)
+        waits_for = tuple(self._not_current(asset, partition, made_like))
         if version is None:
             failure = store.failure(asset.name, partition)
             why = (failure,) if failure else ()
-            return State(asset.name, partition, "missing", why, None)
-        waits_for = tuple(self._not_current(v for vs in inputs.values() for v in vs))
+            return State(asset.name, partition, "missing", why, None, waits_for)
         reasons = (
-            *differences(version.recipe, recipe),
-            *(f"file {name} is gone" for name in missing_files(project, version)),
+            *asset.why_not_current(project, recipe, version, missing_files(project, version)),
             *waits_for,
         )
         if (failure := store.failure(asset.name, partition)) and reasons:
@@ -158,15 +161,23 @@ class _Walk:
         status: Status = "out of date" if reasons else "current"
         return State(asset.name, partition, status, reasons, version, waits_for)
 
-    def _not_current(self, versions: Iterable[Version]) -> Iterator[str]:
-        for version in versions:
-            asset = STORED_ASSETS[version.asset]
-            if any(version.partition[d] not in self.project.keys(d) for d in asset.dims):
-                continue  # its input was removed: it has no state today
-            state = self.state(asset, version.partition)
-            kept = asset.keep_when_inputs_change and state.only_inputs_changed
-            if state.status not in {"current", "not needed"} and not kept:
-                yield f"{describe(version.asset, version.partition)} is {state.status}"
+    def _not_current(
+        self, asset: StoredAsset, partition: Partition, recipe: Recipe
+    ) -> Iterator[str]:
+        """Name what an output would be made from and is not current itself."""
+        for upstream in asset.inputs:
+            if upstream.idle(self.project.settings) is not None:
+                continue
+            for key in asset.wanted(self.project, partition, upstream):
+                name = describe(upstream.name, key)
+                if recipe.inputs.get(name, MISSING).startswith(MISSING):
+                    continue  # not used, or passed over
+                if any(key[dim] not in self.project.keys(dim) for dim in upstream.dims):
+                    continue  # its input was removed: it has no state today
+                state = self._state(upstream, key)
+                kept = upstream.keep_when_inputs_change and state.only_inputs_changed
+                if state.status not in {"current", "not needed"} and not kept:
+                    yield f"{name} is {state.status}"
 
 
 def ancestry(
@@ -199,7 +210,7 @@ def ancestry(
     followed.add(name)
     yield depth, f"{name} {version.digest}{origin}"
     for name, digest in version.recipe.inputs.items():
-        upstream = _stored(project, name)
+        upstream = None if digest == NONE else _stored(project, name)
         if upstream is None:
             yield depth + 1, f"{name} {digest}"
         elif upstream.digest == digest:
@@ -210,7 +221,7 @@ def ancestry(
 
 def _stored(project: Project, name: str) -> Version | None:
     asset, _, rest = name.rstrip("]").partition("[")
-    if asset not in STORED_ASSETS:
+    if asset not in ASSETS:
         return None
     partition = dict(part.split("=", 1) for part in rest.split(", ")) if rest else {}
     return project.store.latest(asset, partition)

@@ -10,11 +10,12 @@ from collections.abc import Iterator, Mapping
 from dataclasses import dataclass
 from typing import get_args
 
-from trend_dagster.errors import InputError, StoreError
-from trend_dagster.orchestration.lineage import State, Status, states_of
-from trend_dagster.orchestration.production import STORED_ASSETS, StoredAsset
-from trend_dagster.project.folder import N_COMPONENTS, Project
-from trend_dagster.storage.stores import Partition, describe
+from trend_dagster.errors import StoreError
+from trend_dagster.orchestration.assets import ASSETS
+from trend_dagster.orchestration.lineage import Lineage, State, Status
+from trend_dagster.orchestration.production import StoredAsset, removed
+from trend_dagster.project.folder import Project
+from trend_dagster.storage.stores import describe
 
 STATUSES: tuple[Status, ...] = get_args(Status)
 
@@ -60,8 +61,8 @@ def overview(project: Project) -> list[AssetStatus]:
     list of AssetStatus
         In the order of computation.
     """
-    found = states_of(project, STORED_ASSETS.values())
-    return [_status(project, asset, found[name]) for name, asset in STORED_ASSETS.items()]
+    lineage = Lineage(project)
+    return [_status(project, asset, lineage.states(asset)) for asset in ASSETS.values()]
 
 
 def _status(project: Project, asset: StoredAsset, found: list[State]) -> AssetStatus:
@@ -80,33 +81,9 @@ def _status(project: Project, asset: StoredAsset, found: list[State]) -> AssetSt
     )
 
 
-def removed(project: Project, asset: StoredAsset) -> list[Partition]:
-    """Find stored outputs whose input file is no longer there.
-
-    Parameters
-    ----------
-    project : Project
-        Where.
-    asset : StoredAsset
-        Which asset.
-
-    Returns
-    -------
-    list of mappings
-        Their partitions.
-    """
-    dims = [dim for dim in asset.dims if dim != N_COMPONENTS]
-    today = {dim: _keys(project, dim) for dim in dims}
-    return [
-        partition
-        for partition in project.store.stored(asset.name, asset.dims)
-        if any(partition[dim] not in today[dim] for dim in dims)
-    ]
-
-
 def damages(project: Project) -> Iterator[str]:
     """Compare every stored byte with the digest taken when it was written; yield what differs."""
-    for name, asset in STORED_ASSETS.items():
+    for name, asset in ASSETS.items():
         for partition in project.store.stored(name, asset.dims):
             try:
                 version = project.store.latest(name, partition)
@@ -114,10 +91,3 @@ def damages(project: Project) -> Iterator[str]:
                     version.verify()
             except StoreError as error:
                 yield str(error)
-
-
-def _keys(project: Project, dim: str) -> set[str]:
-    try:
-        return set(project.keys(dim))
-    except InputError:  # the folder itself is gone, or empty
-        return set()

@@ -1,52 +1,36 @@
 """The three dimensions along which work is cut, and the keys of their partitions.
 
-What belongs here: partition definitions and the translation between Dagster's keys and the
-``{dimension: key}`` form that the store uses. What does not: which keys there are today (the
-project knows its files) and how one asset's partitions depend on another's (``stored_asset``).
+What belongs here: partition definitions, keeping Dagster's keys those of today's inputs and
+settings, and the translation between Dagster's keys and the ``{dimension: key}`` form that the
+store uses. What does not: which keys there are today (the project knows its files) and how one
+asset's partitions depend on another's (``production``).
 
 See https://docs.dagster.io/guides/build/partitions-and-backfills.
 """
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
 
 import dagster as dg
 
-from trend_dagster.project.folder import BOLD_RUN, LABEL_FILE, N_COMPONENTS
+from trend_dagster.errors import TrendError
+from trend_dagster.project.folder import BOLD_RUN, LABEL_FILE, N_COMPONENTS, Project
 from trend_dagster.storage.stores import WHOLE, Partition
 
-bold_runs = dg.DynamicPartitionsDefinition(name=BOLD_RUN)
-label_files = dg.DynamicPartitionsDefinition(name=LABEL_FILE)
+DIMENSIONS = {
+    name: dg.DynamicPartitionsDefinition(name=name) for name in (BOLD_RUN, LABEL_FILE, N_COMPONENTS)
+}
 
-
-def partitions_of(
-    dims: tuple[str, ...], n_components: Sequence[str]
-) -> dg.PartitionsDefinition[str] | None:
-    """Dagster's definition for a set of dimensions.
-
-    Parameters
-    ----------
-    dims : tuple of str
-        Dimensions of an asset; empty for an asset without partitions.
-    n_components : sequence of str
-        Keys of the dimension that the settings decide.
-
-    Returns
-    -------
-    PartitionsDefinition or None
-        None without dimensions.
-    """
-    if not dims:
-        return None
-    single: dict[str, dg.PartitionsDefinition[str]] = {
-        BOLD_RUN: bold_runs,
-        LABEL_FILE: label_files,
-        N_COMPONENTS: dg.StaticPartitionsDefinition(list(n_components)),
-    }
-    if len(dims) == 1:
-        return single[dims[0]]
-    return dg.MultiPartitionsDefinition({dim: single[dim] for dim in dims})
+PARTITIONS: dict[tuple[str, ...], dg.PartitionsDefinition[str] | None] = {
+    (): None,
+    (BOLD_RUN,): DIMENSIONS[BOLD_RUN],
+    (LABEL_FILE,): DIMENSIONS[LABEL_FILE],
+    (LABEL_FILE, N_COMPONENTS): dg.MultiPartitionsDefinition(
+        {name: DIMENSIONS[name] for name in (LABEL_FILE, N_COMPONENTS)}
+    ),
+}
+"""Dagster's definition for each set of dimensions that an asset may have."""
 
 
 def to_partition(dims: tuple[str, ...], key: str | None) -> Partition:
@@ -94,25 +78,47 @@ def to_key(partition: Partition) -> str | None:
     return dg.MultiPartitionKey(partition)
 
 
-def register(instance: dg.DagsterInstance, dimension: str, keys: Sequence[str]) -> list[str]:
-    """Make keys known to Dagster.
+def register(instance: dg.DagsterInstance, dimension: str, keys: Sequence[str]) -> None:
+    """Make the keys of a dimension known to Dagster, and forget those that are no more.
+
+    What is stored of a key that is gone stays. Dagster must forget the key: a backfill of all
+    partitions would fail for ever on one that cannot be made.
 
     Parameters
     ----------
     instance : DagsterInstance
         Where.
     dimension : str
-        ``bold_run`` or ``label_file``.
+        ``bold_run``, ``label_file`` or ``n_components``.
     keys : sequence of str
         All keys that there are.
-
-    Returns
-    -------
-    list of str
-        Those that were new.
     """
     known = set(instance.get_dynamic_partitions(dimension))
-    new = [key for key in keys if key not in known]
-    if new:
+    if new := [key for key in keys if key not in known]:
         instance.add_dynamic_partitions(dimension, new)
-    return new
+    for key in sorted(known.difference(keys)):
+        instance.delete_dynamic_partition(dimension, key)
+
+
+def register_all(
+    instance: dg.DagsterInstance, project: Project
+) -> Iterator[tuple[str, TrendError]]:
+    """Make today's keys of all dimensions known to Dagster.
+
+    Parameters
+    ----------
+    instance : DagsterInstance
+        Where.
+    project : Project
+        Whose inputs and settings.
+
+    Yields
+    ------
+    tuple of str and TrendError
+        A dimension whose keys cannot be told, and why; what is known of it stays.
+    """
+    for dimension in DIMENSIONS:
+        try:
+            register(instance, dimension, project.keys(dimension))
+        except TrendError as error:
+            yield dimension, error

@@ -1,42 +1,56 @@
 """The one mechanism behind every asset: find inputs, skip what is current, compute, publish.
 
-What belongs here: how an asset's partitions depend on another's, what the recipe of an output is,
-and the loop over the partitions of a run. What does not: any single asset (``assets``), and how
-outputs are recorded (``io_managers``).
+What belongs here: what an output is made from (its recipe), the loop over the partitions of a run,
+and publishing. What does not: any single asset (``assets``), and how outputs are recorded with
+Dagster (``io_managers``).
 
-An asset is a function of a :class:`Cell` and of the assets that its other parameters name. The
-rule of dependence is one for all: a partition depends on the upstream partition that shares its
-dimensions, and on all partitions along the dimensions that it does not have.
+An asset is a function of a :class:`Task` and of the assets that its other parameters name. Three
+rules hold for all of them:
+
+- *Dependence*: a partition is made from the upstream partition that shares its dimensions, and from
+  all partitions along the dimensions that it does not have.
+- *Currency*: an output whose stored recipe (code version, settings, digests of its inputs) equals
+  today's is current, and is kept.
+- *Absence*: an asset that has nothing to do under the settings is an exclusion that says why
+  (``nothing_to_do``), and what needs an excluded input is excluded for the same reason. How an
+  input may be absent stands in the annotation of its parameter: ``Version`` must be there,
+  ``Sequence[Version]`` must all be there (excluded ones are left out), :class:`Available` takes
+  those there are, and :class:`Optional` gives None for what is missing or excluded. An optional
+  input that was not asked for is no part of the recipe.
 
 See https://docs.dagster.io/guides/build/assets.
 """
 
+import importlib
 import inspect
 import itertools
+import os
 import resource
+import shutil
+import socket
 import sys
 import time
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import ExitStack, contextmanager, suppress
 from contextvars import ContextVar
 from dataclasses import dataclass, replace
-from functools import partial
+from functools import cached_property, partial
 from pathlib import Path
 from typing import Any
 
 import dagster as dg
-from dagster import AssetExecutionContext
 from pydantic import Field
 
-from trend_dagster.errors import MissingUpstreamError, SettingsError, StoreError, TrendError
-from trend_dagster.orchestration.io_managers import RECORDED_ONE_BY_ONE, Published, Result
-from trend_dagster.orchestration.partitions import partitions_of, to_partition
-from trend_dagster.project.folder import BOLD_RUN, Project
-from trend_dagster.project.settings import Settings, made_encodings, nearest
+from trend_dagster.errors import InputError, MissingUpstreamError, StoreError, TrendError
+from trend_dagster.files import replace_file
+from trend_dagster.orchestration.io_managers import NONE, Published, Result
+from trend_dagster.orchestration.partitions import PARTITIONS, to_partition
+from trend_dagster.orchestration.private import HOST_TAG, PROCESS_TAG, RECORDED_ONE_BY_ONE
+from trend_dagster.project.folder import N_COMPONENTS, Project
+from trend_dagster.project.settings import Settings
 from trend_dagster.science.cores import usable_cores
-from trend_dagster.science.parcellation.fanout import count_workers, side_by_side
-from trend_dagster.storage.provenance import Recipe, digest_of, digest_of_file
-from trend_dagster.storage.stores import Draft, Partition, Version, describe, replace_file
+from trend_dagster.storage.provenance import Recipe, differences, digest_of, digest_of_file
+from trend_dagster.storage.stores import Draft, Partition, Version, describe
 
 Progress = Callable[[str, str, float], None]
 """Takes the name of an output, what happens to it, and the share done from 0 to 1."""
@@ -46,7 +60,14 @@ PROGRESS: ContextVar[Progress] = ContextVar("progress", default=lambda name, doi
 
 OWNER = "team:neuroimaging"
 
-NO_BOLD = "there are no BOLD runs: the average correlation was imported"
+FORCE_TAG = "trend/force"
+"""Tag of runs that compute even what is current: the names of those assets."""
+
+MISSING = "missing:"
+"""In a recipe, what the digest of a partition that was passed over begins with."""
+
+
+# --- What an asset is -------------------------------------------------------------------------
 
 
 class AssetConfig(dg.Config):
@@ -59,9 +80,51 @@ class AssetConfig(dg.Config):
     )
 
 
+class Available(list[Version]):
+    """Those partitions of an input that there are; why others are missing is in the recipe."""
+
+
+class Optional:
+    """An input that an output may do without: called, it is the version, or None.
+
+    Parameters
+    ----------
+    version : Version or None
+        What is stored; None where it is missing, excluded, or has nothing to do.
+    """
+
+    def __init__(self, version: Version | None) -> None:
+        self._version = version
+        self.asked_for = False
+
+    def __call__(self) -> Version | None:
+        """Ask for it: from here on the output is made from it, or from its absence."""
+        self.asked_for = True
+        return self._version
+
+
+def needed(optional: Optional, task: "Task", upstream: str) -> Version:
+    """Ask for an optional input that the settings make necessary.
+
+    Raises
+    ------
+    MissingUpstreamError
+        If it is not there.
+    """
+    version = optional()
+    if version is None:
+        raise MissingUpstreamError(
+            task.name,
+            expected=f"{upstream}, which the settings ask for",
+            found="none" + _why_missing(task.project, upstream, {}),
+            remedy=f"Materialize {upstream} first (`trend run` makes all that is needed).",
+        )
+    return version
+
+
 @dataclass
-class Cell:
-    """One partition at work.
+class Task:
+    """One partition of an asset at work.
 
     Parameters
     ----------
@@ -94,57 +157,46 @@ class Cell:
         return self.project.settings
 
     def progress(self, doing: str, share: float) -> None:
-        """Show how far this cell is.
-
-        Parameters
-        ----------
-        doing : str
-            A few words.
-        share : float
-            From 0 to 1.
-        """
+        """Show how far this task is: a few words, and the share done from 0 to 1."""
         PROGRESS.get()(self.name, doing, share)
 
 
 Compute = Callable[..., Any]
 FilesOf = Callable[[Project, Partition], Mapping[str, Path]]
-Unless = Callable[[Settings, Partition], bool]
-Derived = Callable[[Settings], Mapping[str, Any]]
+NothingToDo = Callable[[Settings], str | None]
 WorkerBytes = Callable[[Settings, Mapping[str, list[Version]], int], int]
-Pending = list[tuple[Partition, Recipe, dict[str, list[Version]]]]
+Inputs = dict[str, list[Version]]
+"""What is stored of each input today, by the input's name."""
+
+Pending = list[tuple[Partition, Inputs]]
 
 
-@dataclass(frozen=True)
+@dataclass(frozen=True, eq=False)
 class StoredAsset:
     """An asset whose outputs live in the store.
 
     Parameters
     ----------
     compute : callable
-        Takes a cell and, by name, what it is made from: one ``Version`` where partitions
-        correspond, a list of them (excluded ones left out) where it takes all, None where the
-        settings say that it is not needed. Returns a ``Result``. With ``together`` it takes a
-        list of cells and yields ``(cell, Result)`` as each is finished, or ``(cell, TrendError)``
-        where only that cell cannot be made.
+        Takes a task and, by name, what it is made from; returns a ``Result``. With ``together`` it
+        takes a list of tasks and yields ``(task, Result)`` as each is finished, or
+        ``(task, TrendError)`` where only that one cannot be made.
     dims : tuple of str
         Dimensions of its partitions.
     group : str
         Group in the UI.
+    inputs : tuple of StoredAsset
+        What it is made from; the parameters of ``compute`` have their names.
     settings : tuple of str
-        Sections of the settings that decide its content.
-    derived : callable, optional
-        Takes the settings; returns what of other sections decides its content, by name.
+        Sections of the settings that decide its content, or single settings (``section.name``).
     code_version : str
         Raised when a change of code changes results.
+    nothing_to_do : callable, optional
+        Takes the settings; says why no output is needed under them, or None.
     files : callable, optional
         Takes the project and a partition, returns the input files that this asset reads, by name.
     together : str, optional
         Dimension whose partitions are computed in one go.
-    unless : mapping of str to callable
-        Upstream assets that some partitions are made without, and when: the callable takes the
-        settings and a partition.
-    incomplete : frozenset of str
-        Upstream assets of which partitions may be missing; they are then passed over.
     keep_when_inputs_change : bool
         Made anew only when asked or when its settings change (a trained model).
     pool : str, optional
@@ -156,18 +208,23 @@ class StoredAsset:
     """
 
     compute: Compute
-    dims: tuple[str, ...]
     group: str
-    settings: tuple[str, ...]
-    derived: Derived | None
-    code_version: str
-    files: FilesOf | None
-    together: str | None
-    unless: Mapping[str, Unless]
-    incomplete: frozenset[str]
-    keep_when_inputs_change: bool
-    pool: str | None
-    worker_bytes: WorkerBytes | None
+    dims: tuple[str, ...] = ()
+    inputs: "tuple[StoredAsset, ...]" = ()
+    settings: tuple[str, ...] = ()
+    code_version: str = "1"
+    nothing_to_do: NothingToDo | None = None
+    files: FilesOf | None = None
+    together: str | None = None
+    keep_when_inputs_change: bool = False
+    pool: str | None = None
+    worker_bytes: WorkerBytes | None = None
+
+    def __post_init__(self) -> None:
+        """Make sure that inputs and parameters agree."""
+        parameters = list(inspect.signature(self.compute).parameters)[1:]
+        if sorted(parameters) != sorted(self.upstream):
+            raise TypeError(f"{self.name} takes {parameters}, and its inputs are {self.upstream}")
 
     @property
     def name(self) -> str:
@@ -175,71 +232,69 @@ class StoredAsset:
         return self.compute.__name__
 
     @property
-    def upstream(self) -> tuple[str, ...]:
-        """Names of the assets that it is made from."""
-        return tuple(inspect.signature(self.compute).parameters)[1:]
+    def upstream(self) -> "dict[str, StoredAsset]":
+        """What it is made from, by name."""
+        return {asset.name: asset for asset in self.inputs}
+
+    @cached_property
+    def _annotations(self) -> dict[str, str]:
+        parameters = inspect.signature(self.compute).parameters.values()
+        return {p.name: str(p.annotation).rpartition(".")[2].strip("'>") for p in parameters}
+
+    def may_lack(self, upstream: str) -> bool:
+        """Tell whether an output can be made where partitions of an input are missing."""
+        return self._annotations[upstream] in (Available.__name__, Optional.__name__)
+
+    def asks_for(self, upstream: str) -> bool:
+        """Tell whether it is known only to the computation if an input is used at all."""
+        return self._annotations[upstream] == Optional.__name__
+
+    def takes_all_of(self, upstream: "StoredAsset") -> bool:
+        """Tell whether a partition depends on several of upstream's."""
+        return not set(upstream.dims) <= set(self.dims)
+
+    def idle(self, settings: Settings) -> str | None:
+        """Why there is nothing to do under the settings; None if there is."""
+        return None if self.nothing_to_do is None else self.nothing_to_do(settings)
 
     def partitions(self, project: Project) -> list[Partition]:
         """All partitions that it has today."""
         keys = [project.keys(dim) for dim in self.dims]
         return [dict(zip(self.dims, k, strict=True)) for k in itertools.product(*keys)]
 
-    def recipe(
-        self, project: Project, partition: Partition, inputs: Mapping[str, list[Version]]
-    ) -> Recipe:
-        """What an output would be made from now."""
-        digests = {describe(v.asset, v.partition): v.digest for vs in inputs.values() for v in vs}
-        digests |= self._missing(project, inputs)
-        if self.files is not None:
-            for name, file in self.files(project, partition).items():
-                digests[f"file {name}"] = digest_of_file(file)
-        settings = {name: project.settings.identity(name) for name in self.settings}
-        if self.derived is not None and (derived := self.derived(project.settings)):
-            settings["derived"] = dict(derived)
-        for dim in self.dims:  # a setting that became a partition is told by the key
-            for section in settings.values():
-                section.pop(dim, None)
-        return Recipe(self.name, self.code_version, settings, digests)
+    def wanted(
+        self, project: Project, partition: Partition, upstream: "StoredAsset"
+    ) -> list[Partition]:
+        """Partitions of an input that an output is made from."""
+        shared = {dim: partition[dim] for dim in upstream.dims if dim in partition}
+        found = [p for p in upstream.partitions(project) if shared.items() <= p.items()]
+        # Where its file is gone, what is stored may still be used.
+        return found if found or not shared else [shared]
 
-    def _missing(self, project: Project, inputs: Mapping[str, list[Version]]) -> dict[str, str]:
-        """Partitions that are passed over, with why: when that changes, so does the output."""
-        found = {describe(v.asset, v.partition) for vs in inputs.values() for v in vs}
-        return {
-            name: f"missing: {digest_of(project.store.failure(upstream, partition))}"
-            for upstream in self.incomplete & inputs.keys()
-            for partition in STORED_ASSETS[upstream].partitions(project)
-            if (name := describe(upstream, partition)) not in found
-        }
-
-    def inputs(self, project: Project, partition: Partition) -> dict[str, list[Version]]:
+    def find(self, project: Project, partition: Partition) -> Inputs:
         """Find the current versions of what an output is made from.
 
         Raises
         ------
         MissingUpstreamError
-            If one of them does not exist.
+            If one of them that it cannot do without does not exist.
         """
+        if self.idle(project.settings) is not None:
+            return {}
         return {
-            name: self._versions(project, STORED_ASSETS[name], partition)
-            for name in self.upstream
-            if self.takes(name, project.settings, partition)
+            name: self._versions(project, upstream, partition)
+            for name, upstream in self.upstream.items()
         }
-
-    def takes(self, upstream: str, settings: Settings, partition: Partition) -> bool:
-        """Tell whether a partition is made from an upstream asset at all."""
-        without = self.unless.get(upstream)
-        return without is None or not without(settings, partition)
 
     def _versions(
         self, project: Project, upstream: "StoredAsset", partition: Partition
     ) -> list[Version]:
-        shared = {dim: partition[dim] for dim in upstream.dims if dim in partition}
-        wanted = [p for p in upstream.partitions(project) if shared.items() <= p.items()]
-        if not wanted and shared:  # its file is gone; what is stored may still be used
-            wanted = [shared]
+        if self.may_lack(upstream.name) and upstream.idle(project.settings) is not None:
+            return []
+        wanted = self.wanted(project, partition, upstream)
         found = [(p, project.store.latest(upstream.name, p)) for p in wanted]
         missing = [p for p, version in found if version is None]
-        if missing and upstream.name not in self.incomplete:
+        if missing and not self.may_lack(upstream.name):
             raise MissingUpstreamError(
                 describe(self.name, partition),
                 expected=f"all of {upstream.name}",
@@ -250,30 +305,125 @@ class StoredAsset:
             )
         return [version for _, version in found if version is not None]
 
-    def takes_all_of(self, upstream: "StoredAsset") -> bool:
-        """Tell whether a partition depends on several of upstream's."""
-        return not set(upstream.dims) <= set(self.dims)
-
-    def to_dagster(self, settings: Settings) -> dg.AssetsDefinition:
-        """Make the Dagster asset.
+    def recipe(self, project: Project, partition: Partition, inputs: Inputs) -> Recipe:
+        """What an output would be made from now, if it asked for all that is optional.
 
         Parameters
         ----------
-        settings : Settings
-            Of the project: they decide the keys of n_components, and which upstream assets are
-            needed at all. Dagster warns of a dependency that was never materialized, so one that
-            no partition needs is none.
+        project : Project
+            Where.
+        partition : mapping
+            Which output.
+        inputs : dict
+            As :meth:`find` found them.
 
         Returns
         -------
-        AssetsDefinition
-            Computes any set of its partitions in one run.
+        Recipe
         """
+        if (why := self.idle(project.settings)) is not None:
+            return Recipe(self.name, self.code_version, {"nothing_to_do": {"because": why}})
+        digests: dict[str, str] = {}
+        for name, versions in inputs.items():
+            if self.asks_for(name):
+                there = [v for v in versions if v.excluded is None]
+                shared = {d: partition[d] for d in self.upstream[name].dims if d in partition}
+                digests[describe(name, shared)] = there[0].digest if there else NONE
+            else:
+                digests |= {describe(v.asset, v.partition): v.digest for v in versions}
+        digests |= self._missing(project, partition, inputs)
+        if self.files is not None:
+            for name, file in self.files(project, partition).items():
+                digests[f"file {name}"] = digest_of_file(file)
+        traced = any(self.asks_for(name) for name in inputs)
+        return Recipe(self.name, self.code_version, self._identity(project), digests, traced=traced)
+
+    def _identity(self, project: Project) -> dict[str, Any]:
+        """Settings that decide the content; those that became a partition are told by the key."""
+        found: dict[str, Any] = {}
+        for setting in self.settings:
+            section, _, name = setting.partition(".")
+            if name:
+                values = getattr(project.settings, section).model_dump(mode="json", include={name})
+            else:
+                values = project.settings.identity(section)
+            found.setdefault(section, {}).update(values)
+        for section in found.values():
+            for dim in self.dims:
+                section.pop(dim, None)
+        return found
+
+    def _missing(self, project: Project, partition: Partition, inputs: Inputs) -> dict[str, str]:
+        """Partitions that are passed over, with why: when that changes, so does the output."""
+        return {
+            name: f"{MISSING} {digest_of(project.store.failure(upstream.name, key))}"
+            for upstream in self.inputs
+            if self._annotations[upstream.name] == Available.__name__
+            and upstream.idle(project.settings) is None
+            for key in self.wanted(project, partition, upstream)
+            if (name := describe(upstream.name, key))
+            not in {describe(v.asset, v.partition) for v in inputs[upstream.name]}
+        }
+
+    def recipe_like(self, today: Recipe, stored: Version) -> Recipe:
+        """Today's recipe, with those optional inputs that a stored output asked for.
+
+        A store from before optional inputs were traced names only those that were there. One that
+        it does not name was not used if it was there already, and is new if it came later.
+        """
+        made = stored.recipe
+        inputs = dict(today.inputs)
+        for name in self.upstream:
+            if not self.asks_for(name):
+                continue
+            for key in [k for k in inputs if k.partition("[")[0] == name]:
+                if key in made.inputs:
+                    continue
+                came_later = not made.traced and self._came_later(key, stored)
+                if inputs[key] == NONE or not came_later:
+                    del inputs[key]
+        return replace(today, inputs=inputs, traced=made.traced)
+
+    def why_not_current(
+        self, project: Project, today: Recipe, stored: Version, missing: Sequence[str]
+    ) -> list[str]:
+        """Say what a stored output lacks to be what would be made today; empty if nothing.
+
+        Parameters
+        ----------
+        project : Project
+            Where.
+        today : Recipe
+            What it would be made from now.
+        stored : Version
+            The output.
+        missing : sequence of str
+            Its delivered files that are gone.
+        """
+        if self.keep_when_inputs_change and self.idle(project.settings) and not stored.excluded:
+            return []  # it has nothing to do now; what it once did was dear
+        return [
+            *differences(stored.recipe, self.recipe_like(today, stored)),
+            *(f"file {name} is gone" for name in missing),
+        ]
+
+    def _came_later(self, key: str, stored: Version) -> bool:
+        name, _, rest = key.rstrip("]").partition("[")
+        partition = dict(part.split("=", 1) for part in rest.split(", ")) if rest else {}
+        pointer = stored.path.parents[1 + len(stored.partition)].joinpath(
+            name, *(f"{d}={k}" for d, k in partition.items())
+        )
+        versions = sorted(p.name for p in pointer.glob("2*"))
+        # Names of versions begin with the time that they were made at.
+        return bool(versions) and versions[-1] > stored.path.name
+
+    def definition(self) -> dg.AssetsDefinition:
+        """Make the Dagster asset: it computes any set of its partitions in one run."""
 
         @dg.asset(
             name=self.name,
-            deps=[self._dep(STORED_ASSETS[name]) for name in self._needed_by_any(settings)],
-            partitions_def=partitions_of(self.dims, [str(k) for k in settings.sweep.n_components]),
+            deps=[self._dep(upstream) for upstream in self.inputs],
+            partitions_def=PARTITIONS[self.dims],
             group_name=self.group,
             description=inspect.getdoc(self.compute),
             code_version=self.code_version,
@@ -285,30 +435,24 @@ class StoredAsset:
             backfill_policy=dg.BackfillPolicy.single_run() if self.dims else None,
             tags={"cost": self.pool or "light"},
         )
-        def stored_asset(
-            context: AssetExecutionContext, config: AssetConfig
-        ) -> dg.MaterializeResult[Any]:
+        def run(context: dg.AssetExecutionContext, config: AssetConfig) -> Any:
             keys = context.partition_keys if context.has_partition_key_range else None
             if keys is None:
                 keys = [context.partition_key] if context.has_partition_key else [None]
-            partitions = [to_partition(self.dims, key) for key in keys]
+            here = {PROCESS_TAG: str(os.getpid()), HOST_TAG: socket.gethostname()}
+            context.instance.add_run_tags(context.run.run_id, here)
             produced = produce(
                 self,
                 context.resources.project.open(),
-                partitions,
-                force=config.force,
+                [to_partition(self.dims, key) for key in keys],
+                force=config.force or self.name in context.run.tags.get(FORCE_TAG, "").split(","),
                 run_id=context.run.run_id,
                 log=context.log.info,
             )
             return dg.MaterializeResult(value=produced, metadata=RECORDED_ONE_BY_ONE)
 
-        return stored_asset
-
-    def _needed_by_any(self, settings: Settings) -> list[str]:
-        """Name the upstream assets that a label file or another spatial encoding needs."""
-        kinds = ("any label file", *made_encodings(settings))
-        partitions = [dict.fromkeys(self.dims, kind) for kind in kinds]
-        return [n for n in self.upstream if any(self.takes(n, settings, p) for p in partitions)]
+        run.op.compute_fn.decorated_fn.stored_asset = self  # type: ignore[union-attr]
+        return run
 
     def _dep(self, upstream: "StoredAsset") -> dg.AssetDep:
         mapping: dg.PartitionMapping | None = None
@@ -319,65 +463,24 @@ class StoredAsset:
         return dg.AssetDep(upstream.name, partition_mapping=mapping)
 
 
-STORED_ASSETS: dict[str, StoredAsset] = {}
-"""Every asset by name, in the order of definition, which is an order of computation."""
-
-
-def find_asset(name: str) -> StoredAsset:
-    """Find an asset by name.
-
-    Raises
-    ------
-    SettingsError
-        If there is none; the nearest is named.
-    """
-    if name not in STORED_ASSETS:
-        raise SettingsError(
-            f"asset {name!r}",
-            expected=f"one of {', '.join(STORED_ASSETS)}",
-            found="no such asset" + nearest(name, STORED_ASSETS),
-            remedy="Correct the name.",
-        )
-    return STORED_ASSETS[name]
+def stored(definition: dg.AssetsDefinition) -> StoredAsset:
+    """What is behind the definition of an asset."""
+    found: StoredAsset = definition.op.compute_fn.decorated_fn.stored_asset  # type: ignore[union-attr]
+    return found
 
 
 def stored_asset(
-    *,
-    group: str,
-    dims: tuple[str, ...] = (),
-    settings: tuple[str, ...] = (),
-    derived: Derived | None = None,
-    code_version: str = "1",
-    files: FilesOf | None = None,
-    together: str | None = None,
-    unless: Mapping[str, Unless] | None = None,
-    incomplete: frozenset[str] = frozenset(),
-    keep_when_inputs_change: bool = False,
-    pool: str | None = None,
-    worker_bytes: WorkerBytes | None = None,
-) -> Callable[[Compute], StoredAsset]:
+    *, inputs: Sequence[dg.AssetsDefinition] = (), **options: Any
+) -> Callable[[Compute], dg.AssetsDefinition]:
     """Make an asset of a function; see :class:`StoredAsset` for the parameters."""
 
-    def register(compute: Compute) -> StoredAsset:
-        asset = StoredAsset(
-            compute=compute,
-            dims=dims,
-            group=group,
-            settings=settings,
-            derived=derived,
-            code_version=code_version,
-            files=files,
-            together=together,
-            unless=unless or {},
-            incomplete=incomplete,
-            keep_when_inputs_change=keep_when_inputs_change,
-            pool=pool,
-            worker_bytes=worker_bytes,
-        )
-        STORED_ASSETS[asset.name] = asset
-        return asset
+    def define(compute: Compute) -> dg.AssetsDefinition:
+        return StoredAsset(compute, inputs=tuple(map(stored, inputs)), **options).definition()
 
-    return register
+    return define
+
+
+# --- The loop over the partitions of a run ----------------------------------------------------
 
 
 def produce(
@@ -389,7 +492,7 @@ def produce(
     run_id: str,
     log: Callable[[str], None],
 ) -> Iterator[Published]:
-    """Compute and publish partitions one by one, leaving out what is current.
+    """Make what is asked for, except what is current.
 
     An error in one partition does not stop the others; all errors are raised together at the end.
 
@@ -430,16 +533,15 @@ def produce(
                 if not force and (version := imported_version(asset, project, partition)):
                     yield Published(version, version.recipe, None)
                     continue
-                inputs = asset.inputs(project, partition)
-                recipe = asset.recipe(project, partition, inputs)
-                version = None if force else current_version(asset, project, partition, recipe)
+                inputs = asset.find(project, partition)
+                version = None if force else current_version(asset, project, partition, inputs)
             except TrendError as error:
                 errors.append(_remember(project, asset, partition, error))
                 continue
             if version is None:
-                pending.append((partition, recipe, inputs))
+                pending.append((partition, inputs))
             else:
-                yield Published(version, recipe, None)
+                yield Published(version, version.recipe, None)
         if pending and asset.worker_bytes is not None and project.settings.compute.workers > 1:
             batches.append(pending)
         elif pending:
@@ -452,124 +554,6 @@ def produce(
             metadata={"errors": len(errors), "of": len(partitions)},
             allow_retries=False,
         )
-
-
-def _side_by_side(
-    asset: StoredAsset,
-    project: Project,
-    batches: Sequence[Pending],
-    errors: list[TrendError],
-    *,
-    run_id: str,
-    log: Callable[[str], None],
-) -> Iterator[Published]:
-    """Compute batches in processes of their own; each publishes what it makes by itself."""
-    compute, cores = project.settings.compute, usable_cores()
-
-    def needs(n_threads: int) -> list[int]:
-        assert asset.worker_bytes is not None
-        return [asset.worker_bytes(project.settings, b[0][2], n_threads) for b in batches]
-
-    try:
-        n_tasks = min(len(batches), compute.workers)
-        n_workers = count_workers(needs, n_tasks, cores, compute.memory_gib)
-    except TrendError as error:
-        errors += [_remember(project, asset, p, error) for b in batches for p, _, _ in b][:1]
-        return
-    most = max(needs(cores // n_workers)) / 2**30
-    log(f"{n_workers} workers of {cores // n_workers} cores, at most {most:.2g} GiB each")
-    elsewhere = Project(project.folder, project.settings)
-    tasks = [
-        partial(_compute_elsewhere, asset.name, elsewhere, [p for p, _, _ in b], run_id)
-        for b in batches
-    ]
-    for done, (_, (published, failed)) in enumerate(side_by_side(tasks, n_workers, cores), 1):
-        errors += failed
-        yield from published
-        PROGRESS.get()(asset.name, f"{done} of {len(tasks)} batches", done / len(tasks))
-
-
-def _compute_elsewhere(
-    name: str, project: Project, partitions: Sequence[Partition], run_id: str
-) -> tuple[list[Published], list[TrendError]]:
-    """Compute a batch in this process, and return what there is to be recorded of it."""
-    import trend_dagster.orchestration.assets  # noqa: F401 - defines the assets
-
-    asset, errors = STORED_ASSETS[name], list[TrendError]()
-    pending: Pending = []
-    for partition in partitions:
-        inputs = asset.inputs(project, partition)
-        pending.append((partition, asset.recipe(project, partition, inputs), inputs))
-    published = [
-        # The numbers are in the store; what the page shows of them is small.
-        replace(
-            p,
-            version=replace(p.version),
-            result=None if p.result is None else replace(p.result, arrays={}),
-        )
-        for p in _compute(asset, project, pending, errors, run_id=run_id, log=lambda line: None)
-    ]
-    return published, errors
-
-
-def _exists(asset: StoredAsset, project: Project, partition: Partition) -> bool:
-    return all(partition[dim] in project.keys(dim) for dim in asset.dims)
-
-
-def current_version(
-    asset: StoredAsset, project: Project, partition: Partition, recipe: Recipe
-) -> Version | None:
-    """Return the stored version if it is what the recipe would make, else None."""
-    version = project.store.latest(asset.name, partition)
-    if version is None or version.recipe != recipe or missing_files(project, version):
-        return None
-    restore_files(project, version)
-    return version
-
-
-def imported_version(asset: StoredAsset, project: Project, partition: Partition) -> Version | None:
-    """Return the stored version if a user brought it: it stands whatever it would be made from."""
-    version = project.store.latest(asset.name, partition)
-    return version if version is not None and version.imported else None
-
-
-def missing_files(project: Project, version: Version) -> list[str]:
-    """Name the delivered files of a version that are gone; a file somebody edited is theirs.
-
-    What the version itself holds is not missing: it is given back (:func:`restore_files`).
-    """
-    return [name for name in _gone(project, version) if _attached(version, name) is None]
-
-
-def restore_files(project: Project, version: Version) -> None:
-    """Deliver once more what is gone and the version itself holds.
-
-    Parameters
-    ----------
-    project : Project
-        Whose outputs.
-    version : Version
-        A stored version; nothing is computed.
-    """
-    for name in _gone(project, version):
-        if (held := _attached(version, name)) is not None:
-            replace_file(project.outputs / name, held.read_bytes())
-
-
-def _gone(project: Project, version: Version) -> list[str]:
-    files: Mapping[str, str] = version.facts.get("files", {})
-    return [name for name in files if not (project.outputs / name).is_file()]
-
-
-def _attached(version: Version, delivered: str) -> Path | None:
-    """File of a version that is delivered under a name; the inverse of :func:`_deliver_as`."""
-    held = version.path / Path(delivered).name
-    same = delivered == _deliver_as(version.asset, version.partition, held.name)
-    return held if same and held.is_file() else None
-
-
-def _deliver_as(asset: str, partition: Partition, attachment: str) -> str:
-    return "/".join([asset, *partition.values(), attachment])
 
 
 def _batches(asset: StoredAsset, partitions: Sequence[Partition]) -> Iterator[list[Partition]]:
@@ -585,6 +569,93 @@ def _batches(asset: StoredAsset, partitions: Sequence[Partition]) -> Iterator[li
         yield list(batch)
 
 
+def _exists(asset: StoredAsset, project: Project, partition: Partition) -> bool:
+    return all(partition[dim] in project.keys(dim) for dim in asset.dims)
+
+
+def current_version(
+    asset: StoredAsset, project: Project, partition: Partition, inputs: Inputs
+) -> Version | None:
+    """Return the stored version if it is what would be made of today's inputs, else None."""
+    version = project.store.latest(asset.name, partition)
+    if version is None:
+        return None
+    today = asset.recipe(project, partition, inputs)
+    if asset.why_not_current(project, today, version, missing_files(project, version)):
+        return None
+    restore_files(project, version)
+    return version
+
+
+def imported_version(asset: StoredAsset, project: Project, partition: Partition) -> Version | None:
+    """Return the stored version if a user brought it: it stands whatever it would be made from."""
+    version = project.store.latest(asset.name, partition)
+    return version if version is not None and version.imported else None
+
+
+def _side_by_side(
+    asset: StoredAsset,
+    project: Project,
+    batches: Sequence[Pending],
+    errors: list[TrendError],
+    *,
+    run_id: str,
+    log: Callable[[str], None],
+) -> Iterator[Published]:
+    """Compute batches in processes of their own; each publishes what it makes by itself."""
+    from trend_dagster.science.parcellation.fanout import count_workers, side_by_side
+
+    compute, cores = project.settings.compute, usable_cores()
+
+    def needs(n_threads: int) -> list[int]:
+        assert asset.worker_bytes is not None
+        return [asset.worker_bytes(project.settings, b[0][1], n_threads) for b in batches]
+
+    try:
+        n_tasks = min(len(batches), compute.workers)
+        n_workers = count_workers(needs, n_tasks, cores, compute.memory_gib)
+    except TrendError as error:
+        errors += [_remember(project, asset, p, error) for b in batches for p, _ in b][:1]
+        return
+    most = max(needs(cores // n_workers)) / 2**30
+    log(f"{n_workers} workers of {cores // n_workers} cores, at most {most:.2g} GiB each")
+    elsewhere = Project(project.folder, project.settings)
+    tasks = [
+        partial(
+            _compute_elsewhere,
+            asset.compute.__module__,
+            asset.name,
+            elsewhere,
+            [p for p, _ in b],
+            run_id,
+        )
+        for b in batches
+    ]
+    for done, (_, (published, failed)) in enumerate(side_by_side(tasks, n_workers, cores), 1):
+        errors += failed
+        yield from published
+        PROGRESS.get()(asset.name, f"{done} of {len(tasks)} batches", done / len(tasks))
+
+
+def _compute_elsewhere(
+    module: str, name: str, project: Project, partitions: Sequence[Partition], run_id: str
+) -> tuple[list[Published], list[TrendError]]:
+    """Compute a batch in this process, and return what there is to be recorded of it."""
+    asset = stored(getattr(importlib.import_module(module), name))
+    errors: list[TrendError] = []
+    pending = [(partition, asset.find(project, partition)) for partition in partitions]
+    published = [
+        # The numbers are in the store; what the page shows of them is small.
+        replace(
+            p,
+            version=replace(p.version),
+            result=None if p.result is None else replace(p.result, arrays={}),
+        )
+        for p in _compute(asset, project, pending, errors, run_id=run_id, log=lambda line: None)
+    ]
+    return published, errors
+
+
 def _compute(
     asset: StoredAsset,
     project: Project,
@@ -595,46 +666,84 @@ def _compute(
     log: Callable[[str], None],
 ) -> Iterator[Published]:
     """Compute a batch whose partitions share their inputs."""
-    _, _, inputs = pending[0]
-    recipes = {describe(asset.name, partition): recipe for partition, recipe, _ in pending}
+    _, inputs = pending[0]
     try:
-        with _cells(asset, project, pending, log) as cells:
+        arguments = _arguments(asset, inputs)
+        with _tasks(asset, project, pending, log) as tasks:
             started = time.perf_counter()
-            for cell, result in _results(asset, cells, inputs):
+            for task, result in _results(asset, list(tasks.values()), inputs, arguments):
                 if isinstance(result, TrendError):
-                    errors.append(_remember(project, asset, cell.partition, result))
+                    errors.append(_remember(project, asset, task.partition, result))
                     continue
                 seconds = time.perf_counter() - started
-                recipe = recipes[cell.name]
-                version = _publish(cell, result, recipe, run_id=run_id, seconds=seconds)
-                yield Published(version, recipe, result, seconds)
+                recipe = asset.recipe(project, task.partition, inputs)
+                version = _publish(
+                    task, result, _asked_for(recipe, arguments), run_id=run_id, seconds=seconds
+                )
+                yield Published(version, version.recipe, result, seconds)
                 started = time.perf_counter()
     except Exception as error:
         known = error if isinstance(error, TrendError) else _damage(inputs)
         if known is None:
             raise
-        for partition, recipe, _ in pending:
+        for partition, found in pending:
             with suppress(StoreError):
-                if current_version(asset, project, partition, recipe) is not None:
+                if current_version(asset, project, partition, found) is not None:
                     continue
             _remember(project, asset, partition, known)
         errors.append(known)
 
 
 def _results(
-    asset: StoredAsset, cells: list[Cell], inputs: Mapping[str, list[Version]]
-) -> Iterator[tuple[Cell, Result | TrendError]]:
-    """Compute the cells of a batch one by one; those made from an exclusion are excluded."""
-    reason = _excluded_by(asset, inputs)
+    asset: StoredAsset,
+    tasks: list[Task],
+    inputs: Inputs,
+    arguments: Mapping[str, Any],
+) -> Iterator[tuple[Task, Result | TrendError]]:
+    """Compute the tasks of a batch one by one; those made from an exclusion are excluded."""
+    settings = tasks[0].settings
+    reason = asset.idle(settings) or _excluded_by(asset, inputs)
     if reason is not None:
-        yield from ((cell, Result(excluded=reason)) for cell in cells)
+        yield from ((task, Result(excluded=reason)) for task in tasks)
     elif asset.together is not None:
-        yield from asset.compute(cells, **_arguments(asset, inputs))
+        yield from asset.compute(tasks, **arguments)
     else:
-        yield from ((c, asset.compute(c, **_arguments(asset, inputs))) for c in cells)
+        yield from ((task, asset.compute(task, **arguments)) for task in tasks)
 
 
-def _damage(inputs: Mapping[str, list[Version]]) -> TrendError | None:
+def _arguments(asset: StoredAsset, inputs: Inputs) -> dict[str, Any]:
+    arguments: dict[str, Any] = {}
+    for name, versions in inputs.items():
+        usable = [v for v in versions if v.excluded is None]
+        if asset.asks_for(name):
+            arguments[name] = Optional(usable[0] if usable else None)
+        elif asset.takes_all_of(asset.upstream[name]):
+            arguments[name] = Available(usable)
+        else:
+            (arguments[name],) = versions
+    return arguments
+
+
+def _excluded_by(asset: StoredAsset, inputs: Inputs) -> str | None:
+    """Why an output is excluded: what it is made from is, or there is nothing of it at all."""
+    for name, versions in inputs.items():
+        if asset.may_lack(name):
+            continue
+        if not versions:
+            return f"there are no outputs of {name} to make it from"
+        if not asset.takes_all_of(asset.upstream[name]) and versions[0].excluded is not None:
+            return versions[0].excluded
+    return None
+
+
+def _asked_for(recipe: Recipe, arguments: Mapping[str, Any]) -> Recipe:
+    """Leave out of a recipe the optional inputs that the computation did not ask for."""
+    unused = {n for n, a in arguments.items() if isinstance(a, Optional) and not a.asked_for}
+    inputs = {k: d for k, d in recipe.inputs.items() if k.partition("[")[0] not in unused}
+    return replace(recipe, inputs=inputs)
+
+
+def _damage(inputs: Inputs) -> TrendError | None:
     """Name the damaged store among the inputs of what failed, whatever it failed with."""
     for versions in inputs.values():
         for version in versions:
@@ -645,67 +754,54 @@ def _damage(inputs: Mapping[str, list[Version]]) -> TrendError | None:
     return None
 
 
+def _remember(
+    project: Project, asset: StoredAsset, partition: Partition, error: TrendError
+) -> TrendError:
+    project.store.record_failure(asset.name, partition, str(error))
+    return error
+
+
+def _why_missing(project: Project, asset: str, partition: Partition) -> str:
+    reason = project.store.failure(asset, partition)
+    return f" ({reason})" if reason else ""
+
+
+# --- Publishing -------------------------------------------------------------------------------
+
+
 @contextmanager
-def _cells(
-    asset: StoredAsset,
-    project: Project,
-    pending: Sequence[tuple[Partition, Recipe, object]],
-    log: Callable[[str], None],
-) -> Iterator[list[Cell]]:
+def _tasks(
+    asset: StoredAsset, project: Project, pending: Pending, log: Callable[[str], None]
+) -> Iterator[dict[str, Task]]:
     """Open a draft for each pending partition; what is not published is thrown away."""
     store, name = project.store, asset.name
     with ExitStack() as drafts:
-        yield [
-            Cell(
+        yield {
+            describe(name, partition): Task(
                 project,
                 partition,
                 drafts.enter_context(store.draft(name, partition)),
-                store.scratch(name, partition, recipe),
+                store.scratch(name, partition, asset.recipe(project, partition, inputs)),
                 log,
             )
-            for partition, recipe, _ in pending
-        ]
+            for partition, inputs in pending
+        }
 
 
-def _arguments(asset: StoredAsset, inputs: Mapping[str, list[Version]]) -> dict[str, Any]:
-    arguments: dict[str, Any] = {}
-    for name in asset.upstream:
-        if name not in inputs:
-            arguments[name] = None
-        elif asset.takes_all_of(STORED_ASSETS[name]):
-            arguments[name] = [v for v in inputs[name] if v.excluded is None]
-        else:
-            (arguments[name],) = inputs[name]
-    return arguments
-
-
-def _excluded_by(asset: StoredAsset, inputs: Mapping[str, list[Version]]) -> str | None:
-    """Why an output is excluded: what it is made from is, or there are no BOLD runs at all."""
-    for name, versions in inputs.items():
-        needs_runs = STORED_ASSETS[name].dims == (BOLD_RUN,) and name not in asset.incomplete
-        if not versions and needs_runs:
-            return NO_BOLD
-        if not asset.takes_all_of(STORED_ASSETS[name]):
-            for version in versions:
-                if version.excluded is not None:
-                    return version.excluded
-    return None
-
-
-def _publish(cell: Cell, result: Result, recipe: Recipe, *, run_id: str, seconds: float) -> Version:
+def _publish(task: Task, result: Result, recipe: Recipe, *, run_id: str, seconds: float) -> Version:
     for name, values in result.arrays.items():
-        cell.draft.write(name, values)
+        task.draft.write(name, values)
     files = dict(result.files)
     for name, content in result.attachments.items():
-        cell.draft.attach(name, content)
-        files[_deliver_as(cell.draft.asset, cell.partition, name)] = content
-    _deliver(cell, files)
+        task.draft.attach(name, content)
+        files[_deliver_as(task.draft.asset, task.partition, name)] = content
+    _deliver(task, files)
     facts = dict(result.facts)
     if files:
-        facts["files"] = {name: digest_of_file(cell.project.outputs / name) for name in files}
-    return cell.project.store.publish(
-        cell.draft,
-        cell.partition,
+        facts["files"] = {name: digest_of_file(task.project.outputs / name) for name in files}
+    version = task.project.store.publish(
+        task.draft,
+        task.partition,
         recipe,
         facts=facts,
         excluded=result.excluded,
@@ -715,6 +811,8 @@ def _publish(cell: Cell, result: Result, recipe: Recipe, *, run_id: str, seconds
             "peak_memory_mib": _peak_memory_mib(),
         },
     )
+    shutil.rmtree(task.scratch, ignore_errors=True)
+    return version
 
 
 def publish_alone(
@@ -740,16 +838,81 @@ def publish_alone(
     Version
         The new current version.
     """
-    with _cells(asset, project, [(partition, recipe, None)], lambda line: None) as (cell,):
-        return _publish(cell, result, recipe, run_id="", seconds=0.0)
+    store = project.store
+    with store.draft(asset.name, partition) as draft:
+        scratch = store.scratch(asset.name, partition, recipe)
+        task = Task(project, partition, draft, scratch, lambda line: None)
+        return _publish(task, result, recipe, run_id="", seconds=0.0)
 
 
-def _deliver(cell: Cell, files: Mapping[str, bytes]) -> None:
+def removed(project: Project, asset: StoredAsset) -> list[Partition]:
+    """Find stored outputs whose input file is no longer there.
+
+    Parameters
+    ----------
+    project : Project
+        Where.
+    asset : StoredAsset
+        Which asset.
+
+    Returns
+    -------
+    list of mappings
+        Their partitions.
+    """
+    dims = [dim for dim in asset.dims if dim != N_COMPONENTS]
+    today = {dim: _keys(project, dim) for dim in dims}
+    return [
+        partition
+        for partition in project.store.stored(asset.name, asset.dims)
+        if any(partition[dim] not in today[dim] for dim in dims)
+    ]
+
+
+def _keys(project: Project, dim: str) -> set[str]:
+    try:
+        return set(project.keys(dim))
+    except InputError:  # the folder itself is gone, or empty
+        return set()
+
+
+def missing_files(project: Project, version: Version) -> list[str]:
+    """Name the delivered files of a version that are gone; a file somebody edited is theirs.
+
+    What the version itself holds is not missing: it is given back (:func:`restore_files`).
+    """
+    return [name for name in _gone(project, version) if _attached(version, name) is None]
+
+
+def restore_files(project: Project, version: Version) -> None:
+    """Deliver once more what is gone and the version itself holds; nothing is computed."""
+    for name in _gone(project, version):
+        if (held := _attached(version, name)) is not None:
+            replace_file(project.outputs / name, held.read_bytes())
+
+
+def _gone(project: Project, version: Version) -> list[str]:
+    files: Mapping[str, str] = version.facts.get("files", {})
+    return [name for name in files if not (project.outputs / name).is_file()]
+
+
+def _attached(version: Version, delivered: str) -> Path | None:
+    """File of a version that is delivered under a name; the inverse of :func:`_deliver_as`."""
+    held = version.path / Path(delivered).name
+    same = delivered == _deliver_as(version.asset, version.partition, held.name)
+    return held if same and held.is_file() else None
+
+
+def _deliver_as(asset: str, partition: Partition, attachment: str) -> str:
+    return "/".join([asset, *partition.values(), attachment])
+
+
+def _deliver(task: Task, files: Mapping[str, bytes]) -> None:
     """Write the files for people, and take away those of the version before that are no more."""
-    outputs = cell.project.outputs
+    outputs = task.project.outputs
     before = None
-    with suppress(StoreError):  # damaged: nobody knows what it had delivered
-        before = cell.project.store.latest(cell.draft.asset, cell.partition)
+    with suppress(StoreError):  # damaged: what it had delivered is not known
+        before = task.project.store.latest(task.draft.asset, task.partition)
     old: Mapping[str, str] = {} if before is None else before.facts.get("files", {})
     for name, content in files.items():
         try:
@@ -771,15 +934,3 @@ def _peak_memory_mib() -> int:
     """Most memory that this process ever held: an upper bound on what the output needed."""
     peak = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss
     return round(peak / (2**20 if sys.platform == "darwin" else 2**10))
-
-
-def _remember(
-    project: Project, asset: StoredAsset, partition: Partition, error: TrendError
-) -> TrendError:
-    project.store.record_failure(asset.name, partition, str(error))
-    return error
-
-
-def _why_missing(project: Project, asset: str, partition: Partition) -> str:
-    reason = project.store.failure(asset, partition)
-    return f" ({reason})" if reason else ""

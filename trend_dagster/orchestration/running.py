@@ -1,37 +1,73 @@
-"""Make all that is missing or out of date, asset by asset, in this process.
+"""Make all that is missing or out of date: what has to run, and running it in this process.
 
-What belongs here: deciding from the store what has to run, and running it in a Dagster instance so
-that the UI shows the same runs, records and checks. What does not: terminal output (``cli``).
+What belongs here: deciding from the store what has to be made, and `trend run`, which makes it
+asset by asset in a Dagster instance so that the page shows the same runs, records and checks. What
+does not: asking the daemon for it (``backfills``) and terminal output (``cli``).
 
-See https://docs.dagster.io/guides/test/running-assets-in-process (``materialize``).
+See https://docs.dagster.io/guides/test/running-assets-in-process.
 """
 
 from __future__ import annotations
 
 import os
 import socket
-from collections.abc import Iterator, Sequence
+from collections.abc import Collection, Iterator, Sequence
 from dataclasses import dataclass
 
 import dagster as dg
-from dagster._core.definitions.data_version import DATA_VERSION_TAG
-from dagster._core.execution.plan.objects import StepFailureData
-from dagster._core.storage.tags import (
+
+from trend_dagster.orchestration.assets import ASSETS
+from trend_dagster.orchestration.io_managers import PLANNED_TAG
+from trend_dagster.orchestration.lineage import Lineage, State
+from trend_dagster.orchestration.partitions import register_all, to_key
+from trend_dagster.orchestration.private import (
     ASSET_PARTITION_RANGE_END_TAG,
     ASSET_PARTITION_RANGE_START_TAG,
+    DATA_VERSION_TAG,
+    HOST_TAG,
+    PROCESS_TAG,
+    JobExecutionResult,
+    SerializableErrorInfo,
+    StepFailureData,
+    execute_here,
 )
-from dagster_shared.error import SerializableErrorInfo
-
-from trend_dagster.errors import TrendError
-from trend_dagster.orchestration.instance import HOST_TAG, PROCESS_TAG
-from trend_dagster.orchestration.io_managers import PLANNED_TAG
-from trend_dagster.orchestration.lineage import State, states
-from trend_dagster.orchestration.partitions import register, to_key
-from trend_dagster.orchestration.production import STORED_ASSETS, StoredAsset, restore_files
-from trend_dagster.project.folder import BOLD_RUN, LABEL_FILE, Project
+from trend_dagster.orchestration.production import StoredAsset, restore_files
+from trend_dagster.project.folder import Project
 from trend_dagster.storage.stores import describe
 
+MODULE, LOCATION = "trend_dagster.definitions", "trend_dagster"  # as workspace.yaml names them
+
 NAMED_ELSEWHERE = {"up_to_date", "usable"}  # checks whose findings are outcomes by themselves
+
+
+@dataclass(frozen=True)
+class Wish:
+    """What is asked for.
+
+    Parameters
+    ----------
+    select : collection of str
+        Only these assets, whatever else they wait for; all by default.
+    among : collection of str
+        Only these assets, as in a run of everything; all by default.
+    force : bool
+        Make them even if they are current.
+    retrain : bool
+        Make a model anew of which only inputs have changed.
+    """
+
+    select: Collection[str] = ()
+    among: Collection[str] = ()
+    force: bool = False
+    retrain: bool = False
+
+    def assets(self) -> list[StoredAsset]:
+        """Assets that are meant, in the order of computation."""
+        return [
+            asset
+            for name, asset in ASSETS.items()
+            if (not self.select or name in self.select) and (not self.among or name in self.among)
+        ]
 
 
 @dataclass(frozen=True)
@@ -56,6 +92,8 @@ class Outcome:
         What else should be known.
     traces : tuple of str
         Where in the code errors arose that no user can mend.
+    nothing_to_do : str or None
+        Why the asset has nothing to do under the settings.
     """
 
     asset: str
@@ -66,17 +104,81 @@ class Outcome:
     blocked: int = 0
     notes: tuple[str, ...] = ()
     traces: tuple[str, ...] = ()
+    nothing_to_do: str | None = None
+
+
+@dataclass(frozen=True)
+class Todo:
+    """The outputs of one asset, by what is to be done about them.
+
+    Parameters
+    ----------
+    make : list of State
+        To be made or recorded.
+    waiting : list of State
+        Cannot be made before others.
+    kept : list of State
+        A model that is used as it is.
+    force : bool
+        Whether those to be made are made even where they are current.
+    """
+
+    make: list[State]
+    waiting: list[State]
+    kept: list[State]
+    force: bool
+
+
+def decide(
+    asset: StoredAsset, found: Sequence[State], instance: dg.DagsterInstance, wish: Wish
+) -> Todo:
+    """Decide what to do about each output of an asset.
+
+    Parameters
+    ----------
+    asset : StoredAsset
+        Which asset.
+    found : sequence of State
+        How its outputs stand.
+    instance : DagsterInstance
+        Tells which outputs are on record.
+    wish : Wish
+        What is asked for.
+
+    Returns
+    -------
+    Todo
+    """
+    selected = bool(wish.select)
+    # Only who names an asset can mean to give up what was imported for it.
+    force = wish.force and (selected or not any(s.version and s.version.imported for s in found))
+    keep = asset.keep_when_inputs_change and not (wish.retrain or selected or force)
+    kept = [s for s in found if keep and s.only_inputs_changed]
+    # In a run of everything, what is made from something that could not be made waits for it.
+    waiting = [
+        s
+        for s in found
+        if s not in kept
+        and (
+            s.status == "blocked"
+            or (s.status == "damaged" and not (force and selected))
+            or (s.waits_for and not selected)
+        )
+    ]
+    unrecorded = _unrecorded(instance, asset, found)
+    make = [
+        s
+        for s in found
+        if s not in waiting
+        and s not in kept
+        and (selected or s.status != "not needed")
+        and (force or s.status != "current" or s in unrecorded)
+    ]
+    return Todo(make, waiting, kept, force)
 
 
 def run_all(
-    project: Project,
-    definitions: dg.Definitions,
-    instance: dg.DagsterInstance,
-    *,
-    select: Sequence[str] = (),
-    among: Sequence[str] = (),
-    force: bool = False,
-    retrain: bool = False,
+    project: Project, definitions: dg.Definitions, instance: dg.DagsterInstance, wish: Wish
 ) -> Iterator[Outcome]:
     """Make what is missing or out of date, in the order of computation.
 
@@ -88,107 +190,66 @@ def run_all(
         Of that project.
     instance : DagsterInstance
         Where runs are recorded.
-    select : sequence of str
-        Only these assets, whatever else they wait for; all by default.
-    among : sequence of str
-        Only these assets, as in a run of everything; all by default.
-    force : bool
-        Make them even if they are current.
-    retrain : bool
-        Train anew if runs were added or changed. Otherwise the model there is stays in use.
+    wish : Wish
+        What is asked for.
 
     Yields
     ------
     Outcome
         For each asset, when it is done.
     """
-    for dimension in (BOLD_RUN, LABEL_FILE):
-        try:
-            register(instance, dimension, project.keys(dimension))
-        except TrendError as error:
-            yield Outcome(dimension, 0, 0, errors=(str(error),))
-            return
+    for dimension, error in register_all(instance, project):
+        yield Outcome(dimension, 0, 0, errors=(str(error),))
+        return
+    lineage = Lineage(project)
     made, all_current = 0, True
-    for asset in STORED_ASSETS.values():
-        if (not select or asset.name in select) and (not among or asset.name in among):
-            outcome = _run(
-                asset,
-                project,
-                definitions,
-                instance,
-                force=force,
-                retrain=retrain or bool(select),
-                selected=bool(select),
-            )
-            made += outcome.made
-            all_current = all_current and not (outcome.errors or outcome.notes)
-            yield outcome
+    for asset in wish.assets():
+        outcome = _run(asset, lineage, definitions, instance, wish)
+        made += outcome.made
+        all_current = all_current and not (outcome.errors or outcome.notes)
+        yield outcome
     if made or not all_current:
         _check_up_to_date(definitions, instance)
 
 
 def _run(
     asset: StoredAsset,
-    project: Project,
+    lineage: Lineage,
     definitions: dg.Definitions,
     instance: dg.DagsterInstance,
-    *,
-    force: bool,
-    retrain: bool,
-    selected: bool,
+    wish: Wish,
 ) -> Outcome:
-    before = states(project, asset)
+    before = lineage.states(asset)
     for state in before:
         if state.version is not None:
-            restore_files(project, state.version)
-    # Only who names an asset can mean to give up what was imported for it.
-    force = force and (selected or not any(s.version and s.version.imported for s in before))
-    keep = asset.keep_when_inputs_change and not (retrain or force)
-    kept_as_is = [s for s in before if keep and s.only_inputs_changed]
-    # In a run of everything, what is made from something that could not be made waits for it.
-    waiting = [
-        s
-        for s in before
-        if s not in kept_as_is
-        and (
-            s.status == "blocked"
-            or (s.status == "damaged" and not (force and selected))
-            or (s.waits_for and not selected)
-        )
-    ]
-    blocked = [(*s.waits_for, *s.reasons)[0] for s in waiting]
-    notes = tuple(
-        f"{s.asset} is used as it is ({'; '.join(s.reasons)}); to train anew: --retrain"
-        for s in kept_as_is
-    )
-    unrecorded = _unrecorded(instance, asset, before)
-    todo = [
-        s
-        for s in before
-        if s not in waiting
-        and s not in kept_as_is
-        and (selected or s.status != "not needed")
-        and (force or s.status != "current" or s in unrecorded)
-    ]
+            restore_files(lineage.project, state.version)
+    todo = decide(asset, before, instance, wish)
     launched = Launched()
-    if todo:
-        launched = _launch(asset, todo, project, definitions, instance, force=force)
-    after = states(project, asset)
+    if todo.make:
+        launched = _launch(asset, todo, definitions, instance)
+        lineage.forget(asset)
+    after = lineage.states(asset)
+    changed = [_changed(a, b) for a, b in zip(before, after, strict=True)]
+    idle = asset.idle(lineage.project.settings)
+    blocked = [(*s.waits_for, *s.reasons)[0] for s in todo.waiting]
     return Outcome(
         asset=asset.name,
-        made=sum(_changed(a, b) for a, b in zip(before, after, strict=True)),
-        kept=sum(
-            not _changed(a, b) and b.status == "current" for a, b in zip(before, after, strict=True)
-        ),
+        made=0 if idle else sum(changed),
+        kept=sum(not c and s.status == "current" for c, s in zip(changed, after, strict=True)),
         excluded=tuple(
             f"{describe(s.asset, s.partition)}: {s.version.excluded}"
             for s in after
-            if s.version is not None and s.version.excluded
+            if idle is None and s.version is not None and s.version.excluded
         ),
         errors=tuple(dict.fromkeys((*launched.errors, *blocked[:1]))),
         blocked=len(blocked),
-        notes=notes + launched.warnings,
+        notes=tuple(
+            f"{s.asset} is used as it is ({'; '.join(s.reasons)}); to train anew: --retrain"
+            for s in todo.kept
+        )
+        + launched.warnings,
         traces=launched.traces,
+        nothing_to_do=idle,
     )
 
 
@@ -203,6 +264,7 @@ def _unrecorded(
 ) -> list[State]:
     """Stored outputs that Dagster does not know of: a run died between storing and recording."""
     key = dg.AssetKey(asset.name)
+    recorded: dict[str | None, str | None]
     if asset.dims:
         tags = instance.event_log_storage.get_latest_tags_by_partition(
             key, dg.DagsterEventType.ASSET_MATERIALIZATION, [DATA_VERSION_TAG]
@@ -211,11 +273,11 @@ def _unrecorded(
     else:
         records = instance.fetch_materializations(key, limit=1).records
         latest = records[0].asset_materialization if records else None
-        recorded = {None: (latest.tags or {}).get(DATA_VERSION_TAG)} if latest else {}  # type: ignore[dict-item]
+        recorded = {None: (latest.tags or {}).get(DATA_VERSION_TAG)} if latest else {}
     return [
         s
         for s in found
-        if s.version is not None and recorded.get(to_key(s.partition)) != s.version.digest  # type: ignore[arg-type]
+        if s.version is not None and recorded.get(to_key(s.partition)) != s.version.digest
     ]
 
 
@@ -229,30 +291,21 @@ class Launched:
 
 
 def _launch(
-    asset: StoredAsset,
-    todo: Sequence[State],
-    project: Project,
-    definitions: dg.Definitions,
-    instance: dg.DagsterInstance,
-    *,
-    force: bool,
+    asset: StoredAsset, todo: Todo, definitions: dg.Definitions, instance: dg.DagsterInstance
 ) -> Launched:
     """Run the smallest range of partitions that holds all that has to be made."""
-    tags = {PLANNED_TAG: "true", PROCESS_TAG: str(os.getpid()), HOST_TAG: socket.gethostname()}
+    tags = _tags()
     if asset.dims:
-        first, last = _range(asset, todo, project, instance)
+        first, last = _range(asset, todo.make, instance)
         tags |= {ASSET_PARTITION_RANGE_START_TAG: first, ASSET_PARTITION_RANGE_END_TAG: last}
-    job = definitions.resolve_implicit_global_asset_job_def()
-    result = job.execute_in_process(
-        instance=instance,
-        asset_selection=[dg.AssetKey(asset.name)],
+    result = execute_here(
+        definitions,
+        instance,
+        asset.name,
+        module=MODULE,
+        location=LOCATION,
         tags=tags,
-        raise_on_error=False,
-        run_config={
-            "ops": {asset.name: {"config": {"force": force}}},
-            # The event log keeps everything; the terminal is for people.
-            "loggers": {"console": {"config": {"log_level": "CRITICAL"}}},
-        },
+        run_config={"ops": {asset.name: {"config": {"force": todo.force}}}, **QUIET},
     )
     warnings = tuple(
         f"check {found.check_name}: {(found.description or '').splitlines()[0]}"
@@ -261,6 +314,18 @@ def _launch(
     )
     if result.success:
         return Launched(warnings=warnings)
+    return _failed(result, warnings)
+
+
+# The event log keeps everything; the terminal is for people.
+QUIET = {"loggers": {"console": {"config": {"log_level": "CRITICAL"}}}}
+
+
+def _tags() -> dict[str, str]:
+    return {PLANNED_TAG: "true", PROCESS_TAG: str(os.getpid()), HOST_TAG: socket.gethostname()}
+
+
+def _failed(result: JobExecutionResult, warnings: tuple[str, ...]) -> Launched:
     failures = [event.step_failure_data for event in result.get_step_failure_events()]
     if any(f.error and f.error.cls_name == "DagsterExecutionInterruptedError" for f in failures):
         raise KeyboardInterrupt
@@ -278,21 +343,6 @@ def _launch(
     )
 
 
-def _check_up_to_date(definitions: dg.Definitions, instance: dg.DagsterInstance) -> None:
-    """Ask of every asset whether it is up to date, also of those that this run left alone."""
-    checks = [c for c in definitions.asset_checks or [] if isinstance(c, dg.AssetChecksDefinition)]
-    keys = [k for c in checks for k in c.check_keys if k.name == "up_to_date"]
-    dg.materialize(
-        checks,
-        selection=dg.AssetSelection.checks(*keys),
-        instance=instance,
-        resources=definitions.resources,
-        tags={PLANNED_TAG: "true", PROCESS_TAG: str(os.getpid()), HOST_TAG: socket.gethostname()},
-        run_config={"loggers": {"console": {"config": {"log_level": "CRITICAL"}}}},
-        raise_on_error=False,
-    )
-
-
 def _message(failure: StepFailureData) -> str:
     """What a user reads: our own words where we have them, else the error's."""
     if failure.user_failure_data is not None:
@@ -307,17 +357,28 @@ def _innermost(error: SerializableErrorInfo) -> str:
     return " ".join(error.message.split())
 
 
+def _check_up_to_date(definitions: dg.Definitions, instance: dg.DagsterInstance) -> None:
+    """Ask of every asset whether it is up to date, also of those that this run left alone."""
+    checks = [c for c in definitions.asset_checks or [] if isinstance(c, dg.AssetChecksDefinition)]
+    keys = [k for c in checks for k in c.check_keys if k.name == "up_to_date"]
+    dg.materialize(
+        checks,
+        selection=dg.AssetSelection.checks(*keys),
+        instance=instance,
+        resources=definitions.resources,
+        tags=_tags(),
+        run_config=QUIET,
+        raise_on_error=False,
+    )
+
+
 def _range(
-    asset: StoredAsset, todo: Sequence[State], project: Project, instance: dg.DagsterInstance
+    asset: StoredAsset, make: Sequence[State], instance: dg.DagsterInstance
 ) -> tuple[str, str]:
     """First and last key, in Dagster's order, of the range that spans all of them."""
     ends: list[dict[str, str]] = [{}, {}]
     for dim in asset.dims:
-        wanted = {s.partition[dim] for s in todo}
-        if dim in (BOLD_RUN, LABEL_FILE):
-            order = list(instance.get_dynamic_partitions(dim))
-        else:
-            order = project.keys(dim)
-        inside = [key for key in order if key in wanted]
+        wanted = {s.partition[dim] for s in make}
+        inside = [key for key in instance.get_dynamic_partitions(dim) if key in wanted]
         ends[0][dim], ends[1][dim] = inside[0], inside[-1]
     return str(to_key(ends[0])), str(to_key(ends[1]))

@@ -8,18 +8,16 @@ See https://docs.dagster.io/guides/automate/sensors.
 
 import json
 import time
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
+from typing import Any
 
 import dagster as dg
-from dagster._core.definitions.unresolved_asset_job_definition import (
-    UnresolvedAssetJobDefinition,
-)
 
 from trend_dagster.errors import TrendError
 from trend_dagster.orchestration.jobs import op_of
-from trend_dagster.orchestration.partitions import bold_runs, label_files
+from trend_dagster.orchestration.partitions import DIMENSIONS
 from trend_dagster.orchestration.resources import ProjectResource
 from trend_dagster.project.folder import BOLD_RUN, LABEL_FILE, Project
 from trend_dagster.storage.provenance import digest_of
@@ -54,9 +52,7 @@ class Change:
     stamps: Stamps
 
 
-def build_sensor(
-    interval_seconds: int, jobs: Sequence[dg.JobDefinition | UnresolvedAssetJobDefinition]
-) -> dg.SensorDefinition:
+def build_sensor(interval_seconds: int, jobs: Sequence[Any]) -> dg.SensorDefinition:
     """Make the sensor.
 
     Parameters
@@ -99,11 +95,7 @@ def build_sensor(
         return dg.SensorResult(
             run_requests=requests,
             skip_reason=None if requests else "no file is new, changed or gone",
-            dynamic_partitions_requests=[
-                definition.build_add_request(new)
-                for definition, dim in ((bold_runs, BOLD_RUN), (label_files, LABEL_FILE))
-                if (new := _unregistered(context.instance, dim, changes[dim].new))
-            ],
+            dynamic_partitions_requests=[*_partitions(context.instance, opened, changes)],
             cursor=json.dumps({dim: change.stamps for dim, change in changes.items()}),
         )
 
@@ -121,10 +113,11 @@ def _look(project: Project, dim: str, before: Stamps) -> Change:
                 stamps[key] = before[key]
             continue
         stamps[key] = stamp
-        if key not in before:
-            if project.store.latest(INPUTS[dim], {dim: key}) is None:
-                new.append(key)
-        elif before[key] != stamp:
+        if before.get(key) == stamp:
+            continue
+        if project.store.latest(INPUTS[dim], {dim: key}) is None:
+            new.append(key)  # also what was looked at before, half copied, and never stored
+        elif key in before:
             changed.append(key)
     return Change(new, changed, sorted(before.keys() - inputs.keys()), stamps)
 
@@ -137,9 +130,16 @@ def _stamp(paths: Sequence[Path]) -> list[int] | None:
     return [max(f.st_mtime_ns for f in found), sum(f.st_size for f in found)]
 
 
-def _unregistered(instance: dg.DagsterInstance, dim: str, keys: list[str]) -> list[str]:
-    known = set(instance.get_dynamic_partitions(dim))
-    return [key for key in keys if key not in known]
+def _partitions(
+    instance: dg.DagsterInstance, project: Project, changes: Mapping[str, Change]
+) -> Iterator[dg.AddDynamicPartitionsRequest | dg.DeleteDynamicPartitionsRequest]:
+    """Let a new file become a partition; one that is gone is taken away, and its outputs stay."""
+    for dim in INPUTS:
+        known, keys = instance.get_dynamic_partitions(dim), project.keys(dim)
+        if new := [key for key in changes[dim].new if key not in known]:
+            yield DIMENSIONS[dim].build_add_request(new)
+        if gone := [key for key in known if key not in keys]:
+            yield DIMENSIONS[dim].build_delete_request(gone)
 
 
 def _requests(project: Project, changes: Mapping[str, Change]) -> list[dg.RunRequest]:

@@ -13,12 +13,13 @@ from pathlib import Path
 from typing import TypeVar
 
 from trend_dagster.errors import InputError
+from trend_dagster.project.dimensions import BOLD_RUN as BOLD_RUN
+from trend_dagster.project.dimensions import LABEL_FILE as LABEL_FILE
+from trend_dagster.project.dimensions import N_COMPONENTS as N_COMPONENTS
 from trend_dagster.project.settings import Settings, load_settings, made_encodings
 from trend_dagster.storage.label_files import LabelFile, find_label_files, has_label_files
 from trend_dagster.storage.runs import BoldRun, brain_mask_of, find_runs
 from trend_dagster.storage.stores import Store
-
-BOLD_RUN, LABEL_FILE, N_COMPONENTS = "bold_run", "label_file", "n_components"
 
 Input = TypeVar("Input", BoldRun, LabelFile, BoldRun | LabelFile)
 

@@ -7,7 +7,7 @@ the mesh adds to a correlation. What does not: reading files (``storage``) and t
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -15,13 +15,13 @@ import numpy as np
 from numpy.typing import NDArray
 
 from trend_dagster.errors import InputError
-from trend_dagster.project.folder import LABEL_FILE, Project
-from trend_dagster.project.settings import Settings, surface_labels
+from trend_dagster.project.folder import Project
+from trend_dagster.project.fsaverage import FSAVERAGE, load_fsaverage
+from trend_dagster.project.settings import Settings
 from trend_dagster.science.connectivity.smoothing import Smoothing
-from trend_dagster.science.surface import Surface
-from trend_dagster.storage.meshes import FSAVERAGE, load_fsaverage
+from trend_dagster.science.surface import Surface, check_hemisphere
 from trend_dagster.storage.space import Side
-from trend_dagster.storage.stores import Partition, Version
+from trend_dagster.storage.stores import Version
 from trend_dagster.storage.surfaces import read_cortex_mask, read_surfaces
 
 SIDES = ("left", "right")
@@ -30,7 +30,7 @@ SIDES = ("left", "right")
 # Where it comes from
 
 
-def surface_files(project: Project) -> dict[str, Path]:
+def mesh_files(project: Project) -> dict[str, Path]:
     """Files of the mesh that the settings name, by what they are."""
     inputs = project.settings.inputs
     named = {"surface": inputs.surfaces, "inflated": inputs.inflated}
@@ -54,8 +54,8 @@ def read_mesh(project: Project) -> Surface | None:
         return load_fsaverage(FSAVERAGE[inputs.surface])
     if not inputs.surfaces:
         return None
-    files = list(surface_files(project).values())
-    return read_surfaces(files[:2], files[2:])
+    files = list(mesh_files(project).values())
+    return Surface(**vars(read_surfaces(files[:2], files[2:], check=check_hemisphere)))
 
 
 def cortex_mask_files(project: Project) -> dict[str, Path]:
@@ -85,24 +85,6 @@ def read_mask(project: Project, n_rows: int, n_vertices: Mapping[Side, int]) -> 
     if not n_vertices and name is not None:
         n_vertices = {"L": FSAVERAGE[name], "R": FSAVERAGE[name]}
     return read_cortex_mask(list(cortex_mask_files(project).values()), n_rows, n_vertices)
-
-
-# Who needs it
-
-
-def names_no_mesh(settings: Settings, partition: Partition) -> bool:
-    """Tell whether the settings name no mesh: what is only drawn on it does without."""
-    return not settings.inputs.has_mesh
-
-
-def thresholds_without_mesh(settings: Settings, partition: Partition) -> bool:
-    """Tell whether a correlation is thresholded as it is, without smoothing along the cortex."""
-    return settings.thresholding.smoothing_fwhm_mm == 0 or names_no_mesh(settings, partition)
-
-
-def is_not_made_from_mesh(settings: Settings, partition: Partition) -> bool:
-    """Tell whether a spatial encoding is no label file that is made from the mesh."""
-    return partition[LABEL_FILE] not in surface_labels(settings)
 
 
 # What is stored of it
@@ -135,8 +117,8 @@ def mesh_of(cortex: Version | None, n_vertices: int | None = None) -> Surface | 
 
 
 def stored_mesh(project: Project, n_vertices: int) -> Surface | None:
-    """Mesh of the project as it is stored, for who looks at finished outputs."""
-    if names_no_mesh(project.settings, {}):
+    """Read the mesh that the store holds; None where the settings name none."""
+    if not project.settings.inputs.has_mesh:
         return None
     return mesh_of(project.store.latest("cortex"), n_vertices)
 
@@ -156,11 +138,13 @@ def wrong_density(files: Sequence[str], expected: str, found: object) -> InputEr
 
 
 def smoothing_of(
-    project: Project, cortex: Version | None, mask: NDArray[np.bool_]
+    settings: Settings, cortex: Callable[[], Version | None], mask: NDArray[np.bool_]
 ) -> Smoothing | None:
     """How correlations are smoothed before they are thresholded; None where they are not."""
-    config = project.settings.thresholding
-    surface = mesh_of(cortex, len(mask))
-    if surface is None or config.smoothing_fwhm_mm == 0:
+    config = settings.thresholding
+    if config.smoothing_fwhm_mm == 0:
+        return None
+    surface = mesh_of(cortex(), len(mask))
+    if surface is None:
         return None
     return Smoothing.along(surface, mask, config.smoothing_fwhm_mm, config.exclusion_mm)

@@ -1,8 +1,8 @@
 """All settings of a project, read from its `trend.yaml` on top of a profile.
 
 What belongs here: where settings come from and how they are put together. What does not: what a
-single setting means, which stands beside the function it sets (``science``), and paths, which are
-the project's (``resources``).
+single setting of the science means (``science``, the module ``settings`` of each room), and paths
+(``folder``).
 
 See https://docs.pydantic.dev/latest/concepts/models/ for the models.
 """
@@ -12,6 +12,7 @@ from __future__ import annotations
 import difflib
 import json
 import math
+import re
 import textwrap
 from collections.abc import Iterable, Mapping
 from dataclasses import dataclass
@@ -22,67 +23,58 @@ import yaml
 from pydantic import (
     BaseModel,
     Field,
-    JsonValue,
     ValidationError,
     field_validator,
     model_validator,
 )
 
 from trend_dagster.errors import SettingsError
-from trend_dagster.science.bold import BoldConfig, CohortConfig
-from trend_dagster.science.connectivity.correlation import CorrelationConfig
-from trend_dagster.science.connectivity.thresholding import ThresholdConfig
-from trend_dagster.science.evidence.stability import ValidationConfig
-from trend_dagster.science.features.model_settings import AutoencoderConfig, TrainingConfig
-from trend_dagster.science.parcellation.clustering import ClusteringConfig
-from trend_dagster.science.parcellation.factorization import FactorizationConfig
-from trend_dagster.science.parcellation.networks import NetworksConfig
-from trend_dagster.science.parcellation.selection import SelectionConfig
-from trend_dagster.science.parcellation.sweep import SweepGrid
-from trend_dagster.science.surface import GeodesicLabelsConfig
+from trend_dagster.science.evidence.settings import ValidationConfig
+from trend_dagster.science.identity import NO_IDENTITY
+from trend_dagster.science.parcellation.settings import SelectionConfig
+from trend_dagster.science.settings import MethodSettings
 
 SETTINGS_FILE = "trend.yaml"
 DEFAULT_PROFILE = "default"
-
-# Where a file lies does not decide results; its content does, and is fingerprinted.
-PLACE: dict[str, JsonValue] = {"identity": False}
 
 
 class InputsConfig(BaseModel, frozen=True, extra="forbid"):
     """Where the input files are, relative to the project folder."""
 
+    # Where a file lies does not decide results; its content does, and is fingerprinted.
+
     bold: str = Field(
         "bold",
         description="Folder of BOLD runs: .npy, .dtseries.nii, .nii(.gz) with a mask, or pairs of "
         ".func.gii, .mgh or .mgz; also the folder that fMRIPrep, NiBabies or XCP-D wrote.",
-        json_schema_extra=PLACE,
+        json_schema_extra=NO_IDENTITY,
     )
     space: str | None = Field(
         None,
         description="Where runs are there in several spaces: the one to take (BIDS space-).",
-        json_schema_extra=PLACE,
+        json_schema_extra=NO_IDENTITY,
     )
     density: str | None = Field(
         None,
         description="Where they are there in several densities: the one to take (BIDS den-).",
-        json_schema_extra=PLACE,
+        json_schema_extra=NO_IDENTITY,
     )
     desc: str | None = Field(
         None,
         description="Where they are there in several versions: the one to take (BIDS desc-).",
-        json_schema_extra=PLACE,
+        json_schema_extra=NO_IDENTITY,
     )
     volume_mask: str | None = Field(
         None,
         description="For volumes: a NIfTI that is not 0 in the voxels to use. None takes the "
         "desc-brain_mask beside each run.",
-        json_schema_extra=PLACE,
+        json_schema_extra=NO_IDENTITY,
     )
     geodesic_labels: str = Field(
         "geodesic_labels",
         description="Folder of geodesic label files: .npy, .dlabel.nii, or pairs of .label.gii "
         "or .annot.",
-        json_schema_extra=PLACE,
+        json_schema_extra=NO_IDENTITY,
     )
     geodesic_distances: tuple[str, ...] = Field(
         (),
@@ -90,13 +82,13 @@ class InputsConfig(BaseModel, frozen=True, extra="forbid"):
         description="Distances along the cortex in mm, for smooth spatial encodings and smooth "
         "loadings: a .npy of shape (vertices, vertices) per hemisphere, in the order of the "
         "vertices of the BOLD runs (left, then right).",
-        json_schema_extra=PLACE,
+        json_schema_extra=NO_IDENTITY,
     )
     truth: str | None = Field(
         None,
         description="A label file with the planted network of each vertex (-1 none in a .npy), for "
         "simulated cohorts; of a pair, either file. Only compared with, never used to choose.",
-        json_schema_extra=PLACE,
+        json_schema_extra=NO_IDENTITY,
     )
     surface: Literal["fsaverage3", "fsaverage4", "fsaverage5"] | None = Field(
         None,
@@ -107,31 +99,31 @@ class InputsConfig(BaseModel, frozen=True, extra="forbid"):
         (),
         description="Or its files, left and right: GIFTI (.surf.gii) or FreeSurfer's geometry "
         "(lh.midthickness, rh.midthickness). Distances are measured on it: midthickness is best.",
-        json_schema_extra=PLACE,
+        json_schema_extra=NO_IDENTITY,
     )
     inflated: tuple[str, ...] = Field(
         (),
         description="For pictures: the inflated form of inputs.surfaces, left and right.",
-        json_schema_extra=PLACE,
+        json_schema_extra=NO_IDENTITY,
     )
     cortex_mask: tuple[str, ...] = Field(
         (),
         description="Where there is cortex; the rest, the medial wall, is taken out of the BOLD. "
         "One .npy or CIFTI-2 file, or two files, left and right: .npy, .shape.gii, .label.gii or "
         "FreeSurfer's lh.cortex.label. None takes what has signal.",
-        json_schema_extra=PLACE,
+        json_schema_extra=NO_IDENTITY,
     )
     template: str | None = Field(
         None,
         description="An image that says what the rows of the BOLD are, so that maps come out in "
         "its format: the CIFTI file that they were taken from (cortex, in its order), or a NIfTI "
         "mask of voxels.",
-        json_schema_extra=PLACE,
+        json_schema_extra=NO_IDENTITY,
     )
     note: str | None = Field(
         None,
         description="A sentence about the data, shown wherever results are.",
-        json_schema_extra=PLACE,
+        json_schema_extra=NO_IDENTITY,
     )
 
     @field_validator("surfaces", "inflated")
@@ -160,17 +152,6 @@ class InputsConfig(BaseModel, frozen=True, extra="forbid"):
         if self.inflated and not self.surfaces:
             raise ValueError("inputs.surfaces beside inputs.inflated")
         return self
-
-
-class FeaturesConfig(BaseModel, frozen=True, extra="forbid"):
-    """What represents a vertex."""
-
-    source: Literal["input_projection", "encoder", "bold"] = Field(
-        "bold",
-        description="'bold': the signal itself, no model; nothing trained so far finds more. "
-        "'input_projection': what the tutorial exports, the model's first linear layer. "
-        "'encoder': the latent embedding of the paper.",
-    )
 
 
 class ControlsConfig(BaseModel, frozen=True, extra="forbid"):
@@ -241,30 +222,22 @@ class AutomationConfig(BaseModel, frozen=True, extra="forbid"):
     @field_validator("nightly")
     @classmethod
     def _is_cron(cls, value: str) -> str:
-        from dagster._utils.schedules import is_valid_cron_string
-
-        if not is_valid_cron_string(value):
+        # Whether there is such an hour Dagster tells, where the schedule is built.
+        if not re.fullmatch(r"([\w*,/-]+\s+){4}[\w*,/-]+", value):
             raise ValueError("five fields as cron writes them, like '0 2 * * *'")
         return value
 
 
-class Settings(BaseModel, frozen=True, extra="forbid"):
-    """Every setting of a project; a section each for what reads it."""
+class _Project(BaseModel, frozen=True, extra="forbid"):
+    """What a project has besides the method: it stands in front."""
 
     profile: str = Field(DEFAULT_PROFILE, description="Profile that these settings build on.")
     inputs: InputsConfig = InputsConfig()
-    bold: BoldConfig = BoldConfig()
-    cohort: CohortConfig = CohortConfig()
-    autoencoder: AutoencoderConfig = AutoencoderConfig()
-    training: TrainingConfig = TrainingConfig()
-    features: FeaturesConfig = FeaturesConfig()
-    correlation: CorrelationConfig = CorrelationConfig()
-    geodesic_labels: GeodesicLabelsConfig = GeodesicLabelsConfig()
-    thresholding: ThresholdConfig = ThresholdConfig()
-    sweep: SweepGrid = SweepGrid()
-    factorization: FactorizationConfig = FactorizationConfig()
-    clustering: ClusteringConfig = ClusteringConfig()
-    networks: NetworksConfig = NetworksConfig()
+
+
+class Settings(MethodSettings, _Project, frozen=True, extra="forbid"):
+    """Every setting of a project: those of the method, and where files are and what is made."""
+
     validation: ValidationConfig = ValidationConfig()
     selection: SelectionConfig = SelectionConfig()
     controls: ControlsConfig = ControlsConfig()
@@ -272,27 +245,6 @@ class Settings(BaseModel, frozen=True, extra="forbid"):
     storage: StorageConfig = StorageConfig()
     compute: ComputeConfig = ComputeConfig()
     automation: AutomationConfig = AutomationConfig()
-
-    def identity(self, section: str) -> dict[str, Any]:
-        """Settings of a section that decide results; those that only change speed are left out.
-
-        Parameters
-        ----------
-        section : str
-            Name of the section.
-
-        Returns
-        -------
-        dict
-            As JSON can store it.
-        """
-        model: BaseModel = getattr(self, section)
-        values = model.model_dump(mode="json")
-        for name, field in type(model).model_fields.items():
-            extra = field.json_schema_extra
-            if isinstance(extra, Mapping) and extra.get("identity") is False:
-                del values[name]
-        return values
 
 
 def smooth_encodings(settings: Settings) -> dict[str, float]:

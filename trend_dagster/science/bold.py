@@ -57,9 +57,18 @@ class BoldConfig(BaseModel, frozen=True, extra="forbid"):
     )
 
     @property
-    def cleans(self) -> bool:
-        """Whether anything is taken out of the signal."""
-        return self.detrend or self.filters or bool(self.confounds)
+    def taken_out(self) -> tuple[str, ...]:
+        """What is taken out of the signal, in words."""
+        parts = ["global signal"] if self.global_signal == "remove" else []
+        if self.detrend:
+            parts.append("linear trend")
+        if self.high_pass_hz is not None and self.low_pass_hz is not None:
+            parts.append(f"frequencies outside {self.high_pass_hz:g} to {self.low_pass_hz:g} Hz")
+        elif self.high_pass_hz is not None:
+            parts.append(f"frequencies below {self.high_pass_hz:g} Hz")
+        elif self.low_pass_hz is not None:
+            parts.append(f"frequencies above {self.low_pass_hz:g} Hz")
+        return (*parts, *self.confounds)
 
     @property
     def filters(self) -> bool:
@@ -152,7 +161,7 @@ def clean(
     SettingsError
         If a filter is asked for that the repetition time does not allow.
     """
-    if not config.cleans:
+    if not (config.detrend or config.filters or config.confounds):
         return bold
     _check_filters(config, repetition_time)
     from nilearn.signal import clean as nilearn_clean

@@ -8,15 +8,15 @@ from __future__ import annotations
 
 from collections.abc import Iterator
 from dataclasses import dataclass
+from typing import TYPE_CHECKING
 
 import numpy as np
-import scipy.sparse as sp
 from numpy.typing import NDArray
-from pydantic import BaseModel, Field, field_validator
-from scipy.sparse import csgraph
-from scipy.spatial import ConvexHull, KDTree
 
 from trend_dagster.errors import InputError, SettingsError
+
+if TYPE_CHECKING:
+    import scipy.sparse as sp
 
 FloatArray = NDArray[np.floating]
 IntArray = NDArray[np.intp]
@@ -24,38 +24,6 @@ BoolArray = NDArray[np.bool_]
 
 # Labels of fewer vertices can neither be connected and equal in area, nor serve a factorisation.
 MIN_VERTICES_PER_LABEL = 4
-
-MAX_LABELS = 1000  # of both hemispheres
-"""With more, a label of a mesh that BOLD is sampled on has too few vertices to be factorised."""
-
-
-class GeodesicLabelsConfig(BaseModel, frozen=True, extra="forbid"):
-    """Label files that are made from the surface, beside those of the user."""
-
-    n_labels_per_hemisphere: tuple[int, ...] | None = Field(
-        default=None,
-        description="Cut each hemisphere of the surface into so many connected labels of nearly "
-        "equal area: each number gives a label file of its own. 1 keeps a hemisphere whole. Needs "
-        "the mesh (inputs.surface or inputs.surfaces). null: 1 where a mesh is named, and none "
-        "where none is.",
-        # Each is a partition with a key of its own, which tells the number.
-        json_schema_extra={"identity": False},
-    )
-
-    @field_validator("n_labels_per_hemisphere")
-    @classmethod
-    def _sensible(cls, values: tuple[int, ...] | None) -> tuple[int, ...] | None:
-        if values is None:
-            return None
-        most = MAX_LABELS // 2
-        if any(not 1 <= n <= most for n in values):
-            raise ValueError(
-                f"from 1 to {most} labels per hemisphere ({MAX_LABELS:,} in all; of more, each "
-                "would have too few vertices to factorise)"
-            )
-        if len(set(values)) < len(values):
-            raise ValueError(f"a list without repeated values, not {list(values)}")
-        return values
 
 
 @dataclass(frozen=True)
@@ -120,6 +88,8 @@ def sphere_triangles(sphere: FloatArray) -> NDArray[np.int32]:
     ndarray of shape (2 * n_vertices - 4, 3), int32
         Triangles, counter-clockwise seen from outside, in a fixed order.
     """
+    from scipy.spatial import ConvexHull
+
     points = np.asarray(sphere, dtype=np.float64)
     triangles = np.sort(ConvexHull(points).simplices, axis=1)
     triangles = triangles[np.lexsort(triangles.T[::-1])]
@@ -155,6 +125,9 @@ def check_hemisphere(subject: str, points: FloatArray, triangles: NDArray[np.int
         area; if a vertex belongs to no triangle; if an edge belongs to one triangle (a hole) or to
         more than two; or if the mesh falls into pieces.
     """
+    import scipy.sparse as sp
+    from scipy.sparse import csgraph
+
     n = len(points)
     if lost := int((~np.isfinite(points)).any(axis=1).sum()):
         raise _bad_mesh(subject, "finite coordinates", f"NaN or infinity at {lost} vertices")
@@ -254,6 +227,8 @@ def _unfolded_steps(
 
 def _shortest_steps(pairs: IntArray, lengths: FloatArray, n_vertices: int) -> sp.csr_array:
     # A pair may be named by several triangles; a sparse matrix would add its lengths up.
+    import scipy.sparse as sp
+
     order = np.lexsort((lengths, pairs[:, 1], pairs[:, 0]))
     pairs, lengths = pairs[order], lengths[order]
     new = np.ones(len(pairs), dtype=bool)
@@ -262,7 +237,7 @@ def _shortest_steps(pairs: IntArray, lengths: FloatArray, n_vertices: int) -> sp
     return sp.csr_array(upper + upper.T)
 
 
-def geodesic_distances(surface: Surface, sources: IntArray | None = None) -> NDArray[np.float32]:
+def measure_distances(surface: Surface, sources: IntArray | None = None) -> NDArray[np.float32]:
     """Distances along the surface from some vertices to all.
 
     The shortest path over edges and over the straight lines that cross one edge: what Workbench
@@ -282,6 +257,8 @@ def geodesic_distances(surface: Surface, sources: IntArray | None = None) -> NDA
     ndarray of shape (n_sources, n_vertices), float32
         In mm; infinite to the other hemisphere.
     """
+    from scipy.sparse import csgraph
+
     sources = np.arange(surface.n_vertices) if sources is None else np.atleast_1d(sources)
     graph = edge_graph(surface, unfold=True)
     distances = csgraph.dijkstra(graph, directed=False, indices=sources)
@@ -303,6 +280,8 @@ def step_graph(surface: Surface, side: int) -> sp.csr_array:
     csr_array of shape (n_vertices_of_the_hemisphere, n_vertices_of_the_hemisphere), float64
         As `edge_graph` with ``unfold``.
     """
+    import scipy.sparse as sp
+
     inside = np.flatnonzero(surface.hemisphere == side)
     return sp.csr_array(edge_graph(surface, unfold=True)[inside][:, inside])
 
@@ -326,6 +305,8 @@ def distance_rows(
     ndarray of shape (stop - start, n_vertices), float32
         In mm; infinite above the limit.
     """
+    from scipy.sparse import csgraph
+
     found = csgraph.dijkstra(steps, directed=False, indices=np.arange(start, stop), limit=limit)
     return np.asarray(found, dtype=np.float32)
 
@@ -347,11 +328,16 @@ def geodesic_neighbours(surface: Surface, radius: float, block_size: int = 256) 
     csr_array of shape (n_vertices, n_vertices), float32
         Symmetric; the diagonal is not stored.
     """
+    import scipy.sparse as sp
+
     graph = edge_graph(surface, unfold=True)
     return sp.csr_array(sp.vstack(list(_near(graph, radius, block_size)), format="csr"))
 
 
 def _near(graph: sp.csr_array, radius: float, block_size: int) -> Iterator[sp.csr_array]:
+    import scipy.sparse as sp
+    from scipy.sparse import csgraph
+
     for start in range(0, graph.shape[0], block_size):
         sources = np.arange(start, min(start + block_size, graph.shape[0]))
         distance = csgraph.dijkstra(graph, directed=False, indices=sources, limit=radius)
@@ -376,12 +362,14 @@ def gaussian_weights(surface: Surface, sigma: float, truncate: float = 3.0) -> s
     csr_array of shape (n_vertices, n_vertices), float32
         Symmetric, ones on the diagonal, zero between hemispheres.
     """
+    import scipy.sparse as sp
+
     weights = geodesic_neighbours(surface, truncate * sigma)
     weights.data = np.exp(-(weights.data**2) / (2 * sigma**2))
     return sp.csr_array(weights + sp.eye_array(surface.n_vertices, dtype=np.float32))
 
 
-def geodesic_labels(
+def cut_into_labels(
     surface: Surface, n_labels_per_hemisphere: int, mask: BoolArray | None = None
 ) -> NDArray[np.int32]:
     """Cut each hemisphere into connected labels of nearly equal area.
@@ -431,6 +419,8 @@ def geodesic_labels(
 
 def largest_piece(graph: sp.csr_array, mask: BoolArray) -> IntArray:
     """Vertices of the largest connected piece of a mask."""
+    from scipy.sparse import csgraph
+
     inside = np.flatnonzero(mask)
     _, piece = csgraph.connected_components(graph[inside][:, inside], directed=False)
     if len(inside) == 0:
@@ -444,6 +434,8 @@ def largest_piece(graph: sp.csr_array, mask: BoolArray) -> IntArray:
 
 
 def _bisect(graph: sp.csr_array, area: FloatArray, region: IntArray, n: int) -> list[IntArray]:
+    from scipy.sparse import csgraph
+
     if n == 1:
         return [region]
     inside = graph[region][:, region]
@@ -466,6 +458,9 @@ def _bisect(graph: sp.csr_array, area: FloatArray, region: IntArray, n: int) -> 
 
 def _piece_with(graph: sp.csr_array, mask: BoolArray, vertex: int) -> BoolArray:
     """Mark the connected piece of a mask that holds a vertex."""
+    import scipy.sparse as sp
+    from scipy.sparse import csgraph
+
     steps = csgraph.breadth_first_order(
         sp.diags_array(mask.astype(float)) @ graph @ sp.diags_array(mask.astype(float)),
         vertex,
@@ -476,10 +471,15 @@ def _piece_with(graph: sp.csr_array, mask: BoolArray, vertex: int) -> BoolArray:
 
 
 def _farthest(graph: sp.csr_array, source: int) -> int:
+    from scipy.sparse import csgraph
+
     return int(csgraph.dijkstra(graph, directed=False, indices=source).argmax())
 
 
 def _fill_from_nearest(surface: Surface, labels: NDArray[np.int32]) -> NDArray[np.int32]:
+    from scipy.sparse import csgraph
+    from scipy.spatial import KDTree
+
     known = np.flatnonzero(labels >= 0)
     _, _, source = csgraph.dijkstra(
         edge_graph(surface), directed=False, indices=known, min_only=True, return_predecessors=True

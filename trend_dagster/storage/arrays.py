@@ -1,8 +1,9 @@
-"""Read the files that users bring: BOLD and geodesic labels (numpy's .npy)."""
+"""Numpy's .npy: the BOLD and geodesic labels that users bring, and what is written for them."""
 
 from __future__ import annotations
 
 import hashlib
+import io
 import re
 from pathlib import Path
 from typing import Any
@@ -343,3 +344,10 @@ def _what_is_wrong(message: str, path: Path) -> str:
     if "magic string" in message:
         return "something else (perhaps a pickle, which could run code when read)"
     return message
+
+
+def npy_bytes(array: NDArray[Any]) -> bytes:
+    """An array as the bytes of a .npy file."""
+    buffer = io.BytesIO()
+    np.save(buffer, array, allow_pickle=False)
+    return buffer.getvalue()

@@ -17,7 +17,6 @@ import numpy as np
 from numpy.typing import NDArray
 
 from trend_dagster.errors import InputError
-from trend_dagster.science.surface import MAX_LABELS
 from trend_dagster.storage.arrays import key_of, read_labels, read_signed_labels
 from trend_dagster.storage.runs import (
     CORTEX,
@@ -32,6 +31,7 @@ from trend_dagster.storage.runs import (
 from trend_dagster.storage.space import Side
 
 NO_LABEL = -1
+MAX_LABELS = 1000  # as many as the settings may ask for: science.connectivity.settings
 LABEL_INTENT = 1002  # NIFTI_INTENT_LABEL
 
 LabelSource = Literal["npy", "gifti", "freesurfer", "cifti"]
@@ -289,30 +289,6 @@ def read_networks(file: LabelFile) -> NDArray[np.int64]:
     if file.source == "npy":
         return read_signed_labels(file.files[0])
     return _join(_only_map(file), apart=False)
-
-
-def read_maps(file: LabelFile) -> dict[str, NDArray[np.int64]]:
-    """Read all maps of a label file, but a .npy, by name; a map without a name is ``map 1``.
-
-    Parameters
-    ----------
-    file : LabelFile
-        Which.
-
-    Returns
-    -------
-    dict of str to ndarray of shape (n_rows,), int64
-        As :func:`read_geodesic_labels`.
-
-    Raises
-    ------
-    InputError
-        If the files cannot be read or hold no labels.
-    """
-    return {
-        maps[0].name or f"map {i + 1}": _join(maps, apart=True)
-        for i, maps in enumerate(_all_maps(file))
-    }
 
 
 def _only_map(file: LabelFile) -> tuple[_Map, ...]:

@@ -14,17 +14,15 @@ import xml.etree.ElementTree as ET
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any, Literal
+from typing import TYPE_CHECKING, Any, Literal
 
-import nibabel as nib
 import numpy as np
-from nibabel.cifti2.cifti2 import Cifti2Image
-from nibabel.cifti2.cifti2_axes import BrainModelAxis, LabelAxis
-from nibabel.freesurfer.io import write_annot
-from nibabel.gifti import gifti
 from numpy.typing import ArrayLike, NDArray
 
 from trend_dagster.errors import StoreError
+
+if TYPE_CHECKING:
+    from nibabel.cifti2.cifti2_axes import BrainModelAxis
 
 Side = Literal["L", "R"]
 
@@ -154,6 +152,8 @@ def gifti_surface(
     bytes
         The file.
     """
+    from nibabel.gifti import gifti
+
     drawn = {"Inflated": "Inflated", "Sphere": "Spherical"}
     meta = {"AnatomicalStructurePrimary": STRUCTURE[side]}
     meta["GeometricType"] = drawn.get(kind, "Anatomical")
@@ -192,6 +192,8 @@ def gifti_labels(keys: NDArray[np.integer], networks: Networks, side: Side, map_
     bytes
         The file.
     """
+    from nibabel.gifti import gifti
+
     _check_keys(keys, networks)
     table = gifti.GiftiLabelTable()
     for key, name, rgba in _entries(networks):
@@ -223,6 +225,8 @@ def annot(keys: NDArray[np.integer], networks: Networks) -> bytes:
     bytes
         The file. Row 0 of its table is FreeSurfer's "unknown".
     """
+    from nibabel.freesurfer.io import write_annot
+
     _check_keys(keys, networks)
     rows = {NO_SIGNAL_KEY: FREESURFER_UNKNOWN}
     rows |= {network.key: (network.name, network.rgb) for network in networks}
@@ -262,6 +266,9 @@ def cifti_labels(
     bytes
         The file.
     """
+    from nibabel.cifti2.cifti2 import Cifti2Image
+    from nibabel.cifti2.cifti2_axes import LabelAxis
+
     _check_keys(keys, networks)
     table = {key: (name, rgba) for key, name, rgba in _entries(networks)}
     maps = LabelAxis([map_name], [table])
@@ -298,6 +305,8 @@ def nifti_labels(
     bytes
         The file, compressed.
     """
+    import nibabel as nib
+
     _check_keys(keys, networks)
     volume = np.zeros(mask.shape, dtype=np.int32)
     volume[mask] = keys
@@ -414,6 +423,8 @@ def _mistake(expected: str, found: str) -> StoreError:
 
 
 def _bytes_of(image: Any) -> bytes:
+    import nibabel as nib
+
     target = io.BytesIO()
     image.to_file_map({"image": nib.fileholders.FileHolder(fileobj=target)})
     return target.getvalue()

@@ -116,6 +116,9 @@ class Recipe:
         Digest of each input, by name (``embeddings[bold_run=sub-01]``, ``file``).
     imported_from : str, optional
         Name of the file that a user brought the output in; its digest is among the inputs.
+    traced : bool
+        Whether the inputs are those that were really looked at. Before this was recorded, an input
+        that could be missing was named only where it was there.
     """
 
     asset: str
@@ -123,6 +126,7 @@ class Recipe:
     settings: Mapping[str, Any] = field(default_factory=dict)
     inputs: Mapping[str, str] = field(default_factory=dict)
     imported_from: str | None = None
+    traced: bool = False
 
     def as_dict(self) -> dict[str, Any]:
         """The recipe as JSON can store it."""
@@ -134,6 +138,8 @@ class Recipe:
         }
         if self.imported_from is not None:
             recipe["imported_from"] = self.imported_from
+        if self.traced:
+            recipe["traced"] = True
         return recipe
 
     @classmethod
@@ -145,6 +151,7 @@ class Recipe:
             settings=stored["settings"],
             inputs=stored["inputs"],
             imported_from=stored.get("imported_from"),
+            traced=stored.get("traced", False),
         )
 
     @property

@@ -8,8 +8,6 @@ from __future__ import annotations
 
 from dataclasses import dataclass, replace
 
-from trend_dagster.science.evidence.stability import BESIDE, MEASURES
-
 CHUNK_BYTES = 16 << 20  # one chunk of a large array; small arrays are one chunk
 
 
@@ -83,12 +81,25 @@ _SWEEP_CELL: dict[str, ArraySpec] = {
 
 _GRID = ("alpha_W", "l1_ratio", "n_clusters")  # the axes of a cell, the same for every control
 
+_MEASURES = {
+    "stability": "adjusted Rand index between the parcellations of two halves of the cohort",
+    "half_silhouette": "mean silhouette of the rows of W, mean of both halves",
+    "homogeneity": "mean correlation within the clusters of one half, in the other; mean of both",
+}
+_BESIDE = {
+    "null": "mean over surrogate cohorts",
+    "null_sd": "standard deviation over surrogate cohorts",
+    "excess": "value less the mean over surrogate cohorts",
+    "z": "excess in standard deviations of surrogate cohorts; missing for fewer than 3 of them",
+    "margin": "excess that one more surrogate cohort would reach with a probability of 5 %",
+}
+
 _STABILITY: dict[str, ArraySpec] = {name: _SWEEP_CELL[name] for name in _GRID}
-for _name, _what in MEASURES.items():
+for _name, _what in _MEASURES.items():
     _STABILITY |= {
         _name: _metric(_what),
         f"{_name}_nulls": ArraySpec(("null", *_CELL), "float64", f"{_what}; of each surrogate"),
-        **{f"{_name}_{beside}": _metric(f"{_what}; {how}") for beside, how in BESIDE.items()},
+        **{f"{_name}_{beside}": _metric(f"{_what}; {how}") for beside, how in _BESIDE.items()},
     }
 
 ANY_ARRAYS = "*"

@@ -30,6 +30,8 @@ class ResumableMatrix:
         The matrix, mapped from disk.
     done : set of (int, int)
         First row and column of the tiles that are complete.
+    n_resumed : int
+        How many of them were found when it was opened.
     """
 
     def __init__(self, folder: Path, shape: tuple[int, int], tile: int) -> None:
@@ -45,6 +47,7 @@ class ResumableMatrix:
         if mode == "w+":
             _reserve(path)
         self.done = self._read()
+        self.n_resumed = len(self.done)
 
     def _read(self) -> set[Tile]:
         if not self._list.exists():

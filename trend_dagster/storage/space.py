@@ -86,14 +86,14 @@ def check_same_space(told: Mapping[str, Mapping[str, Any] | None]) -> None:
     Parameters
     ----------
     told : mapping of str to mapping or None
-        The fact ``space`` of each run; None where nobody knows (embeddings that a user brought).
+        The fact ``space`` of each run; None where it is not known (embeddings that a user brought).
 
     Raises
     ------
     CohortError
         If they differ; names the first run that differs from the first one.
     """
-    # What .npy files hold nobody knows; the others must agree with each other.
+    # .npy files do not say what they hold; the others must agree with each other.
     spaces = {r: s for r, s in told.items() if s is not None and s["source"] != "npy"}
     if not spaces:
         return

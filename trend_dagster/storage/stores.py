@@ -39,6 +39,8 @@ from zarr.codecs import BloscCodec, Crc32cCodec
 from zarr.storage import LocalStore
 
 from trend_dagster.errors import StoreError
+from trend_dagster.files import replace_file as replace_file
+from trend_dagster.files import sync
 from trend_dagster.storage.provenance import Recipe, digest_of_folder, library_versions
 from trend_dagster.storage.schema import ANY_ARRAYS, CHUNK_BYTES, SCHEMA, ArraySpec
 
@@ -626,35 +628,4 @@ def _made_at(version: str) -> float:
 
 def _sync_tree(folder: Path) -> None:
     for path in [folder, *folder.rglob("*")]:
-        _sync(path)
-
-
-def _sync(path: Path) -> None:
-    handle = os.open(path, os.O_RDONLY)
-    try:
-        os.fsync(handle)
-    finally:
-        os.close(handle)
-
-
-def replace_file(path: Path, content: bytes) -> None:
-    """Write a file so that readers see the old one or the new one, never half of either.
-
-    Parameters
-    ----------
-    path : Path
-        The file; its folder is made if need be.
-    content : bytes
-        What it shall hold.
-    """
-    path.parent.mkdir(parents=True, exist_ok=True)
-    partial = path.with_name(f".{path.name}.{secrets.token_hex(4)}")
-    try:
-        with partial.open("wb") as file:
-            file.write(content)
-            file.flush()
-            os.fsync(file.fileno())
-        partial.replace(path)
-        _sync(path.parent)
-    finally:
-        partial.unlink(missing_ok=True)
+        sync(path)

@@ -8,7 +8,7 @@ its place in the settings.
 from __future__ import annotations
 
 import re
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
@@ -17,7 +17,6 @@ import numpy as np
 from numpy.typing import NDArray
 
 from trend_dagster.errors import InputError
-from trend_dagster.science.surface import Surface, check_hemisphere
 from trend_dagster.storage.runs import cortex_models, load_cifti, reading
 from trend_dagster.storage.space import Side
 
@@ -41,7 +40,38 @@ class _Hemisphere:
     kind: str
 
 
-def read_surfaces(files: Sequence[Path], inflated: Sequence[Path] = ()) -> Surface:
+@dataclass(frozen=True)
+class MeshFiles:
+    """What the files of both hemispheres hold, left then right.
+
+    Parameters
+    ----------
+    coordinates : ndarray of shape (n_vertices, 3), float32
+        In mm.
+    triangles : ndarray of shape (n_triangles, 3), int32
+        Vertices of each triangle.
+    hemisphere : ndarray of shape (n_vertices,), int8
+        0 for left, 1 for right.
+    kind : str
+        ``midthickness``, ``pial``, ``white`` or ``anatomical``.
+    inflated : ndarray of shape (n_vertices, 3), float32, optional
+        Coordinates to draw it with.
+    """
+
+    coordinates: NDArray[np.float32]
+    triangles: NDArray[np.int32]
+    hemisphere: NDArray[np.int8]
+    kind: str
+    inflated: NDArray[np.float32] | None = None
+
+
+Check = Callable[[str, NDArray[np.float32], NDArray[np.int32]], None]
+"""Takes what a mesh is called, its points and its triangles; raises InputError."""
+
+
+def read_surfaces(
+    files: Sequence[Path], inflated: Sequence[Path] = (), *, check: Check
+) -> MeshFiles:
     """Read both hemispheres.
 
     Parameters
@@ -50,11 +80,14 @@ def read_surfaces(files: Sequence[Path], inflated: Sequence[Path] = ()) -> Surfa
         Left, right: the mesh that distances are measured on.
     inflated : sequence of Path
         Left, right: the same mesh with the coordinates to draw it with, if there is one.
+    check : callable
+        Tells whether a hemisphere is one closed, connected surface
+        (:func:`trend_dagster.science.surface.check_hemisphere`).
 
     Returns
     -------
-    Surface
-        Checked; without a medial wall.
+    MeshFiles
+        Checked.
 
     Raises
     ------
@@ -64,10 +97,10 @@ def read_surfaces(files: Sequence[Path], inflated: Sequence[Path] = ()) -> Surfa
     """
     left, right = (_read(path) for path in files)
     for path, mesh in zip(files, (left, right), strict=True):
-        check_hemisphere(f"surface file {path}", mesh.points, mesh.triangles)
+        check(f"surface file {path}", mesh.points, mesh.triangles)
     _check_sides(files, (left, right))
     n = len(left.points)
-    surface = Surface(
+    surface = MeshFiles(
         coordinates=np.concatenate([left.points, right.points]),
         triangles=np.concatenate([left.triangles, right.triangles + np.int32(n)]),
         hemisphere=np.repeat(np.array([0, 1], dtype=np.int8), [n, len(right.points)]),

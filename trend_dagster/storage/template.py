@@ -10,18 +10,18 @@ import functools
 import operator
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
-import nibabel as nib
 import numpy as np
-from nibabel.cifti2.cifti2 import Cifti2Image
-from nibabel.cifti2.cifti2_axes import BrainModelAxis
-from nibabel.filebasedimages import ImageFileError
 from numpy.typing import NDArray
 
 from trend_dagster.errors import InputError
 from trend_dagster.storage.label_images import CIFTI_STRUCTURE, Side
 from trend_dagster.storage.space import VertexSpace
+
+if TYPE_CHECKING:
+    from nibabel.cifti2.cifti2 import Cifti2Image
+    from nibabel.cifti2.cifti2_axes import BrainModelAxis
 
 
 @dataclass(frozen=True)
@@ -120,6 +120,10 @@ def read_template(path: Path) -> Target:
     InputError
         If it is neither.
     """
+    import nibabel as nib
+    from nibabel.cifti2.cifti2 import Cifti2Image
+    from nibabel.filebasedimages import ImageFileError
+
     try:
         image: Any = nib.load(path)
     except (ImageFileError, OSError, ValueError, EOFError) as error:
@@ -136,6 +140,8 @@ def read_template(path: Path) -> Target:
 
 def target_of(space: VertexSpace) -> Target | None:
     """What maps are written on for BOLD of a space; None where the files do not tell (.npy)."""
+    from nibabel.cifti2.cifti2_axes import BrainModelAxis
+
     if space.volume_shape is not None and space.voxels is not None and space.affine is not None:
         mask = np.zeros(space.volume_shape, dtype=bool)
         mask.flat[space.voxels] = True
@@ -154,6 +160,8 @@ def target_of(space: VertexSpace) -> Target | None:
 
 
 def _grayordinates(path: Path, image: Cifti2Image) -> Grayordinates:
+    from nibabel.cifti2.cifti2_axes import BrainModelAxis
+
     axes = [image.header.get_axis(i) for i in range(image.ndim)]
     dense = [axis for axis in axes if isinstance(axis, BrainModelAxis)]
     if not dense:

@@ -8,9 +8,16 @@ from typing import Any
 import pandas as pd
 
 from trend_dagster.project.settings import Settings
-from trend_dagster.validation.kept import Kept
-from trend_dagster.validation.simulated import QUICK_SNR, Tell, compare, summary
-from trend_dagster.validation.ways import PROFILE, Encoding, Way, changed, platform, profile
+from trend_dagster.validation.approaches import (
+    PROFILE,
+    Approach,
+    EncodingChoice,
+    changed,
+    method_approach,
+    profile,
+)
+from trend_dagster.validation.figures import FigureFolder
+from trend_dagster.validation.simulated import QUICK_SNR, OnProgress, compare, summary
 
 SNR = QUICK_SNR[7][0]
 QUICK_PARTS = (
@@ -24,7 +31,7 @@ QUICK_PARTS = (
 )
 
 
-def variants(quick: bool) -> Iterator[Way]:
+def variants(quick: bool) -> Iterator[Approach]:
     """Every variant; its kind is the part that is changed.
 
     Parameters
@@ -32,14 +39,16 @@ def variants(quick: bool) -> Iterator[Way]:
     quick : bool
         Leave out smooth loadings and what trains models.
     """
-    for way in _all(profile(PROFILE)):
-        if not quick or way.kind in QUICK_PARTS:
-            yield way
+    for approach in _all(profile(PROFILE)):
+        if not quick or approach.kind in QUICK_PARTS:
+            yield approach
 
 
-def _all(base: Settings) -> Iterator[Way]:
-    def variant(part: str, name: str, encoding: Encoding | None = None, **sections: Any) -> Way:
-        return platform(part, name, changed(base, **sections), encoding or Encoding())
+def _all(base: Settings) -> Iterator[Approach]:
+    def variant(
+        part: str, name: str, encoding: EncodingChoice | None = None, **sections: Any
+    ) -> Approach:
+        return method_approach(part, name, changed(base, **sections), encoding)
 
     yield variant("as it is", f"profile {PROFILE}")
     yield variant("cleaning", "global signal kept", bold={"global_signal": "keep"})
@@ -49,11 +58,11 @@ def _all(base: Settings) -> Iterator[Way]:
     yield variant("networks", "KMeans on scaled rows", networks=kmeans, clustering=scaled)
     for width in (0, 8, 24):
         yield variant("smoothing", f"{width} mm", thresholding={"smoothing_fwhm_mm": width})
-    yield variant("encoding", "none", Encoding(labels=None))
+    yield variant("encoding", "none", EncodingChoice(labels=None))
     for labels in (2, 4, 10):
-        yield variant("encoding", f"hard, L = {2 * labels}", Encoding(labels=labels))
+        yield variant("encoding", f"hard, L = {2 * labels}", EncodingChoice(labels=labels))
     for sigma in (30.0, 70.0):
-        yield variant("encoding", f"smooth, sigma {sigma:g} mm", Encoding(sigma_mm=sigma))
+        yield variant("encoding", f"smooth, sigma {sigma:g} mm", EncodingChoice(sigma_mm=sigma))
     for alpha in (1e-4, 1e-3):
         yield variant("penalty", f"alpha {alpha:g} absolute", sweep={"alpha_W": (alpha,)})
     yield variant(
@@ -71,7 +80,7 @@ def _all(base: Settings) -> Iterator[Way]:
     yield from _models(base)
 
 
-def _models(base: Settings) -> Iterator[Way]:
+def _models(base: Settings) -> Iterator[Approach]:
     """Features of the demo's small model, before and after training."""
     small = profile("demo")
     model = {
@@ -80,27 +89,29 @@ def _models(base: Settings) -> Iterator[Way]:
     }
     for source, title in (("input_projection", "input projection"), ("encoder", "encoder")):
         settings = changed(base, features={"source": source}, **model)
-        yield platform("features", f"{title}, untrained", settings, trained=False)
-        yield platform("features", f"{title}, trained", settings)
+        yield method_approach("features", f"{title}, untrained", settings, trained=False)
+        yield method_approach("features", f"{title}, trained", settings)
     off = {**model["autoencoder"], "confidence": "tutorial"}
     settings = changed(
         base, features={"source": "encoder"}, training=model["training"], autoencoder=off
     )
-    yield platform("confidence", "encoder, trained, confidence inert", settings)
+    yield method_approach("confidence", "encoder, trained, confidence inert", settings)
 
 
-def ablate(kept: Kept, seeds: Sequence[int], quick: bool, tell: Tell) -> pd.DataFrame:
+def ablate(
+    figures: FigureFolder, seeds: Sequence[int], quick: bool, on_progress: OnProgress
+) -> pd.DataFrame:
     """Measure every variant.
 
     Parameters
     ----------
-    kept : Kept
+    figures : FigureFolder
         Where figures are kept.
     seeds : sequence of int
         Cohorts.
     quick : bool
         Fewer variants.
-    tell : callable
+    on_progress : callable
         Shows progress.
 
     Returns
@@ -109,10 +120,10 @@ def ablate(kept: Kept, seeds: Sequence[int], quick: bool, tell: Tell) -> pd.Data
         One row for each variant: part, variant, mean and spread of Dice and what it is worth,
         the Dice of the profile minus that of the variant on the same cohorts.
     """
-    ways = list(variants(quick))
-    table = summary(compare(kept, "ablations", ways, [SNR], seeds, tell))
+    approaches = list(variants(quick))
+    table = summary(compare(figures, "ablations", approaches, [SNR], seeds, on_progress))
     whole = table.loc[table["kind"] == "as it is", "dice"].iloc[0]
-    order = {way.name: i for i, way in enumerate(ways)}
-    table = table.assign(worth=whole - table["dice"], order=table["way"].map(order))
+    order = {approach.name: i for i, approach in enumerate(approaches)}
+    table = table.assign(worth=whole - table["dice"], order=table["approach"].map(order))
     table = table.sort_values("order", ignore_index=True).drop(columns=["order", "snr"])
-    return table.rename(columns={"kind": "part", "way": "variant"})
+    return table.rename(columns={"kind": "part", "approach": "variant"})

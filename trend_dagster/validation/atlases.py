@@ -14,11 +14,11 @@ from trend_dagster.project.folder import Project
 from trend_dagster.project.mesh import read_mesh
 from trend_dagster.science.evidence.measures import (
     adjusted_rand_index,
-    against_null,
     dice_per_network,
     mean_dice,
 )
 from trend_dagster.science.evidence.nulls import spin_labels
+from trend_dagster.science.evidence.stability import beside_null
 from trend_dagster.science.surface import Surface
 from trend_dagster.storage.label_files import label_file_at, read_networks
 from trend_dagster.validation.recordings import Labels
@@ -94,16 +94,9 @@ def _each(found: Labels, atlas: Labels, names: Labels) -> Any:
 
 
 def _row(network: str, measure: str, value: float, null: Any) -> dict[str, Any]:
-    beside = against_null(float(value), np.asarray(null))
-    return {
-        "network": network,
-        "measure": measure,
-        "value": beside.value,
-        "null": beside.null_mean,
-        "excess": beside.excess,
-        "z": beside.z,
-        "p": beside.p,
-    }
+    beside = beside_null(float(value), np.asarray(null))
+    columns = {name: float(beside[name]) for name in ("null", "excess", "z", "p")}
+    return {"network": network, "measure": measure, "value": float(value), **columns}
 
 
 def agreements(folder: Path, files: Sequence[Path]) -> Iterator[tuple[int, str, pd.DataFrame]]:

@@ -14,23 +14,25 @@ import numpy as np
 from trend_dagster.delivery.figures.png import to_png
 from trend_dagster.delivery.figures.surface import comparison_figure
 from trend_dagster.errors import InputError
+from trend_dagster.files import replace_file
 from trend_dagster.project.folder import Project
 from trend_dagster.project.mesh import read_mesh
+from trend_dagster.project.recorded import read_recorded, recorded_files
+from trend_dagster.science.bold import why_unusable
 from trend_dagster.storage.arrays import subject_of
 from trend_dagster.storage.provenance import digest_of_file
-from trend_dagster.storage.runs import read_run
-from trend_dagster.storage.stores import replace_file
+from trend_dagster.validation.approaches import (
+    DEFAULT_WIDTH_MM,
+    PROFILE,
+    Approach,
+    changed,
+    competitor,
+    default_approach,
+    profile,
+    tutorial_approach,
+)
 from trend_dagster.validation.recordings import Recording, halves
 from trend_dagster.validation.simulated import RANDOM_STATE
-from trend_dagster.validation.ways import (
-    OWN_WIDTH_MM,
-    PROFILE,
-    Way,
-    competitor,
-    ours,
-    profile,
-    tutorial,
-)
 
 N_NETWORKS = 14
 
@@ -61,39 +63,52 @@ def recording_of(project: Project) -> tuple[dict[str, Any], Recording]:
             found="none",
             remedy="Name it in trend.yaml: split halves need it for their null.",
         )
-    found = project.bold_runs
-    runs = {name: read_run(run).signal for name, run in found.items()}
-    for name, bold in runs.items():
-        if len(bold) != surface.n_vertices:
+    runs = {name: read_recorded(project, name) for name in project.bold_runs}
+    runs = {name: run for name, run in runs.items() if why_unusable(run.signal) is None}
+    for name, run in runs.items():
+        if len(run.signal) != surface.n_vertices:
             raise InputError(
                 f"run {name}",
                 expected=f"{surface.n_vertices} vertices, as the project's surface has",
-                found=str(len(bold)),
+                found=str(len(run.signal)),
                 remedy="Name the surface of the data as inputs.surface.",
             )
-    files = {path.name: digest_of_file(path) for run in found.values() for path in run.files}
-    people = [subject_of(name) or name for name in runs]
-    return {"files": files}, Recording(surface, list(runs.values()), people)
+    files = {
+        path.name: digest_of_file(path)
+        for name in runs
+        for path in recorded_files(project, name).values()
+    }
+    recording = Recording(
+        surface,
+        {name: run.signal for name, run in runs.items()},
+        [subject_of(name) for name in runs],
+        {name: run.repetition_time for name, run in runs.items()},
+        {name: run.confounds for name, run in runs.items()},
+    )
+    return {"files": files}, recording
 
 
-def ways() -> list[Way]:
-    """Who is compared on real data, ours first."""
-    raw, own = profile("tutorial"), profile(PROFILE)
+def approaches_for(project: Project) -> list[Approach]:
+    """Who is compared on real data, the default first; cleaned is as the project cleans."""
+    raw = profile("tutorial")
+    own = changed(profile(PROFILE), bold=project.settings.bold.model_dump())
     return [
-        ours(),
-        tutorial(20),
+        default_approach(own),
+        tutorial_approach(20),
         competitor("raw", "KMeans", 0.0, raw),
         competitor("raw", "KMeans", 6.0, raw),
-        competitor("cleaned", "Spectral", OWN_WIDTH_MM, own),
+        competitor("cleaned", "Spectral", DEFAULT_WIDTH_MM, own),
     ]
 
 
-def draw_halves(way: Way, recording: Recording, path: Path, n_networks: int = N_NETWORKS) -> None:
+def draw_halves(
+    approach: Approach, recording: Recording, path: Path, n_networks: int = N_NETWORKS
+) -> None:
     """Draw the networks of both halves beside each other.
 
     Parameters
     ----------
-    way : Way
+    approach : Approach
         Whose networks.
     recording : Recording
         The data.
@@ -102,8 +117,8 @@ def draw_halves(way: Way, recording: Recording, path: Path, n_networks: int = N_
     n_networks : int
         Networks.
     """
-    split, *parts = halves(recording)
-    first, second = (way.find(part, n_networks, RANDOM_STATE) for part in parts)
-    titles = (f"{way.name}: one half of {split}", "the other half")
+    split, *parts = halves(recording, RANDOM_STATE)
+    first, second = (approach.find(part, n_networks, RANDOM_STATE) for part in parts)
+    titles = (f"{approach.name}: one half of {split}", "the other half")
     figure = comparison_figure(recording.surface, np.asarray(first), np.asarray(second), titles)
     replace_file(path, to_png(figure))

@@ -2,23 +2,33 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
-from dataclasses import dataclass, field
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass, field, replace
 from typing import Any
 
 import numpy as np
 from numpy.typing import NDArray
 
 from trend_dagster.errors import CohortError
-from trend_dagster.science.bold import BoldConfig, prepare, signal_mask
-from trend_dagster.science.connectivity.correlation import CorrelationConfig, average_correlation
+from trend_dagster.science.bold import BoldConfig, common_length, signal_mask
 from trend_dagster.science.evidence.nulls import SurrogateMaker
 from trend_dagster.science.evidence.simulation import SimulationConfig, simulate_cohort
+from trend_dagster.science.evidence.stability import split_halves, timepoints_of
+from trend_dagster.science.method import (
+    Correlation,
+    MethodSettings,
+    control_features,
+    correlate,
+    prepare_run,
+    train_features,
+)
 from trend_dagster.science.surface import Surface
 
-Run = NDArray[np.float32]
+Signal = NDArray[np.float32]
 Labels = NDArray[np.integer[Any]]
-FloatArray = NDArray[np.floating[Any]]
+ReadConfounds = Callable[[tuple[str, ...]], NDArray[np.float64]]
+
+LEAST_TIMEPOINTS = 16  # of a single run that is cut in halves
 
 
 @dataclass(eq=False)
@@ -29,90 +39,138 @@ class Recording:
     ----------
     surface : Surface
         The mesh of all runs.
-    runs : sequence of ndarray of shape (n_vertices, n_timepoints)
-        BOLD in any unit.
-    subjects : sequence of str
-        Whose each run is.
+    runs : mapping of str to ndarray of shape (n_vertices, n_timepoints)
+        BOLD in any unit, by name.
+    subjects : sequence of str or None
+        Subject of each run.
+    repetition_times : mapping of str to float or None
+        Seconds between volumes of each run, where they are known; filters need them.
+    confounds : mapping of str to callable
+        Reads columns of each run's confounds by name, where there are any.
+    timepoints : slice, optional
+        Which timepoints of its runs count: those of a half of a single run.
     """
 
     surface: Surface
-    runs: Sequence[Run]
-    subjects: Sequence[str]
-    _known: dict[str, Any] = field(default_factory=dict, repr=False)
+    runs: Mapping[str, Signal]
+    subjects: Sequence[str | None]
+    repetition_times: Mapping[str, float | None] = field(default_factory=dict)
+    confounds: Mapping[str, ReadConfounds] = field(default_factory=dict)
+    timepoints: slice | None = None
+    _known: dict[str, Correlation] = field(default_factory=dict, repr=False)
 
     @property
     def mask(self) -> NDArray[np.bool_]:
         """Vertices with signal in any run."""
-        return np.asarray(np.any([signal_mask(run) for run in self.runs], axis=0))
+        return np.asarray(np.any([signal_mask(run) for run in self.runs.values()], axis=0))
 
-    def prepared(self, bold: BoldConfig) -> list[tuple[Run, NDArray[np.bool_]]]:
-        """Runs as settings prepare them, each with its mask."""
-        masks = [signal_mask(run) for run in self.runs]
-        return [(prepare(r, m, bold), m) for r, m in zip(self.runs, masks, strict=True)]
+    def prepared(self, config: BoldConfig) -> dict[str, tuple[Signal, NDArray[np.bool_]]]:
+        """Clean and standardise each run as settings say; return it with its mask."""
+        return {name: self._prepared(name, config) for name in self.runs}
 
-    def correlation(self, bold: BoldConfig, config: CorrelationConfig) -> FloatArray:
-        """Average correlation over runs; computed once for each way to prepare them."""
-        key = bold.model_dump_json() + config.model_dump_json()
+    def _prepared(self, name: str, config: BoldConfig) -> tuple[Signal, NDArray[np.bool_]]:
+        read = self.confounds.get(name)
+        confounds = read(config.confounds) if read is not None and config.confounds else None
+        time = config.repetition_time or self.repetition_times.get(name)
+        return prepare_run(self.runs[name], config, time, confounds)
+
+    def correlation(self, settings: MethodSettings, *, trained: bool = True) -> Correlation:
+        """Average the correlation of features over runs; once for each way to make them.
+
+        Parameters
+        ----------
+        settings : MethodSettings
+            From cleaning to correlation.
+        trained : bool
+            False takes features of a model from before its first step of training.
+        """
+        sections = ["bold", "features", "correlation"]
+        if settings.features.source != "bold":
+            sections += ["cohort", "autoencoder", "training"]
+        key = repr([trained, *(settings.identity(section) for section in sections)])
         if key not in self._known:
-            self._known[key] = average_correlation(self.prepared(bold), config)
-        found: FloatArray = self._known[key]
-        return found
+            runs = self.prepared(settings.bold)
+            if trained:
+                features = train_features(runs, self.subjects, settings)
+            else:
+                lengths = {name: run.shape[1] for name, (run, _) in runs.items()}
+                length = common_length(lengths, settings.cohort)
+                features = control_features("untrained", settings, length)
+            self._known[key] = correlate(
+                [(features(run, mask, self.timepoints), mask) for run, mask in runs.values()],
+                settings,
+            )
+        return self._known[key]
 
-    def part(self, chosen: Sequence[int]) -> Recording:
-        """Return some of the runs."""
-        return Recording(
-            self.surface, [self.runs[i] for i in chosen], [self.subjects[i] for i in chosen]
+    def of_subjects(self) -> list[Recording]:
+        """Return the runs of each subject."""
+        people = dict.fromkeys(self.subjects)
+        return [self.part([i for i, s in enumerate(self.subjects) if s == p]) for p in people]
+
+    def part(self, chosen: Sequence[int], timepoints: slice | None = None) -> Recording:
+        """Return some of the runs, or some of the timepoints."""
+        names = list(self.runs)
+        return replace(
+            self,
+            runs={names[i]: self.runs[names[i]] for i in chosen},
+            subjects=[self.subjects[i] for i in chosen],
+            timepoints=timepoints or self.timepoints,
+            _known={},
         )
 
     def surrogate(self, maker: SurrogateMaker, seed: int) -> Recording:
         """Return noise without networks, run by run as smooth as the data in space and time."""
         rng = np.random.default_rng(seed)
-        runs = [maker.surrogate(run, maker.measure(run), rng) for run in self.runs]
-        return Recording(self.surface, runs, self.subjects)
+        runs = {
+            name: maker.surrogate(run, maker.measure(run), rng) for name, run in self.runs.items()
+        }
+        return replace(self, runs=runs, _known={})
 
 
 def simulated(surface: Surface, config: SimulationConfig) -> tuple[Labels, Recording]:
     """Record a simulated cohort; return its planted networks with it."""
     truth, runs = simulate_cohort(surface, config)
-    named = list(runs)
-    subjects = [name.split("_")[0] for name, _ in named]
-    return truth, Recording(surface, [run for _, run in named], subjects)
+    named = dict(runs)
+    times = dict.fromkeys(named, config.repetition_time)
+    return truth, Recording(surface, named, [name.split("_")[0] for name in named], times)
 
 
-def halves(recording: Recording) -> tuple[str, Recording, Recording]:
-    """Split a recording in two that share as little as they can.
+def halves(recording: Recording, random_state: int) -> tuple[str, Recording, Recording]:
+    """Split a recording in two that share as little as they can, as `split_halves` does.
 
     Parameters
     ----------
     recording : Recording
         All runs.
+    random_state : int
+        Seed: which subjects (or runs) belong together.
 
     Returns
     -------
     tuple of str, Recording, Recording
-        What was split ("subjects"; "runs" of a single person; "time" of a single run), and both.
+        What was split ("subject", "run" or "time"), and both.
+
+    Raises
+    ------
+    CohortError
+        If a single run is too short.
     """
-    people = list(dict.fromkeys(recording.subjects))
-    n = len(recording.runs)
-    if len(people) > 1:
-        first = set(people[::2])
-        inside = [i for i in range(n) if recording.subjects[i] in first]
-        outside = [i for i in range(n) if recording.subjects[i] not in first]
-        return "subjects", recording.part(inside), recording.part(outside)
-    if n > 1:
-        return "runs", recording.part(range(n // 2)), recording.part(range(n // 2, n))
-    run = recording.runs[0]
-    middle = run.shape[1] // 2
-    if middle < 8:
+    split = split_halves(recording.subjects, random_state)
+    length = min(run.shape[1] for run in recording.runs.values())
+    if split.by == "time" and length < LEAST_TIMEPOINTS:
         raise CohortError(
             "recording to split in halves",
-            expected="two subjects, two runs or 16 timepoints",
-            found=f"one run of {run.shape[1]} timepoints",
+            expected=f"two subjects, two runs or {LEAST_TIMEPOINTS} timepoints",
+            found=f"one run of {length} timepoints",
             remedy="Add runs.",
         )
-    parts = run[:, :middle], run[:, middle : 2 * middle]
-    one, other = (Recording(recording.surface, [part], recording.subjects) for part in parts)
-    return "time", one, other
+    first, second = (
+        recording.part(
+            split.runs[half], timepoints_of(half, "time", length) if split.by == "time" else None
+        )
+        for half in (0, 1)
+    )
+    return split.by, first, second
 
 
 def without_each(recording: Recording) -> list[Recording]:

@@ -17,27 +17,27 @@ import pandas as pd
 
 from trend_dagster.science.evidence.measures import (
     adjusted_rand_index,
-    against_null,
     dice_per_network,
     mean_dice,
 )
 from trend_dagster.science.evidence.nulls import SurrogateMaker
-from trend_dagster.validation.kept import Figures, Kept
+from trend_dagster.science.evidence.stability import beside_null
+from trend_dagster.validation.approaches import Approach
+from trend_dagster.validation.figures import FigureFolder, Figures
 from trend_dagster.validation.recordings import Labels, Recording, halves, without_each
-from trend_dagster.validation.simulated import RANDOM_STATE, Tell
-from trend_dagster.validation.ways import Way
+from trend_dagster.validation.simulated import RANDOM_STATE, OnProgress
 
 What = Literal["halves", "left out", "seeds"]
 WHATS: tuple[What, ...] = ("halves", "left out", "seeds")
 OTHER_SEEDS = (109, 110)
 
 
-def agreement(way: Way, recording: Recording, n_networks: int, what: What) -> Figures:
-    """Let a way find networks twice or more, and compare what it finds.
+def agreement(approach: Approach, recording: Recording, n_networks: int, what: What) -> Figures:
+    """Let an approach find networks twice or more, and compare what it finds.
 
     Parameters
     ----------
-    way : Way
+    approach : Approach
         Whose.
     recording : Recording
         The data, or noise in its place.
@@ -57,10 +57,10 @@ def agreement(way: Way, recording: Recording, n_networks: int, what: What) -> Fi
     def find(data: Recording, seed: int = RANDOM_STATE) -> Labels:
         with warnings.catch_warnings():
             warnings.simplefilter("ignore")
-            return way.find(data, n_networks, seed)
+            return approach.find(data, n_networks, seed)
 
     if what == "halves":
-        split, first, second = halves(recording)
+        split, first, second = halves(recording, RANDOM_STATE)
         pairs = [(find(first), find(second))]
     elif what == "left out":
         split, whole = "subjects", find(recording)
@@ -77,21 +77,21 @@ def agreement(way: Way, recording: Recording, n_networks: int, what: What) -> Fi
 
 
 def reproduce(
-    kept: Kept,
+    figures: FigureFolder,
     section: str,
     data: Mapping[str, Any],
     recording: Recording,
-    ways: Sequence[Way],
+    approaches: Sequence[Approach],
     whats: Sequence[What],
     n_networks: int,
     n_nulls: int,
-    tell: Tell,
+    on_progress: OnProgress,
 ) -> pd.DataFrame:
-    """Measure how well every way repeats itself, beside its own null.
+    """Measure how well every approach repeats itself, beside its own null.
 
     Parameters
     ----------
-    kept : Kept
+    figures : FigureFolder
         Where figures are kept.
     section : str
         Part of the validation.
@@ -99,7 +99,7 @@ def reproduce(
         What decides the recording, as JSON can store it.
     recording : Recording
         The data.
-    ways : sequence of Way
+    approaches : sequence of Approach
         Who takes part.
     whats : sequence of str
         Kinds of repetition, see `agreement`.
@@ -107,22 +107,22 @@ def reproduce(
         Networks.
     n_nulls : int
         Recordings of noise.
-    tell : callable
+    on_progress : callable
         Shows progress.
 
     Returns
     -------
     DataFrame
-        One row for each way and kind: ari, dice, their nulls' means, and the excess and z of ari
-        (z is NaN with fewer than three nulls).
+        One row for each approach and kind: ari, dice, their nulls' means, and the excess and z
+        of ari (z is NaN with fewer than three nulls).
     """
     maker = SurrogateMaker(recording.surface)
     noises: dict[int, Recording] = {}
 
-    def one(way: Way, what: What, null: int | None) -> Figures:
+    def one(approach: Approach, what: What, null: int | None) -> Figures:
         identity = {
             "data": dict(data),
-            "way": [way.kind, dict(way.identity)],
+            "approach": [approach.kind, dict(approach.identity)],
             "what": what,
             "null": null,
             "n_networks": n_networks,
@@ -130,24 +130,25 @@ def reproduce(
 
         def compute() -> Figures:
             if null is None:
-                return agreement(way, recording, n_networks, what)
+                return agreement(approach, recording, n_networks, what)
             if null not in noises:
                 noises[null] = recording.surrogate(maker, null)
-            return agreement(way, noises[null], n_networks, what)
+            return agreement(approach, noises[null], n_networks, what)
 
-        return kept.get(section, identity, compute)
+        return figures.get(section, identity, compute)
 
     rows: list[dict[str, Any]] = []
-    steps = len(ways) * len(whats) * (1 + n_nulls)
-    for way in ways:
+    steps = len(approaches) * len(whats) * (1 + n_nulls)
+    for approach in approaches:
         for what in whats:
             found: list[Figures] = []
             for null in (None, *range(n_nulls)):
                 done = (len(rows) * (1 + n_nulls) + len(found)) / steps
                 noise = "" if null is None else f", noise {null + 1} of {n_nulls}"
-                tell(f"{way.kind}, {way.name}: {what}{noise}", done)
-                found.append(one(way, what, null))
-            rows.append({"kind": way.kind, "way": way.name, "what": what} | _row(*found))
+                on_progress(f"{approach.kind}, {approach.name}: {what}{noise}", done)
+                found.append(one(approach, what, null))
+            about = {"kind": approach.kind, "approach": approach.name, "what": what}
+            rows.append(about | _row(*found))
     return pd.DataFrame(rows)
 
 
@@ -155,10 +156,10 @@ def _row(data: Figures, *nulls: Figures) -> dict[str, Any]:
     row = {name: data[name] for name in ("split", "ari", "dice", "dice_per_network")}
     if not nulls:
         return row
-    beside = against_null(data["ari"], np.array([null["ari"] for null in nulls]))
+    beside = beside_null(float(data["ari"]), np.array([null["ari"] for null in nulls]))
     return row | {
-        "null_ari": beside.null_mean,
-        "excess": beside.excess,
-        "z": beside.z if len(nulls) > 2 else float("nan"),
+        "null_ari": float(beside["null"]),
+        "excess": float(beside["excess"]),
+        "z": float(beside["z"]),
         "null_dice": float(np.mean([null["dice"] for null in nulls])),
     }

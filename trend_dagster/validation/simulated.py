@@ -1,4 +1,4 @@
-"""Does a way find planted networks? Everyone on the same cohorts, and on cohorts with none.
+"""Does an approach find planted networks? All on the same cohorts, and on cohorts with none.
 
 Cohorts of 10 newborns with 2 runs each on fsaverage3: 7 or 19 planted networks in each hemisphere,
 irregular, unequal, three in ten distributed, borders that differ between newborns, coloured noise,
@@ -19,6 +19,8 @@ import pandas as pd
 
 from trend_dagster.delivery.figures.png import to_png
 from trend_dagster.delivery.figures.surface import comparison_figure
+from trend_dagster.files import replace_file
+from trend_dagster.project.fsaverage import load_fsaverage
 from trend_dagster.science.evidence.measures import (
     adjusted_rand_index,
     distance_controlled_boundary_coefficient,
@@ -35,13 +37,11 @@ from trend_dagster.science.evidence.simulation import (
     plant_networks,
 )
 from trend_dagster.science.surface import Surface, edge_graph, geodesic_neighbours
-from trend_dagster.storage.meshes import load_fsaverage
-from trend_dagster.storage.stores import replace_file
-from trend_dagster.validation.kept import Figures, Kept
+from trend_dagster.validation.approaches import PROFILE, Approach, changed, profile
+from trend_dagster.validation.figures import FigureFolder, Figures
 from trend_dagster.validation.recordings import Labels, Recording, simulated
-from trend_dagster.validation.ways import PROFILE, Way, profile
 
-Tell = Callable[[str, float], None]
+OnProgress = Callable[[str, float], None]
 """Takes what is being done, and the share that is finished."""
 
 COHORT: dict[str, Any] = {"n_subjects": 10, "runs_per_subject": 2, "motion": 0.35}
@@ -76,7 +76,7 @@ def difficulties(per_hemisphere: int, quick: bool) -> tuple[float, ...]:
 
 @dataclass(eq=False)
 class Cohort:
-    """A simulated cohort that is recorded when somebody needs it.
+    """A simulated cohort, recorded when it is first asked for.
 
     Parameters
     ----------
@@ -118,10 +118,11 @@ class Cohort:
     def measures(self, labels: Labels) -> Figures:
         """Measure a parcellation: against what was planted, and by itself.
 
-        By itself means on the correlation of the BOLD as the tutorial prepares it, for everyone.
+        By itself means on the correlation of the BOLD as the tutorial prepares it, whatever the
+        approach.
         """
-        settings = profile("tutorial")
-        correlation = self.recording.correlation(settings.bold, settings.correlation)
+        settings = changed(profile("tutorial"), features={"source": "bold"})
+        correlation = self.recording.correlation(settings).matrix
         shape = spatial_contiguity(labels, edge_graph(self.surface))
         near = geodesic_neighbours(self.surface, BOUNDARY_MM)
         return {
@@ -144,29 +145,29 @@ def cohort(snr: float, seed: int, per_hemisphere: int = 7) -> Cohort:
 
 
 def compare(
-    kept: Kept,
+    figures: FigureFolder,
     section: str,
-    ways: Sequence[Way],
+    approaches: Sequence[Approach],
     difficulties: Sequence[float],
     seeds: Sequence[int],
-    tell: Tell,
+    on_progress: OnProgress,
     per_hemisphere: int = 7,
 ) -> pd.DataFrame:
-    """Measure everyone on every cohort; what is kept already is not computed again.
+    """Measure all approaches on every cohort; what is kept already is not computed again.
 
     Parameters
     ----------
-    kept : Kept
+    figures : FigureFolder
         Where figures are kept.
     section : str
         Part of the validation.
-    ways : sequence of Way
+    approaches : sequence of Approach
         Who takes part.
     difficulties : sequence of float
         SNR; 0 is the null.
     seeds : sequence of int
         Cohorts of each difficulty.
-    tell : callable
+    on_progress : callable
         Shows progress.
     per_hemisphere : int
         Networks planted in each hemisphere.
@@ -174,27 +175,26 @@ def compare(
     Returns
     -------
     DataFrame
-        One row for each way and cohort: snr, seed, kind, way, and the measures.
+        One row for each approach and cohort: snr, seed, kind, approach, and the measures.
     """
     rows: list[dict[str, Any]] = []
-    total = len(difficulties) * len(seeds) * len(ways)
+    total = len(difficulties) * len(seeds) * len(approaches)
     for snr in difficulties:
         for seed in seeds:
             here = cohort(snr, seed, per_hemisphere)
-            for way in ways:
+            for one in approaches:
                 doing = f"{here.n_networks} networks, SNR {snr:g}, seed {seed}"
-                tell(f"{doing}: {way.kind}, {way.name}", len(rows) / total)
-                figures = measured(kept, section, here, way)
-                about = {"snr": snr, "seed": seed, "kind": way.kind, "way": way.name}
-                rows.append({**about, **figures})
+                on_progress(f"{doing}: {one.kind}, {one.name}", len(rows) / total)
+                about = {"snr": snr, "seed": seed, "kind": one.kind, "approach": one.name}
+                rows.append({**about, **measured(figures, section, here, one)})
     return pd.DataFrame(rows)
 
 
-def measured(kept: Kept, section: str, here: Cohort, way: Way) -> Figures:
-    """Measure one way on one cohort, or read what was kept of it."""
+def measured(figures: FigureFolder, section: str, here: Cohort, approach: Approach) -> Figures:
+    """Measure one approach on one cohort, or read what was kept of it."""
     identity = {
         "cohort": here.identity,
-        "way": [way.kind, dict(way.identity)],
+        "approach": [approach.kind, dict(approach.identity)],
         "n_networks": here.n_networks,
         "random_state": RANDOM_STATE,
     }
@@ -203,10 +203,10 @@ def measured(kept: Kept, section: str, here: Cohort, way: Way) -> Figures:
         with warnings.catch_warnings():
             # That an optimiser stopped early is part of a competitor's result.
             warnings.simplefilter("ignore")
-            labels = way.find(here.recording, here.n_networks, RANDOM_STATE)
+            labels = approach.find(here.recording, here.n_networks, RANDOM_STATE)
         return here.measures(labels)
 
-    return kept.get(section, identity, compute)
+    return figures.get(section, identity, compute)
 
 
 def summary(rows: pd.DataFrame) -> pd.DataFrame:
@@ -220,10 +220,10 @@ def summary(rows: pd.DataFrame) -> pd.DataFrame:
     Returns
     -------
     DataFrame
-        One row for each difficulty above 0 and way, best first; ``dice_sd`` is the standard
+        One row for each difficulty above 0 and approach, best first; ``dice_sd`` is the standard
         deviation over cohorts, ``null_...`` the mean at SNR 0 where that was computed.
     """
-    by = ["kind", "way"]
+    by = ["kind", "approach"]
     mean = rows.groupby(["snr", *by])[list(MEASURES)].mean()
     mean["dice_sd"] = rows.groupby(["snr", *by])["dice"].std(ddof=0)
     table = mean.reset_index()
@@ -250,15 +250,15 @@ def headline(rows: pd.DataFrame) -> dict[str, Any] | None:
         best = _best(those, "raw")
         if not HEADLINE[0] <= best["dice"] <= HEADLINE[1]:
             continue
-        own = those[(those["kind"] == "ours") & (those["way"] == PROFILE)].iloc[0]
+        own = those[(those["kind"] == "ours") & (those["approach"] == PROFILE)].iloc[0]
         cleaned = _best(those, "cleaned")
-        raw_kmeans = those[(those["kind"] == "raw") & those["way"].str.startswith("KMeans")]
+        raw_kmeans = those[(those["kind"] == "raw") & those["approach"].str.startswith("KMeans")]
         return {
             "dice": own["dice"],
             "iou": own["iou"],
-            "best_competitor": best["way"],
+            "best_competitor": best["approach"],
             "best_competitor_dice": best["dice"],
-            "best_competitor_cleaned": cleaned["way"],
+            "best_competitor_cleaned": cleaned["approach"],
             "best_competitor_cleaned_dice": cleaned["dice"],
             "tutorial_settings_dice": _best(those, "tutorial")["dice"],
             "raw_bold_dice": raw_kmeans["dice"].max(),

@@ -10,11 +10,10 @@ from hypothesis import strategies as st
 
 from trend_dagster.errors import CohortError
 from trend_dagster.science.connectivity.correlation import (
-    CorrelationConfig,
-    average_correlation,
-    split_correlation,
+    correlate_runs,
     standardize,
 )
+from trend_dagster.science.connectivity.settings import CorrelationConfig
 
 
 def cohort(n: int, n_runs: int, seed: int, masked: bool = True):
@@ -58,7 +57,7 @@ def plain_average(runs, fisher: bool = False) -> np.ndarray:
 def test_average_equals_corrcoef(n, n_runs, tile, budget, average, seed):
     runs = cohort(n, n_runs, seed)
     config = CorrelationConfig(average=average, tile=tile, memory_budget_gib=budget)
-    C = average_correlation(runs, config, n_threads=2)
+    C = correlate_runs(runs, config, n_threads=2)
     assert C.dtype == np.float32
     np.testing.assert_allclose(C, plain_average(runs, average == "fisher"), atol=5e-5)
     np.testing.assert_array_equal(C, C.T)
@@ -68,8 +67,8 @@ def test_a_zarr_array_takes_the_tiles():
     runs = cohort(30, 3, 9)
     config = CorrelationConfig(tile=7)
     stored = zarr.create_array(store={}, shape=(30, 30), chunks=(8, 8), dtype="f4")
-    average_correlation(runs, config, out=stored, n_threads=2)
-    np.testing.assert_array_equal(stored[:], average_correlation(runs, config))
+    correlate_runs(runs, config, out=stored, n_threads=2)
+    np.testing.assert_array_equal(stored[:], correlate_runs(runs, config))
 
 
 def test_vertices_without_signal_in_any_run_are_zero():
@@ -77,7 +76,7 @@ def test_vertices_without_signal_in_any_run_are_zero():
     for features, mask in runs:
         mask[[4, 9]] = False
         features[4] = np.nan
-    C = average_correlation(runs)
+    C = correlate_runs(runs)
     assert not C[[4, 9]].any()
     assert not C[:, [4, 9]].any()
     assert np.diag(C).sum() == 18
@@ -108,15 +107,10 @@ def test_runs_are_read_lazily_and_once_where_they_fit():
 
         return read
 
-    C = average_correlation([reader(r) for r in range(3)], CorrelationConfig(tile=7))
-    np.testing.assert_array_equal(C, average_correlation(runs, CorrelationConfig(tile=7)))
+    C = correlate_runs([reader(r) for r in range(3)], CorrelationConfig(tile=7))
+    np.testing.assert_array_equal(C, correlate_runs(runs, CorrelationConfig(tile=7)))
     # The first is opened once more, to learn how many vertices there are.
     assert reads == [2, 1, 1]
-    # Sums over groups come from the same pass.
-    sums = {g: np.zeros((30, 30), np.float32) for g in "ab"}
-    config = CorrelationConfig(tile=7)
-    average_correlation([reader(r) for r in range(3)], config, groups="aba", group_sums=sums)
-    assert reads == [4, 2, 2]
 
 
 class SwitchedOffError(Exception):
@@ -127,7 +121,7 @@ class SwitchedOffError(Exception):
 def test_resumed_equals_uninterrupted(budget):
     runs = cohort(40, 3, 2)
     config = CorrelationConfig(tile=9, memory_budget_gib=budget)
-    whole = average_correlation(runs, config, n_threads=1)
+    whole = correlate_runs(runs, config, n_threads=1)
     out = np.full((40, 40), np.nan, np.float32)
     done: set[tuple[int, int]] = set()
 
@@ -137,54 +131,21 @@ def test_resumed_equals_uninterrupted(budget):
             raise SwitchedOffError
 
     with pytest.raises(SwitchedOffError):
-        average_correlation(runs, config, out=out, on_tile=stop_after_four, n_threads=1)
+        correlate_runs(runs, config, out=out, on_tile=stop_after_four, n_threads=1)
     assert np.isnan(out).any()
     kept = set(done)
     again: list[tuple[int, int]] = []
-    average_correlation(runs, config, out=out, done=kept, on_tile=again.append, n_threads=1)
+    correlate_runs(runs, config, out=out, done=kept, on_tile=again.append, n_threads=1)
     np.testing.assert_array_equal(out, whole)
     assert not kept & set(again)
 
 
-class Store:
-    """Takes assignment to tiles, as a zarr array does."""
-
-    def __init__(self, n: int) -> None:
-        self.array = np.zeros((n, n), np.float32)
-
-    def __setitem__(self, key: tuple[slice, slice], value: np.ndarray) -> None:
-        assert all(isinstance(k, slice) for k in key)
-        self.array[key] = value
-
-    def __getitem__(self, key: tuple[slice, slice]) -> np.ndarray:
-        return self.array[key]
-
-
-@pytest.mark.parametrize("average", ["arithmetic", "fisher"])
-@pytest.mark.parametrize("budget", [2.0, 1e-6])
-def test_halves_and_leave_one_out_come_by_subtraction(average, budget):
-    runs = cohort(25, 5, 3)
-    config = CorrelationConfig(average=average, tile=8, memory_budget_gib=budget)
-    groups = ["a", "b", "a", "c", "b"]
-    sums = {g: Store(25) for g in "abc"}
-    C = average_correlation(runs, config, groups=groups, group_sums=sums, out=Store(25))
-    fisher = average == "fisher"
-    np.testing.assert_allclose(C.array, plain_average(runs, fisher), atol=5e-5)
-    masks = np.array([mask for _, mask in runs])
-    for g in "abc":
-        inside = np.array([h == g for h in groups])
-        for rest in (False, True):
-            chosen = [run for run, i in zip(runs, inside, strict=True) if i != rest]
-            split = split_correlation(C, sums[g], masks, inside, config, rest=rest)
-            np.testing.assert_allclose(split, plain_average(chosen, fisher), atol=2e-4)
-
-
 def test_wrong_cohorts_are_refused():
     with pytest.raises(CohortError, match="at least one run"):
-        average_correlation([])
+        correlate_runs([])
     runs = cohort(10, 2, 4, masked=False)
     with pytest.raises(CohortError, match="run 1"):
-        average_correlation([runs[0], (runs[1][0][:-1], runs[1][1][:-1])])
+        correlate_runs([runs[0], (runs[1][0][:-1], runs[1][1][:-1])])
     runs[1][0][0, 0] = np.nan
     with pytest.raises(CohortError, match=r"run 1.*NaN"):
-        average_correlation(runs)
+        correlate_runs(runs)

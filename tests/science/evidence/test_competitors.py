@@ -9,23 +9,18 @@ from sklearn.cluster import AgglomerativeClustering
 
 from trend_dagster.errors import SettingsError
 from trend_dagster.science.evidence.competitors import (
-    competitors,
+    FAST_COMPETITORS,
+    CompetitorInput,
+    competitor_input,
     pca_features,
-    smooth_along_surface,
     tensor_features,
     umap_features,
     ward_parcellation,
 )
 from trend_dagster.science.evidence.measures import mean_dice, spatial_contiguity
+from trend_dagster.science.surface import gaussian_weights
 
-NAMES = [
-    "KMeans",
-    "PCA, KMeans",
-    "Ward on the mesh",
-    "PCA, Ward on the mesh",
-    "Spectral",
-    "NMF, largest loading",
-]
+NAMES = list(FAST_COMPETITORS)
 
 
 def ring(n: int) -> sp.csr_array:
@@ -41,10 +36,16 @@ def planted(noise: float, seed: int = 0) -> tuple[np.ndarray, np.ndarray]:
     return np.corrcoef(signals + noise * rng.normal(size=signals.shape)), truth
 
 
+def labels_of(name: str, correlation: np.ndarray) -> np.ndarray:
+    everywhere = np.ones(len(correlation), dtype=bool)
+    given = CompetitorInput(correlation, ring(120), None, everywhere, list, list)
+    return FAST_COMPETITORS[name](given, 4, 108)
+
+
 @pytest.mark.parametrize("name", NAMES)
 def test_every_competitor_finds_strong_networks(name: str) -> None:
     correlation, truth = planted(noise=1.0)
-    found = competitors(correlation, 4, ring(120))[name]()
+    found = labels_of(name, correlation)
     assert found.dtype == np.int32
     assert mean_dice(found, truth) > 0.95
 
@@ -53,18 +54,14 @@ def test_every_competitor_finds_strong_networks(name: str) -> None:
 def test_no_competitor_finds_networks_in_noise(name: str) -> None:
     correlation = np.corrcoef(np.random.default_rng(1).normal(size=(120, 300)))
     truth = planted(noise=1.0)[1]
-    assert mean_dice(competitors(correlation, 4, ring(120))[name](), truth) < 0.6
+    assert mean_dice(labels_of(name, correlation), truth) < 0.6
 
 
 @pytest.mark.parametrize("name", NAMES)
 def test_competitors_repeat_themselves(name: str) -> None:
     correlation, _ = planted(noise=3.0)
-    first, second = (competitors(correlation, 4, ring(120))[name]() for _ in range(2))
+    first, second = (labels_of(name, correlation) for _ in range(2))
     np.testing.assert_array_equal(first, second)
-
-
-def test_all_competitors_are_tested() -> None:
-    assert list(competitors(np.eye(3), 2, ring(3))) == NAMES
 
 
 def test_ward_makes_connected_networks_even_of_noise() -> None:
@@ -94,14 +91,22 @@ def test_principal_components_reproduce_a_matrix_of_low_rank() -> None:
     np.testing.assert_allclose(scores @ scores.T, centred @ centred.T, atol=1e-8)
 
 
-def test_smoothing_is_symmetric_and_keeps_constants() -> None:
-    correlation, _ = planted(noise=2.0)
-    weights = sp.csr_array(ring(120) + sp.eye_array(120))
-    smooth = smooth_along_surface(correlation, weights)
-    np.testing.assert_allclose(smooth, smooth.T, atol=1e-12)
-    averages = weights.toarray() / 3
-    np.testing.assert_allclose(smooth, averages @ correlation @ averages.T)
-    np.testing.assert_allclose(smooth_along_surface(np.full((120, 120), 0.3), weights), 0.3)
+def test_what_a_competitor_gets_is_smoothed_and_as_clean_as_our_matrix(surface, rng) -> None:
+    mask = ~surface.medial_wall
+    correlation = np.corrcoef(rng.normal(size=(surface.n_vertices, 40)))
+    raw, cleaned = (
+        competitor_input(correlation, mask, surface, 14.0, cleaned=c, runs=lambda: [correlation])
+        for c in (False, True)
+    )
+    weights = gaussian_weights(surface, 14 / np.sqrt(8 * np.log(2))).toarray()[np.ix_(mask, mask)]
+    averages = weights / weights.sum(axis=1, keepdims=True)
+    inside = correlation[np.ix_(mask, mask)]
+    np.testing.assert_allclose(raw.matrix, averages @ inside @ averages.T, atol=1e-5)
+    hollow = averages @ (inside - np.diag(np.diag(inside))) @ averages.T
+    side = surface.hemisphere[mask]
+    expected = np.where(side[:, None] == side, hollow, 0)
+    np.testing.assert_allclose(cleaned.matrix, expected, atol=1e-5)
+    assert raw.runs()[0].shape == correlation.shape
 
 
 def test_a_missing_package_is_named(monkeypatch: pytest.MonkeyPatch) -> None:

@@ -12,7 +12,6 @@ from sklearn.metrics import silhouette_score
 from trend_dagster.errors import InputError
 from trend_dagster.science.evidence.measures import (
     adjusted_rand_index,
-    against_null,
     dice_per_network,
     distance_controlled_boundary_coefficient,
     functional_homogeneity,
@@ -201,19 +200,6 @@ def test_boundary_coefficient_of_one_network_is_not_a_number() -> None:
     assert np.isnan(
         distance_controlled_boundary_coefficient(np.eye(2), np.zeros(2, int), distances)
     )
-
-
-def test_excess_over_a_null() -> None:
-    found = against_null(0.5, np.array([0.1, 0.2, 0.3]))
-    assert found.excess == pytest.approx(0.3)
-    assert found.z == pytest.approx(3.0)
-    assert found.p == 1 / 4
-    assert against_null(0.2, np.array([0.1, 0.2, 0.3])).p == 3 / 4
-    alone = against_null(0.5, np.array([0.1]))
-    assert alone.excess == pytest.approx(0.4)
-    assert np.isnan(alone.z)
-    with pytest.raises(InputError, match="null distribution"):
-        against_null(0.5, np.array([]))
 
 
 def test_a_matrix_on_disk_gives_the_same(tmp_path: Path) -> None:

@@ -17,7 +17,7 @@ from trend_dagster.science.evidence.simulation import (
     plant_networks,
     simulate_cohort,
 )
-from trend_dagster.science.surface import Surface, edge_graph, geodesic_distances
+from trend_dagster.science.surface import Surface, edge_graph, measure_distances
 
 
 def patches_per_network(surface: Surface, labels: np.ndarray) -> list[int]:
@@ -142,7 +142,7 @@ def test_noise_is_smooth_along_the_cortex_and_in_time(surface: Surface) -> None:
     assert bold[cortex].var() == pytest.approx(1.0, abs=0.05)
     lag_one = [np.corrcoef(bold[v, 1:], bold[v, :-1])[0, 1] for v in cortex[:200]]
     assert np.mean(lag_one) == pytest.approx(0.5, abs=0.03)
-    distance = geodesic_distances(surface, cortex[:300])[:, cortex]
+    distance = measure_distances(surface, cortex[:300])[:, cortex]
     correlation = correlation_of(bold[cortex])[:300]
     near, far = (distance > 0) & (distance < 10), distance > 60
     assert correlation[near].mean() > 0.15

@@ -9,7 +9,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 from sklearn.metrics import adjusted_rand_score
 
-from benchmarks.stability import beside_surrogates, choices, cohort, label_files_of
+from experiments.stability import beside_surrogates, choices, cohort, label_files_of
 from tests.science.parcellation.test_factorization import networks
 from trend_dagster.errors import InputError
 from trend_dagster.science.connectivity.thresholding import threshold_by_label
@@ -22,7 +22,7 @@ from trend_dagster.science.evidence.stability import (
     split_halves,
     timepoints_of,
 )
-from trend_dagster.science.parcellation.sweep import SweepCell, SweepGrid, sweep
+from trend_dagster.science.parcellation.sweep import Solution, SweepGrid, sweep
 from trend_dagster.science.surface import Surface
 
 # Halves
@@ -69,7 +69,7 @@ def test_no_runs_cannot_be_cut():
 # Agreement
 
 
-def cells(seed: int, other: np.ndarray, alpha: tuple[float, ...] = (1e-4,)) -> list[SweepCell]:
+def cells(seed: int, other: np.ndarray, alpha: tuple[float, ...] = (1e-4,)) -> list[Solution]:
     """Sweep a small matrix with networks; homogeneity is asked of another."""
     C = networks(60, 4, seed)
     grid = SweepGrid(n_components=(5,), alpha_W=alpha, n_clusters=(3, 4))
@@ -125,11 +125,19 @@ def test_where_loadings_have_collapsed_there_is_no_figure_rather_than_a_perfect_
 def test_what_stands_beside_a_measure_is_numpys(rng):
     values, nulls = rng.random((2, 3)), rng.random((5, 2, 3))
     found = beside_null(values, nulls)
-    assert set(found) == set(BESIDE)
+    assert set(found) == {*BESIDE, "p"}
     np.testing.assert_allclose(found["null"], nulls.mean(axis=0))
     np.testing.assert_allclose(found["null_sd"], nulls.std(axis=0, ddof=1))
     np.testing.assert_allclose(found["excess"], values - nulls.mean(axis=0))
     np.testing.assert_allclose(found["z"], found["excess"] / nulls.std(axis=0, ddof=1))
+
+
+def test_p_counts_the_value_itself_and_one_surrogate_at_least_is_needed():
+    nulls = np.array([0.1, 0.2, 0.3])
+    assert beside_null(np.float64(0.5), nulls)["p"] == 1 / 4
+    assert beside_null(np.float64(0.2), nulls)["p"] == 3 / 4
+    with pytest.raises(InputError, match="null distribution"):
+        beside_null(np.float64(0.5), np.array([]))
 
 
 def test_the_margin_is_what_one_more_surrogate_exceeds_once_in_twenty(rng):
@@ -176,8 +184,8 @@ def maker(surface: Surface) -> SurrogateMaker:
 
 @pytest.mark.slow
 def test_planted_networks_exceed_their_null(surface, maker):
-    runs, mask = cohort(surface, snr=0.6, seed=7)
-    table = beside_surrogates(runs, mask, maker, label_files_of(surface), n_nulls=3)
+    runs = cohort(surface, snr=0.6, seed=7)
+    table = beside_surrogates(runs, maker, label_files_of(surface), n_nulls=3)
     whole = table.set_index("n_labels").loc[2]
     assert whole["stability_excess"] > max(0.2, whole["stability_margin"])
     assert whole["stability_z"] > 5
@@ -190,8 +198,8 @@ def test_noise_does_not_exceed_its_null_and_no_label_file_is_preferred(surface, 
     n_cohorts, label_files = 5, label_files_of(surface)
     chosen, tables = [], []
     for seed in range(n_cohorts):
-        runs, mask = cohort(surface, snr=0, seed=seed)
-        tables.append(beside_surrogates(runs, mask, maker, label_files, n_nulls=3))
+        runs = cohort(surface, snr=0, seed=seed)
+        tables.append(beside_surrogates(runs, maker, label_files, n_nulls=3))
         chosen.append(choices(tables[-1]))
     mean = pd.concat(tables).groupby("n_labels")[["stability", "stability_excess"]].mean()
     # The label file makes its own agreement where it has a label for every cluster ...

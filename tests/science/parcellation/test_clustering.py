@@ -12,13 +12,13 @@ from sklearn.metrics import davies_bouldin_score, silhouette_score
 from tests.science.parcellation.test_factorization import networks
 from trend_dagster.science.connectivity.thresholding import threshold_by_label
 from trend_dagster.science.parcellation.clustering import (
-    ClusteringConfig,
     cluster,
     count_distinct_rows,
     davies_bouldin,
     scale_rows,
     silhouette_scores,
 )
+from trend_dagster.science.parcellation.settings import ClusteringConfig
 
 
 def tutorial_within(matrix: np.ndarray, labels: np.ndarray) -> float:

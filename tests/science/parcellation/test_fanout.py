@@ -14,13 +14,13 @@ from trend_dagster.errors import FactorizationError
 from trend_dagster.science.connectivity.thresholding import BlockMatrix
 from trend_dagster.science.cores import usable_cores
 from trend_dagster.science.parcellation.fanout import count_workers, side_by_side, worker_memory
-from trend_dagster.science.parcellation.sweep import SweepCell, SweepGrid, sweep
+from trend_dagster.science.parcellation.sweep import Solution, SweepGrid, sweep
 
 GRID = SweepGrid(n_components=(3, 5), alpha_W=(1e-4,), n_clusters=(3,))
 TUTORIAL = SweepGrid(n_components=tuple(range(10, 41, 2)), alpha_W=(1e-3,))
 
 
-def cells(n_labels: int) -> tuple[int, int, list[SweepCell]]:
+def cells(n_labels: int) -> tuple[int, int, list[Solution]]:
     return os.getpid(), usable_cores(), list(sweep(block_matrix(60, n_labels, 1), GRID))
 
 

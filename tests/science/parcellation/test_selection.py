@@ -11,11 +11,11 @@ from hypothesis import strategies as st
 from trend_dagster.science.parcellation.selection import (
     IN_WORDS,
     RULES,
-    SelectionConfig,
     is_alive,
     rank_cells,
     rule_in_use,
 )
+from trend_dagster.science.parcellation.settings import SelectionConfig
 
 CONFIG = SelectionConfig()
 N_LABELS = {"two": 2, "also_two": 2, "eight": 8, "twenty": 20}

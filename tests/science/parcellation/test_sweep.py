@@ -9,12 +9,9 @@ from tests.science.parcellation.test_factorization import block_matrix, networks
 from trend_dagster.errors import FactorizationError
 from trend_dagster.science.connectivity.thresholding import threshold_by_label
 from trend_dagster.science.parcellation.clustering import cluster
-from trend_dagster.science.parcellation.factorization import (
-    FactorizationConfig,
-    factorize,
-    leading_eigenpairs,
-)
-from trend_dagster.science.parcellation.sweep import SweepGrid, sweep
+from trend_dagster.science.parcellation.factorization import factorize, leading_eigenpairs
+from trend_dagster.science.parcellation.settings import FactorizationConfig, SweepGrid
+from trend_dagster.science.parcellation.sweep import sweep
 
 GRID = SweepGrid(n_components=(3, 6), alpha_W=(1e-4, 1e-3), l1_ratio=(0.4,), n_clusters=(3, 5))
 

@@ -3,14 +3,17 @@
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
+from typing import TYPE_CHECKING
 
 import numpy as np
-import pandas as pd
-import scipy.sparse as sp
-from matplotlib.axes import Axes
-from matplotlib.figure import Figure
-from matplotlib.ticker import MaxNLocator
 from numpy.typing import ArrayLike, NDArray
+
+from trend_dagster.delivery.figures.png import new_figure
+
+if TYPE_CHECKING:
+    import pandas as pd
+    from matplotlib.axes import Axes
+    from matplotlib.figure import Figure
 
 GREY = "#5b6066"
 BLUE = "#2a6fbb"
@@ -49,7 +52,7 @@ def correlation_figure(
     blocks = np.array_split(order, min(max_pixels, len(order)))
     small = _averaged(correlation, blocks)
     limit = float(np.nanpercentile(np.abs(small), 99)) or 1.0
-    figure = Figure(figsize=(5.4, 4.7), layout="constrained")
+    figure = new_figure(figsize=(5.4, 4.7), layout="constrained")
     axes = figure.subplots()
     image = axes.imshow(small, cmap="RdBu_r", vmin=-limit, vmax=limit, interpolation="nearest")
     _mark_networks(axes, labels[order], len(small) / len(order))
@@ -62,6 +65,8 @@ def _averaged(
     matrix: NDArray[np.floating], blocks: list[NDArray[np.intp]], stripe: int = 1024
 ) -> NDArray[np.floating]:
     """Mean of the matrix over each pair of blocks of vertices."""
+    import scipy.sparse as sp
+
     of_block = np.repeat(np.arange(len(blocks)), [len(b) for b in blocks])
     share = np.concatenate([np.full(len(b), 1 / len(b)) for b in blocks])
     place = of_block, np.concatenate(blocks)
@@ -116,7 +121,7 @@ def sweep_figure(
     """
     panels = list(table.groupby("n_clusters", sort=True))
     if not panels:
-        figure = Figure(figsize=(4.0, 1.0))
+        figure = new_figure(figsize=(4.0, 1.0))
         figure.text(0.5, 0.5, "No finished cell yet", ha="center", va="center", color=GREY)
         return figure
     kinds = {"": metric} | dict(beside or {})
@@ -124,7 +129,7 @@ def sweep_figure(
     columns = table["n_components"].nunique()
     width = 1.9 + len(panels) * max(2.2, 0.42 * columns)
     height = 0.6 + len(kinds) * (0.9 + 0.42 * n_files)
-    figure = Figure(figsize=(width, height), layout="constrained")
+    figure = new_figure(figsize=(width, height), layout="constrained")
     rows = figure.subplots(len(kinds), len(panels), squeeze=False, sharey=True)
     values = table[list(kinds.values())].to_numpy(dtype=float)
     known = values[np.isfinite(values)]
@@ -175,7 +180,7 @@ def sizes_figure(
         One bar per network, and a line where all networks would be equal.
     """
     names, sizes = np.unique(labels[labels >= 0], return_counts=True)
-    figure = Figure(figsize=(max(4.0, 0.28 * len(names) + 1.2), 2.8), layout="constrained")
+    figure = new_figure(figsize=(max(4.0, 0.28 * len(names) + 1.2), 2.8), layout="constrained")
     axes = figure.subplots()
     shades = [BLUE if colours is None else colours[int(name)] for name in names]
     axes.bar(np.arange(len(names)), sizes, color=shades, width=0.82)
@@ -211,8 +216,10 @@ def training_figure(
     Figure
         The epoch of the best validation loss is marked: its weights are the ones that are kept.
     """
+    from matplotlib.ticker import MaxNLocator
+
     heights = [3, 1] if learning_rate is not None else [1]
-    figure = Figure(figsize=(5.4, 3.6), layout="constrained")
+    figure = new_figure(figsize=(5.4, 3.6), layout="constrained")
     rows = figure.subplots(
         len(heights), 1, sharex=True, squeeze=False, gridspec_kw={"height_ratios": heights}
     )[:, 0]

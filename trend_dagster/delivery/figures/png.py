@@ -3,9 +3,17 @@
 from __future__ import annotations
 
 import io
+from typing import TYPE_CHECKING, Any
 
-from matplotlib.figure import Figure
-from PIL import Image
+if TYPE_CHECKING:
+    from matplotlib.figure import Figure
+
+
+def new_figure(**how: Any) -> Figure:
+    """Make an empty figure; see :class:`matplotlib.figure.Figure` for what it takes."""
+    from matplotlib.figure import Figure
+
+    return Figure(**how)
 
 
 def to_png(figure: Figure, dpi: int = 150) -> bytes:
@@ -52,6 +60,8 @@ def small_png(figure: Figure, max_bytes: int = 40_000) -> bytes:
 
 
 def _with_palette(png: bytes) -> bytes:
+    from PIL import Image
+
     target = io.BytesIO()
     with Image.open(io.BytesIO(png)) as picture:
         few = picture.convert("RGB").quantize(255, dither=Image.Dither.NONE)

@@ -3,19 +3,18 @@
 from __future__ import annotations
 
 from dataclasses import dataclass
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import numpy as np
-import scipy.sparse as sp
-from matplotlib.figure import Figure
 from numpy.typing import NDArray
-from PIL import Image, ImageDraw
-from scipy import ndimage
-from scipy.optimize import linear_sum_assignment
-from scipy.spatial import KDTree
 
+from trend_dagster.delivery.figures.png import new_figure
 from trend_dagster.science.evidence.measures import match_labels
 from trend_dagster.science.surface import Surface, mirrored_coordinates
+
+if TYPE_CHECKING:
+    import scipy.sparse as sp
+    from matplotlib.figure import Figure
 
 FloatArray = NDArray[np.floating]
 
@@ -112,6 +111,9 @@ def homologous_labels(surface: Surface, labels: NDArray[np.integer]) -> dict[int
         Right label -> left label, one to one. Labels that spread over both hemispheres, and those
         whose mirror image hardly meets a network, have no partner.
     """
+    from scipy.optimize import linear_sum_assignment
+    from scipy.spatial import KDTree
+
     points, left = mirrored_coordinates(surface), surface.hemisphere == 0
     _, mirror = KDTree(points[left]).query(points[~left])
     here, there = labels[~left], labels[left][mirror]
@@ -179,6 +181,8 @@ def _hemisphere(
 
 def _refine(triangles: NDArray[np.intp], n: int) -> tuple[NDArray[np.intp], sp.csr_array]:
     """Split each triangle in four and smooth: new triangles, and the matrix that moves values."""
+    import scipy.sparse as sp
+
     sides = np.sort(triangles[:, [0, 1, 1, 2, 2, 0]].reshape(-1, 2), axis=1)
     edges, middle = np.unique(sides, axis=0, return_inverse=True)
     ab, bc, ca = (n + middle.reshape(-1, 3)).T
@@ -194,6 +198,8 @@ def _refine(triangles: NDArray[np.intp], n: int) -> tuple[NDArray[np.intp], sp.c
 
 def _average(triangles: NDArray[np.intp], n: int) -> sp.csr_array:
     """Matrix that gives half the value of a vertex and half the mean of its neighbours."""
+    import scipy.sparse as sp
+
     start, end = triangles[:, [0, 1, 2]].ravel(), triangles[:, [1, 2, 0]].ravel()
     step = sp.csr_array((np.ones(len(start)), (start, end)), shape=(n, n))
     step = step + step.T
@@ -246,6 +252,8 @@ def _triangle_of_pixel(
     corners: FloatArray, order: NDArray[np.intp], width: int, height: int
 ) -> NDArray[np.int32]:
     """Paint each triangle's number, far ones first; -1 where there is none."""
+    from PIL import Image, ImageDraw
+
     image = Image.new("I", (width, height), -1)
     draw = ImageDraw.Draw(image)
     for number in order.tolist():
@@ -286,6 +294,8 @@ def _light(normal: FloatArray, groove: FloatArray, towards: float) -> FloatArray
 
 def _borders(index: NDArray[np.intp]) -> NDArray[np.bool_]:
     """Pixels between two labels, and the outline."""
+    from scipy import ndimage
+
     border = np.zeros(index.shape, dtype=bool)
     border[:, 1:] |= index[:, 1:] != index[:, :-1]
     border[1:] |= index[1:] != index[:-1]
@@ -357,7 +367,7 @@ def parcellation_figure(
     Figure
         Left hemisphere on the left; lateral views above medial ones.
     """
-    figure = Figure(figsize=(6.4, 4.7 if title else 4.3), layout="compressed")
+    figure = new_figure(figsize=(6.4, 4.7 if title else 4.3), layout="compressed")
     axes = figure.subplots(2, 2)
     draw_parcellation(axes, surface, labels, pixels_per_mm=pixels_per_mm)
     figure.suptitle(title, fontsize=13)
@@ -395,7 +405,7 @@ def comparison_figure(
     extra = [int(name) for name in np.unique(matched[matched >= 0]) if int(name) not in colours]
     spare = distinct_colours(len(colours) + len(extra))[len(colours) :]
     colours |= {k: np.clip(oklch_to_rgb(*c), 0, 1) for k, c in zip(extra, spare, strict=True)}
-    figure = Figure(figsize=(12.4, 4.7), layout="constrained")
+    figure = new_figure(figsize=(12.4, 4.7), layout="constrained")
     parts: Any = figure.subfigures(1, 2, wspace=0.04)
     for part, labels, title in zip(parts, (reference, matched), titles, strict=True):
         draw_parcellation(part.subplots(2, 2), surface, labels, colours, pixels_per_mm)

@@ -2,9 +2,15 @@
 
 from __future__ import annotations
 
+from typing import TYPE_CHECKING
+
 import numpy as np
-from matplotlib.figure import Figure
 from numpy.typing import NDArray
+
+from trend_dagster.delivery.figures.png import new_figure
+
+if TYPE_CHECKING:
+    from matplotlib.figure import Figure
 
 MAX_ROWS = 300  # a carpet is looked at for stripes, not for single vertices
 
@@ -27,7 +33,7 @@ def carpet_figure(bold: NDArray[np.float32]) -> Figure:
     shown = shown - shown.mean(axis=1, keepdims=True)
     scale = shown.std(axis=1, keepdims=True)
     shown = shown / np.where(scale > 0, scale, 1)
-    figure = Figure(figsize=(4.5, 2.2), layout="constrained")
+    figure = new_figure(figsize=(4.5, 2.2), layout="constrained")
     axes = figure.subplots()
     axes.imshow(shown, aspect="auto", cmap="gray", vmin=-2, vmax=2, interpolation="nearest")
     axes.set_xlabel("timepoint")

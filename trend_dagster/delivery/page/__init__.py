@@ -14,7 +14,6 @@ from functools import cache
 from importlib.resources import files
 from typing import Any
 
-import jinja2
 import numpy as np
 from numpy.typing import NDArray
 
@@ -34,7 +33,7 @@ class Metric:
     name : str
         Column of the trained model's own values.
     title : str
-        As people say it.
+        Its title on the page.
     help : str
         What it means and which way is good.
     beside : mapping of str to str
@@ -179,6 +178,7 @@ def render(report: Report) -> str:
     str
         HTML; every text from outside is escaped.
     """
+    import jinja2
     from plotly.offline import get_plotlyjs
 
     environment = jinja2.Environment(

@@ -1,37 +1,113 @@
-"""What leaves the platform: label images for other programs, and the report that people read."""
+"""What leaves the platform: the comparison with controls, label images, the report."""
 
 from __future__ import annotations
 
 import hashlib
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
 from pathlib import Path
-from typing import Any
 
 import numpy as np
+from numpy.typing import NDArray
 
-from trend_dagster.delivery.maps import map_files, networks_of
+from trend_dagster.delivery.maps import chosen_maps
 from trend_dagster.delivery.page import render
-from trend_dagster.delivery.pictures import target_files, target_of_maps
-from trend_dagster.delivery.report import gather, shown_files
+from trend_dagster.delivery.pictures import comparison_markdown, draw_comparison
+from trend_dagster.delivery.report import gather
+from trend_dagster.orchestration.assets.connectivity import average_correlation, geodesic_labels
+from trend_dagster.orchestration.assets.evidence import control_sweep
+from trend_dagster.orchestration.assets.features import embeddings, trained_model
+from trend_dagster.orchestration.assets.inputs import bold, cortex
+from trend_dagster.orchestration.assets.parcellation import (
+    nmf_sweep,
+    selected_parcellations,
+    sweep_summary,
+)
 from trend_dagster.orchestration.io_managers import Result
-from trend_dagster.orchestration.production import Cell, stored_asset
+from trend_dagster.orchestration.production import (
+    Available,
+    Optional,
+    Task,
+    removed,
+    stored,
+    stored_asset,
+)
 from trend_dagster.project.folder import Project
-from trend_dagster.project.mesh import mesh_of, names_no_mesh
-from trend_dagster.storage.label_images import keys_of, label_tsv
-from trend_dagster.storage.stores import Partition, Version
+from trend_dagster.project.mesh import mesh_of
+from trend_dagster.project.tables import (
+    check_truth,
+    comparison,
+    comparison_facts,
+    labels_of,
+    number_columns,
+    summary_table,
+)
+from trend_dagster.project.target import stored_target, target_files
+from trend_dagster.storage.label_files import LabelFile, label_file_at, read_networks
+from trend_dagster.storage.label_images import keys_of
+from trend_dagster.storage.stores import POINTER, Partition, Version, describe
 
-MAPS = "maps"
-"""Folder of the label images, below the project's outputs."""
+
+def _truth(project: Project) -> LabelFile | None:
+    name = project.settings.inputs.truth
+    return None if name is None else label_file_at(project.folder / name)
+
+
+def _truth_files(project: Project, partition: Partition) -> dict[str, Path]:
+    truth = _truth(project)
+    return {} if truth is None else truth.named_files("truth")
+
+
+@stored_asset(
+    group="controls",
+    inputs=[sweep_summary, nmf_sweep, control_sweep, selected_parcellations, cortex],
+    settings=("controls",),
+    code_version="2",
+    files=_truth_files,
+)
+def control_comparison(
+    task: Task,
+    sweep_summary: Version,
+    nmf_sweep: Available,
+    control_sweep: Available,
+    selected_parcellations: Version,
+    cortex: Optional,
+) -> Result:
+    """Each cell of the sweep beside the controls, and beside the planted networks if there are any.
+
+    Dice is the mean over planted networks after optimal matching of clusters to networks. For real
+    data there are no planted networks; what stands beside each other then are the silhouettes,
+    which the label file itself can raise, in every column alike.
+    """
+    truth = _read_truth(task.project, nmf_sweep)
+    table = summary_table(sweep_summary, nmf_sweep)
+    table = comparison(table, nmf_sweep, control_sweep, selected_parcellations, truth)
+    labels = [labels_of(nmf_sweep, row) for row in table[table["chosen"]].to_dict("records")]
+    pictures, files = draw_comparison(table, mesh_of(cortex()), truth, labels)
+    return Result(
+        arrays=number_columns(table),
+        facts=comparison_facts(table),
+        tables={"comparison": comparison_markdown(table)},
+        pictures=pictures,
+        files=files,
+    )
+
+
+def _read_truth(project: Project, cells: Sequence[Version]) -> NDArray[np.int64] | None:
+    """Planted network of each vertex, if the settings name any."""
+    file = _truth(project)
+    if file is None or not cells:
+        return None
+    truth = read_networks(file)
+    check_truth(truth, cells[0].array("labels").shape[-1], file.name)
+    return truth
 
 
 def _target(project: Project, partition: Partition) -> dict[str, Path]:
     return target_files(project)
 
 
-@stored_asset(group="delivery", files=_target, unless={"cortex": names_no_mesh})
-def parcellation_images(
-    cell: Cell, selected_parcellations: Version, cortex: Version | None
-) -> Result:
+@stored_asset(group="delivery", inputs=[selected_parcellations, cortex], files=_target)
+def parcellation_images(task: Task, selected_parcellations: Version, cortex: Optional) -> Result:
     """The chosen parcellations as files that Workbench, FreeSurfer, nilearn and others open.
 
     Per parcellation: GIFTI labels and a FreeSurfer annotation for each hemisphere, the label table
@@ -40,56 +116,68 @@ def parcellation_images(
     `wb_view outputs/maps/selected_14_clusters.spec`. Networks that are mirror images of each other
     share a number and a hue. 0 is where there is no signal.
     """
-    files: dict[str, bytes] = {}
-    tables: dict[str, str] = {}
-    all_keys = []
-    chosen = selected_parcellations.facts["chosen"]
-    all_labels = selected_parcellations.read("labels")
-    surface = mesh_of(cortex, all_labels.shape[1])
-    target = target_of_maps(cell.project, all_labels[0])
-    for choice, labels in zip(chosen, all_labels, strict=True):
-        networks = networks_of(labels, surface, target)
-        name = f"selected_{choice['n_clusters']}_clusters"
-        written = map_files(name, cell_title(choice), labels, networks, surface, target)
-        files |= {f"{MAPS}/{file}": content for file, content in written.items()}
-        tables[f"networks, {choice['n_clusters']} clusters"] = _markdown(label_tsv(networks))
-        all_keys.append(keys_of(labels))
+    labels = selected_parcellations.read("labels")
+    surface = mesh_of(cortex(), labels.shape[1])
+    target = stored_target(task.project, labels.shape[1])
+    files, tables = chosen_maps(selected_parcellations, surface, target)
     return Result(
-        arrays={
-            "n_clusters": selected_parcellations.read("n_clusters"),
-            "keys": np.stack(all_keys),
-        },
+        arrays={"n_clusters": selected_parcellations.read("n_clusters"), "keys": keys_of(labels)},
         facts={"n_files": len(files)},
         tables=tables,
         files=files,
     )
 
 
+_SHOWN_BESIDE = tuple(
+    map(stored, (bold, trained_model, embeddings, average_correlation, geodesic_labels))
+)
+"""Assets that the report shows if they are there; a brought correlation needs none of them."""
+
+
+def _shown_beside(project: Project) -> Iterator[tuple[str, Partition]]:
+    """Outputs of these assets that are stored and whose input is still there."""
+    for asset in _SHOWN_BESIDE:
+        if asset.idle(project.settings) is None:
+            gone = removed(project, asset)
+            found = project.store.stored(asset.name, asset.dims)
+            yield from ((asset.name, p) for p in found if p not in gone)
+
+
+def _pointers(project: Project, partition: Partition) -> dict[str, Path]:
+    """Pointers to what is shown: one changes exactly when another version becomes current."""
+    return {
+        f"current {describe(asset, key)}": project.store.folder(asset, key) / POINTER
+        for asset, key in _shown_beside(project)
+    }
+
+
+def _versions_beside(project: Project) -> list[Version]:
+    found = (project.store.latest(name, key) for name, key in _shown_beside(project))
+    return [version for version in found if version is not None]
+
+
 @stored_asset(
     group="delivery",
+    inputs=[sweep_summary, nmf_sweep, selected_parcellations, control_comparison, cortex],
     settings=("selection",),
-    files=shown_files,
-    incomplete=frozenset({"nmf_sweep"}),
-    unless={"cortex": names_no_mesh},
+    files=_pointers,
 )
 def report(
-    cell: Cell,
+    task: Task,
     sweep_summary: Version,
-    nmf_sweep: Sequence[Version],
+    nmf_sweep: Available,
     selected_parcellations: Version,
     control_comparison: Version,
-    cortex: Version | None,
+    cortex: Optional,
 ) -> Result:
     """Everything a reader asks of a run, in one HTML file that works offline.
 
     What went in and what was excluded, settings, training, the sweep with its controls, the chosen
     parcellations and why, on a surface that can be turned, provenance, and how to cite.
     """
-    project = cell.project
-    surface = mesh_of(cortex)
-    said = gather(
-        project, nmf_sweep, sweep_summary, selected_parcellations, control_comparison, surface
-    )
+    made_from = [*nmf_sweep, sweep_summary, selected_parcellations, control_comparison]
+    versions = [*_versions_beside(task.project), *made_from]
+    said = gather(task.project.folder.name, task.settings, versions, mesh_of(cortex()))
     page = render(said).encode()
     pictures = {f"{c.n_clusters} clusters, sorted correlation": c.correlation for c in said.chosen}
     return Result(
@@ -98,17 +186,3 @@ def report(
         pictures=pictures,
         files={"report.html": page},
     )
-
-
-def cell_title(cell: dict[str, Any]) -> str:
-    """Name a cell of the sweep as maps and pictures do."""
-    return (
-        f"{cell['n_clusters']} clusters: label file {cell['label_file']}, "
-        f"{cell['n_components']} components"
-    )
-
-
-def _markdown(tsv: bytes) -> str:
-    header, *rows = (line.split("\t") for line in tsv.decode().splitlines())
-    lines = [header, ["---"] * len(header), *rows]
-    return "\n".join("| " + " | ".join(line) + " |" for line in lines)

@@ -15,38 +15,47 @@ from numpy.typing import NDArray
 from trend_dagster.delivery.figures.matrices import training_figure
 from trend_dagster.delivery.figures.png import small_png
 from trend_dagster.errors import CohortError
+from trend_dagster.orchestration.assets.inputs import bold
+from trend_dagster.orchestration.assets.loading import (
+    feature_maker,
+    signal,
+    signal_inside,
+    usable_runs,
+)
 from trend_dagster.orchestration.io_managers import Result
-from trend_dagster.orchestration.production import Cell, stored_asset
+from trend_dagster.orchestration.production import Optional, Task, stored_asset
 from trend_dagster.project.folder import BOLD_RUN
 from trend_dagster.project.settings import Settings
-from trend_dagster.science.bold import check_same_vertices, common_length
+from trend_dagster.science.bold import common_length
 from trend_dagster.storage.arrays import subject_of
 from trend_dagster.storage.provenance import digest_of
-from trend_dagster.storage.space import check_same_space
-from trend_dagster.storage.stores import Partition, Version
+from trend_dagster.storage.stores import Version
 
 if TYPE_CHECKING:  # torch takes seconds to import: only the functions that compute with it do
     from trend_dagster.science.features.autoencoder import TransformerAutoencoder
-    from trend_dagster.science.features.training import EpochRecord
+    from trend_dagster.science.features.training import EpochRecord, Split, TrainingResult
+
+TRAINED_BY = ("bold", "cohort", "autoencoder", "training")
+"""Sections of the settings that decide a model."""
+
+MODEL_CODE = "2"
 
 
-def signal_of(run: Version, n_timepoints: int | None = None) -> NDArray[np.float32]:
-    """Read the BOLD of the vertices with signal, as many timepoints as asked for."""
-    return np.ascontiguousarray(run.read("bold")[run.read("vertex_mask"), :n_timepoints])
-
-
-def _read_signal(path: Path, n_timepoints: int) -> NDArray[np.float32]:
-    return signal_of(Version("bold", {}, path), n_timepoints)
+def _no_model(settings: Settings) -> str | None:
+    bold = settings.features.source == "bold"
+    return "the features are the BOLD itself: no model is needed" if bold else None
 
 
 @stored_asset(
     group="features",
-    settings=("bold", "cohort", "autoencoder", "training"),
-    code_version="2",
+    inputs=[bold],
+    settings=TRAINED_BY,
+    code_version=MODEL_CODE,
+    nothing_to_do=_no_model,
     keep_when_inputs_change=True,
     pool="training",
 )
-def trained_model(cell: Cell, bold: Sequence[Version]) -> Result:
+def trained_model(task: Task, bold: Sequence[Version]) -> Result:
     """Transformer autoencoder with confidence attention, trained on three quarters of the runs.
 
     Each run is a sequence of vertices; the model learns to reproduce their time series. The
@@ -54,72 +63,80 @@ def trained_model(cell: Cell, bold: Sequence[Version]) -> Result:
     subject stand on the same side of the split. Training that was interrupted goes on where it
     stopped.
     """
+    runs = usable_runs(task, _enough(task, bold))
+    lengths = {name: run.facts["n_timepoints"] for name, run in runs.items()}
+    n_timepoints = common_length(lengths, task.settings.cohort)
+    cohort = digest_of({name: run.digest for name, run in runs.items()})
+    trained, split = _train(task, runs, n_timepoints, cohort)
+    about = {
+        "trained_on": {"cohort": cohort, **asdict(split)},
+        "training": task.settings.training.model_dump() | {"precision": trained.precision},
+    }
+    facts = {"n_timepoints": n_timepoints, **_facts_of(trained, split)}
+    return model_result(trained.model, trained.history, about, facts)
+
+
+def _enough(task: Task, runs: Sequence[Version]) -> Sequence[Version]:
+    if len(runs) >= 2:
+        return runs
+    store = task.project.store
+    versions = [store.latest("bold", {BOLD_RUN: key}) for key in task.project.keys(BOLD_RUN)]
+    reasons = [v.excluded for v in versions if v is not None and v.excluded is not None]
+    raise CohortError(
+        "trained_model",
+        expected="at least two usable runs, one to train on and one to validate",
+        found=f"{len(runs)}" + (f" (excluded: {'; '.join(reasons)})" if reasons else ""),
+        remedy="Add BOLD files, or mend the excluded ones.",
+    )
+
+
+def _train(
+    task: Task, runs: Mapping[str, Version], n_timepoints: int, cohort: str
+) -> tuple[TrainingResult, Split]:
+    """Train, or go on with a training that was interrupted, and show each epoch."""
     from trend_dagster.science.features.training import split_runs, train
 
-    settings = cell.settings
-    runs = {run.partition[BOLD_RUN]: run for run in bold}
-    if len(runs) < 2:
-        raise CohortError(
-            "trained_model",
-            expected="at least two usable runs, one to train on and one to validate",
-            found=f"{len(runs)}" + _excluded(cell),
-            remedy="Add BOLD files, or mend the excluded ones.",
-        )
-    check_same_vertices({name: run.facts["n_vertices"] for name, run in runs.items()})
-    check_same_space({name: run.facts.get("space") for name, run in runs.items()})
-    n_timepoints = common_length(
-        {name: run.facts["n_timepoints"] for name, run in runs.items()}, settings.cohort
-    )
+    config = task.settings.training
     split = split_runs(
-        list(runs),
-        [subject_of(name) for name in runs],
-        settings.training.test_size,
-        settings.training.random_state,
+        list(runs), [subject_of(name) for name in runs], config.test_size, config.random_state
     )
 
     def show(record: EpochRecord) -> None:
-        cell.log(
-            f"epoch {record.epoch} of {settings.training.n_epochs}: training loss "
+        task.log(
+            f"epoch {record.epoch} of {config.n_epochs}: training loss "
             f"{record.train_loss:.5f}, validation loss {record.validation_loss:.5f}"
         )
-        cell.progress(f"epoch {record.epoch}", record.epoch / settings.training.n_epochs)
+        task.progress(f"epoch {record.epoch}", record.epoch / config.n_epochs)
 
-    cohort = digest_of({name: run.digest for name, run in runs.items()})
-    states = TrainingStates(cell, cohort)
+    states = TrainingStates(task, cohort)
     trained = train(
         # Paths, not open stores: they travel to the processes of several devices.
-        {name: partial(_read_signal, run.path, n_timepoints) for name, run in runs.items()},
+        {name: partial(signal_inside, run.path, n_timepoints) for name, run in runs.items()},
         split,
-        settings.autoencoder,
-        settings.training,
+        task.settings.autoencoder,
+        config,
         checkpoint_dir=states.own,
         on_epoch=show,
-        on_notice=cell.log,
+        on_notice=task.log,
         cohort=cohort,
         abandoned=states.latest_other(),
     )
     if trained.why_fresh is not None:
-        cell.log(f"training started afresh: {trained.why_fresh}")
+        task.log(f"training started afresh: {trained.why_fresh}")
     states.forget_old()
-    about = {
-        "trained_on": {"cohort": cohort, **asdict(split)},
-        "training": settings.training.model_dump() | {"precision": trained.precision},
+    return trained, split
+
+
+def _facts_of(trained: TrainingResult, split: Split) -> dict[str, Any]:
+    return {
+        "training_runs": list(split.train),
+        "validation_runs": list(split.validation),
+        "split_by": split.by,
+        "precision": trained.precision,
+        "best_epoch": trained.best_epoch,
+        "epochs_resumed_from": trained.resumed_from,
+        "started_afresh_because": trained.why_fresh,
     }
-    return model_result(
-        trained.model,
-        trained.history,
-        about,
-        {
-            "n_timepoints": n_timepoints,
-            "training_runs": list(split.train),
-            "validation_runs": list(split.validation),
-            "split_by": split.by,
-            "precision": trained.precision,
-            "best_epoch": trained.best_epoch,
-            "epochs_resumed_from": trained.resumed_from,
-            "started_afresh_because": trained.why_fresh,
-        },
-    )
 
 
 HISTORY = {
@@ -145,7 +162,7 @@ def model_result(
     model : TransformerAutoencoder
         Trained here or elsewhere.
     history : sequence of EpochRecord
-        Of its training; empty where nobody knows it.
+        Of its training; empty where it is not known.
     about : mapping
         What the card says of its origin.
     facts : mapping
@@ -156,7 +173,7 @@ def model_result(
     Result
         Weights and card as files, the history as arrays.
     """
-    from trend_dagster.storage.weights import weights_files
+    from trend_dagster.project.model import model_files
 
     columns = {
         name: np.array([getattr(record, name) for record in history], dtype=dtype)
@@ -175,7 +192,7 @@ def model_result(
         facts={"n_parameters": sum(p.numel() for p in model.parameters()), **facts, **summary},
         tables={"history": _history_table(history)} if history else {},
         pictures={"loss": _loss_picture(columns)} if history else {},
-        attachments=weights_files(model, {**about, "history": summary}),
+        attachments=model_files(model, {**about, "history": summary}),
     )
 
 
@@ -206,19 +223,18 @@ class TrainingStates:
 
     Parameters
     ----------
-    cell : Cell
+    task : Task
         Of ``trained_model``.
     cohort : str
         Digest of the runs.
     """
 
-    def __init__(self, cell: Cell, cohort: str) -> None:
-        settings = {name: cell.settings.identity(name) for name in trained_model.settings}
+    def __init__(self, task: Task, cohort: str) -> None:
+        settings = {name: task.settings.identity(name) for name in TRAINED_BY}
         settings["training"].pop("n_epochs")
-        key = digest_of([trained_model.code_version, settings, cohort])
-        self.folder = cell.scratch.parent
-        self.own = self.folder / f".training-{key}"
-        self.n_kept = cell.settings.storage.keep_versions
+        self.folder = task.scratch.parent
+        self.own = self.folder / f".training-{digest_of([MODEL_CODE, settings, cohort])}"
+        self.n_kept = task.settings.storage.keep_versions
 
     def _others(self) -> list[Path]:
         """All but this one, the one that was written to last in front."""
@@ -235,59 +251,37 @@ class TrainingStates:
             shutil.rmtree(folder, ignore_errors=True)
 
 
-def _excluded(cell: Cell) -> str:
-    """Name the excluded runs, for messages."""
-    store = cell.project.store
-    versions = [store.latest("bold", {BOLD_RUN: key}) for key in cell.project.keys(BOLD_RUN)]
-    reasons = [v.excluded for v in versions if v is not None and v.excluded is not None]
-    return f" (excluded: {'; '.join(reasons)})" if reasons else ""
-
-
-def _needs_no_model(settings: Settings, partition: Partition) -> bool:
-    return settings.features.source == "bold"
-
-
 @stored_asset(
-    group="features",
-    dims=(BOLD_RUN,),
-    settings=("features",),
-    unless={"trained_model": _needs_no_model},
+    group="features", dims=(BOLD_RUN,), inputs=[bold, trained_model], settings=("features",)
 )
-def embeddings(cell: Cell, bold: Version, trained_model: Version | None) -> Result:
+def embeddings(task: Task, bold: Version, trained_model: Optional) -> Result:
     """Features of every vertex of one run, by the trained model.
 
     Vertices without signal never enter the model; their rows are zero. If the vertices have all
     become alike (the embedding has collapsed), the mean correlation comes near 1 and the effective
     rank near 1, and a check says so.
     """
-    from trend_dagster.science.features.autoencoder import collapse_measures, embed
+    from trend_dagster.science.features.autoencoder import collapse_measures
 
-    mask = bold.read("vertex_mask")
-    n_timepoints = None if trained_model is None else trained_model.facts["n_timepoints"]
-    if n_timepoints is not None and bold.facts["n_timepoints"] < n_timepoints:
-        raise CohortError(
-            f"BOLD run {cell.partition[BOLD_RUN]}",
-            expected=f"at least the {n_timepoints} timepoints that the model was trained with",
-            found=f"{bold.facts['n_timepoints']}",
-            remedy="Take the file out, or train again with `cohort: {lengths: crop}`.",
-        )
-    model = None if trained_model is None else load_model(trained_model)
-    found = embed(model, signal_of(bold, n_timepoints), source=cell.settings.features.source)
-    features = np.zeros((len(mask), found.shape[1]), dtype=np.float32)
-    features[mask] = found
+    maker = feature_maker(task, trained_model)
+    _check_length(bold, maker.n_timepoints)
+    run, mask = signal(bold)
+    found = maker(run, mask)
     return Result(
-        arrays={"features": features, "vertex_mask": mask},
+        arrays={"features": found, "vertex_mask": mask},
         facts={
-            "source": cell.settings.features.source,
+            "source": maker.source,
             "space": bold.facts.get("space"),
-            **asdict(collapse_measures(found)),
+            **asdict(collapse_measures(found[mask])),
         },
     )
 
 
-def load_model(trained_model: Version) -> TransformerAutoencoder:
-    """Build the model as it was trained, whatever the settings say today."""
-    from trend_dagster.storage.weights import WEIGHTS, read_weights
-
-    model, _ = read_weights(trained_model.file(WEIGHTS))
-    return model
+def _check_length(run: Version, n_timepoints: int | None) -> None:
+    if n_timepoints is not None and run.facts["n_timepoints"] < n_timepoints:
+        raise CohortError(
+            f"BOLD run {run.partition[BOLD_RUN]}",
+            expected=f"at least the {n_timepoints} timepoints that the model was trained with",
+            found=f"{run.facts['n_timepoints']}",
+            remedy="Take the file out, or train again with `cohort: {lengths: crop}`.",
+        )

@@ -1,182 +1,219 @@
-"""From thresholded matrices to parcellations: the sweep."""
+"""From thresholded matrices to parcellations: the sweep, its table, and what is chosen."""
 
 from __future__ import annotations
 
 from collections.abc import Iterator, Mapping, Sequence
-from functools import partial
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import numpy as np
-from numpy.typing import NDArray
 
 from trend_dagster.delivery.figures.matrices import sizes_figure
 from trend_dagster.delivery.figures.png import small_png
-from trend_dagster.errors import TrendError
-from trend_dagster.orchestration.assets.connectivity import graph_of, loadings_are_free
-from trend_dagster.orchestration.io_managers import Result
-from trend_dagster.orchestration.production import Cell, stored_asset
-from trend_dagster.project.folder import LABEL_FILE, N_COMPONENTS
-from trend_dagster.project.settings import Settings
-from trend_dagster.science.connectivity.thresholding import BlockMatrix
-from trend_dagster.science.parcellation.factorization import too_many_components
-from trend_dagster.science.parcellation.fanout import worker_memory
-from trend_dagster.science.parcellation.networks import find_networks
-from trend_dagster.science.parcellation.sweep import SweepCell, sweep
-from trend_dagster.storage.stores import Version
-
-METRICS = (
-    "silhouette",
-    "davies_bouldin",
-    "inertia",
-    "within_connectivity",
-    "between_connectivity",
-    "connectivity_ratio",
-    "full_within_connectivity",
-    "full_between_connectivity",
+from trend_dagster.delivery.pictures import (
+    draw_chosen,
+    heat_maps,
+    ranking_markdown,
+    sweep_markdown,
 )
-PER_FACTORIZATION = ("n_iter", "objective", "zero_row_share", "dead_components", "distinct_rows")
+from trend_dagster.delivery.workbook import WORKBOOK, label_vectors, workbook_bytes
+from trend_dagster.errors import CohortError, TrendError
+from trend_dagster.orchestration.assets.connectivity import (
+    average_correlation,
+    geodesic_distances,
+    thresholded_matrix,
+)
+from trend_dagster.orchestration.assets.evidence import stability
+from trend_dagster.orchestration.assets.inputs import cortex
+from trend_dagster.orchestration.assets.loading import by_components, distances_of, feasible
+from trend_dagster.orchestration.io_managers import Result
+from trend_dagster.orchestration.production import (
+    Available,
+    Optional,
+    Task,
+    stored,
+    stored_asset,
+)
+from trend_dagster.project.folder import LABEL_FILE, N_COMPONENTS
+from trend_dagster.project.mesh import mesh_of
+from trend_dagster.project.settings import Settings
+from trend_dagster.project.tables import (
+    choices,
+    finished,
+    labels_of,
+    number_columns,
+    rule_facts,
+    summary_facts,
+    summary_table,
+    sweep_table,
+)
+from trend_dagster.science.connectivity.thresholding import BlockMatrix
+from trend_dagster.science.method import loadings_graph, sweep_arrays, sweep_solutions
+from trend_dagster.science.parcellation.fanout import worker_memory
+from trend_dagster.science.parcellation.selection import rank_cells
+from trend_dagster.storage.stores import Partition, Version, describe
+
+if TYPE_CHECKING:
+    from trend_dagster.science.parcellation.sweep import Solution
+
+
+def _correlation_fits(settings: Settings, correlation: Version) -> bool:
+    """Tell whether the whole correlation may be in memory; every factorisation reads all of it."""
+    budget = settings.correlation.memory_budget_gib * 2**30
+    return bool(correlation.array("correlation").nbytes <= budget)
 
 
 def _worker_bytes(settings: Settings, inputs: Mapping[str, list[Version]], n_threads: int) -> int:
     (matrix,), (correlation,) = inputs["thresholded_matrix"], inputs["average_correlation"]
     if "block_sizes" not in matrix.names():  # excluded, nothing is computed
         return 0
-    whole = correlation.array("correlation").nbytes
-    budget = int(settings.correlation.memory_budget_gib * 2**30)
-    needed = worker_memory(matrix.read("block_sizes"), settings.sweep, n_threads)
-    return needed + (whole if whole <= budget else 0)
+    fits = _correlation_fits(settings, correlation)
+    whole = correlation.array("correlation").nbytes if fits else 0
+    return worker_memory(matrix.read("block_sizes"), settings.sweep, n_threads) + whole
 
 
 @stored_asset(
     group="parcellation",
     dims=(LABEL_FILE, N_COMPONENTS),
+    inputs=[thresholded_matrix, average_correlation, geodesic_distances],
     settings=("sweep", "factorization", "clustering", "networks", "thresholding"),
     together=N_COMPONENTS,
-    unless={"geodesic_distances": loadings_are_free},
     pool="memory",
     worker_bytes=_worker_bytes,
 )
 def nmf_sweep(
-    cells: Sequence[Cell],
+    tasks: Sequence[Task],
     thresholded_matrix: Version,
     average_correlation: Version,
-    geodesic_distances: Version | None,
-) -> Iterator[tuple[Cell, Result | TrendError]]:
-    """Regularised NMF and KMeans for one label file and one number of components.
+    geodesic_distances: Optional,
+) -> Iterator[tuple[Task, Result | TrendError]]:
+    """Regularised NMF and networks for one label file and one number of components.
 
     Each output holds, for every alpha_W and l1_ratio, the loadings W and profiles H, and for every
     number of clusters the label of each vertex and the metrics. Where the penalty was too strong
     for the matrix, W collapses to zero: that is measured, named, and checked.
     """
-    matrix = block_matrix(thresholded_matrix)
-    cells, errors = feasible(cells, matrix.n_kept)
+    settings, matrix = tasks[0].settings, _blocks(thresholded_matrix)
+    possible, errors = feasible(tasks, matrix.n_kept)
     yield from errors
-    if cells:
-        correlation: Any = average_correlation.array("correlation")
-        settings = cells[0].settings
-        if correlation.nbytes <= settings.correlation.memory_budget_gib * 2**30:
-            # Every cell reads all of it.
-            correlation = average_correlation.read("correlation")
-        graph = graph_of(settings, geodesic_distances)
-        by_key = {int(cell.partition[N_COMPONENTS]): cell for cell in cells}
-        for done, (k, parts) in enumerate(swept(cells, matrix, correlation, graph), 1):
-            by_key[k].progress(f"{done} of {len(cells)} cells", done / len(cells))
-            yield by_key[k], _result(parts)
+    by_k = by_components(possible)
+    full: Any = average_correlation.array("correlation")
+    full = full[...] if _correlation_fits(settings, average_correlation) else full
+    near = geodesic_distances() if settings.factorization.smoothness > 0 else None
+    graph = loadings_graph(() if near is None else distances_of(near), settings)
+    swept = sweep_solutions(matrix, settings, list(by_k), full_correlation=full, graph=graph)
+    for done, (k, cells) in enumerate(swept if by_k else (), 1):
+        by_k[k].progress(f"{done} of {len(by_k)} factorisations", done / len(by_k))
+        yield by_k[k], _swept(cells)
 
 
-def feasible(
-    cells: Sequence[Cell], n_kept: int
-) -> tuple[list[Cell], list[tuple[Cell, TrendError]]]:
-    """Part the cells that there are vertices enough for from the others, and say why not."""
-    possible: list[Cell] = []
-    errors: list[tuple[Cell, TrendError]] = []
-    for cell in cells:
-        error = too_many_components(n_kept, int(cell.partition[N_COMPONENTS]))
-        if error is None:
-            possible.append(cell)
-        else:
-            errors.append((cell, error))
-    return possible, errors
-
-
-def block_matrix(thresholded_matrix: Version) -> BlockMatrix:
-    """Open the stored blocks."""
+def _blocks(thresholded_matrix: Version) -> BlockMatrix:
     arrays = {name: thresholded_matrix.read(name) for name in thresholded_matrix.names()}
     return BlockMatrix.from_arrays(arrays, thresholded_matrix.facts["n_vertices"])
 
 
-def _result(parts: list[SweepCell]) -> Result:
-    arrays = sweep_arrays(parts)
-    zero = [part.zero_row_share for part in parts]
+def _swept(cells: Sequence[Solution]) -> Result:
+    arrays = sweep_arrays(cells)
+    silhouette = arrays["silhouette"].tolist()
     return Result(
-        arrays=arrays | {"W": np.stack([p.W for p in parts]), "H": np.stack([p.H for p in parts])},
+        arrays=arrays | {name: np.stack([getattr(c, name) for c in cells]) for name in ("W", "H")},
         facts={
-            "zero_row_share_max": max(zero),
-            "n_iter": [part.n_iter for part in parts],
-            "silhouette": arrays["silhouette"].tolist()
+            "zero_row_share_max": max(cell.zero_row_share for cell in cells),
+            "n_iter": [cell.n_iter for cell in cells],
+            # JSON knows no NaN.
+            "silhouette": silhouette
             if np.isfinite(arrays["silhouette"]).all()
-            else str(arrays["silhouette"].tolist()),
-            "factorization_seconds": [round(part.seconds, 3) for part in parts],
+            else str(silhouette),
+            "factorization_seconds": [round(cell.seconds, 3) for cell in cells],
         },
         pictures={
             f"cluster sizes, {c.n_clusters} clusters": small_png(sizes_figure(c.labels))
-            for c in parts[0].clusterings[:2]
+            for c in cells[0].clusterings[:2]
         },
     )
 
 
-def sweep_arrays(parts: Sequence[SweepCell]) -> dict[str, NDArray[Any]]:
-    """Lay out the cells of one n_components as arrays (all but W and H)."""
-    n_clusters = [c.n_clusters for c in parts[0].clusterings]
-    arrays: dict[str, NDArray[Any]] = {
-        "alpha_W": np.array([p.alpha_W for p in parts]),
-        "l1_ratio": np.array([p.l1_ratio for p in parts]),
-        "n_clusters": np.array(n_clusters),
-        "labels": np.stack([[c.labels for c in p.clusterings] for p in parts]),
-    }
-    for name in PER_FACTORIZATION:
-        arrays[name] = np.array([getattr(p, name) for p in parts])
-    for name in METRICS:
-        arrays[name] = np.array([[getattr(c, name) for c in p.clusterings] for p in parts])
-    sizes = np.zeros((len(parts), len(n_clusters), max(n_clusters)), dtype=np.int64)
-    for i, part in enumerate(parts):
-        for j, clustering in enumerate(part.clusterings):
-            sizes[i, j, : len(clustering.cluster_sizes)] = clustering.cluster_sizes
-    return arrays | {"cluster_sizes": sizes}
+_sweep = stored(nmf_sweep)  # below, parameters have that name
 
 
-def swept(
-    cells: Sequence[Cell], matrix: BlockMatrix, full_correlation: Any, graph: Any
-) -> Iterator[tuple[int, list[SweepCell]]]:
-    """Run the sweep for the n_components of some cells, all at once.
+@stored_asset(
+    group="parcellation",
+    inputs=[nmf_sweep, thresholded_matrix, stability],
+    settings=("sweep", "delivery", "selection"),
+    code_version="2",
+)
+def sweep_summary(
+    task: Task, nmf_sweep: Available, thresholded_matrix: Available, stability: Available
+) -> Result:
+    """The table of the whole sweep, and the tutorial's workbook `Complete_Clustering.xlsx`.
 
-    Yields
-    ------
-    tuple of int and list of SweepCell
-        An n_components when it is complete; combinations of alpha_W and l1_ratio in the order in
-        which they are stored.
+    The first sheet has exactly the tutorial's columns, in a fixed order of rows; the second what
+    else is known of each cell; the third ranks them, with their stability beside its null. A cell
+    that failed has its row, with the reason.
     """
-    settings = cells[0].settings
-    n_components = tuple(int(cell.partition[N_COMPONENTS]) for cell in cells)
-    grid = settings.sweep.model_copy(update={"n_components": n_components})
-    wanted = len(grid.alpha_W) * len(grid.l1_ratio)
-    found: dict[int, list[SweepCell]] = {k: [] for k in n_components}
-    find = partial(find_networks, random_state=settings.clustering.random_state)
-    for part in sweep(
-        matrix,
-        grid,
-        settings.factorization,
-        settings.clustering,
-        full_correlation=full_correlation,
-        graph=graph,
-        find=None if settings.networks.method == "kmeans" else find,
-    ):
-        parts = found[part.n_components]
-        parts.append(part)
-        if len(parts) == wanted:
-            yield part.n_components, in_order(found.pop(part.n_components))
+    settings, missing = task.settings, _missing(task, nmf_sweep)
+    table = sweep_table(nmf_sweep, thresholded_matrix, stability, missing, settings.sweep)
+    ranked = rank_cells(finished(table), settings.selection)
+    names = {key: file.name for key, file in task.project.label_files.items()}
+    vectors = label_vectors(nmf_sweep) if settings.delivery.label_vectors else {}
+    return Result(
+        arrays=number_columns(table),
+        facts=summary_facts(table, stability, settings),
+        tables={"sweep": sweep_markdown(table)},
+        pictures=heat_maps(finished(table)),
+        files={WORKBOOK: workbook_bytes(table, names, ranked), **vectors},
+    )
 
 
-def in_order(parts: Sequence[SweepCell]) -> list[SweepCell]:
-    """Sort the combinations of one n_components as they are stored."""
-    return sorted(parts, key=lambda p: (p.alpha_W, p.l1_ratio))
+def _missing(task: Task, cells: Sequence[Version]) -> dict[tuple[str, ...], str]:
+    """Cells of the sweep that are not there, by label file and n_components, with the reason."""
+    done = {tuple(cell.partition.values()) for cell in cells}
+    wanted = _sweep.partitions(task.project)
+    if not cells:
+        raise CohortError(
+            "sweep_summary",
+            expected="at least one cell of nmf_sweep",
+            found=f"none ({_why_missing(task, wanted[0])})",
+            remedy="Materialize nmf_sweep first.",
+        )
+    missing = [partition for partition in wanted if tuple(partition.values()) not in done]
+    return {tuple(partition.values()): _why_missing(task, partition) for partition in missing}
+
+
+def _why_missing(task: Task, partition: Partition) -> str:
+    """Say why a cell of the sweep does not exist: it failed, or what it is made from did."""
+    if reason := task.project.store.failure(_sweep.name, partition):
+        return reason
+    try:
+        _sweep.find(task.project, partition)
+    except TrendError as error:
+        return str(error)
+    return f"{describe(_sweep.name, partition)} is not computed"
+
+
+@stored_asset(
+    group="parcellation",
+    inputs=[sweep_summary, nmf_sweep, cortex],
+    settings=("selection",),
+    code_version="3",
+)
+def selected_parcellations(
+    task: Task, sweep_summary: Version, nmf_sweep: Available, cortex: Optional
+) -> Result:
+    """For each number of clusters the chosen cell, the ranking, and a picture.
+
+    The rule (`selection.rule`) never sees planted networks or an atlas. Across label files it
+    compares only what exceeds the same measure on noise, because every raw metric rewards the
+    label file itself; where that is not known, it takes the label file with the fewest labels.
+    """
+    table = summary_table(sweep_summary, nmf_sweep)
+    ranked = rank_cells(table, task.settings.selection)
+    chosen = choices(ranked)
+    labels = np.stack([labels_of(nmf_sweep, choice) for choice in chosen])
+    pictures, files = draw_chosen(mesh_of(cortex(), labels.shape[1]), ranked, labels)
+    return Result(
+        arrays={"n_clusters": np.array([c["n_clusters"] for c in chosen]), "labels": labels},
+        facts=rule_facts(task.settings.selection, table, sweep_summary) | {"chosen": chosen},
+        tables={"ranking": ranking_markdown(ranked)},
+        pictures=pictures,
+        files=files,
+    )

@@ -8,21 +8,21 @@ in memory, and at the speed of the machine's matrix product.
 
 from __future__ import annotations
 
-from collections.abc import Callable, Container, Hashable, Iterable, Mapping, Sequence
+from collections.abc import Callable, Container, Iterable, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from contextlib import nullcontext
 from dataclasses import dataclass, field
 from functools import partial
 from threading import Lock
-from typing import Any, Literal
+from typing import Any
 
 import numpy as np
 from numpy.typing import NDArray
-from pydantic import BaseModel, Field
 from threadpoolctl import threadpool_limits
 
 from trend_dagster.errors import CohortError
-from trend_dagster.science._device import DESCRIPTION, Device, full_float32, torch_device
+from trend_dagster.science._device import full_float32, torch_device
+from trend_dagster.science.connectivity.settings import CorrelationConfig
 from trend_dagster.science.connectivity.thresholding import BoolArray, FloatArray
 from trend_dagster.science.cores import usable_cores
 
@@ -36,44 +36,11 @@ _STRIPE = 64
 _FISHER_LIMIT = 1 - 2**-24
 
 
-class CorrelationConfig(BaseModel, frozen=True, extra="forbid"):
-    """How correlations are averaged over runs."""
-
-    average: Literal["arithmetic", "fisher"] = Field(
-        default="arithmetic",
-        description=(
-            "'arithmetic' is the mean of the correlations. 'fisher' averages arctanh(r) and "
-            "transforms back, which weighs strong correlations more and takes longer. The "
-            "tutorial leaves the step empty."
-        ),
-    )
-    memory_budget_gib: float = Field(
-        default=2.0,
-        gt=0,
-        description=(
-            "Memory to work in, apart from the output. Less memory means that embeddings are "
-            "read more than once."
-        ),
-        json_schema_extra={"identity": False},
-    )
-    tile: int = Field(
-        default=1024,
-        ge=1,
-        description="Vertices along a side of a tile; a multiple of the chunks of a store.",
-        json_schema_extra={"identity": False},
-    )
-    device: Device = Field(
-        default="cpu", description=DESCRIPTION, json_schema_extra={"identity": False}
-    )
-
-
-def average_correlation(
+def correlate_runs(
     runs: Sequence[Run | Callable[[], Run]],
     config: CorrelationConfig | None = None,
     *,
     out: Any = None,
-    groups: Sequence[Hashable] | None = None,
-    group_sums: Mapping[Any, Any] | None = None,
     done: Container[Tile] = frozenset(),
     on_tile: Callable[[Tile], None] | None = None,
     n_threads: int | None = None,
@@ -91,10 +58,6 @@ def average_correlation(
     out : array of shape (n_vertices, n_vertices), optional
         Receives the result by assignment to tiles: a numpy array, memory map or zarr array. A
         new float32 array, if not given.
-    groups : sequence of hashable, optional
-        Group of each run (a half, a fold, a subject), for `group_sums`.
-    group_sums : mapping of group to array of shape (n_vertices, n_vertices), optional
-        Each receives the sum over the group's runs, in the same pass; see `split_correlation`.
     done : container of (int, int)
         Tiles that are in the outputs already, by their first row and column; they are passed
         over. With `on_tile`, this is how an interrupted computation goes on.
@@ -116,7 +79,7 @@ def average_correlation(
         the device does not exist.
     """
     config = config or CorrelationConfig()
-    job = _Job(runs, config, groups, group_sums or {})
+    job = _Job(runs, config)
     if out is None:
         out = np.zeros((job.n_vertices, job.n_vertices), dtype=np.float32)
     size = config.tile
@@ -133,57 +96,6 @@ def average_correlation(
         ThreadPoolExecutor(n_threads) as pool,
     ):
         job.run(tiles, out, on_tile, pool, n_threads)
-    return out
-
-
-def split_correlation(
-    average: Any,
-    group_sum: Any,
-    masks: BoolArray,
-    in_group: BoolArray,
-    config: CorrelationConfig | None = None,
-    *,
-    rest: bool = False,
-    out: Any = None,
-) -> Any:
-    """Return the average over one group of runs, or over all the others by subtraction.
-
-    Parameters
-    ----------
-    average : array of shape (n_vertices, n_vertices)
-        From `average_correlation` over all runs.
-    group_sum : array of shape (n_vertices, n_vertices)
-        The group's entry in `group_sums` of the same call.
-    masks : ndarray of bool of shape (n_runs, n_vertices)
-        Vertices with signal in each run.
-    in_group : ndarray of bool of shape (n_runs,)
-        Runs of the group.
-    config : CorrelationConfig, optional
-        As in the call that made `average`.
-    rest : bool
-        Average over the runs outside the group (leave-one-out) in place of those inside.
-    out : array of shape (n_vertices, n_vertices), optional
-        Receives the result tile by tile; a new float32 array, if not given.
-
-    Returns
-    -------
-    array
-        `out`.
-    """
-    config = config or CorrelationConfig()
-    n = masks.shape[1]
-    if out is None:
-        out = np.zeros((n, n), dtype=np.float32)
-    for a in range(0, n, config.tile):
-        for b in range(0, n, config.tile):
-            rows, columns = slice(a, a + config.tile), slice(b, b + config.tile)
-            total = np.asarray(group_sum[rows, columns], dtype=np.float64)
-            if rest:
-                mean = np.asarray(average[rows, columns], dtype=np.float64)
-                total = _transformed(mean, config) * _counts(masks, rows, columns) - total
-            chosen = masks[~in_group] if rest else masks[in_group]
-            counts = _counts(chosen, rows, columns)
-            out[rows, columns] = _finished(total, counts, a == b, config)
     return out
 
 
@@ -230,20 +142,16 @@ def _standardize_rows(rows: FloatArray) -> BoolArray:
 # --- The pass over tiles ---------------------------------------------------------------------
 
 
-@dataclass(eq=False)
-class _Stack:
-    """Standardised features of some runs of one group; torch tensors on a device."""
-
-    group: Hashable
-    parts: list[Any]
+Stack = list[Any]
+"""Standardised features of some runs; torch tensors on a device."""
 
 
 @dataclass(eq=False)
-class _Sums:
-    """What has been added up of one tile, for each group of runs."""
+class _Sum:
+    """What has been added up of one tile."""
 
     tile: Tile
-    of_group: dict[Hashable, FloatArray] = field(default_factory=dict)
+    total: FloatArray | None = None
 
 
 @dataclass(eq=False)
@@ -252,8 +160,6 @@ class _Job:
 
     runs: Sequence[Run | Callable[[], Run]]
     config: CorrelationConfig
-    groups: Sequence[Hashable] | None
-    group_sums: Mapping[Any, Any]
     n_vertices: int = field(init=False)
     masks: BoolArray = field(init=False)
 
@@ -275,23 +181,18 @@ class _Job:
         self.place = None if device == "cpu" else torch_device(device, CohortError)
 
     def stacks(self) -> list[list[int]]:
-        """Divide runs into stacks: of one group each, and within half of the budget."""
+        """Divide runs into stacks within half of the budget."""
         half = self.config.memory_budget_gib * _GIB / 2
         most = max(1, int(half // self.run_bytes))
-        groups = self.groups if self.groups is not None else [None] * len(self.runs)
-        stacks = []
-        for group in dict.fromkeys(groups):
-            members = [r for r, g in enumerate(groups) if g == group]
-            stacks += [members[i : i + most] for i in range(0, len(members), most)]
-        return stacks
+        members = list(range(len(self.runs)))
+        return [members[i : i + most] for i in range(0, len(members), most)]
 
-    def load(self, members: Sequence[int], pool: ThreadPoolExecutor) -> _Stack:
+    def load(self, members: Sequence[int], pool: ThreadPoolExecutor) -> Stack:
         parts = list(pool.map(self._standardized, members))
         if self.config.average == "arithmetic":
             # Side by side, the runs' products add up within one matrix product.
             parts = [np.concatenate(parts, axis=1)] if len(parts) > 1 else parts
-        group = self.groups[members[0]] if self.groups is not None else None
-        return _Stack(group, [self._placed(part) for part in parts])
+        return [self._placed(part) for part in parts]
 
     def _placed(self, rows: FloatArray) -> Any:
         if self.place is None:
@@ -317,15 +218,15 @@ class _Job:
         stacks = self.stacks()
         held = self._held(stacks, pool)
         for batch in self._batches(tiles, n_threads):
-            sums = [_Sums(tile) for tile in batch]
+            sums = [_Sum(tile) for tile in batch]
             for stack in [] if held else (self.load(members, pool) for members in stacks):
                 self._each(pool, partial(self._add, stacks=[stack]), sums)
             self._each(pool, partial(self._finish, stacks=held, out=out, on_tile=on_tile), sums)
 
     def _each(
-        self, pool: ThreadPoolExecutor, work: Callable[[_Sums], None], sums: Sequence[_Sums]
+        self, pool: ThreadPoolExecutor, work: Callable[[_Sum], None], sums: Sequence[_Sum]
     ) -> None:
-        def unless_failed(one: _Sums) -> None:
+        def unless_failed(one: _Sum) -> None:
             if self.failed:
                 return
             try:
@@ -336,53 +237,48 @@ class _Job:
 
         list(pool.map(unless_failed, sums))
 
-    def _held(self, stacks: Sequence[Sequence[int]], pool: ThreadPoolExecutor) -> list[_Stack]:
+    def _held(self, stacks: Sequence[Sequence[int]], pool: ThreadPoolExecutor) -> list[Stack]:
         """Keep all features in memory where they fit."""
         fits = self.run_bytes * len(self.runs) <= self.config.memory_budget_gib * _GIB / 2
         return [self.load(members, pool) for members in stacks] if fits else []
 
     def _batches(self, tiles: Sequence[Tile], n_threads: int) -> Iterable[Sequence[Tile]]:
         """Divide tiles into batches whose sums fit the other half of the budget."""
-        n_sums = 1 + len(self.group_sums)
-        fit = self.config.memory_budget_gib * _GIB / 2 / (16 * self.config.tile**2 * n_sums)
+        fit = self.config.memory_budget_gib * _GIB / 2 / (16 * self.config.tile**2)
         size = max(int(fit), n_threads)
         return [tiles[i : i + size] for i in range(0, len(tiles), size)]
 
-    def _add(self, sums: _Sums, stacks: Sequence[_Stack]) -> None:
+    def _add(self, one: _Sum, stacks: Sequence[Stack]) -> None:
         for stack in stacks:
-            product = self._product(sums.tile, stack)
-            if stack.group in sums.of_group:
+            product = self._product(one.tile, stack)
+            if one.total is not None:
                 # From the second on, in float64: a mean over many runs must not drift.
-                product = np.add(sums.of_group[stack.group], product, dtype=np.float64)
-            sums.of_group[stack.group] = product
+                product = np.add(one.total, product, dtype=np.float64)
+            one.total = product
 
-    def _product(self, tile: Tile, stack: _Stack) -> FloatArray:
+    def _product(self, tile: Tile, stack: Stack) -> FloatArray:
         rows, columns = self._slices(tile)
         if self.config.average == "arithmetic":
-            return _gram(stack.parts[0], rows, columns)
-        total = _transformed(_gram(stack.parts[0], rows, columns), self.config)
-        for Z in stack.parts[1:]:
+            return _gram(stack[0], rows, columns)
+        total = _transformed(_gram(stack[0], rows, columns), self.config)
+        for Z in stack[1:]:
             total += _transformed(_gram(Z, rows, columns), self.config)
         return total
 
     def _finish(
         self,
-        sums: _Sums,
-        stacks: Sequence[_Stack],
+        one: _Sum,
+        stacks: Sequence[Stack],
         out: Any,
         on_tile: Callable[[Tile], None] | None,
     ) -> None:
-        self._add(sums, stacks)
-        tile = sums.tile
+        self._add(one, stacks)
+        tile = one.tile
         rows, columns = self._slices(tile)
-        for group, target in self.group_sums.items():
-            self._write(target, tile, sums.of_group[group])
-        total, *others = sums.of_group.values()
-        for other in others:
-            total = np.add(total, other, dtype=np.float64)
         counts = _counts(self.masks, rows, columns)
-        self._write(out, tile, _finished(total, counts, tile[0] == tile[1], self.config))
-        sums.of_group.clear()
+        assert one.total is not None  # there is at least one run
+        self._write(out, tile, _finished(one.total, counts, tile[0] == tile[1], self.config))
+        one.total = None
         if on_tile is not None:
             with self.lock:
                 on_tile(tile)

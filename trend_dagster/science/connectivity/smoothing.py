@@ -7,13 +7,15 @@ vertex' correlation with itself is nothing but noise.
 from __future__ import annotations
 
 from dataclasses import dataclass
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import numpy as np
-import scipy.sparse as sp
 
 from trend_dagster.science.connectivity.thresholding import BoolArray, FloatArray
 from trend_dagster.science.surface import Surface, gaussian_weights, geodesic_neighbours
+
+if TYPE_CHECKING:
+    import scipy.sparse as sp
 
 _STRIPE_ROWS = 1024
 
@@ -99,6 +101,8 @@ def near_pairs(surface: Surface, exclusion_mm: float) -> sp.csr_array:
     csr_array of bool of shape (n_vertices, n_vertices)
         Each vertex with itself at least.
     """
+    import scipy.sparse as sp
+
     near = sp.eye_array(surface.n_vertices, dtype=bool, format="csr")
     if exclusion_mm > 0:
         near = near + geodesic_neighbours(surface, exclusion_mm).astype(bool)
@@ -122,6 +126,8 @@ def smoother(surface: Surface, mask: BoolArray, fwhm_mm: float) -> sp.csr_array:
     csr_array of shape (n_vertices, n_vertices)
         Rows sum to 1, or to 0 without signal.
     """
+    import scipy.sparse as sp
+
     inside = sp.diags_array(mask.astype(np.float64))
     weights = inside @ gaussian_weights(surface, fwhm_mm / np.sqrt(8 * np.log(2))) @ inside
     sums = weights.sum(axis=1)

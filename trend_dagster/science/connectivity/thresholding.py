@@ -9,14 +9,13 @@ from __future__ import annotations
 
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
-from typing import Annotated, Any, Literal
+from typing import Any
 
 import numpy as np
 from numpy.typing import ArrayLike, NDArray
-from pydantic import BaseModel, Field
-from scipy import sparse
 
 from trend_dagster.errors import FactorizationError
+from trend_dagster.science.connectivity.settings import ThresholdConfig
 
 FloatArray = NDArray[np.floating[Any]]
 BoolArray = NDArray[np.bool_]
@@ -27,51 +26,6 @@ ENCODING_REACH = 5.0
 
 _STRIPE_ROWS = 1024
 _ASYMMETRY_LIMIT = 1e-4
-
-
-class ThresholdConfig(BaseModel, frozen=True, extra="forbid"):
-    """How a correlation becomes the local, non-negative matrix that a factorisation needs."""
-
-    smooth_sigma_mm: tuple[Annotated[float, Field(gt=0, le=1000)], ...] = Field(
-        default=(),
-        description=(
-            "Smooth spatial encodings beside the label files: each number adds one, in which a "
-            "correlation is weighted by exp(-d^2 / 2 sigma^2), with d the distance along the "
-            "cortex within a hemisphere, and by zero across. No border cuts a network in two. "
-            "Needs geodesic distances."
-        ),
-        # Each is a partition with a key of its own, which tells sigma.
-        json_schema_extra={"identity": False},
-    )
-
-    negatives: Literal["clip", "shift", "abs"] = Field(
-        default="clip",
-        description=(
-            "What to do with negative correlations, which a non-negative factorisation cannot "
-            "take: 'clip' sets them to 0, 'shift' maps r to (r + 1) / 2, 'abs' drops the sign. "
-            "The tutorial does not say; on raw BOLD a quarter to a half of all entries are "
-            "negative, and their share is recorded with the result."
-        ),
-    )
-    smoothing_fwhm_mm: float = Field(
-        default=16.0,
-        ge=0,
-        description=(
-            "Smooth the correlation along the cortex, over both of its vertices, before it is "
-            "thresholded: full width at half maximum of the Gaussian. Each vertex' correlation "
-            "with itself is left out, else its noise would be smeared over its neighbours. "
-            "0: not at all, as the tutorial. Where no mesh is named (inputs.surface, "
-            "inputs.surfaces), nothing is smoothed."
-        ),
-    )
-    exclusion_mm: float = Field(
-        default=0.0,
-        ge=0,
-        description=(
-            "Leave out the correlations of vertices up to so far apart along the cortex as well, "
-            "when correlations are smoothed and networks are found: noise is shared there."
-        ),
-    )
 
 
 @dataclass(frozen=True, eq=False)
@@ -154,15 +108,6 @@ class BlockMatrix:
             dense[np.ix_(rows, rows)] = block
         return dense
 
-    def to_csr(self) -> sparse.csr_array:
-        """Return the matrix over all vertices in compressed sparse row form."""
-        n = self.n_vertices
-        if not self.blocks:
-            return sparse.csr_array((n, n), dtype=self.dtype)
-        block_order = sparse.block_diag(self.blocks, format="coo")
-        rows, columns = (self.permutation[index] for index in block_order.coords)
-        return sparse.csr_array((block_order.data, (rows, columns)), shape=(n, n))
-
     def multiply_blocks(self, B: FloatArray) -> FloatArray:
         """Multiply with B of shape (n_kept, m) whose rows are in block order."""
         product = np.empty(B.shape, dtype=np.result_type(self.dtype, B.dtype))
@@ -179,10 +124,6 @@ class BlockMatrix:
     def squared_norm(self) -> float:
         """Return the sum of squared entries."""
         return float(sum(_sum_of_squares(block) for block in self.blocks))
-
-    def frobenius_norm(self) -> float:
-        """Return the square root of the sum of squared entries."""
-        return float(np.sqrt(self.squared_norm()))
 
     def sum(self) -> float:
         """Return the sum of all entries."""

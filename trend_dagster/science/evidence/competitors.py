@@ -9,6 +9,8 @@ from __future__ import annotations
 import importlib
 import warnings
 from collections.abc import Callable, Sequence
+from dataclasses import dataclass
+from functools import partial
 from typing import Any
 
 import numpy as np
@@ -20,33 +22,14 @@ from sklearn.decomposition import NMF, PCA
 from sklearn.exceptions import ConvergenceWarning
 
 from trend_dagster.errors import SettingsError
-from trend_dagster.science.surface import Surface
+from trend_dagster.science.connectivity.smoothing import smoother
+from trend_dagster.science.surface import Surface, edge_graph
 
 FloatArray = NDArray[np.floating]
 Labels = NDArray[np.int32]
 
 
 # Features
-
-
-def smooth_along_surface(correlation: FloatArray, weights: sp.csr_array) -> FloatArray:
-    """Smooth a correlation matrix over both of its vertices.
-
-    Parameters
-    ----------
-    correlation : ndarray of shape (n_vertices, n_vertices)
-        Symmetric.
-    weights : csr_array of shape (n_vertices, n_vertices)
-        From `trend_dagster.science.surface.gaussian_weights`; rows are scaled to sum 1 here.
-
-    Returns
-    -------
-    ndarray of shape (n_vertices, n_vertices)
-        Symmetric: S C S^T.
-    """
-    smoother = sp.diags_array(1 / weights.sum(axis=1)) @ weights
-    half = smoother @ correlation
-    return np.asarray((smoother @ half.T).T)
 
 
 def pca_features(matrix: FloatArray, n_components: int, random_state: int = 108) -> FloatArray:
@@ -310,36 +293,126 @@ def nilearn_parcellation(
     return np.where(mask, labels, np.int32(-1))
 
 
-def competitors(
-    matrix: FloatArray, n_clusters: int, graph: sp.csr_array, random_state: int = 108
-) -> dict[str, Callable[[], Labels]]:
-    """Every competitor that needs nothing but scikit-learn, by name.
+# Compositions
+
+
+@dataclass(frozen=True, eq=False)
+class CompetitorInput:
+    """What a competitor gets; its matrices have the vertices with signal only.
 
     Parameters
     ----------
-    matrix : ndarray of shape (n_vertices, n_vertices)
-        Average correlation under a spatial encoding, of vertices with signal.
-    n_clusters : int
-        Networks.
-    graph : csr_array of shape (n_vertices, n_vertices)
-        Edges of the mesh between these vertices.
-    random_state : int
-        Seed.
+    matrix : ndarray of shape (n_kept, n_kept)
+        Average correlation, smoothed along the cortex.
+    graph : csr_array of shape (n_kept, n_kept)
+        Edges of the mesh.
+    surface : Surface
+        The mesh.
+    mask : ndarray of bool of shape (n_vertices,)
+        Vertices with signal.
+    of_subjects : callable
+        Returns the matrix of each subject, for those who decompose a tensor.
+    runs : callable
+        Returns the BOLD of each run, of shape (n_vertices, n_timepoints), prepared and smoothed,
+        for those who start from time series.
+    """
+
+    matrix: FloatArray
+    graph: sp.csr_array
+    surface: Surface
+    mask: NDArray[np.bool_]
+    of_subjects: Callable[[], Sequence[FloatArray]]
+    runs: Callable[[], Sequence[FloatArray]]
+
+
+def competitor_input(
+    correlation: FloatArray,
+    mask: NDArray[np.bool_],
+    surface: Surface,
+    fwhm_mm: float,
+    *,
+    cleaned: bool,
+    of_subjects: Callable[[], Sequence[FloatArray]] = list,
+    runs: Callable[[], Sequence[FloatArray]] = list,
+) -> CompetitorInput:
+    """Smooth what a competitor gets.
+
+    Parameters
+    ----------
+    correlation : ndarray of shape (n_vertices, n_vertices)
+        Average over all runs.
+    mask : ndarray of bool of shape (n_vertices,)
+        Vertices with signal.
+    surface : Surface
+        The mesh.
+    fwhm_mm : float
+        Smoothing along the cortex, full width at half maximum.
+    cleaned : bool
+        Whether the matrix is the very one that our factorisation sees: without the correlation of
+        a vertex with itself, hemispheres apart.
+    of_subjects, runs : callable, optional
+        Return correlations of shape (n_vertices, n_vertices), one for each subject, and prepared
+        BOLD of shape (n_vertices, n_timepoints), one for each run.
 
     Returns
     -------
-    dict
-        Name -> function that computes the label vector when called.
+    CompetitorInput
     """
+    kernel = smoother(surface, mask, fwhm_mm) if fwhm_mm else sp.csr_array(sp.eye_array(len(mask)))
 
-    def pca() -> FloatArray:
-        return pca_features(matrix, n_clusters, random_state)
+    def smooth(matrix: FloatArray) -> FloatArray:
+        both: FloatArray = np.asarray(kernel @ (kernel @ matrix).T)[np.ix_(mask, mask)]
+        return both
 
-    return {
-        "KMeans": lambda: kmeans_parcellation(matrix, n_clusters, random_state),
-        "PCA, KMeans": lambda: kmeans_parcellation(pca(), n_clusters, random_state),
-        "Ward on the mesh": lambda: ward_parcellation(matrix, n_clusters, graph),
-        "PCA, Ward on the mesh": lambda: ward_parcellation(pca(), n_clusters, graph),
-        "Spectral": lambda: spectral_parcellation(matrix, n_clusters, random_state),
-        "NMF, largest loading": lambda: nmf_parcellation(matrix, n_clusters, random_state),
-    }
+    if cleaned:
+        matrix = smooth(correlation - np.diag(np.diag(correlation)))
+        side = surface.hemisphere[mask]
+        matrix *= side[:, None] == side
+    else:
+        matrix = smooth(correlation)
+    return CompetitorInput(
+        matrix.astype(np.float32),
+        sp.csr_array(edge_graph(surface)[mask][:, mask]),
+        surface,
+        mask,
+        lambda: [smooth(own) for own in of_subjects()],
+        lambda: [kernel @ run for run in runs()],
+    )
+
+
+def _umap_kmeans(given: CompetitorInput, n: int, seed: int) -> Labels:
+    return kmeans_parcellation(umap_features(given.matrix, n, seed), n, seed)
+
+
+def _tensor_kmeans(given: CompetitorInput, n: int, seed: int) -> Labels:
+    stack = np.stack(given.of_subjects(), axis=2)
+    return kmeans_parcellation(tensor_features(stack, n, seed, max_iterations=30), n, seed)
+
+
+def _nilearn(given: CompetitorInput, n: int, seed: int, method: str) -> Labels:
+    labels = nilearn_parcellation(given.runs(), given.surface, given.mask, n, method, seed)
+    return labels[given.mask]
+
+
+Competitor = Callable[[CompetitorInput, int, int], Labels]
+"""Takes its input, a number of networks and a seed; returns the network of each kept vertex."""
+
+FAST_COMPETITORS: dict[str, Competitor] = {
+    "KMeans": lambda g, n, seed: kmeans_parcellation(g.matrix, n, seed),
+    "Spectral": lambda g, n, seed: spectral_parcellation(g.matrix, n, seed),
+    "PCA, KMeans": lambda g, n, seed: kmeans_parcellation(pca_features(g.matrix, n, seed), n, seed),
+    "NMF, largest loading": lambda g, n, seed: nmf_parcellation(g.matrix, n, seed),
+    "Ward on the mesh": lambda g, n, seed: ward_parcellation(g.matrix, n, g.graph),
+}
+"""They take seconds and need nothing but scikit-learn."""
+
+SLOW_COMPETITORS: dict[str, Competitor] = {
+    "UMAP, KMeans": _umap_kmeans,
+    "Tensor, KMeans": _tensor_kmeans,
+    "nilearn Ward": partial(_nilearn, method="ward"),
+    "nilearn KMeans": partial(_nilearn, method="kmeans"),
+}
+"""They take minutes, and two of them a package of their own."""
+
+COMPETITORS = FAST_COMPETITORS | SLOW_COMPETITORS
+"""Features and clusterings from well-kept libraries, by name."""

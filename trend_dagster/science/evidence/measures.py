@@ -6,15 +6,15 @@ In every label vector, -1 means a vertex without signal; it is left out of every
 from __future__ import annotations
 
 from dataclasses import dataclass
+from typing import TYPE_CHECKING
 
 import numpy as np
-import scipy.sparse as sp
 from numpy.typing import NDArray
-from scipy.optimize import linear_sum_assignment
-from scipy.sparse import csgraph
-from sklearn.metrics import adjusted_rand_score, normalized_mutual_info_score
 
 from trend_dagster.errors import InputError
+
+if TYPE_CHECKING:
+    import scipy.sparse as sp
 
 Labels = NDArray[np.integer]
 FloatArray = NDArray[np.floating]
@@ -69,6 +69,8 @@ def match_labels(found: Labels, truth: Labels) -> NDArray[np.int32]:
     ndarray of shape (n_vertices,), int32
         `found` in the names of `truth`; networks without partner get names after the last one.
     """
+    from scipy.optimize import linear_sum_assignment
+
     found_names, truth_names, shared = _overlap(found, truth)
     rows, columns = linear_sum_assignment(_dice(shared), maximize=True)
     partner = dict(zip(found_names[rows].tolist(), truth_names[columns].tolist(), strict=True))
@@ -89,6 +91,8 @@ def dice_per_network(found: Labels, truth: Labels) -> NDArray[np.float64]:
     ndarray of shape (n_true_networks,)
         In the order of the true names.
     """
+    from scipy.optimize import linear_sum_assignment
+
     _, truth_names, shared = _overlap(found, truth)
     dice = _dice(shared)
     rows, columns = linear_sum_assignment(dice, maximize=True)
@@ -115,11 +119,15 @@ def mean_iou(found: Labels, truth: Labels) -> float:
 
 def adjusted_rand_index(found: Labels, truth: Labels) -> float:
     """Agreement of two parcellations over pairs of vertices, 0 by chance, 1 if they are equal."""
+    from sklearn.metrics import adjusted_rand_score
+
     return float(adjusted_rand_score(*_comparable(found, truth)))
 
 
 def normalized_mutual_information(found: Labels, truth: Labels) -> float:
     """Shared information of two parcellations over the mean of their own, 0 to 1."""
+    from sklearn.metrics import normalized_mutual_info_score
+
     return float(normalized_mutual_info_score(*_comparable(found, truth)))
 
 
@@ -167,6 +175,8 @@ def spatial_contiguity(labels: Labels, graph: sp.csr_array) -> Contiguity:
 
 
 def _piece_sizes(graph: sp.csr_array, inside: NDArray[np.bool_]) -> NDArray[np.intp]:
+    from scipy.sparse import csgraph
+
     own = np.flatnonzero(inside)
     _, piece = csgraph.connected_components(graph[own][:, own], directed=False)
     return np.bincount(piece)
@@ -182,6 +192,8 @@ def _correlation_to_networks(
 
     Reads the matrix in stripes of rows, in the order of storage, as it may lie on disk.
     """
+    import scipy.sparse as sp
+
     labels = np.asarray(labels)
     inside = np.flatnonzero(labels >= 0)
     names, index = np.unique(labels[inside], return_inverse=True)
@@ -304,6 +316,8 @@ def distance_controlled_boundary_coefficient(
     float
         0 if networks are no better than chance; NaN if no bin has pairs of both kinds.
     """
+    import scipy.sparse as sp
+
     pairs = sp.coo_array(sp.triu(distances, k=1))
     first, second = pairs.coords
     known = (labels[first] >= 0) & (labels[second] >= 0)
@@ -323,63 +337,3 @@ def distance_controlled_boundary_coefficient(
     )
     weights = 1 / (1 / n_within[both] + 1 / n_across[both])
     return float(np.average(mean_within - mean_across, weights=weights))
-
-
-# Against chance
-
-
-@dataclass(frozen=True)
-class Excess:
-    """A measure beside what the same pipeline gives on data without networks.
-
-    Attributes
-    ----------
-    value : float
-        The measure on the data.
-    null_mean, null_std : float
-        Of the same measure under the null; the deviation is NaN for a single null.
-    excess : float
-        Value minus null mean: what is due to the data.
-    z : float
-        Excess in deviations of the null.
-    p : float
-        Share of the null that is at least as good, the value itself counted in.
-    """
-
-    value: float
-    null_mean: float
-    null_std: float
-    excess: float
-    z: float
-    p: float
-
-
-def against_null(value: float, null: FloatArray) -> Excess:
-    """Set a measure beside its null distribution.
-
-    Parameters
-    ----------
-    value : float
-        Measure on the data; larger is better.
-    null : ndarray of shape (n_nulls,)
-        The same measure on surrogates.
-
-    Returns
-    -------
-    Excess
-        With p = (1 + number of nulls >= value) / (1 + number of nulls).
-    """
-    null = np.asarray(null, dtype=np.float64)
-    if null.ndim != 1 or len(null) == 0:
-        raise InputError(
-            "null distribution",
-            expected="one value per surrogate, at least one",
-            found=f"shape {null.shape}",
-            remedy="Run the pipeline on at least one surrogate.",
-        )
-    mean = float(null.mean())
-    deviation = float(null.std(ddof=1)) if len(null) > 1 else float("nan")
-    excess = value - mean
-    z = excess / deviation if deviation > 0 else float("nan")
-    p = (1 + int((null >= value).sum())) / (1 + len(null))
-    return Excess(value, mean, deviation, excess, z, p)

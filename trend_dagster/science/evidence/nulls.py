@@ -7,17 +7,16 @@ beside the same measure on surrogates that went through the same pipeline.
 from __future__ import annotations
 
 from dataclasses import dataclass
+from typing import TYPE_CHECKING
 
 import numpy as np
-import scipy.sparse as sp
 from numpy.typing import NDArray
-from scipy import fft
-from scipy.optimize import brentq
-from scipy.spatial import KDTree
-from scipy.stats import special_ortho_group
 
 from trend_dagster.errors import InputError
 from trend_dagster.science.surface import Surface, edge_graph, geodesic_neighbours
+
+if TYPE_CHECKING:
+    import scipy.sparse as sp
 
 MAX_SIGMA = 12.0  # mm, of the smoothing kernel: neighbours of 20 mm width at half maximum and more
 
@@ -51,6 +50,8 @@ class SurrogateMaker:
     """
 
     def __init__(self, surface: Surface) -> None:
+        import scipy.sparse as sp
+
         self._distances = geodesic_neighbours(surface, 3 * MAX_SIGMA)
         edges = sp.coo_array(sp.triu(edge_graph(surface), k=1))
         self._first, self._second = edges.coords
@@ -82,6 +83,8 @@ class SurrogateMaker:
         return Smoothness(common, local, self._sigma_for(local))
 
     def _sigma_for(self, correlation: float) -> float:
+        from scipy.optimize import brentq
+
         def surplus(sigma: float) -> float:
             kernel = self._kernel(sigma)
             product = kernel[self._first].multiply(kernel[self._second]).sum(axis=1)
@@ -96,6 +99,8 @@ class SurrogateMaker:
 
     def _kernel(self, sigma: float) -> sp.csr_array:
         """Gaussian smoothing whose output has unit variance for white noise of unit variance."""
+        import scipy.sparse as sp
+
         weights = self._distances.astype(np.float64)
         weights.data = np.exp(-(weights.data**2) / (2 * sigma**2))
         weights = sp.csr_array(weights + sp.eye_array(weights.shape[0]))
@@ -134,6 +139,8 @@ class SurrogateMaker:
 
 def _colour(noise: NDArray[np.float64], like: NDArray[np.float64]) -> NDArray[np.float64]:
     """Give white noise the power spectrum of data, and unit variance over time."""
+    from scipy import fft
+
     amplitude = np.sqrt(np.square(np.abs(fft.rfft(like, axis=1))).mean(axis=0))
     amplitude[0] = 0
     coloured = fft.irfft(fft.rfft(noise, axis=1) * amplitude, n=noise.shape[1], axis=1)
@@ -162,6 +169,9 @@ def spin_labels(
     ndarray of shape (n_vertices,), int32
         The label that the turn brings to each vertex.
     """
+    from scipy.spatial import KDTree
+    from scipy.stats import special_ortho_group
+
     if surface.sphere is None:
         raise InputError(
             "surface",

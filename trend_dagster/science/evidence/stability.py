@@ -14,28 +14,16 @@ from typing import Literal
 
 import numpy as np
 from numpy.typing import NDArray
-from pydantic import BaseModel, Field
-from scipy import stats
 
 from trend_dagster.errors import InputError
 from trend_dagster.science.evidence.measures import adjusted_rand_index
-from trend_dagster.science.parcellation.sweep import SweepCell
+from trend_dagster.science.parcellation.sweep import Solution
 
-MEASURES = {
-    "stability": "adjusted Rand index between the parcellations of two halves of the cohort",
-    "half_silhouette": "mean silhouette of the rows of W, mean of both halves",
-    "homogeneity": "mean correlation within the clusters of one half, in the other; mean of both",
-}
-"""What is measured of a cell on two halves; larger is better."""
+MEASURES = ("stability", "half_silhouette", "homogeneity")
+"""What is measured of a cell on two halves; larger is better. `storage.schema` describes each."""
 
-BESIDE = {
-    "null": "mean over surrogate cohorts",
-    "null_sd": "standard deviation over surrogate cohorts",
-    "excess": "value less the mean over surrogate cohorts",
-    "z": "excess in standard deviations of surrogate cohorts; missing for fewer than 3 of them",
-    "margin": "excess that one more surrogate cohort would reach with a probability of 5 %",
-}
-"""What stands beside each measure, under its name and this."""
+BESIDE = ("null", "null_sd", "excess", "z", "margin")
+"""What stands beside each measure, under its name and this. `storage.schema` describes each."""
 
 MIN_NULLS_FOR_Z = 3
 
@@ -47,28 +35,6 @@ CHANCE = 0.05
 
 FloatArray = NDArray[np.float64]
 SplitBy = Literal["subject", "run", "time"]
-
-
-class ValidationConfig(BaseModel, frozen=True, extra="forbid"):
-    """How stable the cells of the sweep are, beside noise that went the same way."""
-
-    n_nulls: int = Field(
-        3,
-        ge=0,
-        description="Surrogate cohorts: noise as smooth as the data in space and time, without "
-        "networks. Their stability is what the method makes by itself. 0: stability is not "
-        "computed at all, for without its null it says nothing. With fewer than 3 nobody can tell "
-        "how far noise varies: there is no z, and the conservative rule chooses.",
-    )
-    random_state: int = Field(
-        108, ge=0, description="Seed of the halves of the cohort and of the surrogate cohorts."
-    )
-    null_features: Literal["same", "bold"] = Field(
-        "same",
-        description="'same': surrogate cohorts get the features that the data has, from the "
-        "trained model. 'bold': the surrogate signal itself, where embedding every run once more "
-        "for each surrogate cohort would take too long (source 'encoder' on fine meshes).",
-    )
 
 
 @dataclass(frozen=True)
@@ -133,21 +99,19 @@ def timepoints_of(half: int, by: SplitBy, n_timepoints: int) -> slice:
     return slice(0, middle) if half == 0 else slice(middle, n_timepoints)
 
 
-def measure_halves(
-    first: Sequence[SweepCell], second: Sequence[SweepCell]
-) -> dict[str, FloatArray]:
+def measure_halves(first: Sequence[Solution], second: Sequence[Solution]) -> dict[str, FloatArray]:
     """Compare the sweeps of two halves of a cohort.
 
     Parameters
     ----------
-    first, second : sequence of SweepCell
-        The same cells in the same order, each swept with the correlation of the *other* half as
+    first, second : sequence of Solution
+        The same solutions in the same order, each swept with the correlation of the *other* half as
         ``full_correlation``: its connectivity within clusters is then homogeneity on data that
         the clusters were not made from.
 
     Returns
     -------
-    dict of str to ndarray of shape (n_cells, n_clusters)
+    dict of str to ndarray of shape (n_solutions, n_clusters)
         By the names of `MEASURES`; NaN where W has fewer distinct rows than clusters in a half.
         Vertices whose loadings are all zero are left out of the agreement: where W collapses they
         would agree about nothing, perfectly.
@@ -166,12 +130,12 @@ def measure_halves(
     return found
 
 
-def beside_null(values: FloatArray, nulls: FloatArray) -> dict[str, FloatArray]:
+def beside_null(values: FloatArray | float, nulls: FloatArray) -> dict[str, FloatArray]:
     """Set measures beside what surrogate cohorts give.
 
     Parameters
     ----------
-    values : ndarray
+    values : ndarray or float
         A measure, of the data.
     nulls : ndarray of shape (n_nulls, *values.shape)
         The same of each surrogate cohort; NaN where it has none, which then does not count.
@@ -179,11 +143,27 @@ def beside_null(values: FloatArray, nulls: FloatArray) -> dict[str, FloatArray]:
     Returns
     -------
     dict of str to ndarray
-        By the names of `BESIDE`; NaN where it is not known. The margin is the prediction bound of a
-        normal distribution whose mean and deviation are known from these surrogates only: with
-        three it is 3.4 deviations, with twenty 1.8.
+        By the names of `BESIDE`, and ``p`` = (1 + number of nulls >= value) / (1 + number of
+        nulls); NaN where it is not known. The margin is the prediction bound of a normal
+        distribution whose mean and deviation are known from these surrogates only: with three it
+        is 3.4 deviations, with twenty 1.8.
+
+    Raises
+    ------
+    InputError
+        If there is no surrogate.
     """
-    known = np.ma.masked_invalid(np.asarray(nulls, dtype=np.float64))
+    from scipy import stats
+
+    values, nulls = np.asarray(values, np.float64), np.asarray(nulls, np.float64)
+    if nulls.shape[1:] != values.shape or len(nulls) == 0:
+        raise InputError(
+            "null distribution",
+            expected=f"values of shape {values.shape} for each surrogate, at least one",
+            found=f"shape {nulls.shape}",
+            remedy="Run the method on at least one surrogate.",
+        )
+    known = np.ma.masked_invalid(nulls)
     mean = np.ma.filled(known.mean(axis=0), np.nan)
     count = np.isfinite(nulls).sum(axis=0)
     deviation = np.full(values.shape, np.nan)
@@ -195,12 +175,14 @@ def beside_null(values: FloatArray, nulls: FloatArray) -> dict[str, FloatArray]:
     bound = stats.t.ppf(1 - CHANCE, np.maximum(count - 1, 1)) * np.sqrt(
         1 + 1 / np.maximum(count, 1)
     )
+    as_good = (1 + (nulls >= values).sum(axis=0)) / (1 + count)
     return {
         "null": mean,
         "null_sd": deviation,
         "excess": excess,
         "z": excess / unit,
         "margin": bound * unit,
+        "p": np.where((count > 0) & np.isfinite(values), as_good, np.nan),
     }
 
 
@@ -225,7 +207,8 @@ def stability_arrays(
     for name, values in data.items():
         others = np.stack([null[name] for null in nulls])
         arrays |= {name: values, f"{name}_nulls": others}
-        arrays |= {f"{name}_{what}": v for what, v in beside_null(values, others).items()}
+        beside = beside_null(values, others)
+        arrays |= {f"{name}_{what}": beside[what] for what in BESIDE}
     return arrays
 
 

@@ -25,8 +25,7 @@ from torch.utils.checkpoint import checkpoint
 
 from trend_dagster.errors import InputError, SettingsError
 from trend_dagster.science.features.model_settings import AutoencoderConfig as AutoencoderConfig
-
-FeatureSource = Literal["input_projection", "encoder", "bold"]
+from trend_dagster.science.features.model_settings import FeatureSource
 
 _CUDA_MULTIPLE = 8
 """Fused attention on CUDA takes head widths that are multiples of this; on the CPU any."""

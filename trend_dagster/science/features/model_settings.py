@@ -1,7 +1,7 @@
 """Settings of the model and of its training.
 
-They stand apart from what they set because torch takes seconds to import: whoever only reads
-settings (the command line, the web page, a sensor) does not wait for it.
+They stand apart from what they set because torch takes seconds to import, and code that only
+reads settings (the command line, the web page, a sensor) does without it.
 """
 
 from __future__ import annotations
@@ -10,11 +10,22 @@ import math
 from typing import Literal
 
 from pydantic import BaseModel, Field, model_validator
-from pydantic.config import JsonDict
 
 from trend_dagster.errors import SettingsError
+from trend_dagster.science.identity import NO_IDENTITY
 
-NO_IDENTITY: JsonDict = {"identity": False}
+FeatureSource = Literal["input_projection", "encoder", "bold"]
+
+
+class FeaturesConfig(BaseModel, frozen=True, extra="forbid"):
+    """What represents a vertex."""
+
+    source: FeatureSource = Field(
+        "bold",
+        description="'bold': the signal itself, no model; nothing trained so far finds more. "
+        "'input_projection': what the tutorial exports, the model's first linear layer. "
+        "'encoder': the latent embedding of the paper.",
+    )
 
 
 class AutoencoderConfig(BaseModel, frozen=True, extra="forbid"):

@@ -10,6 +10,7 @@ the epoch and the process, so there is no generator state to lose.
 
 from __future__ import annotations
 
+import io
 import json
 import math
 import os
@@ -31,6 +32,7 @@ from torch import Tensor
 from torch.nn.utils import clip_grad_norm_
 
 from trend_dagster.errors import CohortError, SettingsError, TrainingError
+from trend_dagster.files import replace_file
 from trend_dagster.science.features.autoencoder import (
     TransformerAutoencoder,
     attention_plan,
@@ -38,8 +40,9 @@ from trend_dagster.science.features.autoencoder import (
     model_from_arrays,
     weights_to_arrays,
 )
-from trend_dagster.science.features.model_settings import NO_IDENTITY, AutoencoderConfig
+from trend_dagster.science.features.model_settings import AutoencoderConfig
 from trend_dagster.science.features.model_settings import TrainingConfig as TrainingConfig
+from trend_dagster.science.identity import NO_IDENTITY
 
 RunLoader = Callable[[], NDArray[np.floating]]
 
@@ -278,15 +281,6 @@ class _Progress:
         return sum(record.skipped_steps for record in self.history)
 
 
-def _write_atomically(path: Path, write: Callable[[Path], None]) -> None:
-    """Let a reader find the old file or the new one, never a half of either."""
-    temporary = path.with_name(path.name + ".part")
-    write(temporary)
-    with temporary.open("rb") as file:
-        os.fsync(file.fileno())
-    temporary.replace(path)
-
-
 class _Checkpoints:
     """The two files of a training: its state, and its best weights so far."""
 
@@ -305,15 +299,17 @@ class _Checkpoints:
             "best_loss": progress.best_loss,
             **{name: part.state_dict() for name, part in parts.items()},
         }
-        _write_atomically(self.state_path, lambda path: torch.save(content, path))
+        buffer = io.BytesIO()
+        torch.save(content, buffer)
+        replace_file(self.state_path, buffer.getvalue())
 
     def write_best(self, model: TransformerAutoencoder, loss: float) -> None:
         """Keep the best weights; the file tells what they belong to."""
-        from safetensors.numpy import save_file
+        from safetensors.numpy import save
 
         about = {"settings": json.dumps(self.settings, sort_keys=True), "loss": repr(loss)}
         arrays = weights_to_arrays(model)
-        _write_atomically(self.best_path, lambda path: save_file(arrays, path, about))
+        replace_file(self.best_path, save(arrays, about))
 
     def read_best(self, config: AutoencoderConfig, n_timepoints: int) -> TransformerAutoencoder:
         from safetensors.numpy import load_file
@@ -382,7 +378,7 @@ def _identity(
     """Return all that determines the weights after a given number of epochs."""
     fields = TrainingConfig.model_fields
     elsewhere = {name for name, f in fields.items() if f.json_schema_extra == NO_IDENTITY}
-    # More epochs continue the same path; a path has no length.
+    # Training with more epochs continues the same training: n_epochs does not identify it.
     settings = config.model_dump(exclude=elsewhere | {"n_epochs"})
     named = {**model.model_dump(), **settings, "precision": precision, "cohort": cohort}
     return {**named, "train": list(split.train), "validation": list(split.validation)}
@@ -737,9 +733,21 @@ def _make_fabric(config: TrainingConfig) -> tuple[Any, str]:
         accelerator=device_type,
         devices=config.n_devices,
         strategy=strategy,
+        plugins=_environment(),
         precision="bf16-mixed" if precision == "bf16" else "32-true",
     )
     return fabric, precision
+
+
+def _environment() -> list[Any]:
+    """Say who starts the processes: else Lightning warns where `srun` is installed and unused."""
+    from lightning.fabric.plugins import environments
+
+    if torch.distributed.is_torchelastic_launched():
+        return [environments.TorchElasticEnvironment()]  # type: ignore[attr-defined]
+    # A task of Slurm's is told by its variables, which Lightning then reads itself.
+    alone = environments.LightningEnvironment()  # type: ignore[attr-defined]
+    return [] if "SLURM_NTASKS" in os.environ else [alone]
 
 
 def _launch(fabric: Any, job: _Job) -> dict[str, Any]:

@@ -24,7 +24,7 @@ def half_sweep(
     product: NDArray[Any],
     other_gram: NDArray[Any],
     component: NDArray[Any],
-    cells: NDArray[Any],
+    problems: NDArray[Any],
     starts: NDArray[Any],
     l1: NDArray[Any],
     l2: NDArray[Any],
@@ -46,7 +46,7 @@ def half_sweep(
         Inner products of the other factor's components.
     component : ndarray of shape (n_rows,)
         Component of each row within its factorisation.
-    cells, starts : ndarray of shape (n_present,) and (n_present + 1,)
+    problems, starts : ndarray of shape (n_present,) and (n_present + 1,)
         Factorisations with rows in this block, and where their rows begin and end.
     l1, l2 : ndarray of shape (n_cells,)
         Penalties of each factorisation.
@@ -66,21 +66,21 @@ def half_sweep(
     for low in range(begin, end, _CHUNK):
         width = min(_CHUNK, end - low)
         offset = 0
-        for c in range(len(cells)):
-            cell = cells[c]
+        for c in range(len(problems)):
+            problem = problems[c]
             first, last = starts[c], starts[c + 1]
             total = zero
             for row in range(first, last):
                 t = component[row]
                 for i in range(width):
-                    gradient[i] = l1[cell] - product[row, low - begin + i]
-                    gradient[i] += l2[cell] * factor[row, low + i]
+                    gradient[i] = l1[problem] - product[row, low - begin + i]
+                    gradient[i] += l2[problem] * factor[row, low + i]
                 for r in range(first, last):
-                    g = other_gram[cell, t, component[r]]
+                    g = other_gram[problem, t, component[r]]
                     if g != 0:
                         for i in range(width):
                             gradient[i] += g * factor[r, low + i]
-                curvature = other_gram[cell, t, t] + l2[cell]
+                curvature = other_gram[problem, t, t] + l2[problem]
                 step = one / curvature if curvature != 0 else zero
                 largest = zero
                 for i in range(width):
@@ -92,7 +92,7 @@ def half_sweep(
                     largest = max(largest, w)
                 if largest > 0:
                     alive[row] = 1
-            violation[cell] += total
+            violation[problem] += total
             n_rows = last - first
             for row in range(n_rows):
                 for r in range(row + 1):
@@ -108,12 +108,12 @@ def add_grams(
     total: NDArray[Any],
     part: NDArray[Any],
     component: NDArray[Any],
-    cells: NDArray[Any],
+    problems: NDArray[Any],
     starts: NDArray[Any],
 ) -> None:
     """Add what `half_sweep` left in ``gram`` to the Gram matrices of all factorisations."""
     offset = 0
-    for c in range(len(cells)):
+    for c in range(len(problems)):
         first = starts[c]
         n_rows = starts[c + 1] - first
         for row in range(n_rows):
@@ -121,7 +121,7 @@ def add_grams(
             for r in range(row + 1):
                 t = component[first + r]
                 value = part[offset + row * n_rows + r]
-                total[cells[c], s, t] += value
+                total[problems[c], s, t] += value
                 if r != row:
-                    total[cells[c], t, s] += value
+                    total[problems[c], t, s] += value
         offset += n_rows * n_rows

@@ -46,15 +46,15 @@ class TorchLockstep:
         place = torch_device(device, FactorizationError)
         self.rows = list(matrix.slices())
         self.X = [torch.from_numpy(np.ascontiguousarray(b)).to(place) for b in matrix.blocks]
-        self.cells = list(range(len(starts)))
+        self.problems = list(range(len(starts)))
         self.sizes = [len(Wt) for Wt, _ in starts]
         self.n_cells = len(starts)
         dtype = self.X[0].dtype
         shape = len(starts), max(self.sizes), matrix.n_kept
         self.W, self.H = (torch.zeros(shape, dtype=dtype, device=place) for _ in range(2))
-        for cell, (Wt, Ht) in enumerate(starts):
-            self.W[cell, : len(Wt)] = torch.from_numpy(np.ascontiguousarray(Wt))
-            self.H[cell, : len(Ht)] = torch.from_numpy(np.ascontiguousarray(Ht))
+        for problem, (Wt, Ht) in enumerate(starts):
+            self.W[problem, : len(Wt)] = torch.from_numpy(np.ascontiguousarray(Wt))
+            self.H[problem, : len(Ht)] = torch.from_numpy(np.ascontiguousarray(Ht))
         weights = torch.tensor(penalty, dtype=dtype, device=place)
         self.l1, self.l2 = weights[:, :1], weights[:, 1:]
 
@@ -63,7 +63,7 @@ class TorchLockstep:
         with full_float32():
             total = self._half(self.W, self.H) + self._half(self.H, self.W)
         violation = np.zeros(self.n_cells)
-        violation[self.cells] = total.cpu().numpy()
+        violation[self.problems] = total.cpu().numpy()
         return violation
 
     def _half(self, factor: Any, other: Any) -> Any:
@@ -77,7 +77,7 @@ class TorchLockstep:
         gram = other @ other.mT
         curvature = torch.diagonal(gram, dim1=1, dim2=2) + self.l2
         step = torch.where(curvature != 0, 1 / curvature, 0)
-        violation = torch.zeros(len(self.cells), dtype=torch.float64, device=factor.device)
+        violation = torch.zeros(len(self.problems), dtype=torch.float64, device=factor.device)
         for t in range(factor.shape[1]):
             w = factor[:, t]
             gradient = torch.bmm(gram[:, t : t + 1], factor)[:, 0]
@@ -87,13 +87,13 @@ class TorchLockstep:
             factor[:, t] = (w - gradient * step[:, t : t + 1]).clamp(min=0)
         return violation
 
-    def take(self, cell: int) -> tuple[FloatArray, FloatArray]:
+    def take(self, problem: int) -> tuple[FloatArray, FloatArray]:
         """Return W transposed and H of one factorisation, in block order, and let go of it."""
-        at, size = self.cells.index(cell), self.sizes[cell]
+        at, size = self.problems.index(problem), self.sizes[problem]
         found = self.W[at, :size].cpu().numpy().copy(), self.H[at, :size].cpu().numpy().copy()
-        self.cells.remove(cell)
+        self.problems.remove(problem)
         left = [i for i in range(len(self.W)) if i != at]
-        k_max = max((self.sizes[c] for c in self.cells), default=0)
+        k_max = max((self.sizes[c] for c in self.problems), default=0)
         self.W, self.H = self.W[left, :k_max], self.H[left, :k_max]
         self.l1, self.l2 = self.l1[left], self.l2[left]
         return found

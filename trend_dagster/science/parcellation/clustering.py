@@ -10,31 +10,12 @@ from typing import Any
 
 import numpy as np
 from numpy.typing import NDArray
-from pydantic import BaseModel, Field
-from sklearn.cluster import KMeans
-from sklearn.exceptions import ConvergenceWarning
 
 from trend_dagster.science.connectivity.thresholding import BlockMatrix, FloatArray, IntArray
-from trend_dagster.science.parcellation._distances import add_distances
+from trend_dagster.science.parcellation.settings import ClusteringConfig
 
 _TILE = 256
 _STRIPE_ROWS = 1024
-
-
-class ClusteringConfig(BaseModel, frozen=True, extra="forbid"):
-    """How vertices are grouped by their loadings."""
-
-    random_state: int = Field(
-        default=108, ge=0, description="Seed of KMeans' starting centres; the tutorial's is 108."
-    )
-    scale_rows: bool = Field(
-        default=False,
-        description=(
-            "Divide each row of W by its sum before clustering, so that a vertex is known by "
-            "the mixture of components it loads on and not by how strongly it loads. The "
-            "tutorial does not."
-        ),
-    )
 
 
 @dataclass(frozen=True, eq=False)
@@ -236,6 +217,9 @@ def count_distinct_rows(W: FloatArray) -> int:
 
 def _kmeans(rows: FloatArray, n_clusters: int, random_state: int) -> _Fit:
     """Cluster rows; each vertex is apart where there are no more of them than clusters."""
+    from sklearn.cluster import KMeans
+    from sklearn.exceptions import ConvergenceWarning
+
     if len(rows) <= n_clusters:
         return _Fit(np.arange(len(rows)), 0.0)
     with warnings.catch_warnings():
@@ -287,6 +271,8 @@ def silhouette_scores(rows: FloatArray, labelings: Sequence[IntArray]) -> list[f
 
 def _distance_sums(rows: FloatArray, labelings: Sequence[IntArray]) -> list[FloatArray]:
     """Sum each point's distances to the points of each cluster, for every labeling."""
+    from trend_dagster.science.parcellation._distances import add_distances
+
     groups, group = np.unique(np.stack(labelings), axis=1, return_inverse=True)
     order = np.argsort(group, kind="stable")
     points = rows[order].astype(np.float64)

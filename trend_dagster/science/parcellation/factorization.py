@@ -18,76 +18,22 @@ import warnings
 from collections.abc import Callable, Iterator, Sequence
 from concurrent.futures import Executor, ThreadPoolExecutor
 from dataclasses import dataclass
-from typing import Any, Literal
+from typing import Any
 
 import numpy as np
 from numpy.typing import NDArray
-from pydantic import BaseModel, Field
-from scipy.linalg import eigh
-from scipy.sparse.linalg import ArpackError, LinearOperator, eigsh
-from sklearn.decomposition import non_negative_factorization
-from sklearn.exceptions import ConvergenceWarning
 from threadpoolctl import threadpool_limits
 
 from trend_dagster.errors import FactorizationError
-from trend_dagster.science._device import DESCRIPTION, Device, torch_device
+from trend_dagster.science._device import torch_device
 from trend_dagster.science.connectivity.thresholding import BlockMatrix, FloatArray, IntArray
-from trend_dagster.science.parcellation._hals import add_grams, half_sweep
 from trend_dagster.science.parcellation._hals_torch import TorchLockstep
-from trend_dagster.science.parcellation.smooth_loadings import Graph, solve_smooth
+from trend_dagster.science.parcellation.graph_factorization import Graph, solve_smooth
+from trend_dagster.science.parcellation.settings import FactorizationConfig, Problem
 
 _NNDSVD_EPS = 1e-6
 _TIE = 1e-6
 _LANCZOS_FROM = 20
-
-
-class FactorizationConfig(BaseModel, frozen=True, extra="forbid"):
-    """How W and H are solved for."""
-
-    solver: Literal["block", "sklearn"] = Field(
-        default="block",
-        description=(
-            "'block' uses the block structure and solves all n_components together; 'sklearn' "
-            "is the tutorial's plain path on the dense matrix, much slower, kept as reference."
-        ),
-    )
-    penalty: Literal["absolute", "scaled"] = Field(
-        default="absolute",
-        description=(
-            "'absolute' takes alpha_W as scikit-learn and the tutorial do: the same number "
-            "empties W on weak correlations and on many labels. 'scaled' multiplies it by the "
-            "size of each matrix, so that one alpha_W means the same for every label file."
-        ),
-    )
-    tol: float = Field(
-        default=1e-4, gt=0, description="Stop when the projected gradient has shrunk to this share."
-    )
-    max_iter: int = Field(default=10000, ge=1, description="Most sweeps before giving up.")
-    smoothness: float = Field(
-        default=0.0,
-        ge=0,
-        description=(
-            "Lambda: how strongly neighbours on the cortex are drawn to equal loadings; needs a "
-            "graph of neighbours. 0, the tutorial's, draws nothing. A strong prior makes its own "
-            "reproducible parcels: judge it against the same on data without networks."
-        ),
-    )
-    smoothness_sigma_mm: float = Field(
-        default=8.0,
-        gt=0,
-        description=(
-            "Who neighbours are, for smoothness: vertices weigh exp(-d^2 / 2 sigma^2) at distance "
-            "d along the cortex, up to 3 sigma. Needs geodesic distances."
-        ),
-    )
-    random_state: int = Field(
-        default=108,
-        ge=0,
-        description="Seed of the randomised SVD of solver='sklearn'; 'block' needs no chance.",
-    )
-    device: Device = Field(
-        default="cpu", description=DESCRIPTION, json_schema_extra={"identity": False}
-    )
 
 
 @dataclass(frozen=True, eq=False)
@@ -124,15 +70,6 @@ class Factorization:
     objective: float
     converged: bool
     seconds: float
-
-
-@dataclass(frozen=True)
-class Problem:
-    """One cell of a grid: what is asked of a factorisation."""
-
-    n_components: int
-    alpha_W: float
-    l1_ratio: float
 
 
 # --- Objective -------------------------------------------------------------------------------
@@ -265,6 +202,8 @@ def leading_eigenpairs(
 
 
 def _block_eigenpairs(block: FloatArray, n_pairs: int) -> tuple[FloatArray, FloatArray]:
+    from scipy.linalg import eigh
+
     if len(block) <= max(_LANCZOS_FROM * n_pairs, 2):
         values, vectors = eigh(block, check_finite=False)
     else:
@@ -275,6 +214,9 @@ def _block_eigenpairs(block: FloatArray, n_pairs: int) -> tuple[FloatArray, Floa
 
 def _lanczos(block: FloatArray, n_pairs: int) -> tuple[FloatArray, FloatArray]:
     # A fixed start makes the result reproducible.
+    from scipy.linalg import eigh
+    from scipy.sparse.linalg import ArpackError, LinearOperator, eigsh
+
     start = np.random.default_rng(0).random(len(block)).astype(block.dtype)
     operator = LinearOperator(block.shape, matvec=lambda v: block @ v, dtype=block.dtype)
     try:
@@ -366,15 +308,15 @@ class _Block:
     X: FloatArray
     W: FloatArray  # (n_rows, n_l)
     H: FloatArray  # (n_rows, n_l)
-    cell: IntArray  # (n_rows,) the factorisation of each row, ascending
+    problem: IntArray  # (n_rows,) the factorisation of each row, ascending
     component: IntArray  # (n_rows,) its component there
 
     def __post_init__(self) -> None:
-        self.cells, first = np.unique(self.cell, return_index=True)
-        self.starts = np.append(first, len(self.cell))
+        self.problems, first = np.unique(self.problem, return_index=True)
+        self.starts = np.append(first, len(self.problem))
 
     def keep(self, rows: NDArray[np.bool_]) -> _Block:
-        return _Block(self.X, self.W[rows], self.H[rows], self.cell[rows], self.component[rows])
+        return _Block(self.X, self.W[rows], self.H[rows], self.problem[rows], self.component[rows])
 
 
 @dataclass(eq=False)
@@ -410,14 +352,14 @@ class _Lockstep:
         self.l2 = np.array([l2 for _, l2 in penalty], dtype=dtype)
         sizes = [len(Wt) for Wt, _ in starts]
         self.k_max = max(sizes)
-        cell = np.repeat(np.arange(len(sizes)), sizes)
+        problem = np.repeat(np.arange(len(sizes)), sizes)
         component = np.concatenate([np.arange(size) for size in sizes])
         self.sizes = sizes
         self.blocks = []
         for X, rows in zip(matrix.blocks, matrix.slices(), strict=True):
             W = np.concatenate([Wt[:, rows] for Wt, _ in starts])
             H = np.concatenate([Ht[:, rows] for _, Ht in starts])
-            self.blocks.append(_Block(X, W, H, cell, component))
+            self.blocks.append(_Block(X, W, H, problem, component))
         self.shares = _share_tiles(matrix.block_sizes, n_threads)
         self.gram_H = self._initial_grams()
 
@@ -425,7 +367,7 @@ class _Lockstep:
         grams = np.zeros((len(self.sizes), self.k_max, self.k_max))
         for block in self.blocks:
             for c, first, last in zip(
-                block.cells, block.starts[:-1], block.starts[1:], strict=True
+                block.problems, block.starts[:-1], block.starts[1:], strict=True
             ):
                 H = block.H[first:last].astype(np.float64)
                 grams[c, : last - first, : last - first] += H @ H.T
@@ -441,6 +383,8 @@ class _Lockstep:
     def _half(
         self, other_gram: FloatArray, *, update_W: bool
     ) -> tuple[FloatArray, FloatArray, list[NDArray[np.bool_]]]:
+        from trend_dagster.science.parcellation._hals import add_grams
+
         def work(tiles: list[_Tile]) -> list[Any]:
             return [self._update(tile, other_gram, update_W=update_W) for tile in tiles]
 
@@ -452,7 +396,7 @@ class _Lockstep:
         # Always added in the order of the tiles: the result does not depend on the threads.
         for tile, gram, part_violation, part_alive in parts:
             block = self.blocks[tile.block]
-            add_grams(grams, gram, block.component, block.cells, block.starts)
+            add_grams(grams, gram, block.component, block.problems, block.starts)
             violation += part_violation
             alive[tile.block] |= part_alive
         return grams.astype(other_gram.dtype), violation, alive
@@ -460,6 +404,8 @@ class _Lockstep:
     def _update(
         self, tile: _Tile, other_gram: FloatArray, *, update_W: bool
     ) -> tuple[_Tile, FloatArray, FloatArray, NDArray[np.bool_]]:
+        from trend_dagster.science.parcellation._hals import half_sweep
+
         block = self.blocks[tile.block]
         factor, other = (block.W, block.H) if update_W else (block.H, block.W)
         product = other @ block.X[:, tile.begin : tile.end]
@@ -468,7 +414,7 @@ class _Lockstep:
         violation = np.zeros(len(self.sizes))
         alive = np.zeros(len(factor), dtype=np.bool_)
         half_sweep(
-            factor, product, other_gram, block.component, block.cells, block.starts,
+            factor, product, other_gram, block.component, block.problems, block.starts,
             self.l1, self.l2, tile.begin, tile.end, gram, violation, alive,
         )  # fmt: skip
         return tile, gram, violation, alive
@@ -480,13 +426,13 @@ class _Lockstep:
             if np.count_nonzero(rows) < 0.9 * len(rows):
                 self.blocks[b] = self.blocks[b].keep(rows)
 
-    def take(self, cell: int) -> tuple[FloatArray, FloatArray]:
+    def take(self, problem: int) -> tuple[FloatArray, FloatArray]:
         """Return W transposed and H of one factorisation, in block order, and let go of it."""
-        Wt = np.zeros((self.sizes[cell], self.matrix.n_kept), dtype=self.matrix.dtype)
+        Wt = np.zeros((self.sizes[problem], self.matrix.n_kept), dtype=self.matrix.dtype)
         H = np.zeros_like(Wt)
         for b, vertices in enumerate(self.matrix.slices()):
             block = self.blocks[b]
-            mine = block.cell == cell
+            mine = block.problem == problem
             Wt[block.component[mine], vertices] = block.W[mine]
             H[block.component[mine], vertices] = block.H[mine]
             self.blocks[b] = block.keep(~mine)
@@ -534,13 +480,13 @@ def _solve_block(
         if n_iter == 1:
             initial = violation
         finished = [c for c in running if violation[c] <= config.tol * initial[c]]
-        for cell in finished:
-            yield cell, *state.take(cell), n_iter, True
+        for problem in finished:
+            yield problem, *state.take(problem), n_iter, True
         running = [c for c in running if c not in finished]
         if not running:
             return
-    for cell in running:
-        yield cell, *state.take(cell), config.max_iter, False
+    for problem in running:
+        yield problem, *state.take(problem), config.max_iter, False
 
 
 def _solve_graph(
@@ -570,6 +516,9 @@ def _solve_sklearn(
     config: FactorizationConfig,
 ) -> tuple[FloatArray, FloatArray, int, bool]:
     """Solve with scikit-learn on the dense matrix; vertices ascending."""
+    from sklearn.decomposition import non_negative_factorization
+    from sklearn.exceptions import ConvergenceWarning
+
     l1, l2 = penalties(matrix, problem.alpha_W, problem.l1_ratio, config.penalty)
     total = l1 + l2
     with warnings.catch_warnings(record=True) as caught:

@@ -10,7 +10,7 @@ from typing import TypeVar
 from trend_dagster.errors import FactorizationError
 from trend_dagster.science.connectivity.thresholding import IntArray
 from trend_dagster.science.cores import limit_cores
-from trend_dagster.science.parcellation.sweep import SweepGrid
+from trend_dagster.science.parcellation.settings import SweepGrid
 
 T = TypeVar("T")
 
@@ -113,7 +113,7 @@ def side_by_side(
     Raises
     ------
     Exception
-        What a task raised. Tasks that are running then are ended, for nobody waits for them.
+        What a task raised. Tasks that are still running are ended.
     """
     context = multiprocessing.get_context("spawn")
     before = set(multiprocessing.active_children())

@@ -13,30 +13,12 @@ networks. A cell in which the factorisation has collapsed is never chosen while 
 from __future__ import annotations
 
 from collections.abc import Callable, Mapping
-from typing import Literal
+from typing import TYPE_CHECKING
 
-import pandas as pd
-from pydantic import BaseModel, Field
+from trend_dagster.science.parcellation.settings import SelectionConfig
 
-
-class SelectionConfig(BaseModel, frozen=True, extra="forbid"):
-    """How one cell is chosen for each number of clusters."""
-
-    rule: Literal["null_corrected", "conservative"] = Field(
-        "null_corrected",
-        description="'null_corrected': the cell whose stability between two halves of the cohort "
-        "exceeds its null by most, if by more than chance (see the section validation); where "
-        "none does or no stability was computed, as 'conservative'. 'conservative': the label "
-        "file with the fewest labels, and within it the highest silhouette.",
-    )
-    max_zero_row_share: float = Field(
-        0.05,
-        ge=0,
-        le=1,
-        description="Largest share of vertices with signal whose loadings may all be zero before "
-        "a cell counts as collapsed: the penalty was too strong for its matrix.",
-    )
-
+if TYPE_CHECKING:
+    import pandas as pd
 
 TIES = {
     "n_components": True,
@@ -113,6 +95,8 @@ def beyond_noise(table: pd.DataFrame) -> pd.Series[bool]:
     Series of bool
         Aligned with the table; False where it is not known.
     """
+    import pandas as pd
+
     if "stability_margin" not in table:
         return pd.Series(data=False, index=table.index)
     return table["stability_excess"] > table["stability_margin"]
@@ -200,6 +184,8 @@ def rank_cells(table: pd.DataFrame, config: SelectionConfig) -> pd.DataFrame:
         The rows with ``alive``, ``beyond_noise`` and ``rank`` (1 is chosen) added, sorted by
         ``n_clusters`` and rank. The order does not depend on the order of the rows given.
     """
+    import pandas as pd
+
     judged = table.assign(alive=is_alive(table, config), beyond_noise=beyond_noise(table))
     rule = RULES[rule_in_use(table, config)]
     ranked = pd.concat(

@@ -5,61 +5,45 @@ from __future__ import annotations
 from collections.abc import Callable, Iterator, Sequence
 from concurrent.futures import Future, ThreadPoolExecutor
 from dataclasses import dataclass
-from itertools import product
-from typing import Annotated, Any
+from typing import Any
 
 import numpy as np
-from pydantic import BaseModel, Field, field_validator
+from numpy.typing import NDArray
 from threadpoolctl import threadpool_limits
 
 from trend_dagster.errors import FactorizationError
 from trend_dagster.science.connectivity.thresholding import BlockMatrix, FloatArray, IntArray
 from trend_dagster.science.cores import usable_cores
-from trend_dagster.science.parcellation.clustering import Clustering, ClusteringConfig, cluster
+from trend_dagster.science.parcellation.clustering import Clustering, cluster
 from trend_dagster.science.parcellation.factorization import (
     Factorization,
-    FactorizationConfig,
-    Problem,
     factorize_many,
+    too_many_components,
+)
+from trend_dagster.science.parcellation.settings import (
+    ClusteringConfig,
+    FactorizationConfig,
+    SweepGrid,
 )
 
+PER_FACTORIZATION = ("n_iter", "objective", "zero_row_share", "dead_components", "distinct_rows")
+"""What `sweep_arrays` gives for each factorisation."""
 
-class SweepGrid(BaseModel, frozen=True, extra="forbid"):
-    """The settings that are tried in all combinations."""
-
-    n_components: tuple[Annotated[int, Field(ge=1)], ...] = Field(
-        default=(40,),
-        min_length=1,
-        description="Components of W and H; more than clusters, so that no small network is lost.",
-    )
-    alpha_W: tuple[Annotated[float, Field(ge=0)], ...] = Field(
-        default=(0.0,), min_length=1, description="Strength of the penalty on W and H; 0: none."
-    )
-    l1_ratio: tuple[Annotated[float, Field(ge=0, le=1)], ...] = Field(
-        default=(0.4,),
-        min_length=1,
-        description="Share of the penalty that asks for sparsity; the rest asks for small values.",
-    )
-    n_clusters: tuple[Annotated[int, Field(ge=2)], ...] = Field(
-        default=(14, 38),
-        min_length=1,
-        description="Clusters of vertices; the tutorial's 7 and 19 networks per hemisphere.",
-    )
-
-    @field_validator("*")
-    @classmethod
-    def _no_value_twice(cls, values: tuple[float, ...]) -> tuple[float, ...]:
-        if len(set(values)) < len(values):
-            raise ValueError(f"a list without repeated values, not {list(values)}")
-        return values
-
-    def problems(self) -> list[Problem]:
-        """Return the factorisations to solve; clusterings share them."""
-        return [Problem(*p) for p in product(self.n_components, self.alpha_W, self.l1_ratio)]
+PER_CLUSTERING = (
+    "silhouette",
+    "davies_bouldin",
+    "inertia",
+    "within_connectivity",
+    "between_connectivity",
+    "connectivity_ratio",
+    "full_within_connectivity",
+    "full_between_connectivity",
+)
+"""What `sweep_arrays` gives for each of its clusterings."""
 
 
 @dataclass(frozen=True, eq=False)
-class SweepCell:
+class Solution:
     """One factorisation of the grid, its health, and all of its clusterings.
 
     Parameters
@@ -113,8 +97,8 @@ def sweep(
     graph: Any = None,
     find: Callable[[FloatArray, FloatArray, int], IntArray] | None = None,
     n_threads: int | None = None,
-) -> Iterator[SweepCell]:
-    """Solve the whole grid for one spatial encoding, yielding cells as they finish.
+) -> Iterator[Solution]:
+    """Solve the whole grid for one spatial encoding, yielding solutions as they finish.
 
     Parameters
     ----------
@@ -132,14 +116,14 @@ def sweep(
         Weights of neighbouring vertices, for `FactorizationConfig.smoothness` > 0.
     find : callable, optional
         Takes W, H and a number of clusters and returns the cluster of each vertex, in place of
-        KMeans on the rows of W: see `trend_dagster.science.parcellation.networks.find_networks`.
+        KMeans on the rows of W: see `trend_dagster.science.parcellation.spectral.find_networks`.
     n_threads : int, optional
         Threads in use; all cores of this process by default.
 
     Yields
     ------
-    SweepCell
-        In the order in which factorisations converge. A collapsed cell is yielded like any
+    Solution
+        In the order in which factorisations converge. A collapsed solution is yielded like any
         other and says so in zero_row_share, dead_components and distinct_rows.
 
     Raises
@@ -166,9 +150,9 @@ def sweep(
             )
             waiting.append((found, future))
             while waiting and waiting[0][1].done():
-                yield _cell(matrix, *waiting.pop(0))
+                yield _solution(matrix, *waiting.pop(0))
         for found, future in waiting:
-            yield _cell(matrix, found, future)
+            yield _solution(matrix, found, future)
 
 
 def _cluster(
@@ -191,13 +175,13 @@ def _pool(n_threads: int) -> ThreadPoolExecutor:
     return ThreadPoolExecutor(n_threads, initializer=threadpool_limits, initargs=(1,))
 
 
-def _cell(
+def _solution(
     matrix: BlockMatrix, found: Factorization, future: Future[tuple[Clustering, ...]]
-) -> SweepCell:
+) -> Solution:
     clusterings = future.result()
     W = found.W[matrix.permutation]
     dead = ~(found.W.any(axis=0) & found.H.any(axis=1))
-    return SweepCell(
+    return Solution(
         n_components=found.n_components,
         alpha_W=found.alpha_W,
         l1_ratio=found.l1_ratio,
@@ -212,3 +196,72 @@ def _cell(
         seconds=found.seconds,
         clusterings=clusterings,
     )
+
+
+# --- Around the sweep ------------------------------------------------------------------------
+
+
+def possible_components(
+    n_components: Sequence[int], n_kept: int
+) -> tuple[list[int], dict[int, FactorizationError]]:
+    """Part numbers of components that there are vertices enough for from the others.
+
+    Parameters
+    ----------
+    n_components : sequence of int
+        Asked for.
+    n_kept : int
+        Vertices in use.
+
+    Returns
+    -------
+    tuple of list of int and dict of int to FactorizationError
+        Those that can be solved, and for each other why not.
+    """
+    errors = {k: too_many_components(n_kept, k) for k in n_components}
+    impossible = {k: error for k, error in errors.items() if error is not None}
+    return [k for k in n_components if k not in impossible], impossible
+
+
+def grid_axes(grid: SweepGrid) -> dict[str, NDArray[Any]]:
+    """Settings of each combination in the order of `sweep_arrays`, and the numbers of clusters."""
+    pairs = sorted((alpha, ratio) for alpha in grid.alpha_W for ratio in grid.l1_ratio)
+    return {
+        "alpha_W": np.array([alpha for alpha, _ in pairs]),
+        "l1_ratio": np.array([ratio for _, ratio in pairs]),
+        "n_clusters": np.array(grid.n_clusters),
+    }
+
+
+def sweep_arrays(solutions: Sequence[Solution]) -> dict[str, NDArray[Any]]:
+    """Lay out the solutions of one number of components as arrays.
+
+    Parameters
+    ----------
+    solutions : sequence of Solution
+        One for each combination of alpha_W and l1_ratio.
+
+    Returns
+    -------
+    dict of str to ndarray
+        All but W and H: ``alpha_W``, ``l1_ratio`` and `PER_FACTORIZATION` of shape (n_solutions,);
+        ``n_clusters``; ``labels`` of shape (n_solutions, n_clusters, n_vertices);
+        `PER_CLUSTERING` of shape (n_solutions, n_clusters); ``cluster_sizes`` of shape
+        (n_solutions, n_clusters, largest n_clusters), padded with 0.
+    """
+    n_clusters = [c.n_clusters for c in solutions[0].clusterings]
+    sizes = np.zeros((len(solutions), len(n_clusters), max(n_clusters)), dtype=np.int64)
+    for i, one in enumerate(solutions):
+        for j, clustering in enumerate(one.clusterings):
+            sizes[i, j, : len(clustering.cluster_sizes)] = clustering.cluster_sizes
+    single = ("alpha_W", "l1_ratio", *PER_FACTORIZATION)
+    several = ("labels", *PER_CLUSTERING)
+    return {
+        **{name: np.array([getattr(one, name) for one in solutions]) for name in single},
+        "n_clusters": np.array(n_clusters),
+        **{
+            name: np.array([[getattr(c, name) for c in one.clusterings] for one in solutions])
+            for name in several
+        },
+        "cluster_sizes": sizes,
+    }

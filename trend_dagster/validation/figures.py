@@ -11,18 +11,18 @@ from typing import Any
 
 import trend_dagster
 from trend_dagster.errors import StoreError
+from trend_dagster.files import replace_file
 from trend_dagster.storage.provenance import digest_of, digest_of_file, library_versions
-from trend_dagster.storage.stores import replace_file
 
 Figures = dict[str, Any]
 
 
 @dataclass(frozen=True)
-class Kept:
+class FigureFolder:
     """A folder of finished figures, one small file for each.
 
-    A figure is found again only if everything that decides it is the same: the cohort, the way,
-    its settings, the code of the method and the libraries under it.
+    A figure is found again only if everything that decides it is the same: the cohort, the
+    approach, its settings, the code of the method and the libraries under it.
 
     Parameters
     ----------
@@ -36,10 +36,6 @@ class Kept:
         """File of one figure."""
         everything = {"identity": identity, "code": code_digest(), "libraries": library_versions()}
         return self.folder / section / f"{digest_of(everything)}.json"
-
-    def has(self, section: str, identity: Mapping[str, Any]) -> bool:
-        """Whether a figure is there already."""
-        return self.path(section, identity).exists()
 
     def get(
         self, section: str, identity: Mapping[str, Any], compute: Callable[[], Figures]
@@ -86,5 +82,5 @@ class Kept:
 def code_digest() -> str:
     """Digest of the code that decides figures: the method, and how it is validated."""
     package = Path(trend_dagster.__file__).parent
-    files = sorted((*(package / "science").glob("*.py"), *(package / "validation").glob("*.py")))
-    return digest_of({path.name: digest_of_file(path) for path in files})
+    files = [f for folder in ("science", "validation") for f in (package / folder).rglob("*.py")]
+    return digest_of({str(f.relative_to(package)): digest_of_file(f) for f in sorted(files)})

@@ -50,7 +50,7 @@ def load_fsaverage(n_vertices_per_hemisphere: int = 642) -> Surface:
             found=str(n_vertices_per_hemisphere),
             remedy="Choose one of the three, or give your own surface.",
         )
-    # nilearn takes more than a second to import; only who asks for a mesh waits for it.
+    # nilearn takes more than a second to import; so it is imported when a mesh is asked for.
     from nilearn.datasets import load_fsaverage as load_nilearn
     from nilearn.datasets import load_fsaverage_data
 

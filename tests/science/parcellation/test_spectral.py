@@ -5,7 +5,7 @@ import pytest
 
 from trend_dagster.science.bold import BoldConfig, prepare
 from trend_dagster.science.evidence.measures import mean_dice
-from trend_dagster.science.parcellation.networks import _leading_vectors, find_networks
+from trend_dagster.science.parcellation.spectral import _leading_vectors, find_networks
 
 
 def factors(rng: np.random.Generator, n: int, k: int) -> tuple[np.ndarray, np.ndarray]:

@@ -4,18 +4,19 @@ from __future__ import annotations
 
 import io
 import re
-from collections.abc import Mapping
-from typing import Any
+from collections.abc import Mapping, Sequence
+from typing import TYPE_CHECKING, Any
 
 import numpy as np
-import pandas as pd
-from numpy.typing import NDArray
-from openpyxl import Workbook
-from openpyxl.styles import Alignment, Font
-from openpyxl.utils import get_column_letter
-from openpyxl.worksheet.worksheet import Worksheet
 
+from trend_dagster.project.dimensions import LABEL_FILE, N_COMPONENTS
 from trend_dagster.science.evidence.stability import COLUMNS as STABILITY_COLUMNS
+from trend_dagster.storage.arrays import npy_bytes
+from trend_dagster.storage.stores import Version
+
+if TYPE_CHECKING:
+    import pandas as pd
+    from openpyxl.worksheet.worksheet import Worksheet
 
 # Characters that a file name may hold and XML may not: control characters, lone surrogates.
 _NOT_XML = re.compile("[\x00-\x08\x0b\x0c\x0e-\x1f\ud800-\udfff\ufffe\uffff]")
@@ -36,6 +37,8 @@ TUTORIAL_COLUMNS = {
     "Connectivity_Ratio": "connectivity_ratio",
 }
 """The tutorial's column names and ours; None for its two constants."""
+
+WORKBOOK = "Complete_Clustering.xlsx"
 
 MAX_COLUMNS = 16384  # of a sheet of the format; sizes of clusters beyond stand in the store alone
 
@@ -94,6 +97,8 @@ def tutorial_table(table: pd.DataFrame, file_names: Mapping[str, str]) -> pd.Dat
     DataFrame
         Columns as the tutorial has them, with ``Voxels_in_Cluster_1..n``.
     """
+    import pandas as pd
+
     columns: dict[str, Any] = {
         theirs: CONSTANTS[theirs] if ours is None else table[ours]
         for theirs, ours in TUTORIAL_COLUMNS.items()
@@ -125,11 +130,11 @@ def workbook_bytes(
         An .xlsx file: sheet ``Sheet1`` with the tutorial's columns, sheet ``Details`` with what
         else is known, sheet ``Ranking`` with the ranking and what it goes by.
     """
+    from openpyxl import Workbook
+
     book = Workbook()
-    first = book.active
-    assert isinstance(first, Worksheet)
-    first.title = "Sheet1"
-    _fill(first, tutorial_table(table, file_names))
+    book.remove(book.worksheets[0])
+    _fill(book.create_sheet("Sheet1"), tutorial_table(table, file_names))
     _fill(book.create_sheet("Details"), table.reindex(columns=list(MORE_COLUMNS)))
     if ranking is not None:
         columns = [name for name in RANKING_COLUMNS if name in ranking]
@@ -140,6 +145,9 @@ def workbook_bytes(
 
 
 def _fill(sheet: Worksheet, table: pd.DataFrame) -> None:
+    from openpyxl.styles import Alignment, Font
+    from openpyxl.utils import get_column_letter
+
     for column, name in enumerate(table.columns, start=1):
         header = sheet.cell(1, column, str(name))
         header.font = Font(bold=True)
@@ -175,8 +183,16 @@ def label_vector_name(n_components: int, n_clusters: int, l1_ratio: float, alpha
     return f"{n_components}_comp_{n_clusters}_cl_{l1_ratio}_{alpha_W}.npy"
 
 
-def npy_bytes(array: NDArray[Any]) -> bytes:
-    """An array as the bytes of a .npy file."""
-    buffer = io.BytesIO()
-    np.save(buffer, array, allow_pickle=False)
-    return buffer.getvalue()
+def label_vectors(cells: Sequence[Version]) -> dict[str, bytes]:
+    """Label vector of each cell as .npy, in a folder per label file, under the tutorial's names."""
+    files = {}
+    for cell in cells:
+        labels = cell.read("labels")
+        alpha_W, l1_ratio, n_clusters = (
+            cell.read(name).tolist() for name in ("alpha_W", "l1_ratio", "n_clusters")
+        )
+        n_components = int(cell.partition[N_COMPONENTS])
+        for i, j in np.ndindex(labels.shape[:2]):
+            name = label_vector_name(n_components, n_clusters[j], l1_ratio[i], alpha_W[i])
+            files[f"label_vectors/{cell.partition[LABEL_FILE]}/{name}"] = npy_bytes(labels[i, j])
+    return files

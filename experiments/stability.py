@@ -1,4 +1,4 @@
-"""What the choice of a label file goes by on noise: ``python -m benchmarks.stability``.
+"""What the choice of a label file goes by on noise: ``python -m experiments.stability``.
 
 Cohorts without networks (SNR 0) on fsaverage3, label files with 2, 14 and 20 labels, 14 clusters:
 each cell's stability between halves beside its surrogates', and which label file is chosen by the
@@ -17,77 +17,74 @@ import numpy as np
 import pandas as pd
 from numpy.typing import NDArray
 
-from trend_dagster.science.connectivity.correlation import average_correlation
-from trend_dagster.science.connectivity.thresholding import threshold_by_label
+from trend_dagster.project.fsaverage import load_fsaverage
 from trend_dagster.science.evidence.nulls import SurrogateMaker
 from trend_dagster.science.evidence.simulation import SimulationConfig, simulate_cohort
-from trend_dagster.science.evidence.stability import COLUMNS, measure_halves, stability_arrays
-from trend_dagster.science.parcellation.factorization import FactorizationConfig
-from trend_dagster.science.parcellation.selection import SelectionConfig, rank_cells
-from trend_dagster.science.parcellation.sweep import SweepGrid, sweep
-from trend_dagster.science.surface import Surface, geodesic_labels
-from trend_dagster.storage.meshes import load_fsaverage
+from trend_dagster.science.evidence.stability import COLUMNS, split_halves
+from trend_dagster.science.method import (
+    Correlation,
+    Encoding,
+    MethodSettings,
+    correlate_bold,
+    stability_beside_noise,
+)
+from trend_dagster.science.parcellation.selection import rank_cells
+from trend_dagster.science.parcellation.settings import SelectionConfig
+from trend_dagster.science.surface import Surface, cut_into_labels
 
 N_LABELS = (2, 14, 20)  # 14 is the number of clusters: the label file can give them all by itself
-GRID = SweepGrid(n_components=(20,), alpha_W=(0.0,), n_clusters=(14,))
+K, N_CLUSTERS = 20, 14
+SETTINGS = MethodSettings.model_validate(
+    {
+        "bold": {"global_signal": "keep"},
+        "thresholding": {"smoothing_fwhm_mm": 0},
+        "sweep": {"n_components": [K], "alpha_W": [0.0], "n_clusters": [N_CLUSTERS]},
+        "factorization": {"max_iter": 200},
+        "networks": {"method": "kmeans"},
+    }
+)
 
 Runs = Sequence[NDArray[np.float32]]
-Mask = NDArray[np.bool_]
 LabelFiles = Mapping[int, NDArray[np.integer[Any]]]
 
 
 def label_files_of(surface: Surface) -> LabelFiles:
     """Label files by their number of labels."""
-    return {n: geodesic_labels(surface, n // 2) for n in N_LABELS}
+    return {n: cut_into_labels(surface, n // 2) for n in N_LABELS}
 
 
-def cohort(surface: Surface, snr: float, seed: int) -> tuple[Runs, Mask]:
+def cohort(surface: Surface, snr: float, seed: int) -> Runs:
     """Four newborns with a run each."""
     config = SimulationConfig(snr=snr, n_subjects=4, runs_per_subject=1, seed=seed)
-    truth, runs = simulate_cohort(surface, config)
-    return [run for _, run in runs], truth >= 0
+    _, runs = simulate_cohort(surface, config)
+    return [run for _, run in runs]
 
 
-def measured(
-    runs: Runs, mask: Mask, label_files: LabelFiles
-) -> dict[int, dict[str, NDArray[np.float64]]]:
-    """What the sweep gives on two halves of a cohort, for each label file."""
-    half = len(runs) // 2
-    pair = [average_correlation([(r, mask) for r in part]) for part in (runs[:half], runs[half:])]
-    found = {}
-    for n, labels in label_files.items():
-        swept = [
-            list(
-                sweep(
-                    threshold_by_label(pair[h], labels, mask),
-                    GRID,
-                    FactorizationConfig(max_iter=200),
-                    full_correlation=pair[1 - h],
-                )
-            )
-            for h in (0, 1)
-        ]
-        found[n] = measure_halves(*swept)
-    return found
+def both_halves(runs: Runs) -> tuple[Correlation, Correlation]:
+    """Average the correlation over each half of a cohort."""
+    halves = split_halves([str(i) for i in range(len(runs))], random_state=108)
+    first, second = (correlate_bold([runs[r] for r in half], SETTINGS) for half in halves.runs)
+    return first, second
 
 
 def beside_surrogates(
-    runs: Runs, mask: Mask, maker: SurrogateMaker, label_files: LabelFiles, n_nulls: int
+    runs: Runs, maker: SurrogateMaker, label_files: LabelFiles, n_nulls: int
 ) -> pd.DataFrame:
     """The table of a cohort's cells, as the assets make it; one row per label file."""
     smooth = [maker.measure(run) for run in runs]
-    nulls = []
+    data, nulls = both_halves(runs), []
     for null in range(n_nulls):
         rng = np.random.default_rng([108, null])
         noise = [maker.surrogate(r, s, rng) for r, s in zip(runs, smooth, strict=True)]
-        nulls.append(measured(noise, mask, label_files))
+        nulls.append(both_halves(noise))
     rows = []
-    for n, data in measured(runs, mask, label_files).items():
-        arrays = stability_arrays(data, [null[n] for null in nulls])
+    for n, labels in label_files.items():
+        arrays = stability_beside_noise(data, nulls, Encoding(labels), SETTINGS)[K]
         rows.append(
             {name: arrays[name][0, 0] for name in COLUMNS}
-            | {"label_file": f"L{n:02d}", "n_labels": n, "n_components": 20, "n_clusters": 14}
-            | {"alpha_W": 0.0, "l1_ratio": 0.4, "zero_row_share": 0.0, "distinct_rows": 1000}
+            | {"label_file": f"L{n:02d}", "n_labels": n, "n_components": K}
+            | {"n_clusters": N_CLUSTERS, "alpha_W": 0.0, "l1_ratio": 0.4}
+            | {"zero_row_share": 0.0, "distinct_rows": 1000}
             | {"silhouette": arrays["half_silhouette"][0, 0]}
         )
     return pd.DataFrame(rows)
@@ -118,16 +115,16 @@ def main() -> None:
     counts: dict[str, Counter[str]] = {}
     tables = []
     for seed in range(options.cohorts):
-        runs, mask = cohort(surface, options.snr, seed)
-        table = beside_surrogates(runs, mask, maker, label_files, options.nulls)
+        runs = cohort(surface, options.snr, seed)
+        table = beside_surrogates(runs, maker, label_files, options.nulls)
         tables.append(table)
         shown = ["label_file", *(name for name in COLUMNS if name.startswith("stability"))]
         print(f"seed {seed}\n{table[shown].round(3).to_string(index=False)}", flush=True)
-        for way, label_file in choices(table).items():
-            counts.setdefault(way, Counter())[label_file] += 1
+        for rule, label_file in choices(table).items():
+            counts.setdefault(rule, Counter())[label_file] += 1
     mean = pd.concat(tables).groupby("label_file")[["stability", "stability_excess"]].mean()
     print(f"\nmean over cohorts\n{mean.round(3).to_string()}")
-    print(json.dumps({way: dict(sorted(count.items())) for way, count in counts.items()}))
+    print(json.dumps({rule: dict(sorted(count.items())) for rule, count in counts.items()}))
 
 
 if __name__ == "__main__":

@@ -1,4 +1,4 @@
-"""What the confidence does, published and here: ``python -m benchmarks.confidence_proof``.
+"""What the confidence does, published and here: ``python -m experiments.confidence_proof``.
 
 Measures on random weights and a random run of the tutorial's length that the published mask moves
 nothing and that mode ``key`` is the pairwise mask of the paper, and draws both (``--figure``). The

@@ -8,27 +8,12 @@ and Weiss 2001). Being of low rank, it never has to be made: nothing here is ver
 from __future__ import annotations
 
 import warnings
-from typing import Any, Literal
+from typing import Any
 
 import numpy as np
 from numpy.typing import NDArray
-from pydantic import BaseModel, Field
-from sklearn.cluster import KMeans
-from sklearn.exceptions import ConvergenceWarning
 
 from trend_dagster.science.connectivity.thresholding import BoolArray, FloatArray, IntArray
-
-
-class NetworksConfig(BaseModel, frozen=True, extra="forbid"):
-    """How networks are made from a factorisation."""
-
-    method: Literal["spectral", "kmeans"] = Field(
-        default="spectral",
-        description=(
-            "'spectral' clusters vertices by the leading eigenvectors of W H. 'kmeans' clusters "
-            "the rows of W, as the tutorial does."
-        ),
-    )
 
 
 def find_networks(
@@ -62,6 +47,9 @@ def _by_spectrum(
     W: FloatArray, H: FloatArray, n_networks: int, random_state: int
 ) -> NDArray[np.integer[Any]]:
     """Cluster by the leading eigenvectors of D^(-1/2) A D^(-1/2) with A = (W H + (W H)^T) / 2."""
+    from sklearn.cluster import KMeans
+    from sklearn.exceptions import ConvergenceWarning
+
     if len(W) <= n_networks:
         return np.arange(len(W))
     space = _leading_vectors(W.astype(np.float64), H.astype(np.float64), n_networks)

@@ -13,14 +13,9 @@ from safetensors.torch import load_file, load_model
 
 from benchmarks.tutorial_model import TutorialModel
 from trend_dagster.errors import InputError, SettingsError
+from trend_dagster.project.model import load_tutorial_checkpoint, model_files, read_model
 from trend_dagster.science.features.autoencoder import AutoencoderConfig, embed, initial_model
-from trend_dagster.storage.weights import (
-    CARD,
-    WEIGHTS,
-    load_tutorial_checkpoint,
-    read_weights,
-    weights_files,
-)
+from trend_dagster.storage.weights import CARD, WEIGHTS
 
 torch.set_num_threads(1)  # these arrays are too small to share among threads
 
@@ -49,7 +44,7 @@ def rng() -> np.random.Generator:
 
 
 def write(folder: Path, model, about=None) -> Path:
-    for name, content in weights_files(model, about or {}).items():
+    for name, content in model_files(model, about or {}).items():
         (folder / name).write_bytes(content)
     return folder / WEIGHTS
 
@@ -62,7 +57,7 @@ def test_weights_survive_files(tmp_path, rng, share):
     config = SMALL.model_copy(update={"share_layers": share})
     model = initial_model(config, T, fresh_seed())
     x = torch.tensor(rng.standard_normal((1, 40, T)).astype(np.float32))
-    loaded, card = read_weights(write(tmp_path, model, {"cohort": "abc"}))
+    loaded, card = read_model(write(tmp_path, model, {"cohort": "abc"}))
     assert torch.equal(loaded(x), model(x))
     assert not loaded.training
     assert card["cohort"] == "abc"
@@ -84,9 +79,9 @@ def test_weights_open_in_the_tutorials_own_classes(tmp_path, rng):
 
 def test_equal_weights_give_equal_bytes():
     seed = fresh_seed()
-    first, again = (weights_files(initial_model(SMALL, T, seed), {"a": 1}) for _ in range(2))
+    first, again = (model_files(initial_model(SMALL, T, seed), {"a": 1}) for _ in range(2))
     assert first == again
-    assert first != weights_files(initial_model(SMALL, T, seed + 1), {"a": 1})
+    assert first != model_files(initial_model(SMALL, T, seed + 1), {"a": 1})
 
 
 def test_files_that_do_not_fit_are_refused(tmp_path):
@@ -94,15 +89,15 @@ def test_files_that_do_not_fit_are_refused(tmp_path):
     card = json.loads((tmp_path / CARD).read_text())
     (tmp_path / CARD).write_text(json.dumps({**card, "n_timepoints": T + 1}))
     with pytest.raises(InputError, match=r"model\.safetensors"):
-        read_weights(path)
+        read_model(path)
     (tmp_path / CARD).write_text(json.dumps(card))
     content = bytearray(path.read_bytes())
     content[-3] ^= 1
     path.write_bytes(bytes(content))
     with pytest.raises(InputError, match="another digest"):
-        read_weights(path)
+        read_model(path)
     with pytest.raises(InputError, match="JSON card"):
-        read_weights(tmp_path / "other.safetensors")
+        read_model(tmp_path / "other.safetensors")
 
 
 # --- The tutorial's checkpoints -------------------------------------------------------------

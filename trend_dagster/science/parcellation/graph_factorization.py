@@ -12,16 +12,18 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from dataclasses import dataclass
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import numpy as np
-from scipy import sparse
 
 from trend_dagster.errors import FactorizationError
 from trend_dagster.science.connectivity.thresholding import BlockMatrix, FloatArray
 
+if TYPE_CHECKING:
+    from scipy import sparse
+
 _STRIPE_ROWS = 512
-GRAPH_REACH = 3.0  # sigma; beyond it nobody is a neighbour
+GRAPH_REACH = 3.0  # sigma; vertices further apart than this are no neighbours
 
 
 @dataclass(frozen=True, eq=False)
@@ -42,6 +44,8 @@ class Graph:
     @classmethod
     def of(cls, weights: Any, matrix: BlockMatrix, smoothness: float) -> Graph:
         """Take the graph over all vertices to the vertices and the order of a matrix."""
+        from scipy import sparse
+
         if weights is None or weights.shape != (matrix.n_vertices, matrix.n_vertices):
             raise FactorizationError(
                 "smoothness",
@@ -85,6 +89,8 @@ def neighbour_graph(distances: Sequence[Any], sigma_mm: float) -> sparse.csr_arr
     FactorizationError
         If no two vertices are near enough to be neighbours.
     """
+    from scipy import sparse
+
     stripes = []
     for distance in distances:
         n = distance.shape[0]
@@ -103,6 +109,8 @@ def neighbour_graph(distances: Sequence[Any], sigma_mm: float) -> sparse.csr_arr
 
 
 def _near(distance: Any, start: int, sigma_mm: float) -> sparse.csr_array:
+    from scipy import sparse
+
     d = np.asarray(distance[start : start + _STRIPE_ROWS], dtype=np.float32)
     weights = np.exp(-0.5 * (d / np.float32(sigma_mm)) ** 2)
     weights[d > GRAPH_REACH * sigma_mm] = 0

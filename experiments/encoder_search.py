@@ -1,4 +1,4 @@
-"""What would make the encoder earn its cost: ``python -m benchmarks.encoder_search``.
+"""What would make the encoder earn its cost: ``python -m experiments.encoder_search``.
 
 Simulated cohorts with planted networks of unequal size, at a signal so weak that the correlations
 of raw BOLD find them only in part. Every candidate embeds the same cohort; KMeans on the average
@@ -26,12 +26,12 @@ from torch import Tensor, nn
 
 from trend_dagster.science.features.autoencoder import (
     AutoencoderConfig,
-    FeatureSource,
     TransformerAutoencoder,
     collapse_measures,
     embed,
     initial_model,
 )
+from trend_dagster.science.features.model_settings import FeatureSource
 from trend_dagster.science.features.training import combined_loss
 
 N_VERTICES, N_TIMEPOINTS, N_RUNS, N_NETWORKS = 400, 120, 8, 7
@@ -268,13 +268,15 @@ CANDIDATES: dict[str, Candidate] = {
 }
 
 
-def scores_of(seed: int, snr: float, *, only_bottlenecks: bool) -> dict[str, dict[str, float]]:
+def scores_of(
+    seed: int, snr: float, *, only_bottlenecks: bool, n_epochs: int
+) -> dict[str, dict[str, float]]:
     """Score the control and every candidate on one cohort."""
     runs, labels = make_cohort(seed, snr)
     torch.manual_seed(seed)
     found = {"bold (control)": score(runs, labels)}
     if only_bottlenecks:
-        return found | bottlenecks(runs, labels, seed)
+        return found | bottlenecks(runs, labels, seed, n_epochs)
     for name, candidate in CANDIDATES.items():
         start = time.perf_counter()
         found[name] = score(candidate.embeddings(runs, seed), labels)
@@ -284,18 +286,18 @@ def scores_of(seed: int, snr: float, *, only_bottlenecks: bool) -> dict[str, dic
     for n in (100, 400):
         found[f"position mixer, {n} epochs"] = score(mix_by_position(runs, n), labels)
         print(f"  mixer {n}: {found[f'position mixer, {n} epochs']['dice']:.3f}", flush=True)
-    return found | bottlenecks(runs, labels, seed)
+    return found | bottlenecks(runs, labels, seed, n_epochs)
 
 
 def bottlenecks(
-    runs: list[NDArray[np.float32]], labels: NDArray[np.int64], seed: int
+    runs: list[NDArray[np.float32]], labels: NDArray[np.int64], seed: int, n_epochs: int
 ) -> dict[str, dict[str, float]]:
     """Score the learned bottleneck beside its linear control."""
     found = {}
     for k in (N_NETWORKS, 2 * N_NETWORKS, 4 * N_NETWORKS):
         found[f"{k} leading eigenvectors (control)"] = score(through_components(runs, k), labels)
     torch.manual_seed(seed)
-    mixed = through_networks(runs, n_tokens=4 * N_NETWORKS, n_epochs=240)
+    mixed = through_networks(runs, n_tokens=4 * N_NETWORKS, n_epochs=n_epochs)
     found["bottleneck of 28 network tokens"] = score(mixed, labels)
     return found
 
@@ -306,9 +308,15 @@ def main() -> None:
     parser.add_argument("--seeds", type=int, nargs="+", default=[0, 1, 2])
     parser.add_argument("--snr", type=float, default=0.02)
     parser.add_argument("--only-bottlenecks", action="store_true")
+    parser.add_argument("--n-epochs", type=int, default=240, help="of the bottleneck")
     options = parser.parse_args()
     found = [
-        scores_of(seed, options.snr, only_bottlenecks=options.only_bottlenecks)
+        scores_of(
+            seed,
+            options.snr,
+            only_bottlenecks=options.only_bottlenecks,
+            n_epochs=options.n_epochs,
+        )
         for seed in options.seeds
     ]
     summary: dict[str, dict[str, Any]] = {

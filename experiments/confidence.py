@@ -1,4 +1,4 @@
-"""Does confidence learn to distrust noise? ``python -m benchmarks.confidence``.
+"""Does confidence learn to distrust noise? ``python -m experiments.confidence``.
 
 A simulated cohort in which a fifth of the vertices is pure noise, the others share the signals of
 planted networks; all vertices have the same variance. After training in mode ``key`` the mean
@@ -18,7 +18,7 @@ import torch
 from numpy.typing import NDArray
 from scipy.ndimage import gaussian_filter1d
 
-from benchmarks.encoder_search import N_RUNS, N_TIMEPOINTS, N_VERTICES, SMALL, optimise, whole
+from experiments.encoder_search import N_RUNS, N_TIMEPOINTS, N_VERTICES, SMALL, optimise, whole
 from trend_dagster.science.features.autoencoder import (
     ConfidenceAttention,
     TransformerAutoencoder,

@@ -9,12 +9,12 @@ import openpyxl
 import pandas as pd
 import pytest
 
-from trend_dagster.storage.workbook import (
+from trend_dagster.delivery.workbook import (
     MORE_COLUMNS,
     label_vector_name,
-    npy_bytes,
     workbook_bytes,
 )
+from trend_dagster.storage.arrays import npy_bytes
 
 TUTORIAL = [
     "label_file",

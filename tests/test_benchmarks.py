@@ -1,0 +1,54 @@
+"""Every benchmark and experiment runs to its end, on the smallest work it takes."""
+
+from __future__ import annotations
+
+import json
+import os
+import subprocess
+import sys
+from pathlib import Path
+
+import pytest
+
+pytestmark = pytest.mark.slow
+
+ROOT = Path(__file__).parents[1]
+SMALL = {
+    "benchmarks.sweep": "--vertices 200 --labels 4 --components 3 5 --sample 3 5",
+    "benchmarks.correlation": "--vertices 300 --reference-vertices 100 --runs 2 --features 8",
+    "benchmarks.train_step": "--n-vertices 16 --repeats 1 --rounds 1 --growth 16",
+    "benchmarks.geodesic": "--vertices 642",
+    "benchmarks.read_cifti": "--volumes 3",
+    "experiments.stability": "--cohorts 1 --nulls 1 --snr 0.6",
+    "experiments.confidence": "--seeds 0 --n-epochs 1",
+    "experiments.confidence_proof": "",
+    "experiments.encoder_search": "--seeds 0 --only-bottlenecks --n-epochs 2",
+}
+
+
+def test_none_is_forgotten():
+    modules = {
+        f"{folder}.{path.stem}"
+        for folder in ("benchmarks", "experiments")
+        for path in (ROOT / folder).glob("*.py")
+        if "def main(" in path.read_text()
+    }
+    assert modules == set(SMALL)
+
+
+@pytest.mark.parametrize("module", SMALL)
+def test_it_ends_with_one_json_object(module):
+    kept = sorted((ROOT / "benchmarks" / "results").glob("*"))
+    before = {path: path.read_bytes() for path in kept if path.is_file()}
+    done = subprocess.run(
+        [sys.executable, "-m", module, *SMALL[module].split()],
+        capture_output=True,
+        text=True,
+        check=False,
+        cwd=ROOT,
+        env=os.environ | {"OMP_NUM_THREADS": "2"},
+        timeout=500,
+    )
+    assert done.returncode == 0, done.stdout[-2000:] + done.stderr[-4000:]
+    assert isinstance(json.loads(done.stdout.strip().splitlines()[-1]), dict)
+    assert {path: path.read_bytes() for path in before} == before

@@ -1,0 +1,75 @@
+"""What goes in: the BOLD runs, and the mesh that their vertices lie on."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+import numpy as np
+
+from trend_dagster.delivery.figures.png import small_png
+from trend_dagster.delivery.figures.surface import parcellation_figure
+from trend_dagster.delivery.figures.timeseries import carpet_figure
+from trend_dagster.orchestration.io_managers import Result
+from trend_dagster.orchestration.production import Available, Task, stored_asset
+from trend_dagster.project.cortex import read_cortex
+from trend_dagster.project.folder import BOLD_RUN, Project
+from trend_dagster.project.mesh import cortex_mask_files, mesh_files
+from trend_dagster.project.recorded import facts_of, read_recorded, recorded_files
+from trend_dagster.project.settings import Settings, surface_labels
+from trend_dagster.science.bold import why_unusable
+from trend_dagster.science.method import prepare_run
+from trend_dagster.storage.stores import Partition
+
+
+def _recorded(project: Project, partition: Partition) -> dict[str, Path]:
+    return recorded_files(project, partition[BOLD_RUN])
+
+
+@stored_asset(group="inputs", dims=(BOLD_RUN,), settings=("bold",), files=_recorded)
+def bold(task: Task) -> Result:
+    """Resting-state BOLD of one run on the cortical surface, with its mask of usable vertices.
+
+    Vertices whose signal never changes (medial wall, outside the field of view) or that
+    `inputs.cortex_mask` leaves out are masked here, once; every later asset obeys this mask. A run
+    with NaN or infinite values, or without any signal, is excluded: its output says so and why,
+    and the other runs go on without it.
+    """
+    config, key = task.settings.bold, task.partition[BOLD_RUN]
+    run = read_recorded(task.project, key)
+    facts = facts_of(task.project, key, run)
+    if (reason := why_unusable(run.signal)) is not None:
+        return Result(facts=facts, excluded=f"{facts['file']}: {reason}")
+    confounds = run.confounds(config.confounds) if config.confounds else None
+    prepared, mask = prepare_run(run.signal, config, run.repetition_time, confounds)
+    return Result(
+        arrays={"bold": prepared, "vertex_mask": mask, **run.space.arrays()},
+        facts=facts | {"n_vertices_without_signal": int((~mask).sum())},
+        pictures={"carpet": small_png(carpet_figure(prepared[mask]))},
+    )
+
+
+def _mesh(project: Project, partition: Partition) -> dict[str, Path]:
+    return mesh_files(project) | cortex_mask_files(project)
+
+
+def _no_mesh(settings: Settings) -> str | None:
+    asked = settings.inputs.has_mesh or surface_labels(settings)
+    return None if asked else "the settings name no surface"
+
+
+@stored_asset(
+    group="inputs", inputs=[bold], settings=("inputs",), nothing_to_do=_no_mesh, files=_mesh
+)
+def cortex(task: Task, bold: Available) -> Result:
+    """The mesh of both hemispheres that the vertices belong to, and where on it there is cortex.
+
+    The medial wall is where no BOLD run has signal; a run has none outside `inputs.cortex_mask`.
+    Without runs it is what that mask leaves out. Distances, labels and pictures are made from this.
+    """
+    mesh = read_cortex(task.project, bold)
+    shown = np.where(mesh.is_cortex, mesh.surface.hemisphere.astype(np.int32), -1)
+    return Result(
+        arrays=mesh.arrays(),
+        facts=mesh.facts(),
+        pictures={"cortex": small_png(parcellation_figure(mesh.surface, shown, pixels_per_mm=1.2))},
+    )

@@ -1,0 +1,158 @@
+"""Stored versions as what the science takes: readers of runs, the model, the encoding.
+
+What belongs here: opening versions. What does not: what is done with them (``science.method``).
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Sequence
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+from numpy.typing import NDArray
+
+from trend_dagster.errors import CohortError, TrendError
+from trend_dagster.orchestration.production import Optional, Task, needed
+from trend_dagster.project.folder import BOLD_RUN, LABEL_FILE, N_COMPONENTS
+from trend_dagster.project.mesh import mesh_of
+from trend_dagster.project.settings import smooth_encodings
+from trend_dagster.science.bold import check_same_vertices
+from trend_dagster.science.connectivity.encoding import Correlation, Encoding
+from trend_dagster.science.method import FeatureMaker, correlate, possible_components
+from trend_dagster.storage.scratch import ResumableMatrix
+from trend_dagster.storage.space import check_same_space
+from trend_dagster.storage.stores import Version
+
+HEMISPHERES = ("left", "right")
+"""Names of the distance matrices, in the order of the vertices."""
+
+Run = tuple[NDArray[np.float32], NDArray[np.bool_]]
+
+
+def usable_runs(task: Task, runs: Sequence[Version]) -> dict[str, Version]:
+    """Runs by key, after it is certain that they fit together.
+
+    Raises
+    ------
+    CohortError
+        If there is none, or they differ in vertices or space.
+    """
+    if not runs:
+        raise CohortError(
+            task.draft.asset,
+            expected="at least one usable run",
+            found="none: all runs are excluded",
+            remedy="Look at the reasons (`trend status`), mend the files, or add others.",
+        )
+    found = {run.partition[BOLD_RUN]: run for run in runs}
+    check_same_vertices({n: int(run.array("vertex_mask").shape[0]) for n, run in found.items()})
+    check_same_space({name: run.facts.get("space") for name, run in found.items()})
+    return found
+
+
+def by_components(tasks: Sequence[Task]) -> dict[int, Task]:
+    """Tasks of a sweep by their number of components."""
+    return {int(task.partition[N_COMPONENTS]): task for task in tasks}
+
+
+def feasible(
+    tasks: Sequence[Task], n_kept: int
+) -> tuple[list[Task], list[tuple[Task, TrendError]]]:
+    """Part the tasks that there are vertices enough for from the others, and say why not."""
+    by_k = by_components(tasks)
+    possible, errors = possible_components(list(by_k), n_kept)
+    return [by_k[k] for k in possible], [(by_k[k], error) for k, error in errors.items()]
+
+
+def signal(run: Version) -> Run:
+    """Read the BOLD of a run, 0 without signal, and its mask."""
+    bold, mask = run.read("bold"), run.read("vertex_mask")
+    bold[~mask] = 0
+    return bold, mask
+
+
+def signal_inside(path: Path, n_timepoints: int) -> NDArray[np.float32]:
+    """Read the BOLD of the vertices with signal; a path travels to other processes."""
+    run = Version("bold", {}, path)
+    return np.ascontiguousarray(run.read("bold")[run.read("vertex_mask"), :n_timepoints])
+
+
+def features(run: Version) -> Callable[[], Run]:
+    """Return what reads the features of a run and its mask."""
+    return lambda: (run.read("features"), run.read("vertex_mask"))
+
+
+def feature_maker(task: Task, trained_model: Optional) -> FeatureMaker:
+    """Return what makes features as the settings say, with the model as it was trained."""
+    source = task.settings.features.source
+    if source == "bold":
+        return FeatureMaker()
+    from trend_dagster.project.model import read_model
+    from trend_dagster.storage.weights import WEIGHTS
+
+    version = needed(trained_model, task, "trained_model")
+    model, _ = read_model(version.file(WEIGHTS))
+    return FeatureMaker(source, model, version.facts["n_timepoints"])
+
+
+def correlation(version: Version, *place: int) -> Correlation:
+    """Open a stored correlation, or one of a stack; nothing of it is read yet."""
+    array: Any = version.array("correlation")
+    mask = version.read("vertex_mask")
+    if not place:
+        return Correlation(array, mask)
+    return Correlation(np.asarray(array[place]), mask if mask.ndim == 1 else mask[place[-1]])
+
+
+def resumed_correlation(
+    task: Task, runs: Sequence[Callable[[], Run]], n_vertices: int, name: str = ""
+) -> ResumableMatrix:
+    """Correlate runs tile by tile, in a matrix that an interruption leaves to go on from."""
+    config = task.settings.correlation
+    n_tiles = -(-n_vertices // config.tile)
+    matrix = ResumableMatrix(task.scratch / name, (n_vertices, n_vertices), config.tile)
+
+    def mark(tile: tuple[int, int]) -> None:
+        matrix.mark(tile)
+        task.progress(f"{name} tiles".strip(), len(matrix.done) / (n_tiles * (n_tiles + 1) / 2))
+
+    done = frozenset(matrix.done)
+    correlate(runs, task.settings, out=matrix.array, done=done, on_tile=mark)
+    return matrix
+
+
+def distances_of(geodesic_distances: Version) -> list[Any]:
+    """Open the distances within each hemisphere."""
+    names = geodesic_distances.names()
+    return [geodesic_distances.array(h) for h in HEMISPHERES if h in names]
+
+
+def encoding_of(
+    task: Task, labels: Version, distances: Optional, cortex: Optional, *, loadings: bool = True
+) -> Encoding:
+    """Open a spatial encoding, with the mesh and the distances that the settings ask for.
+
+    Parameters
+    ----------
+    task : Task
+        Its key names the encoding.
+    labels : Version
+        Of ``geodesic_labels``.
+    distances, cortex : Optional
+        Asked for only where they are used.
+    loadings : bool
+        Whether loadings may have to be smooth, which takes distances as well.
+    """
+    settings = task.settings
+    sigma = smooth_encodings(settings).get(task.partition[LABEL_FILE])
+    near = sigma is not None or (loadings and settings.factorization.smoothness > 0)
+    version = distances() if near else None
+    vector = labels.read("labels")
+    return Encoding(
+        vector,
+        sigma,
+        () if version is None else distances_of(version),
+        mesh_of(cortex(), len(vector)) if settings.thresholding.smoothing_fwhm_mm else None,
+        f"geodesic label file {labels.facts['file']}",
+    )

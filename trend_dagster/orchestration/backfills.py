@@ -1,0 +1,245 @@
+"""Ask Dagster's daemon for what is missing or out of date, as one asset backfill, and follow it.
+
+What belongs here: which partitions are asked for, waiting until they are made, and taking the
+request back. What does not: what a job is for (``jobs``), and making it in this process
+(``running``).
+
+Each run of the backfill is a run of the code location: the page can terminate it and run it again.
+Dagster starts them in the order of dependence; a partition starts when all that it is made from and
+that was asked for with it is there.
+
+See https://docs.dagster.io/guides/build/partitions-and-backfills/backfilling-data.
+"""
+
+from __future__ import annotations
+
+import time
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from contextlib import contextmanager
+from dataclasses import dataclass, field
+
+import dagster as dg
+
+from trend_dagster.errors import RunDiedError
+from trend_dagster.orchestration.assets import ASSETS
+from trend_dagster.orchestration.lineage import Lineage, State
+from trend_dagster.orchestration.partitions import PARTITIONS, to_key
+from trend_dagster.orchestration.private import (
+    BACKFILL_ID_TAG,
+    MAX_RETRIES_TAG,
+    ask_for_backfill,
+    cancel_backfill,
+    failed_in_a_step,
+    how_backfill_ended,
+    open_backfills,
+)
+from trend_dagster.orchestration.production import FORCE_TAG
+from trend_dagster.orchestration.running import Outcome, Wish, decide
+from trend_dagster.project.folder import Project
+from trend_dagster.storage.stores import Partition, describe
+
+ASKED_BY_TAG = "trend/asked_by"
+"""Tag of the runs that a job has asked for: which job."""
+
+SECONDS_BETWEEN_LOOKS = 2.0
+
+
+@dataclass
+class Plan:
+    """What one backfill is asked for.
+
+    Parameters
+    ----------
+    wanted : dict of str to list of State
+        Outputs to be made, by asset, as they stand before.
+    forced : list of str
+        Assets that are made even where they are current.
+    waiting : dict of str to str
+        Outputs that wait for something that is not asked for, and for what.
+    """
+
+    wanted: dict[str, list[State]] = field(default_factory=dict)
+    forced: list[str] = field(default_factory=list)
+    waiting: dict[str, str] = field(default_factory=dict)
+
+
+def plan(
+    project: Project, instance: dg.DagsterInstance, wish: Wish, tried: Sequence[str] = ()
+) -> Plan:
+    """Find the outputs that are missing or out of date, and those that will be when they are made.
+
+    Parameters
+    ----------
+    project : Project
+        Where.
+    instance : DagsterInstance
+        Tells which outputs are on record.
+    wish : Wish
+        What is asked for.
+    tried : sequence of str
+        Outputs that were asked for before and could not be made.
+
+    Returns
+    -------
+    Plan
+    """
+    lineage, found = Lineage(project), Plan()
+    for asset in wish.assets():
+        todo = decide(asset, lineage.states(asset), instance, wish)
+        comes = bool(asset.upstream.keys() & found.wanted.keys())
+        waiting = [s for s in todo.waiting if s.status != "damaged"]
+        wanted = [
+            state
+            for state in [*todo.make, *(waiting if comes else [])]
+            if describe(state.asset, state.partition) not in tried
+        ]
+        if not comes:
+            found.waiting |= {
+                describe(s.asset, s.partition): (*s.waits_for, *s.reasons)[0] for s in waiting
+            }
+        if wanted:
+            found.wanted[asset.name] = wanted
+            found.forced += [asset.name] if todo.force else []
+    return found
+
+
+def make_all(
+    project: Project,
+    instance: dg.DagsterInstance,
+    wish: Wish,
+    job: str,
+    log: Callable[[str], None],
+) -> list[Outcome]:
+    """Ask for all that is missing or out of date, and wait until it is made.
+
+    Where something cannot be made, what can do without it is asked for in another backfill: a table
+    of the sweep has a row for the cell that failed.
+
+    Parameters
+    ----------
+    project : Project
+        Where.
+    instance : DagsterInstance
+        Whose daemon is asked.
+    wish : Wish
+        What is asked for.
+    job : str
+        On whose behalf.
+    log : callable
+        Takes a line about what happens.
+
+    Returns
+    -------
+    list of Outcome
+        One for each asset of which anything was asked for.
+
+    Raises
+    ------
+    RunDiedError
+        If the process of a run was ended from outside.
+    """
+    for left_over in open_backfills(instance, ASKED_BY_TAG):
+        log(f"following backfill {left_over}, which an earlier run of a job has asked for")
+        _follow(instance, left_over, log)
+    asked: dict[str, list[State]] = {}
+    waiting: dict[str, str] = {}
+    tried: list[str] = []
+    while (todo := plan(project, instance, wish, tried)).wanted:
+        backfill = _ask(instance, todo, job)
+        log(f"asked for {_counts(todo)} in backfill {backfill}")
+        _follow(instance, backfill, log)
+        for asset, states in todo.wanted.items():
+            known = asked.setdefault(asset, [])
+            known += [s for s in states if s.partition not in [k.partition for k in known]]
+        tried += [describe(s.asset, s.partition) for ss in todo.wanted.values() for s in ss]
+    waiting = todo.waiting
+    return list(_outcomes(project, asked, waiting))
+
+
+def _ask(instance: dg.DagsterInstance, todo: Plan, job: str) -> str:
+    tags = {ASKED_BY_TAG: job, MAX_RETRIES_TAG: "0"}  # the job tries again, as a whole
+    if todo.forced:
+        tags[FORCE_TAG] = ",".join(todo.forced)
+    wanted: dict[str, tuple[dg.PartitionsDefinition[str] | None, list[str]]] = {}
+    for asset, states in todo.wanted.items():
+        keys = [key for s in states if (key := to_key(s.partition)) is not None]
+        wanted[asset] = (PARTITIONS[ASSETS[asset].dims], keys)
+    return ask_for_backfill(instance, wanted, tags, job)
+
+
+def _counts(todo: Plan) -> str:
+    return ", ".join(f"{len(states)} of {asset}" for asset, states in todo.wanted.items())
+
+
+def _follow(instance: dg.DagsterInstance, backfill: str, log: Callable[[str], None]) -> None:
+    """Wait until a backfill has ended; what interrupts the waiting ends the backfill too."""
+    told: dict[str, str] = {}
+    with _taken_back(instance, backfill):
+        while True:
+            ended = how_backfill_ended(instance, backfill)
+            for run in instance.get_runs(dg.RunsFilter(tags={BACKFILL_ID_TAG: backfill})):
+                _tell(run, told, log)
+                if run.status == dg.DagsterRunStatus.FAILURE and not failed_in_a_step(run):
+                    raise RunDiedError(
+                        f"run {run.run_id[:8]} of backfill {backfill}",
+                        expected="a process that works until it is done",
+                        found="it was ended from outside: killed, or out of memory",
+                        remedy="Nothing that was finished is lost. If it comes again, give it more "
+                        "memory, or run less at a time.",
+                    )
+            if ended is not None:
+                return
+            time.sleep(SECONDS_BETWEEN_LOOKS)
+
+
+def _tell(run: dg.DagsterRun, told: dict[str, str], log: Callable[[str], None]) -> None:
+    if told.get(run.run_id) != run.status.value:
+        told[run.run_id] = run.status.value
+        assets = ", ".join(sorted(key.path[-1] for key in run.asset_selection or ()))
+        log(f"run {run.run_id[:8]} ({assets}): {run.status.value.lower().replace('_', ' ')}")
+
+
+@contextmanager
+def _taken_back(instance: dg.DagsterInstance, backfill: str) -> Iterator[None]:
+    """Cancel a backfill, with the runs of it that are at work, if what waits for it is ended."""
+    try:
+        yield
+    except BaseException:
+        cancel_backfill(instance, backfill)
+        raise
+
+
+def _outcomes(
+    project: Project, asked: Mapping[str, list[State]], waiting: Mapping[str, str]
+) -> Iterator[Outcome]:
+    lineage = Lineage(project)
+    for name, before in asked.items():
+        states: dict[str, State] = {
+            describe(s.asset, s.partition): s for s in lineage.states(ASSETS[name])
+        }
+        after = [states[key] for s in before if (key := describe(s.asset, s.partition)) in states]
+        failures = {_why_not(project, s.asset, s.partition) for s in after if s.status != "current"}
+        made = [
+            b
+            for b in before
+            if (a := states.get(describe(b.asset, b.partition)))
+            and a.version
+            and (b.version is None or a.version.path != b.version.path)
+        ]
+        yield Outcome(
+            asset=name,
+            made=len(made),
+            kept=sum(s.status == "current" for s in after) - len(made),
+            excluded=tuple(
+                f"{describe(s.asset, s.partition)}: {s.version.excluded}"
+                for s in after
+                if s.version and s.version.excluded
+            ),
+            errors=tuple(sorted(failures)),
+            blocked=sum(key.partition("[")[0] == name for key in waiting),
+        )
+
+
+def _why_not(project: Project, asset: str, partition: Partition) -> str:
+    reason = project.store.failure(asset, partition)
+    return reason or f"{describe(asset, partition)} was not made; its run says why"

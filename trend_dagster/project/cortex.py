@@ -1,0 +1,134 @@
+"""The project's mesh with its medial wall, checked against the BOLD runs that lie on it."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+from typing import Any
+
+import numpy as np
+from numpy.typing import NDArray
+
+from trend_dagster.errors import InputError
+from trend_dagster.project.folder import BOLD_RUN, Project
+from trend_dagster.project.mesh import (
+    SIDES,
+    cortex_mask_files,
+    read_mask,
+    read_mesh,
+    wrong_density,
+)
+from trend_dagster.science.surface import Surface, vertex_areas
+from trend_dagster.storage.space import Side
+from trend_dagster.storage.stores import Version
+
+
+@dataclass(frozen=True, eq=False)
+class Cortex:
+    """A mesh, and where on it there is cortex.
+
+    Parameters
+    ----------
+    surface : Surface
+        Both hemispheres.
+    is_cortex : ndarray of bool of shape (n_vertices,)
+        The rest is the medial wall.
+    files : tuple of str
+        Where the mesh comes from.
+    told_by : str
+        What tells where there is cortex.
+    """
+
+    surface: Surface
+    is_cortex: NDArray[np.bool_]
+    files: tuple[str, ...]
+    told_by: str
+
+    def arrays(self) -> dict[str, NDArray[Any]]:
+        """What is stored: the mesh, the medial wall, and the area of each vertex in mm^2."""
+        named = vars(self.surface).items()
+        mesh = {name: value for name, value in named if isinstance(value, np.ndarray)}
+        area = vertex_areas(self.surface)
+        return mesh | {"medial_wall": ~self.is_cortex, "vertex_area": area}
+
+    def facts(self) -> dict[str, Any]:
+        """What is worth looking at."""
+        area, left = vertex_areas(self.surface), self.surface.hemisphere == 0
+        sides = zip(SIDES, (left, ~left), strict=True)
+        return {
+            "mesh_files": list(self.files),
+            "kind": self.surface.kind,
+            "n_vertices": self.surface.n_vertices,
+            "vertices_per_hemisphere": [int(left.sum()), int((~left).sum())],
+            "n_medial_wall": int((~self.is_cortex).sum()),
+            "medial_wall_told_by": self.told_by,
+            "area_cm2": {side: round(float(area[own].sum()) / 100, 1) for side, own in sides},
+            "area_of_cortex_cm2": round(float(area[self.is_cortex].sum()) / 100, 1),
+        }
+
+
+def read_cortex(project: Project, runs: Sequence[Version]) -> Cortex:
+    """Read the mesh of a project, and find its medial wall.
+
+    Parameters
+    ----------
+    project : Project
+        Names the mesh and the mask.
+    runs : sequence of Version
+        Usable BOLD runs: where none has signal is the medial wall.
+
+    Raises
+    ------
+    InputError
+        If no mesh is named, its files cannot be used, or the runs do not lie on it.
+    """
+    surface = read_mesh(project)
+    if surface is None:
+        raise InputError(
+            "inputs.surface",
+            expected="a mesh: geodesic_labels.n_labels_per_hemisphere asks for labels on it",
+            found="none",
+            remedy="Name it in trend.yaml (inputs.surface or inputs.surfaces), or take the "
+            "numbers of labels out.",
+        )
+    name = project.settings.inputs.surface
+    files = tuple(project.settings.inputs.surfaces) if name is None else (name,)
+    for run in runs:
+        _check_density(surface, files, run)
+    is_cortex, told_by = _where_it_is(project, surface, runs)
+    return Cortex(surface, is_cortex, files, told_by)
+
+
+def _check_density(surface: Surface, files: Sequence[str], run: Version) -> None:
+    space = run.facts.get("space") or {}
+    if space.get("source") == "nifti":
+        raise InputError(
+            f"surface {', '.join(files)}",
+            expected="BOLD on this surface",
+            found=f"voxels of a volume in BOLD run {run.partition[BOLD_RUN]}",
+            remedy="Sample the BOLD onto the surface, or leave the surface out of trend.yaml.",
+        )
+    counts = np.bincount(surface.hemisphere, minlength=2).tolist()
+    told = list(space.get("n_vertices", {}).values())
+    if told and told != counts:
+        expected = " and ".join(f"{n} {side}" for n, side in zip(told, SIDES, strict=True))
+        found = " and ".join(f"{n} {side}" for n, side in zip(counts, SIDES, strict=True))
+        raise wrong_density(files, expected, found)
+    if run.facts["n_vertices"] != surface.n_vertices:
+        raise wrong_density(files, str(run.facts["n_vertices"]), surface.n_vertices)
+
+
+def _where_it_is(
+    project: Project, surface: Surface, runs: Sequence[Version]
+) -> tuple[NDArray[np.bool_], str]:
+    """Where there is cortex, and who told it."""
+    if runs:
+        signal = np.any([run.read("vertex_mask") for run in runs], axis=0)
+        return np.asarray(signal), f"signal of {len(runs)} BOLD runs"
+    if cortex_mask_files(project):
+        left = int((surface.hemisphere == 0).sum())
+        counts: dict[Side, int] = {"L": left, "R": surface.n_vertices - left}
+        return read_mask(project, surface.n_vertices, counts), "inputs.cortex_mask"
+    if surface.medial_wall is not None:
+        return ~surface.medial_wall, "an estimate: where the average cortex is thin"
+    return np.ones(surface.n_vertices, dtype=bool), "nothing"

@@ -1,0 +1,71 @@
+"""What the project's maps are written on: the template, or the files of the BOLD."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+from trend_dagster.errors import InputError
+from trend_dagster.project.folder import BOLD_RUN, Project
+from trend_dagster.storage.space import VertexSpace
+from trend_dagster.storage.stores import POINTER, Version, describe
+from trend_dagster.storage.template import Target, read_template, target_of
+
+
+def target_files(project: Project) -> dict[str, Path]:
+    """Files that tell what the rows are: the template, or the version of one run in the store."""
+    name = project.settings.inputs.template
+    if name is not None:
+        return {"template": project.folder / name}
+    run = _any_run(project)
+    if run is None:
+        return {}
+    return {f"current {describe('bold', run.partition)}": run.path.parent / POINTER}
+
+
+def stored_target(project: Project, n_rows: int) -> Target | None:
+    """What maps are written on: what the template says, or else the files of the BOLD.
+
+    Parameters
+    ----------
+    project : Project
+        Whose maps.
+    n_rows : int
+        Rows of the BOLD.
+
+    Returns
+    -------
+    Grayordinates, Voxels or None
+        None where the files do not tell.
+
+    Raises
+    ------
+    InputError
+        If the template cannot be read or has another number of rows.
+    """
+    name = project.settings.inputs.template
+    if name is None:
+        run = _any_run(project)
+        if run is None or "space" not in run.facts:
+            return None
+        arrays = {n: run.read(n) for n in ("in_data", "voxels") if n in run}
+        target = target_of(VertexSpace.from_stored(run.facts["space"], arrays))
+        return target if target is not None and len(target) == n_rows else None
+    target = read_template(project.folder / name)
+    if len(target) != n_rows:
+        raise InputError(
+            f"template {name}",
+            expected=f"{n_rows} entries, one for each row of the BOLD",
+            found=str(len(target)),
+            remedy="Name the image that the BOLD was taken from (inputs.template), or take the "
+            "line out.",
+        )
+    return target
+
+
+def _any_run(project: Project) -> Version | None:
+    """A usable run of today; all of them lie in one space, or the correlation was refused."""
+    for key in project.keys(BOLD_RUN):
+        run = project.store.latest("bold", {BOLD_RUN: key})
+        if run is not None and run.excluded is None:
+            return run
+    return None

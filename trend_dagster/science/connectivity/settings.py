@@ -1,0 +1,120 @@
+"""Settings of connectivity: correlation, geodesic labels, thresholding.
+
+Here and not beside the functions, because those import scipy, and who only reads settings must not
+wait for it.
+"""
+
+from __future__ import annotations
+
+from typing import Annotated, Literal
+
+from pydantic import BaseModel, Field, field_validator
+
+from trend_dagster.science._device import DESCRIPTION, Device
+from trend_dagster.science.identity import NO_IDENTITY
+
+MAX_LABELS = 1000  # of both hemispheres
+"""With more, a label of a mesh that BOLD is sampled on has too few vertices to be factorised."""
+
+
+class GeodesicLabelsConfig(BaseModel, frozen=True, extra="forbid"):
+    """Label files that are made from the surface, beside those of the user."""
+
+    n_labels_per_hemisphere: tuple[int, ...] | None = Field(
+        default=None,
+        description="Cut each hemisphere of the surface into so many connected labels of nearly "
+        "equal area: each number gives a label file of its own. 1 keeps a hemisphere whole. Needs "
+        "the mesh (inputs.surface or inputs.surfaces). null: 1 where a mesh is named, and none "
+        "where none is.",
+        # Each is a partition with a key of its own, which tells the number.
+        json_schema_extra=NO_IDENTITY,
+    )
+
+    @field_validator("n_labels_per_hemisphere")
+    @classmethod
+    def _sensible(cls, values: tuple[int, ...] | None) -> tuple[int, ...] | None:
+        if values is None:
+            return None
+        most = MAX_LABELS // 2
+        if any(not 1 <= n <= most for n in values):
+            raise ValueError(
+                f"from 1 to {most} labels per hemisphere ({MAX_LABELS:,} in all; of more, each "
+                "would have too few vertices to factorise)"
+            )
+        if len(set(values)) < len(values):
+            raise ValueError(f"a list without repeated values, not {list(values)}")
+        return values
+
+
+class CorrelationConfig(BaseModel, frozen=True, extra="forbid"):
+    """How correlations are averaged over runs."""
+
+    average: Literal["arithmetic", "fisher"] = Field(
+        default="arithmetic",
+        description=(
+            "'arithmetic' is the mean of the correlations. 'fisher' averages arctanh(r) and "
+            "transforms back, which weighs strong correlations more and takes longer. The "
+            "tutorial leaves the step empty."
+        ),
+    )
+    memory_budget_gib: float = Field(
+        default=2.0,
+        gt=0,
+        description=(
+            "Memory to work in, apart from the output. Less memory means that embeddings are "
+            "read more than once."
+        ),
+        json_schema_extra=NO_IDENTITY,
+    )
+    tile: int = Field(
+        default=1024,
+        ge=1,
+        description="Vertices along a side of a tile; a multiple of the chunks of a store.",
+        json_schema_extra=NO_IDENTITY,
+    )
+    device: Device = Field(default="cpu", description=DESCRIPTION, json_schema_extra=NO_IDENTITY)
+
+
+class ThresholdConfig(BaseModel, frozen=True, extra="forbid"):
+    """How a correlation becomes the local, non-negative matrix that a factorisation needs."""
+
+    smooth_sigma_mm: tuple[Annotated[float, Field(gt=0, le=1000)], ...] = Field(
+        default=(),
+        description=(
+            "Smooth spatial encodings beside the label files: each number adds one, in which a "
+            "correlation is weighted by exp(-d^2 / 2 sigma^2), with d the distance along the "
+            "cortex within a hemisphere, and by zero across. No border cuts a network in two. "
+            "Needs geodesic distances."
+        ),
+        # Each is a partition with a key of its own, which tells sigma.
+        json_schema_extra=NO_IDENTITY,
+    )
+
+    negatives: Literal["clip", "shift", "abs"] = Field(
+        default="clip",
+        description=(
+            "What to do with negative correlations, which a non-negative factorisation cannot "
+            "take: 'clip' sets them to 0, 'shift' maps r to (r + 1) / 2, 'abs' drops the sign. "
+            "The tutorial does not say; on raw BOLD a quarter to a half of all entries are "
+            "negative, and their share is recorded with the result."
+        ),
+    )
+    smoothing_fwhm_mm: float = Field(
+        default=16.0,
+        ge=0,
+        description=(
+            "Smooth the correlation along the cortex, over both of its vertices, before it is "
+            "thresholded: full width at half maximum of the Gaussian. Each vertex' correlation "
+            "with itself is left out, else its noise would be smeared over its neighbours. "
+            "0: not at all, as the tutorial. Where no mesh is named (inputs.surface, "
+            "inputs.surfaces), nothing is smoothed."
+        ),
+    )
+    exclusion_mm: float = Field(
+        default=0.0,
+        ge=0,
+        description=(
+            "Leave out the correlations of vertices up to so far apart along the cortex as well, "
+            "when correlations are smoothed and networks are found: noise is shared there."
+        ),
+    )
