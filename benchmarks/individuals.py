@@ -24,6 +24,7 @@ import scipy.sparse as sp
 from numpy.typing import NDArray
 from threadpoolctl import threadpool_limits
 
+from trend_dagster.project.fsaverage import load_fsaverage
 from trend_dagster.science.bold import BoldConfig, prepare
 from trend_dagster.science.connectivity.smoothing import smoother
 from trend_dagster.science.evidence.measures import match_labels, mean_dice
@@ -38,7 +39,6 @@ from trend_dagster.science.individuals.differences import measure_departure
 from trend_dagster.science.individuals.model import (
     Cortex,
     Individual,
-    IndividualsConfig,
     Others,
     PreparedRun,
     find_individual,
@@ -46,10 +46,10 @@ from trend_dagster.science.individuals.model import (
     possible_networks,
     prepare_run,
 )
+from trend_dagster.science.individuals.settings import IndividualsConfig
 from trend_dagster.science.surface import Surface
-from trend_dagster.storage.meshes import load_fsaverage
+from trend_dagster.validation.approaches import default_approach
 from trend_dagster.validation.recordings import Recording
-from trend_dagster.validation.ways import ours
 
 SEEDS = (801, 802, 803)  # used for no choice; 601 to 603 chose, 501 to 503 are the issue's
 VARIATIONS = (0.2, 0.6)
@@ -115,7 +115,7 @@ class Cohort:
         each = self.config.runs_per_subject
         return Recording(
             self.surface,
-            [self._simulated[1][p * each + r] for p, r in chosen],
+            {f"sub-{p:02d}_run-{r}": self._simulated[1][p * each + r] for p, r in chosen},
             [str(p) for p, _ in chosen],
         )
 
@@ -137,7 +137,7 @@ class Cohort:
 
     def map_of(self, recording: Recording) -> Labels:
         """Find networks as the default does, in the names of the planted ones."""
-        found = ours().find(recording, 2 * self.config.n_networks, 108)
+        found = default_approach().find(recording, 2 * self.config.n_networks, 108)
         return match_labels(found[self.mask], self.planted)
 
 

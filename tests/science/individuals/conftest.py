@@ -16,12 +16,12 @@ from trend_dagster.science.evidence.simulation import (
 )
 from trend_dagster.science.individuals.model import (
     Cortex,
-    IndividualsConfig,
     Others,
     PreparedRun,
     learn_prior,
     prepare_run,
 )
+from trend_dagster.science.individuals.settings import IndividualsConfig
 from trend_dagster.science.surface import Surface
 
 CONFIG = IndividualsConfig()

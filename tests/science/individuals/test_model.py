@@ -19,7 +19,7 @@ from trend_dagster.science.individuals.model import (
     prepare_run,
     weight_of_evidence,
 )
-from trend_dagster.science.surface import Surface, geodesic_distances
+from trend_dagster.science.surface import Surface, measure_distances
 
 
 def agreement(one: np.ndarray, other: np.ndarray) -> float:
@@ -135,7 +135,7 @@ def test_widths_are_in_mm(surface: Surface) -> None:
     mask = np.ones(surface.n_vertices, dtype=bool)
     mask[::7] = False
     cortex = Cortex.along(surface, mask, CONFIG)
-    d = geodesic_distances(surface)[mask][:, mask]
+    d = measure_distances(surface)[mask][:, mask]
     np.testing.assert_array_equal(cortex.near.toarray() > 0, d <= 10)
     for means in (cortex.smoother, cortex.around):
         np.testing.assert_allclose(means.sum(axis=1), 1, rtol=1e-5)

@@ -20,13 +20,13 @@ from trend_dagster.science.individuals.model import (
     Cortex,
     FloatArray,
     Individual,
-    IndividualsConfig,
     Others,
     PreparedRun,
     find_individual,
     near_products,
     prepare_run,
 )
+from trend_dagster.science.individuals.settings import IndividualsConfig
 
 _STRENGTH_FWHM = 2.0  # in widths of the smoother; strength is noisy, and changes slowly
 

@@ -8,7 +8,7 @@ approximation of a Potts model). A cohort's prior is learned in rounds: the coho
 then the mean posterior of the newborns.
 
 Nothing here is vertices by vertices but sparse matrices of vertices that are near each other.
-Reading order: settings, the cortex, a run, the prior, the evidence, a newborn, the cohort.
+Reading order: the cortex, a run, the prior, the evidence, a newborn, the cohort.
 """
 
 from __future__ import annotations
@@ -20,10 +20,10 @@ from functools import cached_property
 import numpy as np
 import scipy.sparse as sp
 from numpy.typing import NDArray
-from pydantic import BaseModel, Field
 from scipy import fft
 
 from trend_dagster.errors import InputError
+from trend_dagster.science.individuals.settings import IndividualsConfig
 from trend_dagster.science.surface import Surface, geodesic_neighbours, vertex_areas
 
 FloatArray = NDArray[np.floating]
@@ -33,67 +33,6 @@ Labels = NDArray[np.int32]
 _FWHM = np.sqrt(8 * np.log(2))  # of a Gaussian, in standard deviations
 _LEAST_ENERGY = 0.01  # share of a network's series that must be left to be compared with
 _PAIRS = 1 << 18  # whose products are computed at a time
-
-
-class IndividualsConfig(BaseModel, frozen=True, extra="forbid"):
-    """How each newborn's own networks are found, from the cohort's."""
-
-    smoothing_fwhm_mm: float = Field(
-        12.0,
-        gt=0,
-        description="Width (full at half maximum) over which a vertex' time series is averaged "
-        "along the cortex before it is compared with those of networks.",
-    )
-    exclusion_mm: float = Field(
-        10.0,
-        ge=0,
-        description="Vertices so near do not count in a network's time series when it is compared "
-        "with a vertex: they share its noise. Where the noise of the data is smoother than that, "
-        "the distance grows with it.",
-    )
-    prior_fwhm_mm: float = Field(
-        24.0,
-        gt=0,
-        description="How far borders are expected to move between newborns, before the newborns "
-        "themselves have told: the cohort's map is smoothed so much.",
-    )
-    prior_weight: float = Field(
-        0.8,
-        ge=0,
-        le=1,
-        description="Weight of the logarithm of the prior. Below 1, because prior and support "
-        "tell the same to some degree.",
-    )
-    support: float = Field(
-        9.0,
-        ge=0,
-        description="Log odds (nats) that a vertex gains for a network when all the cortex around "
-        "it belongs to that network.",
-    )
-    support_mm: float = Field(
-        14.0,
-        gt=0,
-        description="Distance of the cortex 'around' a vertex: a ring, for what is nearer shares "
-        "the vertex' smoothed noise and tells nothing new.",
-    )
-    rounds: int = Field(
-        3,
-        ge=1,
-        description="Rounds over the cohort; after each, the prior is the newborns' mean "
-        "posterior.",
-    )
-    iterations: int = Field(
-        6,
-        ge=1,
-        description="Turns between a newborn's network series and its map in the first round; two "
-        "in each round after it.",
-    )
-    floor: float = Field(
-        1e-3,
-        gt=0,
-        lt=1,
-        description="Least prior of a network anywhere in its hemisphere: nothing is impossible.",
-    )
 
 
 @dataclass(frozen=True, eq=False)
