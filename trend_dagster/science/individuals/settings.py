@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from pydantic import BaseModel, Field
+from pydantic import BaseModel, Field, field_validator
 
 
 class IndividualsConfig(BaseModel, frozen=True, extra="forbid"):
@@ -64,3 +64,34 @@ class IndividualsConfig(BaseModel, frozen=True, extra="forbid"):
         lt=1,
         description="Least prior of a network anywhere in its hemisphere: nothing is impossible.",
     )
+    n_nulls: int = Field(
+        8,
+        ge=0,
+        description="Times each newborn is made without any difference from the cohort, to tell "
+        "whether it differs. 0: no newborn's own networks are looked for at all, for without "
+        "the null nobody knows what a difference means; with 1 or 2 it is not known how far the "
+        "null varies.",
+    )
+    random_state: int = Field(108, ge=0, description="Seed of the nulls.")
+    participants: str | None = Field(
+        None,
+        description="Table of the newborns (BIDS participants.tsv), relative to the project "
+        "folder; its columns join the table individuals.csv.",
+    )
+    associate: tuple[str, ...] = Field(
+        (),
+        description="Numeric columns of that table, such as age_at_scan: does the area or "
+        "homogeneity of a network go with them? Exploratory.",
+    )
+    covariates: tuple[str, ...] = Field(
+        ("minutes",),
+        description="Columns that such an association is corrected for; those that are the same "
+        "for all newborns explain nothing and are left out.",
+    )
+
+    @field_validator("n_nulls")
+    @classmethod
+    def _enough(cls, value: int) -> int:
+        if value in (1, 2):
+            raise ValueError("0, or at least 3: with fewer it is not known how far they vary")
+        return value
