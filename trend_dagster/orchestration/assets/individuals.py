@@ -286,7 +286,8 @@ def _minutes(runs: Sequence[Version]) -> float | None:
     times = [run.facts.get("repetition_time_s") for run in runs]
     if None in times:
         return None
-    seconds = sum(run.facts["n_timepoints"] * t for run, t in zip(runs, times, strict=True))
+    lengths = [float(run.facts["n_timepoints"]) for run in runs]
+    seconds = float(np.dot(lengths, np.array(times, dtype=np.float64)))
     return round(seconds / 60, 3)
 
 
