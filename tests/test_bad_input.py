@@ -265,6 +265,13 @@ def _(desk):
     return desk.run("bold")
 
 
+@case("bold-long-name", fast=True)
+def _(desk):
+    path = desk.folder / "bold" / "sub-02_run-1.npy"
+    path.rename(path.with_name("sub-02_" + "x" * 234 + ".npy"))
+    return desk.run("bold")
+
+
 class Bomb:
     """A Python object that would leave a trace if it were unpickled."""
 

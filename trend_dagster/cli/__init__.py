@@ -13,6 +13,8 @@ from trend_dagster.cli import (  # noqa: I001 - the order of `trend --help`
     show,
     export,
     dev,
+    doctor,
+    gc,
     examples,
     imports,
     validate,
@@ -21,8 +23,10 @@ from trend_dagster.cli.app import main
 
 __all__ = [
     "dev",
+    "doctor",
     "examples",
     "export",
+    "gc",
     "imports",
     "main",
     "runs",

@@ -13,7 +13,7 @@ import typer
 from rich.console import Console
 from rich.markup import escape
 
-from trend_dagster.errors import TrendError
+from trend_dagster.errors import SAID_IN_WORDS, TrendError, cannot_write
 
 app = typer.Typer(
     no_args_is_help=True,
@@ -57,6 +57,9 @@ def main() -> None:
     except Exception as error:
         if debugging():
             raise
+        if isinstance(error, OSError) and error.filename and error.errno in SAID_IN_WORDS:
+            _say_error(f"StoreError: {cannot_write(str(error.filename), error)}")
+            raise SystemExit(1) from None
         _say_error(
             f"{type(error).__name__}: {error}. That should not happen: the same command with "
             "--debug shows where it arose."

@@ -41,7 +41,13 @@ from typing import Any
 import dagster as dg
 from pydantic import Field
 
-from trend_dagster.errors import InputError, MissingUpstreamError, StoreError, TrendError
+from trend_dagster.errors import (
+    InputError,
+    MissingUpstreamError,
+    StoreError,
+    TrendError,
+    cannot_write,
+)
 from trend_dagster.files import replace_file
 from trend_dagster.orchestration.io_managers import NONE, Published, Result
 from trend_dagster.orchestration.partitions import PARTITIONS, to_partition
@@ -929,12 +935,7 @@ def _deliver(task: Task, files: Mapping[str, bytes]) -> None:
         try:
             replace_file(outputs / name, content)
         except OSError as error:
-            raise StoreError(
-                f"file {outputs / name}",
-                expected="a folder that can be written to, on a disk with room",
-                found=error.strerror or str(error),
-                remedy="Free space or mend the permissions, then run again.",
-            ) from error
+            raise cannot_write(f"file {outputs / name}", error) from error
     for name, digest in old.items():
         path = outputs / name
         if name not in files and path.is_file() and digest_of_file(path) == digest:

@@ -59,14 +59,14 @@ def write_pictures(project: Project, version: Version) -> list[Path]:
 def _recorded(project: Project, version: Version) -> dict[str, bytes]:
     """Pictures of the newest record that has any, by title; one that was kept has none."""
     # Loads sqlalchemy, which takes long.
-    from trend_dagster.orchestration.instance import open_instance
+    from trend_dagster.orchestration.instance import open_records
 
     key = to_key(version.partition)
     which = dg.AssetRecordsFilter(
         dg.AssetKey(version.asset), asset_partitions=None if key is None else [key]
     )
-    with open_instance(project.folder) as instance:
-        records = instance.fetch_materializations(which, limit=10).records
+    with open_records(project.folder) as instance:
+        records = instance.fetch_materializations(which, limit=10).records if instance else []
     for record in records:
         materialization = record.asset_materialization
         metadata = materialization.metadata if materialization else {}

@@ -14,6 +14,7 @@ from numpy.typing import NDArray
 
 from trend_dagster.errors import InputError
 
+MOST_CHARACTERS = 200  # file systems take 255, of which names of outputs add some
 _UNSAFE = re.compile(r"[^A-Za-z0-9_.-]+")
 _STRIPE = 512
 _SUBJECT = re.compile(r"(?:^|_)sub-([A-Za-z0-9]+)(?=_|$)")
@@ -80,7 +81,19 @@ def key_of(path: Path) -> str:
     -------
     str
         Letters, digits, ``_``, ``-`` and ``.`` only; never starts with a dot.
+
+    Raises
+    ------
+    InputError
+        If it is too long for the names of folders and files that are made of it.
     """
+    if len(path.name) > MOST_CHARACTERS:
+        raise InputError(
+            f"file {path.name}",
+            expected=f"a name of at most {MOST_CHARACTERS} characters",
+            found=f"{len(path.name)}",
+            remedy="Rename it.",
+        )
     stem = path.name.removesuffix(".npy").encode("utf-8", "replace").decode()
     key = _UNSAFE.sub("_", stem).lstrip(".")
     return key or f"file_{hashlib.sha256(stem.encode()).hexdigest()[:8]}"

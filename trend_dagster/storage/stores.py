@@ -38,15 +38,19 @@ from numpy.typing import NDArray
 from zarr.codecs import BloscCodec, Crc32cCodec
 from zarr.storage import LocalStore
 
-from trend_dagster.errors import StoreError
+from trend_dagster.errors import StoreError, cannot_write
 from trend_dagster.files import replace_file as replace_file
 from trend_dagster.files import sync
+from trend_dagster.storage.locks import flock
 from trend_dagster.storage.provenance import Recipe, digest_of_folder, library_versions
 from trend_dagster.storage.schema import ANY_ARRAYS, CHUNK_BYTES, SCHEMA, ArraySpec
 
 STORE_FORMAT = 1
 POINTER = "current"
 FAILURE = ".failed"
+NOTHING_LOST = (
+    "run again: what was published before is complete, and only this output has to be made again."
+)
 SAFE_NAME = re.compile(r"[A-Za-z0-9_-][A-Za-z0-9_.-]*")
 
 Partition = Mapping[str, str]
@@ -391,11 +395,7 @@ class Store:
 
     def size(self, asset: str) -> int:
         """Bytes on disk of all versions of an asset, with unfinished work."""
-        sizes = 0
-        for path in (self.root / asset).rglob("*"):
-            with suppress(FileNotFoundError):  # collected meanwhile
-                sizes += path.lstat().st_size if path.is_file() else 0
-        return sizes
+        return size_of(self.root / asset)
 
     def scratch(self, asset: str, partition: Partition, recipe: Recipe) -> Path:
         """Folder for unfinished work that a later attempt at the same recipe may take up."""
@@ -447,11 +447,11 @@ class Store:
             path.mkdir(parents=True)
             lock = _lock(path, fcntl.LOCK_EX)
         except OSError as error:
-            raise self._unwritable(folder, error) from error
+            raise cannot_write(f"store {folder}", error, NOTHING_LOST) from error
         try:
             yield Draft(asset, path, lock)
         except OSError as error:
-            raise self._unwritable(folder, error) from error
+            raise cannot_write(f"store {folder}", error, NOTHING_LOST) from error
         finally:
             os.close(lock)
             shutil.rmtree(path, ignore_errors=True)
@@ -524,9 +524,9 @@ class Store:
             _sync_tree(draft.path)
             draft.path.rename(version.path)
             replace_file(folder / POINTER, f"{version.path.name}\n".encode())
-            fcntl.flock(draft.lock, fcntl.LOCK_SH)  # from here on it may be read
+            flock(draft.lock, fcntl.LOCK_SH)  # from here on it may be read
         except OSError as error:
-            raise self._unwritable(folder, error) from error
+            raise cannot_write(f"store {folder}", error, NOTHING_LOST) from error
         (folder / FAILURE).unlink(missing_ok=True)
         shutil.rmtree(self.scratch(draft.asset, partition, recipe), ignore_errors=True)
         self._collect(folder)
@@ -554,19 +554,10 @@ class Store:
         for name, successor in zip(others, [*others[1:], current], strict=False):
             rank = len(others) - others.index(name)
             if rank >= self.keep_versions and _made_at(successor) < cutoff:
-                _remove_unless_used(folder / name)
+                remove_unless_used(folder / name)
         for partial in folder.glob(".partial-*"):
             if _made_at(partial.name.removeprefix(".partial-")) < time.time() - 60:
-                _remove_unless_used(partial)
-
-    def _unwritable(self, folder: Path, error: OSError) -> StoreError:
-        return StoreError(
-            f"store {folder}",
-            expected="a folder that can be written to, on a disk with room",
-            found=error.strerror or str(error),
-            remedy="Free space or mend the permissions, then run again: what was published before "
-            "is complete, and only this output has to be made again.",
-        )
+                remove_unless_used(partial)
 
 
 def _text(path: Path) -> str | None:
@@ -599,22 +590,44 @@ def _chunks(shape: tuple[int, ...], itemsize: int) -> tuple[int, ...]:
 
 def _lock(folder: Path, kind: int) -> int:
     handle = os.open(folder, os.O_RDONLY)
-    fcntl.flock(handle, kind)
+    flock(handle, kind)
     return handle
 
 
-def _remove_unless_used(folder: Path) -> None:
+def pointed_to(folder: Path) -> str | None:
+    """Name the current version in the folder of an output; None if there is none."""
+    return _text(folder / POINTER)
+
+
+def size_of(path: Path) -> int:
+    """Bytes on disk of a file, or of all files below a folder."""
+    size = 0
+    for file in (path, *path.rglob("*")):
+        with suppress(FileNotFoundError):  # collected meanwhile
+            size += file.lstat().st_size if file.is_file() else 0
+    return size
+
+
+def remove_unless_used(folder: Path) -> None:
+    """Remove a version, unless it is the current one or a process reads or writes it.
+
+    Parameters
+    ----------
+    folder : Path
+        The version's.
+    """
     try:
         handle = os.open(folder, os.O_RDONLY)
     except FileNotFoundError:
         return
     try:
-        fcntl.flock(handle, fcntl.LOCK_EX | fcntl.LOCK_NB)
+        if not flock(handle, fcntl.LOCK_EX | fcntl.LOCK_NB):
+            return  # no locks here: nobody knows whether it is read
     except BlockingIOError:
         return
     else:
         # A writer holds its lock until the pointer is replaced, so only now is this for certain.
-        if _text(folder.parent / POINTER) != folder.name:
+        if pointed_to(folder.parent) != folder.name:
             shutil.rmtree(folder, ignore_errors=True)
     finally:
         os.close(handle)

@@ -68,7 +68,7 @@ def _no_controls(settings: Settings) -> str | None:
 
 
 @stored_asset(
-    group="controls",
+    group="evidence",
     inputs=[bold],
     settings=("controls", "cohort", "autoencoder", "training", "features", "correlation"),
     nothing_to_do=_no_controls,
@@ -104,7 +104,7 @@ def _made_by(maker: FeatureMaker, run: Version) -> Run:
 
 
 @stored_asset(
-    group="controls",
+    group="evidence",
     dims=(LABEL_FILE, N_COMPONENTS),
     inputs=[control_correlation, geodesic_labels, geodesic_distances, cortex],
     settings=GRID,
@@ -150,7 +150,7 @@ HALVES = ("first", "second")
 
 
 @stored_asset(
-    group="validation",
+    group="evidence",
     inputs=[bold, embeddings, trained_model],
     settings=("validation", "features", "correlation"),
     nothing_to_do=why_no_stability,
@@ -192,7 +192,7 @@ def _part_of(maker: FeatureMaker, run: Version, half: int) -> Run:
 
 
 @stored_asset(
-    group="validation",
+    group="evidence",
     inputs=[bold, split_correlation, trained_model, cortex],
     settings=("validation", "features", "correlation"),
     nothing_to_do=why_no_stability,
@@ -284,7 +284,7 @@ def _worker_bytes(settings: Settings, inputs: Mapping[str, list[Version]], n_thr
 
 
 @stored_asset(
-    group="validation",
+    group="evidence",
     dims=(LABEL_FILE, N_COMPONENTS),
     inputs=[split_correlation, null_correlation, geodesic_labels, geodesic_distances, cortex],
     settings=GRID,
