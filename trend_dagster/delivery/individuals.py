@@ -7,12 +7,13 @@ from pathlib import Path
 from typing import TYPE_CHECKING
 
 import numpy as np
-import pandas as pd
 
 from trend_dagster.errors import InputError
 from trend_dagster.storage.stores import Version
 
 if TYPE_CHECKING:
+    import pandas as pd
+
     from trend_dagster.science.individuals.series import NetworkSeries
 
 FOLDER = "individuals"
@@ -46,6 +47,8 @@ def series_files(
         By path below the project's outputs; a row for each volume, a column for each network,
         ``n/a`` for a network without signal.
     """
+    import pandas as pd
+
     files = {}
     for name, parcellations in zip(MAPS, made, strict=True):
         for n, series in zip(n_clusters, parcellations, strict=True):
@@ -72,6 +75,8 @@ def individuals_table(newborns: Sequence[Version]) -> pd.DataFrame:
     DataFrame
         A row for each newborn, parcellation and network (from 1).
     """
+    import pandas as pd
+
     rows = []
     for newborn in newborns:
         network = {name: newborn.read(f"network_{name}") for name in MEASURES}
@@ -112,6 +117,8 @@ def read_participants(path: Path) -> pd.DataFrame:
     InputError
         If it cannot be read, or newborns are missing or named twice.
     """
+    import pandas as pd
+
     try:
         table = pd.read_csv(path, sep="\t", na_values=["n/a"], dtype={"participant_id": str})
     except (OSError, ValueError) as error:
@@ -154,6 +161,8 @@ def association_files(
     """
     if not columns:
         return {}
+    import pandas as pd
+
     from trend_dagster.science.individuals.association import associate
 
     found = [
