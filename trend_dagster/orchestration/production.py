@@ -8,7 +8,7 @@ An asset is a function of a :class:`Task` and of the assets that its other param
 rules hold for all of them:
 
 - *Dependence*: a partition is made from the upstream partition that shares its dimensions, and from
-  all partitions along the dimensions that it does not have.
+  all partitions along the dimensions that it does not have; a subject, from its own runs only.
 - *Currency*: an output whose stored recipe (code version, settings, digests of its inputs) equals
   today's is current, and is kept.
 - *Absence*: an asset that has nothing to do under the settings is an exclusion that says why
@@ -52,7 +52,7 @@ from trend_dagster.files import replace_file
 from trend_dagster.orchestration.io_managers import NONE, Published, Result
 from trend_dagster.orchestration.partitions import PARTITIONS, to_partition
 from trend_dagster.orchestration.private import HOST_TAG, PROCESS_TAG, RECORDED_ONE_BY_ONE
-from trend_dagster.project.folder import N_COMPONENTS, Project
+from trend_dagster.project.folder import BOLD_RUN, N_COMPONENTS, SUBJECT, Project, subject_key
 from trend_dagster.project.settings import Settings
 from trend_dagster.science.cores import usable_cores
 from trend_dagster.storage.provenance import (
@@ -281,7 +281,11 @@ class StoredAsset:
     ) -> list[Partition]:
         """Partitions of an input that an output is made from."""
         shared = {dim: partition[dim] for dim in upstream.dims if dim in partition}
-        found = [p for p in upstream.partitions(project) if shared.items() <= p.items()]
+        found = [
+            p
+            for p in upstream.partitions(project)
+            if shared.items() <= p.items() and _same_subject(p, partition)
+        ]
         # Where its file is gone, what is stored may still be used.
         return found if found or not shared else [shared]
 
@@ -473,6 +477,13 @@ class StoredAsset:
         elif self.takes_all_of(upstream):
             mapping = dg.AllPartitionMapping()
         return dg.AssetDep(upstream.name, partition_mapping=mapping)
+
+
+def _same_subject(run: Partition, partition: Partition) -> bool:
+    """Tell whether a run, if it is one, is of the subject of a partition, if it has one."""
+    if BOLD_RUN not in run or SUBJECT not in partition:
+        return True
+    return subject_key(run[BOLD_RUN]) == partition[SUBJECT]
 
 
 def stored(definition: dg.AssetsDefinition) -> StoredAsset:

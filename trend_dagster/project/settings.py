@@ -30,6 +30,7 @@ from pydantic import (
 from trend_dagster.errors import SettingsError
 from trend_dagster.science.evidence.settings import ValidationConfig
 from trend_dagster.science.identity import NO_IDENTITY
+from trend_dagster.science.individuals.settings import IndividualsConfig
 from trend_dagster.science.parcellation.settings import SelectionConfig
 from trend_dagster.science.settings import MethodSettings
 from trend_dagster.storage.provenance import flatten
@@ -232,6 +233,7 @@ class Settings(MethodSettings, _Project, frozen=True, extra="forbid"):
 
     validation: ValidationConfig = ValidationConfig()
     selection: SelectionConfig = SelectionConfig()
+    individuals: IndividualsConfig = IndividualsConfig()
     controls: ControlsConfig = ControlsConfig()
     delivery: DeliveryConfig = DeliveryConfig()
     storage: StorageConfig = StorageConfig()
@@ -261,6 +263,26 @@ def surface_labels(settings: Settings) -> dict[str, int]:
 def made_encodings(settings: Settings) -> list[str]:
     """Partition keys of the spatial encodings that no file of the user stands behind."""
     return [*surface_labels(settings), *settings.thresholding.kernels()]
+
+
+def why_no_individuals(settings: Settings) -> str | None:
+    """Say why no newborn's own networks are looked for; None if they are.
+
+    Parameters
+    ----------
+    settings : Settings
+        Of the project.
+
+    Returns
+    -------
+    str or None
+        A clause for messages.
+    """
+    if settings.individuals.n_nulls == 0:
+        return "individuals.n_nulls is 0, and without a null a newborn's difference says nothing"
+    if not settings.inputs.has_mesh:
+        return "no mesh is named (inputs.surface), and a newborn's networks are found along one"
+    return None
 
 
 def why_no_stability(settings: Settings) -> str | None:

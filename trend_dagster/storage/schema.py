@@ -118,6 +118,31 @@ ANY_ARRAYS = "*"
 
 _TABLE = {ANY_ARRAYS: ArraySpec(("cell",), "float64", "one column of the table")}
 
+
+def _networks(description: str, unit: str) -> ArraySpec:
+    return ArraySpec(("parcellation", "kept_vertex", "network"), "float32", description, unit)
+
+
+def _of_newborn(description: str) -> ArraySpec:
+    return ArraySpec(("parcellation",), "float64", description)
+
+
+_DEPARTURE = {
+    "share": "share of the cortex with another network than the cohort's",
+    "null": "the same without any difference, mean",
+    "null_sd": "its standard deviation",
+    "excess": "share less that of the null",
+    "z": "excess in standard deviations of the null",
+    "different": "1 where the excess is beyond chance",
+    "excess_vertices": "vertices beyond the null; 0 where not beyond chance",
+}
+
+_SERIES = ArraySpec(
+    ("map", "parcellation", "timepoint", "network"),
+    "float64",
+    "mean of each network, cohort's map and own map; runs one after another",
+)
+
 SCHEMA: dict[str, dict[str, ArraySpec]] = {
     "bold": {
         "bold": ArraySpec(("vertex", "timepoint"), "float32", "BOLD signal", "as in the file"),
@@ -193,6 +218,72 @@ SCHEMA: dict[str, dict[str, ArraySpec]] = {
         "keys": ArraySpec(
             ("parcellation", "vertex"), "int32", "number of each vertex in the files; 0 no signal"
         ),
+    },
+    "individual_prior": {
+        "n_clusters": ArraySpec(("parcellation",), "int64", "number of clusters asked for"),
+        "labels": ArraySpec(
+            ("parcellation", "vertex"), "int32", "network most newborns have; -1 no signal"
+        ),
+        "map_prior": _networks("the cohort's map, its borders smoothed", "probability"),
+        "total": _networks("sum of the newborns' posteriors", "newborns"),
+        "posteriors": ArraySpec(
+            ("subject", "parcellation", "kept_vertex", "network"),
+            "float32",
+            "posterior of each newborn",
+            "probability",
+        ),
+        "vertex_mask": _MASK,
+    },
+    "individual_networks": {
+        "n_clusters": ArraySpec(("parcellation",), "int64", "number of clusters asked for"),
+        "labels": ArraySpec(
+            ("parcellation", "vertex"), "int32", "the newborn's network; -1 no signal"
+        ),
+        "cohort_labels": ArraySpec(
+            ("parcellation", "vertex"), "int32", "the cohort's network; -1 no signal"
+        ),
+        "probability": ArraySpec(
+            ("parcellation", "vertex", "network"), "float32", "of each network; 0 without signal"
+        ),
+        "confidence": ArraySpec(
+            ("parcellation", "vertex"), "float32", "probability of the newborn's network"
+        ),
+        "vertex_mask": _MASK,
+        "agreement": _of_newborn("share of vertices alike in two halves of the runs"),
+        **{f"departure_{name}": _of_newborn(text) for name, text in _DEPARTURE.items()},
+        **{
+            f"network_{name}": ArraySpec(("parcellation", "network"), "float64", text, unit)
+            for name, text, unit in (
+                ("area_mm2", "area of the network", "mm^2"),
+                ("homogeneity", "mean correlation within", "correlation"),
+                ("silhouette", "mean silhouette, distance 1 - correlation", "1"),
+                ("confidence", "mean confidence", "probability"),
+            )
+        },
+    },
+    "network_series": {
+        "n_clusters": ArraySpec(("parcellation",), "int64", "number of clusters asked for"),
+        "mean": _SERIES,
+        "eigenvariate": replace(_SERIES, description="first eigenvariate of each network"),
+        "n_timepoints": ArraySpec(("bold_run",), "int64", "length of each run", "volumes"),
+    },
+    "network_connectivity": {
+        "n_clusters": ArraySpec(("parcellation",), "int64", "number of clusters asked for"),
+        **{
+            f"{prefix}{name}": ArraySpec(
+                ("map", "parcellation", *run, "network", "other_network"), "float64", text
+            )
+            for prefix, run in (("", ()), ("run_", ("bold_run",)))
+            for name, text in (
+                ("correlation", "full correlation"),
+                ("partial", "partial correlation"),
+                ("z", "Fisher's z of the full correlation"),
+                ("partial_z", "Fisher's z of the partial correlation"),
+            )
+        },
+    },
+    "individuals": {
+        ANY_ARRAYS: ArraySpec(("row",), "float64", "one column of the table"),
     },
     "report": {"sha256": ArraySpec(("byte",), "uint8", "SHA-256 of the page")},
     "control_correlation": {

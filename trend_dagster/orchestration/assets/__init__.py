@@ -15,6 +15,7 @@ from trend_dagster.orchestration.assets import (
     delivery,
     evidence,
     features,
+    individuals,
     inputs,
     parcellation,
 )
@@ -23,7 +24,15 @@ from trend_dagster.project.settings import nearest
 
 _DEFINED: dict[str, dg.AssetsDefinition] = {
     stored(found).name: found
-    for module in (inputs, features, connectivity, parcellation, evidence, delivery)
+    for module in (
+        inputs,
+        features,
+        connectivity,
+        parcellation,
+        individuals,
+        evidence,
+        delivery,
+    )
     for found in vars(module).values()
     if isinstance(found, dg.AssetsDefinition)
     and stored(found).compute.__module__ == module.__name__  # not what it imports
