@@ -1,7 +1,8 @@
 # The words a person uses; CI uses the same.
 #
 #   make demo       install, simulate a small cohort, run everything, show where the results are
-#   make test       install and test (all of it; `make test-fast` leaves the slow tests out)
+#   make test       install and test (all but faults; `make test-fast` leaves the slow tests out)
+#   make test-faults   processes killed at random, full disks, no locks (needs root for the disks)
 #   make real       the same graph on one real person's BOLD   (VERTICES=642, 2562 or 10242)
 #   make dev        the Dagster UI of a project on 127.0.0.1   (PROJECT=demo, PORT=3000)
 #   make check      formatting, lint, types, the import contract
@@ -14,11 +15,11 @@ PROJECT ?= demo
 PORT ?= 3000
 VERTICES ?= 642
 PARALLEL := --numprocesses 2 --dist loadgroup
-BENCHMARKS := sweep correlation train_step geodesic read_cifti
+BENCHMARKS := sweep correlation train_step geodesic read_cifti individuals
 REAL := $(if $(filter 642,$(VERTICES)),real,real-$(VERTICES))
 
 .DEFAULT_GOAL := help
-.PHONY: help demo real dev test test-fast check format bench clean
+.PHONY: help demo real dev test test-fast test-faults check format bench clean
 
 help:
 	@sed -n 's/^#   //p' Makefile
@@ -44,10 +45,13 @@ dev: $(VENV)/.installed
 	$(BIN)/trend dev $(PROJECT) --port $(PORT)
 
 test: $(VENV)/.installed-dev
-	$(BIN)/python -m pytest $(PARALLEL)
+	$(BIN)/python -m pytest $(PARALLEL) -m "not faults"
 
 test-fast: $(VENV)/.installed-dev
 	$(BIN)/python -m pytest $(PARALLEL) -m "not slow"
+
+test-faults: $(VENV)/.installed-dev
+	$(BIN)/python -m pytest tests/faults -m faults
 
 check: $(VENV)/.installed-dev
 	$(BIN)/ruff format --check .

@@ -29,6 +29,11 @@ NOTHING_TO_DO = {
     "split_correlation",
     "null_correlation",
     "stability",
+    "individual_prior",
+    "individual_networks",
+    "network_series",
+    "network_connectivity",
+    "individuals",
 }
 
 SETTINGS = """\

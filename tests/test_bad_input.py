@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 import os
 import re
 import shutil
@@ -22,7 +23,7 @@ from nibabel import cifti2
 from nibabel.freesurfer import write_annot
 from sklearn.exceptions import ConvergenceWarning
 
-from tests.conftest import N_VERTICES, Finished, run, simulate_run
+from tests.conftest import MEDIAL_WALL, N_VERTICES, Finished, run, simulate_run
 from tests.spheres import brain, halves, write_gifti
 from trend_dagster import cli
 from trend_dagster.orchestration.assets import ASSETS
@@ -265,6 +266,13 @@ def _(desk):
     return desk.run("bold")
 
 
+@case("bold-long-name", fast=True)
+def _(desk):
+    path = desk.folder / "bold" / "sub-02_run-1.npy"
+    path.rename(path.with_name("sub-02_" + "x" * 234 + ".npy"))
+    return desk.run("bold")
+
+
 class Bomb:
     """A Python object that would leave a trace if it were unpickled."""
 
@@ -455,6 +463,192 @@ def _(desk):
     return desk.run("bold")
 
 
+STRUCTURE = {"L": "CortexLeft", "R": "CortexRight"}
+
+
+def gifti_series(
+    path: Path,
+    signal: np.ndarray,
+    header: str | None = None,
+    intent: str = "TIME_SERIES",
+    others: dict[str, np.ndarray] | None = None,
+    step: str | None = None,
+) -> None:
+    """Write one hemisphere: arrays of other intents first, then one array for each volume."""
+    arrays = [
+        nib.gifti.GiftiDataArray(values, f"NIFTI_INTENT_{name}")
+        for name, values in (others or {}).items()
+    ]
+    meta = {} if step is None else {"TimeStep": step}
+    arrays += [
+        nib.gifti.GiftiDataArray(np.ascontiguousarray(v), f"NIFTI_INTENT_{intent}", meta=dict(meta))
+        for v in signal.T
+    ]
+    named = {} if header is None else {"AnatomicalStructurePrimary": STRUCTURE[header]}
+    nib.save(nib.gifti.GiftiImage(darrays=arrays, meta=nib.gifti.GiftiMetaData(named)), path)
+
+
+def gifti_pair(desk: Desk, name: str = SECOND, signal: np.ndarray | None = None, **more) -> None:
+    """A run as a pair of GIFTI files, in place of a .npy."""
+    stem = in_place_of(desk, name)
+    signal = simulate_run(1) if signal is None else signal
+    for side, part in zip("LR", np.split(signal, 2), strict=True):
+        gifti_series(stem.with_name(f"{name}_hemi-{side}_bold.func.gii"), part, **more)
+
+
+@case("bold-header-side")
+def _(desk):
+    stem = in_place_of(desk)
+    for side, other, part in zip("LR", "RL", np.split(simulate_run(1), 2), strict=True):
+        path = stem.with_name(f"{SECOND}_hemi-{side}_bold.func.gii")
+        gifti_series(path, part, header=other)
+    return desk.run("bold")
+
+
+@case("bold-hemisphere-twice")
+def _(desk):
+    left = simulate_run(1)[:45]
+    desk.bold(np.concatenate([left, left]))
+    return desk.run("bold")
+
+
+@case("bold-copies", may_change=("bold", "embeddings"))
+def _(desk):
+    desk.bold(3 * np.load(desk.folder / "bold" / "sub-01_run-1.npy") + 5)
+    said = desk.run("bold", status=0)
+    assert "note bold[bold_run=sub-02_run-1]: sub-01_run-1 and this one are the same" in said
+    assert "sub-01_run-1 and this one are the same" in desk.trend("status", desk.folder, status=0)
+    return desk.run("bold", "embeddings", "average_correlation")
+
+
+@case("bold-intents")
+def _(desk):
+    gifti_pair(desk, intent="SHAPE")
+    return desk.run("bold")
+
+
+@case("bold-mean-beside", may_change=("bold",))
+def _(desk):
+    mean = simulate_run(1)[:45].mean(axis=1)
+    gifti_pair(desk, others={"SHAPE": mean})
+    return desk.run("bold", status=0)
+
+
+@case("bold-sparse")
+def _(desk):
+    index = np.arange(45, dtype=np.int32) * 2
+    gifti_pair(desk, others={"NODE_INDEX": index})
+    return desk.run("bold")
+
+
+@case("bold-nan-wall", may_change=("bold",))
+def _(desk):
+    bold = simulate_run(1)
+    bold[MEDIAL_WALL] = np.nan
+    desk.bold(bold)
+    return desk.run("bold", status=0)
+
+
+@case("bold-time-unit", may_change=("bold",))
+def _(desk):
+    gifti_pair(desk, step="2.0")  # milliseconds by the standard
+    return desk.run("bold", status=0)
+
+
+@case("bold-filter-unit")
+def _(desk):
+    gifti_pair(desk, step="2.0")
+    desk.add_settings("bold: {low_pass_hz: 0.1, repetition_time: 2000}")
+    return desk.run("bold")
+
+
+@case("bold-part", may_change=("bold",))
+def _(desk):
+    bold = simulate_run(1)
+    bold[:54] = 0
+    desk.bold(bold)
+    return desk.run("bold", status=0)
+
+
+@case("bold-tasks", fast=True)
+def _(desk):
+    for task in ("rest", "movie"):
+        desk.bold(simulate_run(1), f"sub-09_task-{task}_run-1.npy")
+    return desk.run("bold")
+
+
+@case("bold-select", fast=True)
+def _(desk):
+    desk.replace_settings("inputs: {", "inputs: {select: {sesion: 1, run: 1}, ")
+    return desk.run("bold")
+
+
+@case("bold-surface-nifti")
+def _(desk):
+    signal = simulate_run(1)[:45, None, None, :]
+    nib.save(nib.Nifti1Image(signal, np.eye(4)), f"{in_place_of(desk)}.nii.gz")
+    return desk.run("bold")
+
+
+@case("bold-other-format")
+def _(desk):
+    (desk.folder / "bold" / "sub-07_bold.mat").touch()
+    return desk.run("bold", status=0)
+
+
+@case("bold-left-out", may_change=("bold",))
+def _(desk):
+    desk.bold(np.ones((N_VERTICES, 40), dtype=np.float32))
+    return desk.run("bold", status=0)
+
+
+def confounds(desk: Desk, leave_out: str = "", **bold: object) -> None:
+    """A confounds table beside every run."""
+    for path in desk.folder.glob("bold/*.npy"):
+        columns = ["trans_x", "framewise_displacement"]
+        if path.stem == SECOND:
+            columns = [name for name in columns if name != leave_out]
+        lines = ["\t".join(columns), *["\t".join("0.9" for _ in columns)] * 40]
+        table = path.with_name(f"{path.stem}_desc-confounds_timeseries.tsv")
+        table.write_text("\n".join(lines) + "\n")
+    desk.add_settings(f"bold: {json.dumps(bold)}")
+
+
+@case("confounds-misspelt")
+def _(desk):
+    confounds(desk, confounds=["trans_xx"])
+    said = desk.run("bold")
+    assert said.count("error setting bold.confounds") == 1
+    assert "1 errors" in said
+    return said
+
+
+@case("confounds-column", may_change=("bold",))
+def _(desk):
+    confounds(desk, leave_out="trans_x", confounds=["trans_?"])
+    said = desk.run("bold")
+    assert "5 made" in said
+    return said
+
+
+@case("confounds-none")
+def _(desk):
+    desk.add_settings("bold: {confounds: [trans_x]}")
+    return desk.run("bold")
+
+
+@case("censor-too-much", may_change=("bold",))
+def _(desk):
+    confounds(desk, censor={"above": 0.5})
+    return desk.run("bold", status=0)
+
+
+@case("censor-minutes", may_change=("bold",))
+def _(desk):
+    confounds(desk, drop_first=10, minimum_minutes=1.5, repetition_time=2)
+    return desk.run("bold", status=0)
+
+
 @case("bold-one-key", fast=True)
 def _(desk):
     for name in ("sub 01.npy", "sub+01.npy"):
@@ -578,6 +772,48 @@ def _(desk):
     return desk.run("geodesic_labels")
 
 
+def write_labels(desk: Desk, header: dict[str, str], arrays: np.ndarray) -> None:
+    """A pair of .label.gii whose headers name these hemispheres."""
+    for side, keys in zip("LR", np.split(arrays, 2), strict=True):
+        image = nib.gifti.GiftiImage(
+            darrays=[nib.gifti.GiftiDataArray(keys.astype(np.int32), "NIFTI_INTENT_LABEL")],
+            meta=nib.gifti.GiftiMetaData({"AnatomicalStructurePrimary": STRUCTURE[header[side]]}),
+        )
+        path = desk.folder / "geodesic_labels" / f"wrong.{side}.label.gii"
+        path.write_bytes(image.to_bytes())
+
+
+@case("labels-header-side")
+def _(desk):
+    write_labels(desk, {"L": "R", "R": "L"}, 1 + HALVES)
+    return desk.run("geodesic_labels")
+
+
+@case("labels-copy", may_change=("geodesic_labels",))
+def _(desk):
+    write_labels(desk, {"L": "L", "R": "R"}, 1 + np.tile(np.arange(45) // 15, 2))
+    return desk.run("geodesic_labels", status=0)
+
+
+def write_annotations(desk: Desk, table: list[list[int]], names: list[str]) -> None:
+    for side in ("lh", "rh"):
+        path = desk.folder / "geodesic_labels" / f"{side}.wrong.annot"
+        rows = np.arange(45) * len(names) // 45
+        write_annot(path, rows, np.array(table), names, fill_ctab=True)
+
+
+@case("labels-colour")
+def _(desk):
+    write_annotations(desk, [[9, 9, 9, 0], [1, 2, 3, 0], [1, 2, 3, 0]], ["a", "b", "c"])
+    return desk.run("geodesic_labels")
+
+
+@case("labels-names-side")
+def _(desk):
+    write_annotations(desk, [[9, 9, 9, 0], [1, 2, 3, 0]], ["L_V1", "L_V2"])
+    return desk.run("geodesic_labels")
+
+
 def write_dlabel(desk: Desk, name: str, n_maps: int) -> None:
     axis = cifti2.BrainModelAxis.from_surface(np.arange(45), 45, "CortexLeft")
     axis += cifti2.BrainModelAxis.from_surface(np.arange(45), 45, "CortexRight")
@@ -617,6 +853,53 @@ def _(desk):
 @case("surface-density")
 def _(desk):
     return _surface(desk, n=50)
+
+
+@case("surface-metres")
+def _(desk):
+    surface = brain(N_VERTICES // 2)
+    surface.coordinates[:] /= 1000
+    (desk.folder / "m").mkdir()
+    write_gifti(desk.folder / "m", surface)
+    return _surface(desk, "m/L.surf.gii, m/R.surf.gii")
+
+
+@case("surface-transposed")
+def _(desk):
+    points, triangles = halves(brain(N_VERTICES // 2))[0]
+    arrays = [
+        nib.gifti.GiftiDataArray(np.ascontiguousarray(points.T), "NIFTI_INTENT_POINTSET"),
+        nib.gifti.GiftiDataArray(triangles.astype(np.int32), "NIFTI_INTENT_TRIANGLE"),
+    ]
+    nib.save(nib.gifti.GiftiImage(darrays=arrays), desk.folder / "turned_hemi-L.surf.gii")
+    return _surface(desk, "turned_hemi-L.surf.gii, R.surf.gii")
+
+
+@case("inflated-swapped")
+def _(desk):
+    return _surface(desk, "L.surf.gii, R.surf.gii], inflated: [R.surf.gii, L.surf.gii")
+
+
+@case("cortex-masks-swapped")
+def _(desk):
+    for side in "LR":
+        np.save(desk.folder / f"wall_hemi-{side}.npy", np.ones(45))
+    names = "wall_hemi-R.npy, wall_hemi-L.npy"
+    desk.replace_settings("inputs: {", f"inputs: {{cortex_mask: [{names}], ")
+    return desk.run("bold")
+
+
+@case("cortex-masks-exchanged")
+def _(desk):
+    bold = simulate_run(1)
+    cortex = np.ones(N_VERTICES)
+    cortex[[*range(9), *range(70, 79)]] = 0
+    bold[cortex == 0] = 0
+    desk.bold(bold, "sub-01_run-1.npy")
+    for name, part in zip("ab", np.split(cortex, 2), strict=True):
+        np.save(desk.folder / f"{name}.npy", part)
+    desk.replace_settings("inputs: {", "inputs: {cortex_mask: [b.npy, a.npy], ")
+    return desk.run("bold")
 
 
 @case("cortex-mask-length")

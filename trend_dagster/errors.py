@@ -6,6 +6,8 @@ This is the lowest layer: it imports nothing of the package.
 
 from __future__ import annotations
 
+import errno
+
 
 class TrendError(Exception):
     """Base of every error that a user can cause and mend.
@@ -59,6 +61,46 @@ class MissingUpstreamError(TrendError):
 
 class StoreError(TrendError):
     """A store cannot be read or written."""
+
+
+def cannot_write(subject: str, error: OSError, remedy: str = "run again.") -> StoreError:
+    """Say in words why something could not be written, and what mends that.
+
+    Parameters
+    ----------
+    subject : str
+        What could not be written.
+    error : OSError
+        What the system said.
+    remedy : str
+        What to do once its cause is mended.
+
+    Returns
+    -------
+    StoreError
+        To be raised from ``error``.
+    """
+    unknown = ("a place that can be written to", "Mend that")
+    expected, mend = SAID_IN_WORDS.get(error.errno or 0, unknown)
+    found = error.strerror or str(error)
+    return StoreError(subject, expected=expected, found=found, remedy=f"{mend}, then {remedy}")
+
+
+_NO_ROOM = ("room on the disk", "Free space")
+_NO_PERMISSION = (
+    "permission for this user",
+    "Ask the owner of the project for it (a common group, and umask 002)",
+)
+SAID_IN_WORDS = {
+    errno.ENOSPC: _NO_ROOM,
+    errno.EDQUOT: _NO_ROOM,
+    errno.EACCES: _NO_PERMISSION,
+    errno.EPERM: _NO_PERMISSION,
+    errno.EROFS: ("a file system that can be written to", "Mount it for writing"),
+    errno.ENAMETOOLONG: ("a name that the file system takes", "Shorten the name"),
+    errno.ENOTDIR: ("a folder", "Move the file that is in its place"),
+}
+"""What is expected where writing fails, and what mends it, by the system's number."""
 
 
 class ServerError(TrendError):

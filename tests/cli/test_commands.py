@@ -126,16 +126,18 @@ def test_status_says_what_is_missing_out_of_date_excluded_and_removed(trend, fin
     assert "sub-03_run-2] is gone" in out
 
 
-def test_pictures_are_taken_from_the_records_once_per_version(finished, monkeypatch):
+def test_pictures_are_kept_by_the_run_and_taken_from_the_records_if_they_are_gone(
+    finished, monkeypatch
+):
     project = Project.open(finished)
     version = project.store.latest("sweep_summary")
+    really, opened = instance.open_records, []
+    monkeypatch.setattr(
+        instance, "open_records", lambda folder: opened.append(folder) or really(folder)
+    )
     written = write_pictures(project, version)
     before = [path.read_bytes() for path in written]
-    really, opened = instance.open_instance, []
-    monkeypatch.setattr(
-        instance, "open_instance", lambda folder: opened.append(folder) or really(folder)
-    )
-    assert write_pictures(project, version) == written
+    assert written
     assert not opened
     written[0].unlink()
     assert write_pictures(project, version) == written
@@ -195,7 +197,7 @@ def test_a_mistake_of_ours_shows_no_trace_unless_asked_for(trend, finished, monk
     def broken(*arguments, **keywords):
         raise RuntimeError("a mistake")
 
-    monkeypatch.setattr("trend_dagster.project.recorded.read_run", broken)
+    monkeypatch.setattr("trend_dagster.project.recordings.read_run", broken)
     status, _, err = trend("run", finished, "--select", "bold", "--force")
     assert status == 1
     assert "RuntimeError: a mistake" in err

@@ -174,9 +174,12 @@ def test_a_correlation_matrix_on_disk_is_drawn_alike(tmp_path: Path) -> None:
     assert first[0, 0] == pytest.approx(matrix[np.ix_(corner, corner)].mean())
 
 
+METRIC = "silhouette"
+
+
 def sweep_table(n_components: tuple[int, ...] = (10, 12, 14)) -> pd.DataFrame:
     rows = [
-        {"label_file": f, "n_components": k, "n_clusters": c, "Average_SI": k / 100 + c / 1000}
+        {"label_file": f, "n_components": k, "n_clusters": c, METRIC: k / 100 + c / 1000}
         for f in ("coarse.npy", "fine.npy")
         for k in n_components
         for c in (14, 38)
@@ -185,7 +188,7 @@ def sweep_table(n_components: tuple[int, ...] = (10, 12, 14)) -> pd.DataFrame:
 
 
 def test_sweep_shows_each_cell_in_its_place() -> None:
-    figure = sweep_figure(sweep_table())
+    figure = sweep_figure(sweep_table(), METRIC)
     first, second = figure.axes[:2]
     np.testing.assert_allclose(first.images[0].get_array(), [[0.114, 0.134, 0.154]] * 2)
     np.testing.assert_allclose(second.images[0].get_array(), [[0.138, 0.158, 0.178]] * 2)
@@ -194,8 +197,8 @@ def test_sweep_shows_each_cell_in_its_place() -> None:
 
 def test_a_metric_and_its_null_share_one_scale() -> None:
     table = sweep_table()
-    table["null"] = table["Average_SI"] - 0.5
-    figure = sweep_figure(table, beside={"rotated": "null"})
+    table["null"] = table[METRIC] - 0.5
+    figure = sweep_figure(table, METRIC, beside={"rotated": "null"})
     panels = figure.axes[:4]
     assert [axes.get_title() for axes in panels] == [
         "14 clusters", "38 clusters", "14 clusters, rotated", "38 clusters, rotated"
@@ -209,16 +212,16 @@ def test_a_metric_and_its_null_share_one_scale() -> None:
 @pytest.mark.parametrize("lost", [slice(0, 1), slice(None)])
 def test_sweep_leaves_missing_cells_white(lost: slice) -> None:
     table = sweep_table()
-    table.loc[table.index[lost], "Average_SI"] = np.nan
-    assert len(to_png(sweep_figure(table))) > 1000
+    table.loc[table.index[lost], METRIC] = np.nan
+    assert len(to_png(sweep_figure(table, METRIC))) > 1000
 
 
 def test_sweep_of_one_cell_and_of_none_can_be_drawn() -> None:
     table = sweep_table((10,))
-    one = sweep_figure(table[:1])
+    one = sweep_figure(table[:1], METRIC)
     assert one.axes[0].texts[0].get_text() == "0.11"
     assert len(to_png(one)) > 1000
-    none = sweep_figure(table[:0])
+    none = sweep_figure(table[:0], METRIC)
     assert none.texts[0].get_text() == "No finished cell yet"
     assert len(to_png(none)) > 100
 
@@ -232,7 +235,7 @@ def test_training_marks_the_best_epoch() -> None:
     figure = training_figure([3, 2, 1], [3, 1, 2], [1e-5, 1e-5, 1e-6])
     marked = figure.axes[0].lines[-1].get_xydata()
     np.testing.assert_array_equal(marked, [[2, 1]])
-    assert len(training_figure([1.0], [float("nan")]).axes[0].lines) == 2
+    assert len(training_figure([1.0], [float("nan")], [1e-5]).axes[0].lines) == 2
 
 
 def test_small_pictures_are_small_and_nothing_stays_open(
@@ -241,7 +244,7 @@ def test_small_pictures_are_small_and_nothing_stays_open(
     figures = [
         parcellation_figure(surface, planted, "Planted"),
         correlation_figure(np.random.default_rng(0).normal(size=(300, 300))),
-        sweep_figure(sweep_table(tuple(range(10, 41, 2)))),
+        sweep_figure(sweep_table(tuple(range(10, 41, 2))), METRIC),
     ]
     for figure in figures:
         size = figure.dpi

@@ -175,6 +175,11 @@ def test_a_very_long_name_is_cut_to_what_a_cell_can_hold():
     assert found["status"] == "x" * 32_767
 
 
+def test_a_measure_that_no_sheet_knows_is_shown_among_the_details():
+    (found,) = records(opened([row(evenness=0.75)])["Details"])
+    assert found["evenness"] == 0.75
+
+
 def test_label_vectors_have_the_tutorials_names(rng):
     for _ in range(20):
         n_components, n_clusters = (int(n) for n in rng.integers(1, 99, 2))

@@ -181,7 +181,7 @@ def test_distances_are_measured_as_far_as_the_kernels_reach(finished):
     for name, own in (("left", slice(0, HALF)), ("right", slice(HALF, None))):
         np.testing.assert_allclose(stored.read(name), expected[own, own], rtol=1e-6)
         assert 0.2 < np.isfinite(stored.read(name)).mean() < 0.8
-    assert stored.recipe.settings["thresholding"] == {"smooth_sigma_mm": [6.0]}
+    assert stored.recipe.settings["derived"] == {"reach_mm": 30.0}
     # A narrower kernel beside the wide one asks for nothing new.
     text = (finished / "trend.yaml").read_text()
     (finished / "trend.yaml").write_text(text.replace("[6]", "[6, 4]"))

@@ -356,12 +356,12 @@ def test_fewer_than_two_usable_runs_are_refused(project_folder, n_usable):
     assert "all vertices are constant over time" in error
 
 
-@pytest.mark.parametrize(("folder", "kind"), [("bold", ".npy"), ("geodesic_labels", "label")])
+@pytest.mark.parametrize(("folder", "kind"), [("bold", "run"), ("geodesic_labels", "label file")])
 def test_an_empty_folder_is_named(project_folder, folder, kind):
     for path in (project_folder / folder).iterdir():
         path.unlink()
     (outcome,) = (o for o in run(project_folder).values() if o.errors)
-    assert f"{project_folder / folder}: expected at least one {kind} file" in outcome.errors[0]
+    assert f"{project_folder / folder}: expected at least one {kind}" in outcome.errors[0]
 
 
 def test_an_unwritable_store_is_named_and_nothing_is_lost(finished, monkeypatch):

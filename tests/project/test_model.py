@@ -120,7 +120,7 @@ def test_a_checkpoint_gives_the_published_outputs(tmp_path, rng, data_parallel, 
     torch.manual_seed(fresh_seed())
     reference = TutorialModel(TUTORIAL.model_copy(update={"d_model": d_model}), T).eval()
     saved = torch.nn.DataParallel(reference) if data_parallel else reference
-    model, info = load_tutorial_checkpoint(
+    model, origin = load_tutorial_checkpoint(
         write_checkpoint(tmp_path / "best.pth", saved), n_heads=SMALL.n_heads
     )
     bold = 5 * rng.standard_normal((40, T)).astype(np.float32) + 100
@@ -134,9 +134,9 @@ def test_a_checkpoint_gives_the_published_outputs(tmp_path, rng, data_parallel, 
             ours = embed(model, bold, source=source)
             np.testing.assert_allclose(ours, theirs[0].numpy(), rtol=1e-5, atol=1e-5)
     assert model.config.share_layers
-    assert (info.epoch, info.best_validation_loss, info.n_timepoints) == (12, 3.5, T)
-    assert info.data_parallel == data_parallel
-    assert not info.confidence_trained
+    assert (origin["epoch"], origin["best_validation_loss"], origin["n_timepoints"]) == (12, 3.5, T)
+    assert origin["data_parallel"] == data_parallel
+    assert not origin["confidence_trained"]
 
 
 def test_untrained_confidence_is_warned_of(tmp_path):
@@ -149,8 +149,6 @@ def test_untrained_confidence_is_warned_of(tmp_path):
 def test_checkpoints_that_do_not_fit_are_refused(tmp_path):
     reference = TutorialModel(TUTORIAL, T)
     path = write_checkpoint(tmp_path / "best.pth", reference)
-    with pytest.raises(InputError, match=rf"weights for 1600 time points, found {T}"):
-        load_tutorial_checkpoint(path, n_heads=4, n_timepoints=1600)
     with pytest.raises(SettingsError, match="multiple of n_heads"):
         load_tutorial_checkpoint(path, n_heads=7)
     with pytest.raises(InputError, match="nothing under that name"):

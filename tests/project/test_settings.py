@@ -15,6 +15,7 @@ from trend_dagster.project.settings import (
     profile_names,
     resource_folder,
 )
+from trend_dagster.science.connectivity.settings import ThresholdConfig
 
 SECTIONS = {name: type(section) for name, section in Settings() if isinstance(section, BaseModel)}
 
@@ -178,8 +179,9 @@ def test_a_misspelt_name_gets_the_nearest(tmp_path, text, name, nearest):
 def test_a_name_like_no_other_gets_the_list(tmp_path):
     error = refused(tmp_path, "bold: {qqq: 1}")
     assert error.found == "no such setting"
-    names = "confounds, detrend, global_signal, high_pass_hz, low_pass_hz, repetition_time"
-    assert error.expected == f"one of {names}, standardize"
+    names = "censor, confounds, detrend, drop_first, global_signal, high_pass_hz, low_pass_hz"
+    others = "minimum_minutes, repetition_time, standardize"
+    assert error.expected == f"one of {names}, {others}"
 
 
 @pytest.mark.parametrize(
@@ -248,12 +250,25 @@ def test_yaml_cannot_run_code(tmp_path):
 # What decides results, and help
 
 
+def test_a_later_setting_counts_once_it_is_used():
+    used = Settings.model_validate({"bold": {"drop_first": 4}, "correlation": {"weight": "frames"}})
+    assert used.identity("bold")["drop_first"] == 4
+    assert used.identity("correlation")["weight"] == "frames"
+
+
+def test_entities_are_words_whatever_yaml_makes_of_them(tmp_path):
+    (tmp_path / "trend.yaml").write_text("inputs: {select: {task: rest, run: [1, 02]}}")
+    select = load_settings(tmp_path).inputs.select
+    assert select == {"task": "rest", "run": ("1", "2")}
+
+
 @pytest.mark.parametrize("section", SECTIONS)
 def test_identity_leaves_out_what_only_changes_speed_or_place(section):
     left_out = SECTIONS[section].model_fields.keys() - Settings().identity(section).keys()
     assert left_out == {
         "inputs": {
             "bold",
+            "select",
             "space",
             "density",
             "desc",
@@ -269,9 +284,15 @@ def test_identity_leaves_out_what_only_changes_speed_or_place(section):
         },
         # A partition each, told by its key.
         "geodesic_labels": {"n_labels_per_hemisphere"},
-        "thresholding": {"smooth_sigma_mm"},
+        "thresholding": {
+            name
+            for name in ThresholdConfig.model_fields
+            if ThresholdConfig().model_copy(update={name: (5.0,)}).kernels()
+        },
         "training": {"max_skipped_steps", "accelerator", "on_corrupt_state"},
-        "correlation": {"memory_budget_gib", "tile", "device"},
+        # Later settings, at their defaults: what was stored before them is current.
+        "bold": {"drop_first", "censor", "minimum_minutes"},
+        "correlation": {"memory_budget_gib", "tile", "device", "weight"},
         "factorization": {"device"},
     }.get(section, set())
 

@@ -18,8 +18,11 @@ from trend_dagster.science.bold import (
     clean,
     common_length,
     prepare,
+    same_recordings,
     signal_mask,
     temporal_snr,
+    usable_series,
+    volumes_to_drop,
     why_unusable,
 )
 
@@ -43,11 +46,29 @@ def test_constant_vertices_are_masked_at_whatever_value(bold):
     assert np.flatnonzero(~signal_mask(bold)).tolist() == [2, 7]
 
 
-def test_one_timepoint_that_differs_is_signal():
+def test_one_timepoint_that_differs_is_signal_and_rounding_is_none():
     bold = np.full((3, 50), 4.0, dtype=np.float32)
     bold[1, -1] = np.nextafter(np.float32(4), np.float32(5))
     bold[2, 0] = 3
-    assert signal_mask(bold).tolist() == [False, True, True]
+    assert signal_mask(bold).tolist() == [False, False, True]
+
+
+@pytest.mark.parametrize("share", [3e-5, 1e-3])
+def test_rounding_noise_on_the_wall_is_no_signal_in_any_unit(rng, share):
+    bold = rng.standard_normal((60, 80)) * rng.uniform(0.2, 5, (60, 1))
+    bold[50:] = share * rng.standard_normal((10, 80))
+    for scale, offset in ((1, 0), (1e4, 1e4), (1e-3, 0)):
+        mask = signal_mask((offset + scale * bold).astype(np.float32))
+        assert np.flatnonzero(~mask).tolist() == list(range(50, 60))
+
+
+@pytest.mark.parametrize("change", [lambda x: x, lambda x: 3 * x + 7, lambda x: x[:, :50]])
+def test_a_recording_is_known_again_whatever_its_unit_and_length(rng, change):
+    shared = rng.standard_normal((16, 80))  # what two recordings of a task have in common
+    series = {k: shared + 1.5 * rng.standard_normal((16, 80)) for k in "abc"}
+    assert same_recordings(series) == []
+    series["copy"] = change(series["b"]).astype(np.float32)
+    assert same_recordings(series) == [("b", "copy")]
 
 
 def test_the_mask_does_not_depend_on_unit_or_order_of_time(bold, rng):
@@ -284,3 +305,64 @@ def test_what_is_taken_out_is_said_in_words():
     )
     one = BoldConfig(global_signal="keep", low_pass_hz=0.1)
     assert one.taken_out == ("frequencies above 0.1 Hz",)
+
+
+# Volumes that are left out
+
+
+def test_censored_volumes_change_nothing_else(rng):
+    """Whatever a censored volume holds, the others come out the same, filters included."""
+    bold = 100 + rng.standard_normal((12, 120)).cumsum(axis=1).astype(np.float32)
+    mask = signal_mask(bold)
+    kept = np.ones(120, dtype=bool)
+    kept[[0, 1, 2, 40, 41, 90]] = False
+    confounds = rng.standard_normal((120, 2))
+    config = BoldConfig(high_pass_hz=0.01, low_pass_hz=0.1, confounds=("a", "b"))
+    found = usable_series(bold, mask, config, 2.0, confounds, kept)
+    assert found.shape == (12, 114)
+    spoiled = bold.copy()
+    spoiled[:, ~kept] += 1e4
+    again = usable_series(spoiled, mask, config, 2.0, confounds, kept)
+    np.testing.assert_allclose(again, found, atol=1e-4)
+    from nilearn.signal import clean as reference
+
+    wanted = reference(
+        bold[:, 3:].T.astype(np.float64),
+        detrend=False,
+        standardize=None,
+        confounds=confounds[3:],
+        high_pass=0.01,
+        low_pass=0.1,
+        t_r=2.0,
+        sample_mask=np.flatnonzero(kept[3:]),
+    ).T
+    np.testing.assert_allclose(
+        clean(bold[:, 3:], mask, config, 2.0, confounds[3:], kept[3:]), wanted, atol=1e-4
+    )
+
+
+def test_without_filters_what_is_left_out_is_only_left_out(rng):
+    bold = 100 + rng.standard_normal((12, 60)).astype(np.float32)
+    mask, kept = signal_mask(bold), rng.random(60) < 0.7
+    found = usable_series(bold, mask, ZSCORE, None, None, kept)
+    np.testing.assert_array_equal(found, prepare(bold[:, kept], mask, ZSCORE))
+    everything = usable_series(bold, mask, ZSCORE, None, None, None)
+    np.testing.assert_array_equal(everything, prepare(bold, mask, ZSCORE))
+
+
+@pytest.mark.parametrize(
+    ("drop", "time", "n"), [(0, None, 0), (4, None, 4), ("8 s", 2.0, 4), ("9s", 2.0, 5)]
+)
+def test_volumes_or_seconds_are_cut_off(drop, time, n):
+    assert volumes_to_drop(BoldConfig(drop_first=drop), time) == n
+
+
+@pytest.mark.parametrize("drop", ["8", "two", -1])
+def test_a_cut_that_is_none(drop):
+    with pytest.raises(ValueError, match="volumes"):
+        BoldConfig(drop_first=drop)
+
+
+def test_seconds_need_a_repetition_time():
+    with pytest.raises(SettingsError, match=r"bold.drop_first in seconds need"):
+        volumes_to_drop(BoldConfig(drop_first="8 s"), None)

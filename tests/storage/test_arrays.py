@@ -10,7 +10,6 @@ import pytest
 
 from trend_dagster.errors import InputError
 from trend_dagster.storage.arrays import (
-    find_files,
     key_of,
     read_bold,
     read_labels,
@@ -211,50 +210,7 @@ def test_labels_that_int64_cannot_hold_are_refused(saved):
     assert str(2**63) in error.found
 
 
-# Folders, keys, subjects
-
-
-def test_files_are_found_in_sorted_order_whatever_the_order_of_writing(tmp_path):
-    names = ["sub-10", "sub-02", "sub-1", "Sub-3", "a"]
-    for name in names:
-        np.save(tmp_path / f"{name}.npy", np.zeros(1))
-    (tmp_path / "notes.txt").touch()
-    (tmp_path / "below").mkdir()
-    np.save(tmp_path / "below" / "deep.npy", np.zeros(1))
-    found = find_files(tmp_path, "BOLD")
-    assert list(found) == sorted(names)
-    assert all(path == tmp_path / f"{key}.npy" for key, path in found.items())
-
-
-@pytest.mark.parametrize("folder", ["missing", "a_file"])
-def test_a_missing_folder_is_named(tmp_path, folder):
-    (tmp_path / "a_file").touch()
-    with pytest.raises(InputError) as caught:
-        find_files(tmp_path / folder, "geodesic label")
-    assert caught.value.subject == f"geodesic label folder {tmp_path / folder}"
-    assert caught.value.found == "no such folder"
-    assert "trend.yaml" in caught.value.remedy
-
-
-@pytest.mark.parametrize("others", [[], ["a.nii.gz", "b.mgz", "c.npz"]])
-def test_an_empty_folder_says_what_else_is_in_it(tmp_path, others):
-    for name in others:
-        (tmp_path / name).touch()
-    with pytest.raises(InputError) as caught:
-        find_files(tmp_path, "BOLD")
-    assert str(tmp_path) in caught.value.subject
-    assert caught.value.expected == "at least one .npy file"
-    assert caught.value.found == f"{len(others)} entries, none of them .npy"
-
-
-def test_two_names_with_one_key_are_both_named(tmp_path):
-    (tmp_path / "sub 01.npy").touch()
-    (tmp_path / "sub_01.npy").touch()
-    with pytest.raises(InputError) as caught:
-        find_files(tmp_path, "BOLD")
-    assert "'sub_01.npy'" in caught.value.subject
-    assert "'sub 01.npy'" in caught.value.found
-    assert caught.value.remedy == "Rename one of the two."
+# Keys, subjects
 
 
 @pytest.mark.parametrize(

@@ -57,7 +57,9 @@ def test_gifti_reads_back_equal(tmp_path_factory, labels):
     assert found[0].rgba[3] == 0
     for network in table():
         assert found[network.key].label == network.name
-        np.testing.assert_allclose(found[network.key].rgba, network.rgba, atol=1e-6)
+        np.testing.assert_allclose(
+            found[network.key].rgba, np.divide([*network.rgb, 255], 255), atol=1e-6
+        )
 
 
 @settings(max_examples=20, deadline=None)

@@ -14,7 +14,7 @@ from nibabel.cifti2.cifti2_axes import BrainModelAxis, SeriesAxis
 
 from trend_dagster.errors import CohortError, InputError
 from trend_dagster.storage.confounds import confounds_file, read_confounds
-from trend_dagster.storage.runs import brain_mask_of, find_runs, read_run
+from trend_dagster.storage.runs import brain_mask_of, find_runs, read_run, unread_files
 from trend_dagster.storage.space import VertexSpace, check_same_space
 
 N_LEFT, N_RIGHT, N_TIMEPOINTS = 30, 20, 12
@@ -190,7 +190,97 @@ def test_names_that_are_not_utf8(tmp_path, signal):
     message.encode()
 
 
+@pytest.mark.parametrize("word", ["hemi-{}", "hemi-{word}", "{h}", "{}", "{word}"])
+@pytest.mark.parametrize("ending", [".func.gii", ".time.gii", ".gii", ".func.gii.gz"])
+def test_every_way_to_name_a_hemisphere_and_a_series(tmp_path, signal, word, ending):
+    parts = np.split(signal, [N_LEFT])
+    for side, name, h, part in zip("LR", ("left", "right"), ("lh", "rh"), parts, strict=True):
+        stem = f"week-40_{word.format(side, word=name, h=h)}_task-rest"
+        write_gifti(tmp_path / f"{stem}{ending.removesuffix('.gz')}", part)
+        if ending.endswith(".gz"):
+            path = tmp_path / f"{stem}.func.gii"
+            path.with_name(path.name + ".gz").write_bytes(gzip.compress(path.read_bytes()))
+            path.unlink()
+    write_gifti(tmp_path / "lh.pial.gii", signal)  # no series, by its name
+    run = the_run(tmp_path)
+    assert run.key == "week-40_task-rest"
+    assert np.array_equal(read_run(run).signal, signal)
+
+
+def entity_files(folder: Path, signal: np.ndarray, *stems: str) -> Path:
+    func = folder / "sub-01" / "ses-1" / "func"
+    func.mkdir(parents=True, exist_ok=True)
+    for stem in stems:
+        np.save(func / f"{stem}_bold.npy", signal)
+    return func
+
+
+def test_runs_are_chosen_by_any_entity(tmp_path, signal):
+    stems = [f"sub-01_task-{t}_run-0{r}" for t in ("rest", "movie") for r in (1, 2)]
+    entity_files(tmp_path, signal, *stems)
+    with pytest.raises(InputError, match=r"several tasks: movie \(2 runs\), rest \(2 runs\)"):
+        find_runs(tmp_path)
+    assert set(find_runs(tmp_path, {"task": "rest"})) == {f"{s}_bold" for s in stems[:2]}
+    assert len(find_runs(tmp_path, {"task": ("rest", "movie")})) == 4
+    assert list(find_runs(tmp_path, {"task": "rest", "run": "2"})) == [f"{stems[1]}_bold"]
+    assert len(find_runs(tmp_path, {"session": None, "subject": "01", "task": "rest"})) == 2
+    with pytest.raises(InputError, match=r"no tsk-; run: 01, 02; names have run, sub, task"):
+        find_runs(tmp_path, {"tsk": "rest", "run": "3"})
+
+
+def test_two_cohorts_of_a_template_are_two_versions_of_a_recording(tmp_path, signal):
+    func = tmp_path / "sub-01" / "func"
+    for cohort in (1, 2):
+        for side in "LR":
+            name = f"sub-01_hemi-{side}_space-MNIInfant_cohort-{cohort}_bold.func.gii"
+            write_gifti(func / name, signal)
+    assert "cohort-1" in refused(tmp_path)
+    assert the_run(tmp_path, cohort="2").key == "sub-01_cohort-2"
+
+
+def test_the_sidecar_and_the_header_disagree(tmp_path, signal):
+    for side, part in zip("LR", np.split(signal, [N_LEFT]), strict=True):
+        write_gifti(tmp_path / f"sub-01_hemi-{side}_bold.func.gii", part)
+        (tmp_path / f"sub-01_hemi-{side}_bold.json").write_text('{"RepetitionTime": 2}')
+    assert "sidecar says a repetition time of 2 s" in read_run(the_run(tmp_path)).notes[0]
+
+
+def test_nan_in_a_mask_is_outside_and_fractions_are_said(tmp_path, rng):
+    volume = rng.random((4, 3, 3, 6)).astype(np.float32)
+    nib.save(nib.Nifti1Image(volume, np.eye(4)), tmp_path / "a_bold.nii")
+    mask = np.full((4, 3, 3), np.nan, dtype=np.float32)
+    mask[1], mask[2] = 1, 0.3
+    nib.save(nib.Nifti1Image(mask, np.eye(4)), tmp_path / "a_desc-brain_mask.nii")
+    run = the_run(tmp_path)
+    raw = read_run(run, brain_mask_of(run))
+    assert np.array_equal(raw.signal, volume[1:3].reshape(-1, 6))
+    assert "holds fractions" in raw.notes[0]
+
+
+def test_what_looks_like_bold_and_is_not_read_is_named(tmp_path, signal):
+    func = entity_files(tmp_path, signal, "sub-01_task-rest")
+    for name in ("sub-02_bold.nii.bz2", "sub-03_bold.mat", "x_bold.json", "notes.txt", "a.npz"):
+        (func / name).touch()
+    assert set(unread_files(tmp_path)) == {"sub-02_bold.nii.bz2", "sub-03_bold.mat", "a.npz"}
+
+
 # What is refused
+
+
+def test_one_hemisphere_given_for_both(tmp_path, signal):
+    np.save(tmp_path / "a.npy", np.concatenate([signal[:20], signal[:20]]))
+    assert "one is a copy of the other" in refused(tmp_path)
+    for side in "LR":
+        write_gifti(tmp_path / f"b_hemi-{side}_bold.func.gii", signal)
+    (tmp_path / "a.npy").unlink()
+    assert "one is a copy of the other" in refused(tmp_path)
+
+
+@pytest.mark.parametrize("shape", [(40, 1, 1), (8, 1, 5)])
+def test_a_surface_in_a_volume_s_clothes(tmp_path, rng, shape):
+    image = nib.Nifti1Image(rng.random((*shape, 6)).astype(np.float32), np.eye(4))
+    nib.save(image, tmp_path / "sub-01_bold.fsaverage.lh.nii.gz")
+    assert "mri_convert" in refused(tmp_path)
 
 
 def test_hemispheres_of_different_lengths(tmp_path, signal):
@@ -228,11 +318,77 @@ def test_brain_models_that_differ_between_runs(tmp_path, rng):
         check_same_space(spaces)
 
 
-def test_the_wrong_way_round(tmp_path, signal):
-    np.save(tmp_path / "a.npy", signal.T)
+RAW = "raw"
+WALL = "a wall, constant"
+DEMEANED = "demeaned"
+ZSCORED = "z-scored"
+
+
+def as_prepared(signal: np.ndarray, how: str) -> np.ndarray:
+    """The same signal as different tools leave it."""
+    rng = np.random.default_rng(5)
+    if how == RAW:
+        return 1000 + 300 * rng.random((len(signal), 1)) + 10 * signal
+    if how == WALL:
+        return np.where(np.arange(len(signal))[:, None] < 3, 0, 1000 + 10 * signal)
+    centred = signal - signal.mean(axis=1, keepdims=True)
+    centred -= centred.mean(axis=0)  # the global signal is gone
+    return centred / (centred.std(axis=1, keepdims=True) if how == ZSCORED else 1)
+
+
+@pytest.mark.parametrize("how", [RAW, WALL, DEMEANED, ZSCORED])
+@pytest.mark.parametrize("n_timepoints", [20, 200])
+def test_the_wrong_way_round_is_told_by_what_is_in_it(tmp_path, rng, how, n_timepoints):
+    signal = rng.standard_normal((60, n_timepoints)) * rng.uniform(0.5, 2, (60, 1))
+    right = as_prepared(signal, how).astype(np.float32)
+    np.save(tmp_path / "a.npy", right)
+    assert np.array_equal(read_run(the_run(tmp_path)).signal, right)
+    if how == DEMEANED:  # twice centred, of any scale: nothing in it tells
+        return
+    np.save(tmp_path / "a.npy", right.T)
     message = refused(tmp_path)
-    assert "12 rows and 50 columns: the wrong way round" in message
+    assert f"{n_timepoints} rows and 60 columns: the wrong way round" in message
     assert "array.T" in message
+
+
+def test_the_mesh_tells_the_way_before_the_content(tmp_path, signal):
+    np.save(tmp_path / "a.npy", signal)
+    mesh = {"L": N_LEFT, "R": N_RIGHT}
+    assert read_run(the_run(tmp_path), None, mesh).notes == ()
+    np.save(tmp_path / "a.npy", signal.T)
+    with pytest.raises(InputError, match="wrong way round"):
+        read_run(the_run(tmp_path), None, mesh)
+    (note,) = read_run(the_run(tmp_path)).notes  # noise: nothing tells
+    assert "more timepoints (50) than vertices (12)" in note
+
+
+def test_files_are_found_in_sorted_order_whatever_the_order_of_writing(tmp_path):
+    names = ["sub-10", "sub-02", "sub-1", "Sub-3", "a"]
+    for name in names:
+        np.save(tmp_path / f"{name}.npy", np.zeros(1))
+    (tmp_path / "notes.txt").touch()
+    (tmp_path / "below").mkdir()
+    np.save(tmp_path / "below" / "deep.npy", np.zeros(1))
+    found = find_runs(tmp_path)
+    assert list(found) == sorted(names)
+    assert all(run.files == (tmp_path / f"{key}.npy",) for key, run in found.items())
+
+
+@pytest.mark.parametrize("others", [[], ["a.mat", "b.bin", "c.npz"]])
+def test_a_folder_without_runs_says_what_else_is_in_it(tmp_path, others):
+    for name in others:
+        (tmp_path / name).touch()
+    message = refused(tmp_path)
+    assert f"found {len(others)} entries, none of them one" in message
+    assert all(name in message for name in others)
+
+
+def test_two_names_with_one_key_are_both_named(tmp_path):
+    for name in ("sub 01.npy", "sub_01.npy"):
+        np.save(tmp_path / name, np.zeros((4, 2)))
+    message = refused(tmp_path)
+    assert "'sub 01.npy'" in message
+    assert "'sub_01.npy'" in message
 
 
 @pytest.mark.parametrize("share", [0.3, 0.9])
@@ -304,6 +460,26 @@ def test_confounds_are_taken_by_name(table):
 def test_confounds_that_do_not_fit(table, columns, n, word):
     with pytest.raises(InputError, match=word):
         read_confounds(table, columns, n)
+
+
+def test_confounds_by_pattern(table):
+    found = read_confounds(table, ("[ab]", "a"), N_TIMEPOINTS)
+    assert found.shape == (N_TIMEPOINTS, 2)
+    with pytest.raises(InputError, match=r"columns x_\*"):
+        read_confounds(table, ("b", "x_*"), N_TIMEPOINTS)
+
+
+@pytest.mark.parametrize(
+    "processing",
+    ["space-dhcpAsym_cohort-40_den-32k", "space-fsLR_den-91k_desc-denoised", "res-2", ""],
+)
+def test_a_table_belongs_to_a_recording_however_that_was_processed(tmp_path, signal, processing):
+    own = "sub-01_ses-newborn_task-rest_dir-AP_run-1"
+    name = f"{own}_{processing}_bold.npy".replace("__", "_")
+    np.save(tmp_path / name, signal)
+    for other in (own, own.replace("run-1", "run-2"), own.replace("_run-1", ""), "sub-02"):
+        (tmp_path / f"{other}_desc-confounds_timeseries.tsv").write_text("a\n1\n")
+    assert confounds_file(the_run(tmp_path)).name.startswith(f"{own}_desc-")
 
 
 def test_confounds_that_are_not_there(tmp_path, signal):

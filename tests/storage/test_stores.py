@@ -244,7 +244,7 @@ def test_a_full_disk_leaves_the_old_version(tmp_path, monkeypatch):
 
 def test_an_unwritable_folder_is_named(tmp_path):
     (tmp_path / "store").write_text("a file where the store should be")
-    with pytest.raises(StoreError, match="Free space or mend the permissions"):
+    with pytest.raises(StoreError, match="expected a folder, found Not a directory"):
         publish(Store(tmp_path / "store"), 1.0)
 
 

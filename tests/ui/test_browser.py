@@ -25,7 +25,7 @@ import pytest
 from tests.browser import browser  # noqa: F401 - a fixture
 from tests.conftest import N_VERTICES, NOTHING_TO_DO, Finished, simulate_run
 from trend_dagster.orchestration.assets import ASSETS
-from trend_dagster.orchestration.instance import instance_home
+from trend_dagster.orchestration.instance import open_instance
 from trend_dagster.orchestration.lineage import Lineage
 from trend_dagster.project.folder import Project
 from trend_dagster.storage.stores import Version
@@ -55,7 +55,7 @@ class Served:
 
     def ended(self, job: str) -> list[dg.DagsterRun]:
         """Runs of a job that have ended."""
-        with dg.DagsterInstance.from_config(str(instance_home(self.folder))) as instance:
+        with open_instance(self.folder, end_dead=False) as instance:
             return [r for r in instance.get_runs(dg.RunsFilter(job_name=job)) if r.is_finished]
 
     def switch_on(self, kind: str, name: str) -> None:
@@ -203,6 +203,7 @@ def test_a_backfill_makes_the_range_that_was_chosen_and_nothing_else(served, pag
     page.screenshot(path=screenshots / "backfills.png")
 
 
+@pytest.mark.timeout(1500)
 def test_sensor_and_schedule_keep_the_project_up_to_date(served, screenshots):
     model = served.latest("trained_model").path
     new_bold = served.folder / "bold" / "sub-09_run-1.npy"
@@ -216,25 +217,25 @@ def test_sensor_and_schedule_keep_the_project_up_to_date(served, screenshots):
 
     _wait_until(
         lambda: served.latest("embeddings", bold_run="sub-09_run-1") is not None,
-        120,
+        240,
         "the sensor has the new run embedded",
     )
     _wait_until(
         lambda: served.latest("nmf_sweep", label_file="new", n_components="6") is not None,
-        120,
+        300,
         "the sensor has the new label file swept",
     )
-    with dg.DagsterInstance.from_config(str(instance_home(served.folder))) as instance:
+    with open_instance(served.folder, end_dead=False) as instance:
         assert "sub-09_run-1" in instance.get_dynamic_partitions("bold_run")
         assert "new" in instance.get_dynamic_partitions("label_file")
     assert "sub-09_run-1" not in served.latest("average_correlation").facts["runs"]
 
     (served.folder / "bold" / "sub-03_run-2.npy").unlink()
     _wait_until(lambda: served.ended("check_everything"), 120, "the removed file is reported")
-    _wait_until(lambda: len(served.ended("parcellate")) > nights, 120, "the sensor's run ends")
+    _wait_until(lambda: len(served.ended("parcellate")) > nights, 300, "the sensor's run ends")
     nights = len(served.ended("parcellate"))
     served.switch_on("Schedule", "nightly")
-    _wait_until(lambda: len(served.ended("parcellate")) > nights, 240, "the schedule's run ends")
+    _wait_until(lambda: len(served.ended("parcellate")) > nights, 600, "the schedule's run ends")
     for name in ASSETS:
         if name != "trained_model" and name not in NOTHING_TO_DO:
             assert served.statuses(name) == {"current"}, name

@@ -6,28 +6,17 @@ What a command needs beyond this package it imports when it runs, so that every 
 once.
 """
 
-from trend_dagster.cli import (  # noqa: I001 - the order of `trend --help`
+from trend_dagster.cli import (  # noqa: F401, I001 - the order of `trend --help`
     settings,
     runs,
     status,
     show,
     export,
     dev,
+    doctor,
+    gc,
     examples,
     imports,
     validate,
 )
-from trend_dagster.cli.app import main
-
-__all__ = [
-    "dev",
-    "examples",
-    "export",
-    "imports",
-    "main",
-    "runs",
-    "settings",
-    "show",
-    "status",
-    "validate",
-]
+from trend_dagster.cli.app import main as main

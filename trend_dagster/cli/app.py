@@ -13,7 +13,7 @@ import typer
 from rich.console import Console
 from rich.markup import escape
 
-from trend_dagster.errors import TrendError
+from trend_dagster.errors import SAID_IN_WORDS, TrendError, cannot_write
 
 app = typer.Typer(
     no_args_is_help=True,
@@ -49,18 +49,16 @@ def main() -> None:
     sys.argv[:] = [word for word in sys.argv if word != "--debug"]
     try:
         app()
-    except TrendError as error:
+    except Exception as raised:
         if debugging():
             raise
-        _say_error(f"{type(error).__name__}: {error}")
-        raise SystemExit(1) from None
-    except Exception as error:
-        if debugging():
-            raise
-        _say_error(
-            f"{type(error).__name__}: {error}. That should not happen: the same command with "
-            "--debug shows where it arose."
-        )
+        error = raised
+        if isinstance(error, OSError) and error.filename and error.errno in SAID_IN_WORDS:
+            error = cannot_write(str(error.filename), error)
+        said = f"{type(error).__name__}: {error}"
+        if not isinstance(error, TrendError):
+            said += ". That should not happen: the same command with --debug shows where it arose."
+        problems.print(f"[bold red]Error[/] {escape(said)}", soft_wrap=True)
         raise SystemExit(1) from None
 
 
@@ -95,10 +93,6 @@ def emit(data: object) -> None:
     typer.echo(json.dumps(data, indent=2, default=str))
 
 
-def quiet(wanted: bool = True) -> None:
+def quiet(wanted: bool) -> None:
     """Keep everything but JSON and errors off the terminal."""
     console.quiet = wanted
-
-
-def _say_error(message: str) -> None:
-    problems.print(f"[bold red]Error[/] {escape(message)}", soft_wrap=True)

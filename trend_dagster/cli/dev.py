@@ -4,16 +4,19 @@ from __future__ import annotations
 
 import os
 import socket
-import subprocess
-import sys
 from pathlib import Path
-from typing import Annotated
+from typing import TYPE_CHECKING, Annotated
 
 import typer
 from rich.markup import escape
 
 from trend_dagster.cli.app import Folder, Profile, app, console, problems
 from trend_dagster.errors import ServerError
+
+if TYPE_CHECKING:
+    import dagster as dg
+
+    from trend_dagster.project.folder import Project
 
 
 @app.command()
@@ -22,37 +25,71 @@ def dev(
     port: Annotated[
         int, typer.Option(min=1, max=65535, help="Port of the page on 127.0.0.1.")
     ] = 3000,
+    read_only: Annotated[
+        bool,
+        typer.Option(
+            "--read-only",
+            help="Show the page, but start and change nothing: for who may only read the project.",
+        ),
+    ] = False,
     profile: Profile = None,
 ) -> None:
-    """Open the Dagster page of a project on 127.0.0.1, with its sensor and schedule."""
+    """Serve the Dagster page of a project on 127.0.0.1, with its sensor and schedule.
+
+    It runs until it is ended: Ctrl-C, or `kill`.
+    """
     from trend_dagster.definitions import PROFILE_VARIABLE, PROJECT_VARIABLE
-    from trend_dagster.orchestration.instance import instance_home, open_instance
-    from trend_dagster.orchestration.partitions import register_all
+    from trend_dagster.orchestration.instance import (
+        HOME_VARIABLE,
+        added_settings,
+        instance_home,
+        open_instance,
+        open_records,
+    )
+    from trend_dagster.orchestration.service import Service, only_service
     from trend_dagster.project.folder import Project
-    from trend_dagster.project.settings import resource_folder
 
     project = Project.open(folder, profile)
     _check_free(port)
-    with open_instance(project.folder) as instance:
-        for _, error in register_all(instance, project):  # the UI can be looked at without inputs
-            problems.print(f"[yellow]Note[/] {escape(str(error))}", soft_wrap=True)
     environment = os.environ | {
         PROJECT_VARIABLE: str(project.folder),
         PROFILE_VARIABLE: profile or "",
-        "DAGSTER_HOME": str(instance_home(project.folder)),
     }
-    console.print(f"Dagster UI of {project.folder}: http://127.0.0.1:{port}  (Ctrl-C ends it)")
-    workspace = resource_folder("workspace.yaml")
-    # Dagster asks to be started by another program, which would look for settings of its own.
-    silent = "ignore:Function `dev_command` is superseded"
-    command = [sys.executable, "-W", silent, "-m", "dagster", "dev", "--workspace", str(workspace)]
-    command += ["--host", "127.0.0.1", "--port", str(port), "--log-level", "warning"]
-    with subprocess.Popen(command, env=environment, cwd=project.folder) as process:
-        try:
-            status = process.wait()
-        except KeyboardInterrupt:  # the same signal has reached dagster: let it end in order
-            status = process.wait(timeout=30)
-    raise typer.Exit(status)
+    where = f"Dagster UI of {project.folder}: http://127.0.0.1:{port}"
+
+    def say(line: str) -> None:
+        console.print(escape(line), soft_wrap=True)
+
+    if read_only:
+        with open_records(project.folder) as records:
+            if records is None:
+                raise ServerError(
+                    f"project {project.folder}",
+                    expected="records that can be read (its folder .dagster)",
+                    found="none",
+                    remedy="`trend status` and `trend show` tell what is stored.",
+                )
+            say(f"{where}, read only  (Ctrl-C ends it)")
+            Service(records, project.folder, port, environment, say, read_only=True).run()
+        return
+    with (
+        only_service(project.folder, port),
+        open_instance(project.folder, end_dead=False) as instance,  # the service does, and tells
+    ):
+        home = instance_home(project.folder)
+        _register(project, instance)
+        if (home / "dagster.yaml").exists() and (ours := added_settings(home)):
+            say(f"Dagster's settings are those of {home / 'dagster.yaml'}, with {', '.join(ours)}.")
+        say(f"{where}  (Ctrl-C ends it)")
+        environment[HOME_VARIABLE] = str(home)
+        Service(instance, project.folder, port, environment, say).run()
+
+
+def _register(project: Project, instance: dg.DagsterInstance) -> None:
+    from trend_dagster.orchestration.partitions import register_all
+
+    for _, error in register_all(instance, project):  # the UI can be looked at without inputs
+        problems.print(f"[yellow]Note[/] {escape(str(error))}", soft_wrap=True)
 
 
 def _check_free(port: int) -> None:

@@ -8,7 +8,7 @@ from typing import Annotated
 import typer
 
 from trend_dagster.cli.app import Folder, app, console
-from trend_dagster.cli.runs import run_project
+from trend_dagster.cli.runs import run
 
 
 @app.command()
@@ -17,7 +17,7 @@ def demo(folder: Folder = Path("demo")) -> None:
     from trend_dagster.examples import make_demo
 
     make_demo(folder, console.print)
-    raise typer.Exit(run_project(folder))
+    run(folder)
 
 
 @app.command()
@@ -31,4 +31,4 @@ def real(
     from trend_dagster.examples import make_real
 
     make_real(folder, vertices, console.print)
-    raise typer.Exit(run_project(folder))
+    run(folder)

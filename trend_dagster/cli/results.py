@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-from pathlib import Path
 from typing import TYPE_CHECKING
 
 from rich import box
@@ -17,22 +16,12 @@ if TYPE_CHECKING:
     from trend_dagster.project.folder import Project
 
 
-def show_results(folder: Path, profile: str | None = None) -> None:
-    """Show the table of the sweep beside its controls, and where everything lies.
-
-    Parameters
-    ----------
-    folder : Path
-        Folder of the project.
-    profile : str, optional
-        In place of the profile that `trend.yaml` names.
-    """
+def show_results(project: Project) -> None:
+    """Show the table of the sweep beside its controls, and where everything lies."""
     from trend_dagster.orchestration.assets import ASSETS
     from trend_dagster.orchestration.lineage import Lineage
-    from trend_dagster.project.folder import Project
     from trend_dagster.project.tables import comparison_table
 
-    project = Project.open(folder, profile)
     comparison = project.store.latest("control_comparison")
     if comparison is not None:
         found = comparison_table(comparison)
@@ -60,17 +49,6 @@ def show_results(folder: Path, profile: str | None = None) -> None:
             console.print(f"{name + ':':24} {path}", soft_wrap=True)
 
 
-FIGURES = (
-    "label_file",
-    "n_components",
-    "n_clusters",
-    "silhouette",
-    "davies_bouldin",
-    "connectivity_ratio",
-    "zero_row_share",
-    "stability",
-    "stability_null",
-)
 ROOM_FOR_STABILITY = {"davies_bouldin", "connectivity_ratio"}
 SHOWN = {
     "label_file": "label file",
@@ -88,6 +66,7 @@ SHOWN = {
     "silhouette_untrained": "silhou-\nette, un-\ntrained",
     "silhouette_bold": "silhou-\nette, raw\nBOLD",
 }
+FORMATS = {"n_components": ".0f", "n_clusters": ".0f", "zero_row_share": ".1%"}
 
 
 def read_choice(project: Project) -> list[str]:
@@ -141,28 +120,18 @@ def read_controls(found: pd.DataFrame) -> list[str]:
 
 
 def _comparison(found: pd.DataFrame) -> Table:
-    wanted = "dice" if "dice_trained" in found else "silhouette"
-    columns = [n for n in SHOWN if n in found and (n in FIGURES or n.startswith(wanted))]
-    if "stability" in found:  # a terminal is only so wide; the workbook has them all
-        columns = [n for n in columns if n not in ROOM_FOR_STABILITY]
+    # A terminal is only so wide; the workbook has them all.
+    left_out = ROOM_FOR_STABILITY if "stability" in found else set()
+    beside = "silhouette_" if "dice_trained" in found else "dice_"  # one metric of the controls
+    columns = [n for n in SHOWN if n in found and n not in left_out and not n.startswith(beside)]
     table = Table(box=box.SIMPLE, pad_edge=False)
     for name in columns:
         table.add_column(SHOWN[name], justify="left" if name == "label_file" else "right")
         table.columns[-1].no_wrap = name == "label_file"
     table.add_column("chosen")
     for row in found.to_dict("records"):
-        shown = [_shown(name, row[name]) for name in columns]
+        shown = [row["label_file"]]
+        shown += [format(row[name], FORMATS.get(name, ".3f")) for name in columns[1:]]
         style = "bold" if row["chosen"] else None
         table.add_row(*shown, "yes" if row["chosen"] else "", style=style)
     return table
-
-
-def _shown(name: str, value: object) -> str:
-    if isinstance(value, str):
-        return value
-    assert isinstance(value, int | float)
-    if name in {"n_components", "n_clusters"}:
-        return f"{value:.0f}"
-    if name == "zero_row_share":
-        return f"{value:.1%}"
-    return f"{value:.3f}"

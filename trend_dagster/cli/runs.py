@@ -28,6 +28,9 @@ from trend_dagster.cli.results import show_results
 
 if TYPE_CHECKING:
     from trend_dagster.orchestration.running import Outcome
+    from trend_dagster.project.folder import Project
+
+MAX_DOUBTS = 6  # of an asset; a cohort of hundreds may share one
 
 
 @app.command()
@@ -44,39 +47,6 @@ def run(
     as_json: Json = False,
 ) -> None:
     """Make everything that is missing or out of date."""
-    raise typer.Exit(run_project(folder, select or [], force, retrain, profile, as_json))
-
-
-def run_project(
-    folder: Path,
-    select: list[str] | None = None,
-    force: bool = False,
-    retrain: bool = False,
-    profile: str | None = None,
-    as_json: bool = False,
-) -> int:
-    """Run what has to be run, show it, and return the exit status.
-
-    Parameters
-    ----------
-    folder : Path
-        Folder of the project.
-    select : list of str, optional
-        Only these assets.
-    force : bool
-        Make anew even what is current.
-    retrain : bool
-        Train anew if runs were added or changed.
-    profile : str, optional
-        In place of the profile that `trend.yaml` names.
-    as_json : bool
-        Print what became of each asset as JSON, and nothing else.
-
-    Returns
-    -------
-    int
-        0, or 1 if anything could not be made.
-    """
     started = time.perf_counter()
     quiet(as_json)
     from trend_dagster.definitions import build_definitions
@@ -107,13 +77,14 @@ def run_project(
     failed = sum(len(outcome.errors) for outcome in outcomes)
     if as_json:
         emit({"seconds": round(seconds, 1), "assets": [asdict(outcome) for outcome in outcomes]})
-        return 1 if failed else 0
+        raise typer.Exit(1 if failed else 0)
+    _show_left_out(outcomes, project)
     if made == 0 and failed == 0:
         console.print(f"\nNothing has changed: nothing was computed ({seconds:.0f} s).")
     else:
         console.print(f"\n{made} outputs made in {seconds:.0f} s; {failed} errors.")
-    show_results(project.folder, profile)
-    return 1 if failed else 0
+    show_results(project)
+    raise typer.Exit(1 if failed else 0)
 
 
 @contextmanager
@@ -137,9 +108,30 @@ def _show_outcome(outcome: Outcome) -> None:
     if outcome.nothing_to_do:
         said = f"[dim]nothing to do: {escape(outcome.nothing_to_do)}[/]"
     console.print(f"[bold]{outcome.asset:24}[/] {said}", soft_wrap=True)
-    for line in (*outcome.excluded, *outcome.notes):
+    odd = [*outcome.excluded, *outcome.notes, *outcome.doubts[:MAX_DOUBTS]]
+    if (more := len(outcome.doubts) - MAX_DOUBTS) > 0:
+        odd.append(f"and {more} more like these (`trend status --all` shows them)")
+    for line in odd:
         console.print(f"  [yellow]note[/] {escape(line)}", soft_wrap=True)
     for line in outcome.errors:
         problems.print(f"  [bold red]error[/] {escape(line)}", soft_wrap=True)
     for trace in outcome.traces if debugging() else ():
         problems.print(escape(trace), soft_wrap=True)
+
+
+def _show_left_out(outcomes: list[Outcome], project: Project) -> None:
+    """End with what is in no result, and why; a long run has said it long ago."""
+    from trend_dagster.project.folder import BOLD_RUN, LABEL_FILE
+    from trend_dagster.storage.runs import unread_files
+
+    left_out = []
+    for outcome in outcomes:
+        if outcome.asset in (BOLD_RUN, "bold", LABEL_FILE, "geodesic_labels"):
+            left_out += [*outcome.excluded, *outcome.errors]
+    if any(outcome.asset in ("bold", BOLD_RUN) for outcome in outcomes):
+        folder = project.folder / project.settings.inputs.bold
+        left_out += [f"{name}: {why}" for name, why in unread_files(folder).items()]
+    if left_out:
+        console.print("\n[bold]Left out:[/]")
+        for line in dict.fromkeys(left_out):
+            console.print(f"  {escape(line)}", soft_wrap=True)

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-from dataclasses import asdict
 from pathlib import Path
 from typing import Annotated
 
@@ -11,7 +10,7 @@ from rich.markup import escape
 from rich.table import Table
 
 from trend_dagster.cli.app import Folder, Json, Profile, app, console, emit
-from trend_dagster.errors import InputError
+from trend_dagster.errors import InputError, cannot_write
 
 
 @app.command()
@@ -45,12 +44,8 @@ def init(
             (folder / name).mkdir(parents=True, exist_ok=True)
         replace_file(file, new_settings_file(profile).encode())
     except OSError as error:
-        raise InputError(
-            f"project {folder}",
-            expected="a folder that can be written to",
-            found=error.strerror or str(error),
-            remedy="Mend the permissions, or name another folder.",
-        ) from error
+        remedy = "run again, or name another folder."
+        raise cannot_write(f"project {folder}", error, remedy) from error
     console.print(f"Made {escape(str(folder))}. Next:", soft_wrap=True)
     steps = (
         f"put one .npy per BOLD run (vertices x timepoints) into {folder / inputs.bold}",
@@ -74,7 +69,7 @@ def settings(
 
     lines = setting_lines(folder, profile)
     if as_json:
-        emit([asdict(line) for line in lines])
+        emit(lines)
         return
     table = Table("setting")
     for name in ("here", "default", "tutorial"):
@@ -82,15 +77,14 @@ def settings(
     table.add_column("meaning", ratio=1)
     last = ""
     for line in lines:
-        here = escape(_shown(line.here))
-        if line.here != line.default:
+        here, *values = (escape(_shown(line[name])) for name in ("here", "default", "tutorial"))
+        if line["here"] != line["default"]:
             here = f"[bold]{here}[/]"
-        section, _, name = line.name.partition(".")
+        section, _, name = line["name"].partition(".")
         if section != last:
             table.add_section()
         last = section
-        values = (_shown(line.default), _shown(line.tutorial), line.description)
-        table.add_row(f"{section}.\n{name}", here, *(escape(value) for value in values))
+        table.add_row(f"{section}.\n{name}", here, *values, escape(line["description"]))
     console.print(table)
 
 

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from contextlib import suppress
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Any
 
@@ -94,7 +95,9 @@ def _describe(project: Project, asset: StoredAsset, version: Version) -> dict[st
     state = next(
         (s for s in Lineage(project).states(asset) if s.partition == version.partition), None
     )
-    pictures = write_pictures(project, version)
+    pictures: list[Path] = []
+    with suppress(OSError):  # who may only read gets none
+        pictures = write_pictures(project, version)
     return {
         "output": describe(version.asset, version.partition),
         "status": state.status if state else "its input was removed",

@@ -3,7 +3,9 @@
 from __future__ import annotations
 
 import math
+from collections.abc import Callable
 from enum import StrEnum
+from functools import partial
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Any
 
@@ -20,6 +22,8 @@ if TYPE_CHECKING:
 
     from trend_dagster.validation.figures import FigureFolder
     from trend_dagster.validation.simulated import OnProgress
+
+    Reproduce = Callable[..., pd.DataFrame]
 
 
 class Section(StrEnum):
@@ -75,26 +79,26 @@ def validate(
     Figures are kept as they are finished: stop it whenever you like, the same command goes on.
     """
     quiet(as_json)
+    from trend_dagster.validation import reproducibility
     from trend_dagster.validation.figures import FigureFolder
 
     figures = FigureFolder(folder / "figures")
     found: dict[str, Any] = {}
     with stopped_with_a_word(), progress_bar() as on_progress:
+        reproduce: Reproduce = partial(
+            reproducibility.reproduce, figures, n_nulls=n_nulls, on_progress=on_progress
+        )
         if atlas:
             found["atlases"] = _atlases(project or Path(), atlas)
         if real:
-            found["real"] = _real(
-                figures, folder, project or Path("real-2562"), n_nulls, on_progress
-            )
+            found["real"] = _real(reproduce, folder, project or Path("real-2562"))
         wanted = section or ([] if atlas or real else list(Section))
         if Section.simulated in wanted:
             found |= _simulated(figures, folder, do_quick, per_hemisphere, snr, seed, on_progress)
         if Section.ablations in wanted:
             found["ablations"] = _ablations(figures, do_quick, seed, on_progress)
         if Section.reproducibility in wanted:
-            found["reproducibility"] = _reproducibility(
-                figures, do_quick, seed, n_nulls, on_progress
-            )
+            found["reproducibility"] = _reproducibility(reproduce, do_quick, seed)
     if as_json:
         emit(_plain(found))
 
@@ -116,17 +120,12 @@ def _simulated(
     from trend_dagster.validation import simulated
     from trend_dagster.validation.approaches import all_approaches
 
+    approaches, seeds = list(all_approaches(do_quick)), seed or simulated.SEEDS
+    compare = partial(simulated.compare, figures, "simulated", approaches)
     tables, headlines = [], []
     for number in per_hemisphere or ([7] if do_quick else [7, 19]):
-        rows = simulated.compare(
-            figures,
-            "simulated",
-            list(all_approaches(do_quick)),
-            (0.0, *(snr or simulated.difficulties(number, do_quick))),
-            seed or simulated.SEEDS,
-            on_progress,
-            number,
-        )
+        difficulties = (0.0, *(snr or simulated.difficulties(number, do_quick)))
+        rows = compare(difficulties, seeds, on_progress, number)
         tables.append(simulated.summary(rows).assign(per_hemisphere=number))
         headlines.append(simulated.headline(rows))
         _show_simulated(tables[-1], headlines[-1], rows["seed"].nunique())
@@ -191,13 +190,7 @@ def _ablations(
     return table
 
 
-def _reproducibility(
-    figures: FigureFolder,
-    do_quick: bool,
-    seed: list[int] | None,
-    n_nulls: int,
-    on_progress: OnProgress,
-) -> pd.DataFrame:
+def _reproducibility(reproduce: Reproduce, do_quick: bool, seed: list[int] | None) -> pd.DataFrame:
     import pandas as pd
 
     from trend_dagster.validation import ablations, approaches, reproducibility, simulated
@@ -209,21 +202,13 @@ def _reproducibility(
         approaches.competitor("raw", "KMeans", 14.0, approaches.profile("tutorial")),
         approaches.competitor("cleaned", "Spectral", approaches.DEFAULT_WIDTH_MM, default),
     ]
+    whats = ("halves", "seeds") if do_quick else reproducibility.WHATS
     seeds = seed or (simulated.SEEDS[:1] if do_quick else simulated.SEEDS)
     tables = []
     for number in seeds:
         here = simulated.cohort(ablations.SNR, number)
-        table = reproducibility.reproduce(
-            figures,
-            "reproducibility",
-            here.identity,
-            here.recording,
-            takes_part,
-            ("halves", "seeds") if do_quick else reproducibility.WHATS,
-            here.n_networks,
-            n_nulls,
-            on_progress,
-        )
+        data, n_networks = (here.identity, here.recording), here.n_networks
+        table = reproduce("reproducibility", *data, takes_part, whats, n_networks=n_networks)
         tables.append(table.assign(seed=number))
         show_table(f"Reproducibility, cohort {number}, SNR {ablations.SNR}", table, REPEATED)
     return pd.concat(tables, ignore_index=True)
@@ -243,32 +228,20 @@ REPEATED = {
 }
 
 
-def _real(
-    figures: FigureFolder, folder: Path, place: Path, n_nulls: int, on_progress: OnProgress
-) -> pd.DataFrame:
+def _real(reproduce: Reproduce, folder: Path, place: Path) -> pd.DataFrame:
     from trend_dagster.examples import make_real
     from trend_dagster.project.folder import Project
-    from trend_dagster.validation import real, reproducibility
+    from trend_dagster.validation import real
 
     if not (place / "trend.yaml").exists():
         make_real(place, 2562, console.print)
     project = Project.open(place)
     data, recording = real.recording_of(project)
     takes_part = real.approaches_for(project)
-    table = reproducibility.reproduce(
-        figures,
-        "real",
-        data,
-        recording,
-        takes_part,
-        ("halves",),
-        real.N_NETWORKS,
-        n_nulls,
-        on_progress,
-    )
+    what, n_networks = ("halves",), real.N_NETWORKS
+    table = reproduce("real", data, recording, takes_part, what, n_networks=n_networks)
     show_table(f"{place}: {len(recording.runs)} runs, split in halves", table, REPEATED)
     picture = folder / "real_halves.png"
-    on_progress("picture", 1.0)
     real.draw_halves(takes_part[0], recording, picture)
     console.print(f"both halves: {picture}", soft_wrap=True)
     return table
@@ -306,15 +279,11 @@ def show_table(title: str, table: pd.DataFrame, columns: dict[str, str]) -> None
     here = {name: head for name, head in columns.items() if name in table}
     shown = Table(title=escape(title), box=box.SIMPLE, pad_edge=False, title_justify="left")
     for name, head in here.items():
-        text = not _is_number(table[name].iloc[0])
-        shown.add_column(head, justify="left" if text else "right", no_wrap=True)
+        is_number = isinstance(table[name].iloc[0], int | float)
+        shown.add_column(head, justify="right" if is_number else "left", no_wrap=True)
     for row in table.to_dict("records"):
         shown.add_row(*(_cell(row[name]) for name in here))
     console.print(shown)
-
-
-def _is_number(value: object) -> bool:
-    return isinstance(value, int | float)
 
 
 def _cell(value: object) -> str:

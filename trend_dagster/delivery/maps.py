@@ -18,23 +18,24 @@ from trend_dagster.delivery.figures.surface import (
     label_colours,
     oklch_to_rgb,
 )
-from trend_dagster.science.surface import Surface
+from trend_dagster.science.surface import Surface, hemisphere_triangles
 from trend_dagster.storage.arrays import npy_bytes
 from trend_dagster.storage.label_images import (
     FREESURFER_SIDE,
     Network,
     Networks,
-    Side,
     annot,
     cifti_labels,
     gifti_labels,
     gifti_surface,
     keys_of,
+    label_columns,
     label_tsv,
     nifti_labels,
     spec_file,
     unique_rgb,
 )
+from trend_dagster.storage.space import Side
 from trend_dagster.storage.stores import Version
 from trend_dagster.storage.template import Grayordinates, Target, Voxels
 
@@ -89,7 +90,8 @@ def chosen_maps(
         name = f"selected_{choice['n_clusters']}_clusters"
         written = map_files(name, cell_title(choice), labels, networks, surface, target)
         files |= {f"{MAPS}/{file}": content for file, content in written.items()}
-        tables[f"networks, {choice['n_clusters']} clusters"] = _markdown(written[f"{name}.tsv"])
+        table = label_columns(networks).to_markdown(index=False)
+        tables[f"networks, {choice['n_clusters']} clusters"] = str(table)
     return files, tables
 
 
@@ -129,12 +131,6 @@ def label_files(
     }
 
 
-def _markdown(tsv: bytes) -> str:
-    header, *rows = (line.split("\t") for line in tsv.decode().splitlines())
-    lines = [header, ["---"] * len(header), *rows]
-    return "\n".join("| " + " | ".join(line) + " |" for line in lines)
-
-
 def networks_of(
     labels: NDArray[np.integer], surface: Surface | None, target: Target | None = None
 ) -> list[Network]:
@@ -156,37 +152,26 @@ def networks_of(
         number and a hue: ``LH_03`` and ``RH_03``; a network of both is ``LR_05``.
     """
     n = int(labels.max(initial=-1)) + 1
-    sizes = np.bincount(labels[labels >= 0], minlength=n)
-    hemisphere = None
     of_right: dict[int, int] = {}
     if surface is not None:
-        hemisphere, of_right = surface.hemisphere, homologous_labels(surface, labels)
+        hemisphere: NDArray[np.int8] | None = surface.hemisphere
+        of_right = homologous_labels(surface, labels)
         known = label_colours(surface, labels)
         colours: Iterable[ArrayLike] = [known.get(k, np.zeros(3)) for k in range(n)]
     else:
         hemisphere = target.hemisphere if isinstance(target, Grayordinates) else None
         colours = np.clip(oklch_to_rgb(*distinct_colours(n).T), 0, 1)
-    of_left = {left: right for right, left in of_right.items()}
-    rgb = unique_rgb(colours)
-    numbers: dict[int, int] = {}
-    for k in range(n):
-        if k not in of_right:
-            numbers[k] = len(numbers) + 1
+    keys = {k: k + 1 for k in range(n)}
+    homologues = {right: keys[left] for right, left in of_right.items()}
+    homologues |= {left: keys[right] for right, left in of_right.items()}
+    numbers = {k: i for i, k in enumerate((k for k in keys if k not in of_right), 1)}
     numbers |= {right: numbers[left] for right, left in of_right.items()}
     networks = []
-    for k in range(n):
-        side = _side(hemisphere, labels == k)
-        homologue = of_right.get(k, of_left.get(k))
-        networks.append(
-            Network(
-                key=k + 1,
-                name=f"{PREFIX[side]}_{numbers[k]:02d}",
-                rgb=rgb[k],
-                hemisphere=side,
-                homologue=None if homologue is None else homologue + 1,
-                n_vertices=int(sizes[k]),
-            )
-        )
+    for (k, key), rgb in zip(keys.items(), unique_rgb(colours), strict=True):
+        inside = labels == k
+        side = _side(hemisphere, inside)
+        name, size = f"{PREFIX[side]}_{numbers[k]:02d}", int(inside.sum())
+        networks.append(Network(key, name, rgb, side, homologues.get(k), size))
     return networks
 
 
@@ -274,9 +259,7 @@ def surface_files(surface: Surface, side: Side) -> dict[str, bytes]:
         ``L.midthickness.surf.gii`` (or pial, white, anatomical), and ``L.inflated.surf.gii`` where
         there is an inflated one.
     """
-    inside = np.flatnonzero(surface.hemisphere == SIDES.index(side))
-    own = np.isin(surface.triangles[:, 0], inside)
-    triangles = np.searchsorted(inside, surface.triangles[own])
+    inside, triangles = hemisphere_triangles(surface, SIDES.index(side))
     files = {}
     if surface.inflated is not None:
         files[f"{side}.inflated.surf.gii"] = gifti_surface(

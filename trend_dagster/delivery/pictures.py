@@ -16,7 +16,8 @@ from trend_dagster.delivery.figures.matrices import sizes_figure, sweep_figure
 from trend_dagster.delivery.figures.png import small_png, to_png
 from trend_dagster.delivery.figures.surface import comparison_figure, parcellation_figure
 from trend_dagster.delivery.maps import cell_title
-from trend_dagster.project.tables import CONTROLS
+from trend_dagster.delivery.workbook import RANKING_COLUMNS
+from trend_dagster.project.tables import CELL, CONTROLS
 from trend_dagster.science.evidence.stability import COLUMNS, MEASURES
 from trend_dagster.science.surface import Surface
 from trend_dagster.storage.arrays import npy_bytes
@@ -47,33 +48,14 @@ def heat_maps(table: pd.DataFrame) -> Pictures:
 
 def sweep_markdown(table: pd.DataFrame) -> str:
     """First rows of the sweep's table."""
-    columns = [
-        "label_file",
-        "n_components",
-        "n_clusters",
-        "silhouette",
-        "davies_bouldin",
-        "connectivity_ratio",
-        "zero_row_share",
-        *_stability_columns(table),
-    ]
-    return _markdown(table[columns].head(40))
+    metrics = ["silhouette", "davies_bouldin", "connectivity_ratio", "zero_row_share"]
+    return _markdown(table[[*CELL, *metrics, *_stability_columns(table)]].head(40))
 
 
 def ranking_markdown(ranked: pd.DataFrame) -> str:
     """Best cells for each number of clusters, the chosen one first."""
-    columns = [
-        "n_clusters",
-        "rank",
-        "label_file",
-        "n_labels",
-        "n_components",
-        "alive",
-        "beyond_noise",
-        *_stability_columns(ranked),
-        "silhouette",
-        "zero_row_share",
-    ]
+    left_out = {*COLUMNS} - {*_stability_columns(ranked)}
+    columns = [name for name in RANKING_COLUMNS if name in ranked and name not in left_out]
     return _markdown(ranked[columns][ranked["rank"] <= 5])
 
 

@@ -18,13 +18,14 @@ from trend_dagster.delivery.figures.matrices import correlation_figure
 from trend_dagster.delivery.figures.png import small_png
 from trend_dagster.delivery.figures.surface import distinct_colours, oklch_to_rgb
 from trend_dagster.delivery.maps import networks_of
-from trend_dagster.delivery.page import Chosen, Metric, Report, ShownCell
+from trend_dagster.delivery.page import HISTORY, Chosen, Metric, Report, ShownCell
 from trend_dagster.delivery.pictures import parcellation_or_sizes
 from trend_dagster.project.dimensions import BOLD_RUN, LABEL_FILE
 from trend_dagster.project.settings import Settings
 from trend_dagster.project.tables import comparison_table, labels_of, summary_table, verdict
 from trend_dagster.science.evidence.measures import match_labels
 from trend_dagster.science.parcellation.selection import rank_cells
+from trend_dagster.science.plausibility import doubts
 from trend_dagster.science.surface import Surface
 from trend_dagster.storage.arrays import subject_of
 from trend_dagster.storage.label_images import Network, unique_rgb
@@ -43,6 +44,7 @@ FEATURES_FROM = {
 
 MAX_LABEL_BYTES = 1_500_000  # of all cells that can be looked at on the surface
 MAX_SHOWN = 24
+MAX_DOUBTS = 30
 PICTURE_BYTES = 200_000
 MATRIX_BYTES = 60_000  # shown in the UI as well
 MATRIX_PIXELS = 200
@@ -92,6 +94,7 @@ RANKING = {
 }
 RANKED = 10  # cells of the ranking that are shown
 
+RUN_FACTS = ("n_vertices", "n_vertices_without_signal", "n_timepoints", "temporal_snr")
 NOISE = "noise as smooth as the data"
 
 METRICS: tuple[tuple[str, str, str, dict[str, str]], ...] = (
@@ -187,12 +190,13 @@ def gather(
         date=max(v.attributes["created"] for v in found)[:10],
         software=f"trend_dagster {version_of('trend_dagster')}",
         runs=[_run(run, model) for run in versions.get("bold", ())],
+        doubts=_doubts([*versions.get("bold", ()), *versions.get("cortex", ())]),
         label_files=[_label_file(file) for file in versions.get("geodesic_labels", ())],
         settings=yaml.safe_dump(settings.model_dump(mode="json"), sort_keys=False),
         training=_training(model, versions.get("embeddings", ())),
         own=FEATURES_FROM[settings.features.source],
         columns=columns,
-        cells=_cells(table, columns),
+        cells=_records(table[list(columns)].astype({"n_components": int, "n_clusters": int})),
         metrics=[
             Metric(name, title, text, {t: c for t, c in others.items() if c in columns})
             for name, title, text, others in METRICS
@@ -216,31 +220,37 @@ def gather(
     )
 
 
-def _cells(table: pd.DataFrame, columns: Mapping[str, str]) -> list[dict[str, Any]]:
-    rows = table[list(columns)].to_dict("records")
-    for row in rows:
-        row |= {name: int(row[name]) for name in ("n_components", "n_clusters")}
-        row["chosen"] = bool(row["chosen"])
-    return [{str(k): v for k, v in row.items()} for row in rows]
+def _records(table: pd.DataFrame) -> list[dict[str, Any]]:
+    return [{str(name): v for name, v in row.items()} for row in table.to_dict("records")]
 
 
 def _run(run: Version, model: Version | None) -> dict[str, Any]:
     key = run.partition[BOLD_RUN]
-    facts = run.facts
     used = {"training_runs": "training", "validation_runs": "validation"}
     return {
         "run": key,
         "subject": subject_of(key),
-        "n_vertices": facts.get("n_vertices"),
-        "without_signal": facts.get("n_vertices_without_signal"),
-        "n_timepoints": facts.get("n_timepoints"),
-        "temporal_snr": facts.get("temporal_snr"),
+        **{name: run.facts.get(name) for name in RUN_FACTS},
         "excluded": run.excluded,
         "used_for": next(
             (word for fact, word in used.items() if model and key in model.facts.get(fact, ())),
             "the average",
         ),
     }
+
+
+def _doubts(versions: Sequence[Version | None]) -> list[str]:
+    said = [
+        f"{describe(v.asset, v.partition)}: {doubt}"
+        for v in versions
+        if v is not None
+        for doubt in doubts(v.asset, v.facts)
+    ]
+    return said[:MAX_DOUBTS] + (
+        [f"and {len(said) - MAX_DOUBTS} more (`trend status --all` shows them)"]
+        if len(said) > MAX_DOUBTS
+        else []
+    )
 
 
 def _label_file(file: Version) -> dict[str, Any]:
@@ -256,9 +266,8 @@ def _training(model: Version | None, embeddings: Sequence[Version]) -> dict[str,
     if model is None or model.excluded is not None:
         return None
     facts = model.facts
-    correlations = [
-        e.facts["mean_correlation"] for e in embeddings if "mean_correlation" in e.facts
-    ]
+    correlations = [e.facts.get("mean_correlation", np.nan) for e in embeddings]
+    known = [value for value in correlations if np.isfinite(value)]
     said = {
         "Weights": f"{facts['n_parameters']:,}" if "n_parameters" in facts else None,
         "Training runs": len(facts.get("training_runs", ())) or None,
@@ -266,17 +275,11 @@ def _training(model: Version | None, embeddings: Sequence[Version]) -> dict[str,
         "Split by": facts.get("split_by"),
         "Best epoch": facts.get("best_epoch"),
         "Best validation loss": _figure(facts.get("best_validation_loss")),
-        "Mean correlation between embeddings": _figure(np.mean(correlations))
-        if correlations
-        else None,
+        "Mean correlation between embeddings": _figure(np.mean(known)) if known else None,
     }
     history = {
-        name: model.read(f"history_{array}").tolist() if f"history_{array}" in model else []
-        for name, array in (
-            ("epoch", "epoch"),
-            ("train", "train_loss"),
-            ("validation", "validation_loss"),
-        )
+        name: model.read(f"history_{name}").tolist() if f"history_{name}" in model else []
+        for name in HISTORY
     }
     return {"facts": {k: str(v) for k, v in said.items() if v is not None}, **history}
 
@@ -311,27 +314,32 @@ def _all_chosen(
     matrix: Any = versions["average_correlation"][0].array("correlation")
     table, ranked = comparison_table(comparison), rank_cells(summary, settings.selection)
     own, split_by = FEATURES_FROM[settings.features.source], selected.facts["split_by"]
-    return [
-        _chosen(surface, table, ranked, own, choice, vector, names, matrix, split_by)
-        for choice, vector, names in zip(
-            selected.facts["chosen"], selected.read("labels"), networks, strict=True
+    chosen = zip(selected.facts["chosen"], selected.read("labels"), networks, strict=True)
+    found = []
+    for choice, labels, names in chosen:
+        n = choice["n_clusters"]
+        (row,) = table[(table["n_clusters"] == n) & table["chosen"]].to_dict("records")
+        best = ranked[ranked["n_clusters"] == n].head(RANKED)
+        best = best[[name for name in RANKING if name in ranked]].astype({"n_labels": int})
+        picture = parcellation_or_sizes(surface, labels, f"{n} clusters")
+        sorted_matrix = correlation_figure(matrix, labels, max_pixels=MATRIX_PIXELS)
+        found.append(
+            Chosen(
+                n_clusters=n,
+                facts=_facts(choice, row, split_by),
+                verdict=verdict(row, own),
+                picture=small_png(picture, PICTURE_BYTES),
+                correlation=small_png(sorted_matrix, MATRIX_BYTES),
+                networks=names,
+                ranking=_records(best.rename(columns=RANKING)),
+            )
         )
-    ]
+    return found
 
 
-def _chosen(
-    surface: Surface | None,
-    table: pd.DataFrame,
-    ranked: pd.DataFrame,
-    own: str,
-    choice: Mapping[str, Any],
-    labels: NDArray[np.int32],
-    networks: Sequence[Network],
-    matrix: Any,
-    split_by: str | None,
-) -> Chosen:
-    same = table["n_clusters"] == choice["n_clusters"]
-    (row,) = table[same & table["chosen"]].to_dict("records")
+def _facts(
+    choice: Mapping[str, Any], row: Mapping[Any, Any], split_by: str | None
+) -> dict[str, str]:
     facts = {
         "Label file": choice["label_file"],
         "n_components": str(choice["n_components"]),
@@ -341,32 +349,7 @@ def _chosen(
         f"Stability (halves by {split_by})": _stability(choice),
         "Collapsed": None if choice["alive"] else "yes: the penalty is too strong for this matrix",
     }
-    picture = parcellation_or_sizes(surface, labels, f"{choice['n_clusters']} clusters")
-    sorted_matrix = correlation_figure(matrix, labels, max_pixels=MATRIX_PIXELS)
-    columns = [name for name in RANKING if name in ranked]
-    best = ranked[ranked["n_clusters"] == choice["n_clusters"]].head(RANKED)[columns]
-    best = best.astype({"n_labels": int})
-    return Chosen(
-        n_clusters=choice["n_clusters"],
-        facts={name: value for name, value in facts.items() if value is not None},
-        verdict=verdict(row, own),
-        picture=small_png(picture, PICTURE_BYTES),
-        correlation=small_png(sorted_matrix, MATRIX_BYTES),
-        networks=[
-            {
-                "name": n.name,
-                "key": n.key,
-                "hemisphere": n.hemisphere,
-                "n_vertices": n.n_vertices,
-                "colour": "#{:02x}{:02x}{:02x}".format(*n.rgb),
-            }
-            for n in networks
-        ],
-        ranking=[
-            {RANKING[str(name)]: value for name, value in line.items()}
-            for line in best.to_dict("records")
-        ],
-    )
+    return {name: value for name, value in facts.items() if value is not None}
 
 
 def _shown_cells(

@@ -40,6 +40,7 @@ TUTORIAL_COLUMNS = {
 
 WORKBOOK = "Complete_Clustering.xlsx"
 
+MAX_TEXT = 32767  # characters of a cell of the format
 MAX_COLUMNS = 16384  # of a sheet of the format; sizes of clusters beyond stand in the store alone
 
 CONSTANTS = {"Clustering_Algorithm": "NMF", "Helper_Algo": "KMeans"}
@@ -80,6 +81,15 @@ MORE_COLUMNS = (
     "version",
     "digest",
 )
+
+
+_SHOWN_ELSEWHERE = {"cluster_sizes", *TUTORIAL_COLUMNS.values(), *STABILITY_COLUMNS}
+
+
+def _details(table: pd.DataFrame) -> pd.DataFrame:
+    """What the other sheets do not show; a measure that is new comes last."""
+    known = {*MORE_COLUMNS, *_SHOWN_ELSEWHERE}
+    return table.reindex(columns=[*MORE_COLUMNS, *(name for name in table if name not in known)])
 
 
 def tutorial_table(table: pd.DataFrame, file_names: Mapping[str, str]) -> pd.DataFrame:
@@ -130,48 +140,42 @@ def workbook_bytes(
         An .xlsx file: sheet ``Sheet1`` with the tutorial's columns, sheet ``Details`` with what
         else is known, sheet ``Ranking`` with the ranking and what it goes by.
     """
-    from openpyxl import Workbook
+    import pandas as pd
 
-    book = Workbook()
-    book.remove(book.worksheets[0])
-    _fill(book.create_sheet("Sheet1"), tutorial_table(table, file_names))
-    _fill(book.create_sheet("Details"), table.reindex(columns=list(MORE_COLUMNS)))
+    sheets = {
+        "Sheet1": tutorial_table(table, file_names),
+        "Details": _details(table),
+    }
     if ranking is not None:
-        columns = [name for name in RANKING_COLUMNS if name in ranking]
-        _fill(book.create_sheet("Ranking"), ranking[columns])
+        sheets["Ranking"] = ranking[[name for name in RANKING_COLUMNS if name in ranking]]
     buffer = io.BytesIO()
-    book.save(buffer)
+    with pd.ExcelWriter(buffer, engine="openpyxl") as writer:
+        for name, values in sheets.items():
+            text = values.map(_fit_for_xml)
+            text.to_excel(writer, sheet_name=name, index=False, freeze_panes=(1, 1))
+            _finish(writer.sheets[name])
     return buffer.getvalue()
 
 
-def _fill(sheet: Worksheet, table: pd.DataFrame) -> None:
-    from openpyxl.styles import Alignment, Font
-    from openpyxl.utils import get_column_letter
+def _fit_for_xml(value: object) -> object:
+    if not isinstance(value, str):
+        return value
+    return _NOT_XML.sub("\N{REPLACEMENT CHARACTER}", value)[:MAX_TEXT]
 
-    for column, name in enumerate(table.columns, start=1):
-        header = sheet.cell(1, column, str(name))
-        header.font = Font(bold=True)
+
+def _finish(sheet: Worksheet) -> None:
+    """Give columns a header and a width, and keep text text."""
+    from openpyxl.styles import Alignment, Border, Font
+
+    for header, *cells in sheet.columns:
+        header.font, header.border = Font(bold=True), Border()
         header.alignment = Alignment(wrap_text=True, vertical="top")
-        width = max(len(str(name)), *(len(_shown(value)) for value in table[name]))
-        sheet.column_dimensions[get_column_letter(column)].width = min(width + 2, 40)
-        for row, value in enumerate(table[name], start=2):
-            _write(sheet, row, column, value)
-    sheet.freeze_panes = "B2"
+        for cell in cells:
+            # A name that begins with '=' must stay a name: it comes from a file.
+            cell.data_type = "s" if isinstance(cell.value, str) else cell.data_type
+        width = max(len(_shown(cell.value)) for cell in (header, *cells))
+        sheet.column_dimensions[header.column_letter].width = min(width + 2, 40)
     sheet.auto_filter.ref = sheet.dimensions
-
-
-def _write(sheet: Worksheet, row: int, column: int, value: object) -> None:
-    if value is None or (isinstance(value, float) and np.isnan(value)):
-        return
-    if isinstance(value, float) and np.isinf(value):
-        value = str(value)  # as pandas does: the format has no infinite numbers
-    cell = sheet.cell(row, column)
-    if isinstance(value, str):
-        # A name that begins with '=' must stay a name: it comes from a file.
-        cell.value = _NOT_XML.sub("\N{REPLACEMENT CHARACTER}", value)
-        cell.data_type = "s"
-    else:
-        cell.value = value.item() if isinstance(value, np.generic) else value
 
 
 def _shown(value: object) -> str:

@@ -14,7 +14,8 @@ See https://docs.dagster.io/guides/build/partitions-and-backfills/backfilling-da
 from __future__ import annotations
 
 import time
-from collections.abc import Callable, Iterator, Mapping, Sequence
+from collections import defaultdict
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass, field
 
@@ -36,12 +37,15 @@ from trend_dagster.orchestration.private import (
 from trend_dagster.orchestration.production import FORCE_TAG
 from trend_dagster.orchestration.running import Outcome, Wish, decide
 from trend_dagster.project.folder import Project
-from trend_dagster.storage.stores import Partition, describe
+from trend_dagster.storage.stores import describe
 
 ASKED_BY_TAG = "trend/asked_by"
 """Tag of the runs that a job has asked for: which job."""
 
 SECONDS_BETWEEN_LOOKS = 2.0
+
+MOST_ROUNDS = 4
+"""What was made may put something else out of date, once or twice; more is a mistake of ours."""
 
 
 @dataclass
@@ -112,8 +116,8 @@ def make_all(
 ) -> list[Outcome]:
     """Ask for all that is missing or out of date, and wait until it is made.
 
-    Where something cannot be made, what can do without it is asked for in another backfill: a table
-    of the sweep has a row for the cell that failed.
+    Where something cannot be made, what can do without it is asked for in another backfill: the
+    table of the sweep has a row for the cell that failed.
 
     Parameters
     ----------
@@ -141,19 +145,19 @@ def make_all(
     for left_over in open_backfills(instance, ASKED_BY_TAG):
         log(f"following backfill {left_over}, which an earlier run of a job has asked for")
         _follow(instance, left_over, log)
-    asked: dict[str, list[State]] = {}
-    waiting: dict[str, str] = {}
+    before: dict[str, State] = {}
     tried: list[str] = []
-    while (todo := plan(project, instance, wish, tried)).wanted:
+    for _ in range(MOST_ROUNDS):
+        todo = plan(project, instance, wish, tried)
+        if not todo.wanted:
+            break
         backfill = _ask(instance, todo, job)
         log(f"asked for {_counts(todo)} in backfill {backfill}")
         _follow(instance, backfill, log)
-        for asset, states in todo.wanted.items():
-            known = asked.setdefault(asset, [])
-            known += [s for s in states if s.partition not in [k.partition for k in known]]
-        tried += [describe(s.asset, s.partition) for ss in todo.wanted.values() for s in ss]
-    waiting = todo.waiting
-    return list(_outcomes(project, asked, waiting))
+        wanted = {describe(s.asset, s.partition): s for ss in todo.wanted.values() for s in ss}
+        before = wanted | before
+        tried += [name for name, state in wanted.items() if not _is_made(project, state)]
+    return list(_outcomes(project, before.values(), todo.waiting))
 
 
 def _ask(instance: dg.DagsterInstance, todo: Plan, job: str) -> str:
@@ -165,6 +169,12 @@ def _ask(instance: dg.DagsterInstance, todo: Plan, job: str) -> str:
         keys = [key for s in states if (key := to_key(s.partition)) is not None]
         wanted[asset] = (PARTITIONS[ASSETS[asset].dims], keys)
     return ask_for_backfill(instance, wanted, tags, job)
+
+
+def _is_made(project: Project, before: State) -> bool:
+    """Tell whether an output has another version than before."""
+    now = project.store.latest(before.asset, before.partition)
+    return now is not None and (before.version is None or now.path != before.version.path)
 
 
 def _counts(todo: Plan) -> str:
@@ -210,36 +220,31 @@ def _taken_back(instance: dg.DagsterInstance, backfill: str) -> Iterator[None]:
 
 
 def _outcomes(
-    project: Project, asked: Mapping[str, list[State]], waiting: Mapping[str, str]
+    project: Project, asked: Iterable[State], waiting: Mapping[str, str]
 ) -> Iterator[Outcome]:
-    lineage = Lineage(project)
-    for name, before in asked.items():
-        states: dict[str, State] = {
-            describe(s.asset, s.partition): s for s in lineage.states(ASSETS[name])
-        }
-        after = [states[key] for s in before if (key := describe(s.asset, s.partition)) in states]
-        failures = {_why_not(project, s.asset, s.partition) for s in after if s.status != "current"}
-        made = [
-            b
-            for b in before
-            if (a := states.get(describe(b.asset, b.partition)))
-            and a.version
-            and (b.version is None or a.version.path != b.version.path)
-        ]
+    """Say what became of the outputs that were asked for, asset by asset."""
+    lineage, by_asset = Lineage(project), defaultdict[str, list[State]](list)
+    for state in asked:
+        by_asset[state.asset].append(state)
+    for name in [name for name in ASSETS if name in by_asset]:
+        now = {describe(s.asset, s.partition): s for s in lineage.states(ASSETS[name])}
+        made = [s for s in by_asset[name] if _is_made(project, s)]
+        after = [s for b in by_asset[name] if (s := now.get(describe(b.asset, b.partition)))]
         yield Outcome(
             asset=name,
             made=len(made),
-            kept=sum(s.status == "current" for s in after) - len(made),
+            kept=sum(s.status == "current" and s not in made for s in by_asset[name]),
             excluded=tuple(
                 f"{describe(s.asset, s.partition)}: {s.version.excluded}"
                 for s in after
                 if s.version and s.version.excluded
             ),
-            errors=tuple(sorted(failures)),
+            errors=tuple(sorted({_why_not(project, s) for s in after if s.status != "current"})),
             blocked=sum(key.partition("[")[0] == name for key in waiting),
         )
 
 
-def _why_not(project: Project, asset: str, partition: Partition) -> str:
-    reason = project.store.failure(asset, partition)
-    return reason or f"{describe(asset, partition)} was not made; its run says why"
+def _why_not(project: Project, state: State) -> str:
+    name = describe(state.asset, state.partition)
+    reason = project.store.failure(state.asset, state.partition)
+    return reason or f"{name} was not made ({'; '.join(state.reasons) or state.status})"

@@ -18,6 +18,8 @@ from trend_dagster.orchestration.assets import ASSETS
 from trend_dagster.orchestration.lineage import Lineage, State
 from trend_dagster.orchestration.production import StoredAsset, removed
 from trend_dagster.project.folder import BOLD_RUN, Project
+from trend_dagster.project.recordings import copies
+from trend_dagster.science.plausibility import doubts
 from trend_dagster.storage.stores import Version, describe
 
 MAX_MEAN_CORRELATION = 0.95
@@ -109,6 +111,20 @@ def _not_excluded(project: Project, version: Version) -> Iterator[str]:
         yield f"is excluded: {version.excluded}. Mend or remove the file"
 
 
+def _plausible(project: Project, version: Version) -> Iterator[str]:
+    """Every recorded quantity is in its plausible range, and nothing odd was noticed."""
+    yield from (f"is doubtful: {doubt}" for doubt in doubts(version.asset, version.facts))
+
+
+def _of_its_own(project: Project, version: Version) -> Iterator[str]:
+    """No recording is there under two keys."""
+    keys = [partition[BOLD_RUN] for partition in project.store.stored("bold", (BOLD_RUN,))]
+    own = version.partition[BOLD_RUN]
+    if own == min(keys):  # all pairs are looked at once
+        for first, second, what in copies(project, keys):
+            yield f"and others: {first} and {second} {what}. Take one of them out"
+
+
 def _not_collapsed(project: Project, version: Version) -> Iterator[str]:
     """The embeddings tell vertices apart: they are not all but one direction."""
     correlation, rank = version.facts["mean_correlation"], version.facts["effective_rank"]
@@ -185,7 +201,13 @@ def _beyond_noise(project: Project, version: Version) -> Iterator[str]:
 
 
 QUESTIONS: dict[str, dict[str, Find]] = {
-    "bold": {"usable": _not_excluded, "finite": _finite},
+    "bold": {
+        "usable": _not_excluded,
+        "finite": _finite,
+        "plausible": _plausible,
+        "of_its_own": _of_its_own,
+    },
+    "cortex": {"plausible": _plausible},
     "trained_model": {"finite": _finite_weights},
     "geodesic_labels": {"right_shape": _right_shape},
     "embeddings": {"right_shape": _right_shape, "finite": _finite, "not_collapsed": _not_collapsed},
@@ -222,7 +244,15 @@ CHECKS = dg.define_asset_job(
 )
 
 
-ADVISE = {_not_excluded, _not_collapsed, _alive, _complete, _beyond_noise}
+ADVISE = {
+    _not_excluded,
+    _plausible,
+    _of_its_own,
+    _not_collapsed,
+    _alive,
+    _complete,
+    _beyond_noise,
+}
 """Questions whose findings say themselves what to do."""
 
 

@@ -350,8 +350,8 @@ def read_checkpoint(
 
     model, origin = load_tutorial_checkpoint(file, n_heads=n_heads, confidence=confidence)
     _check_timepoints(project, file, model.n_timepoints)
-    facts = {"n_timepoints": model.n_timepoints, "origin": origin.as_dict()}
-    result = model_result(model, (), {"origin": origin.as_dict()}, facts)
+    facts = {"n_timepoints": model.n_timepoints, "origin": origin}
+    result = model_result(model, (), {"origin": origin}, facts)
     settings = {"autoencoder": model.config.model_dump()}
     return Found("trained_model", [(WHOLE, result)], settings)
 

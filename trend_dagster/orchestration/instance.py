@@ -1,33 +1,83 @@
-"""The Dagster instance of a project: opening it, one run of everything at a time, runs that died.
+"""The Dagster instance of a project: its settings and records, and runs that died.
 
-What belongs here: where Dagster's records of a project are, and what keeps them true. What does
-not: deciding what has to run (``running``).
+What belongs here: where Dagster's records of a project are, under which settings they are opened,
+one run of everything at a time, and what keeps the records true. What does not: deciding what has
+to run (``running``), and the processes of the page (``service``).
 
 See https://docs.dagster.io/deployment/oss/dagster-yaml.
 """
 
 from __future__ import annotations
 
-import fcntl
 import os
 import shutil
 import socket
-from collections.abc import Callable, Iterator
-from contextlib import contextmanager
+import tempfile
+from collections.abc import Callable, Iterator, Mapping
+from contextlib import ExitStack, contextmanager
 from pathlib import Path
+from typing import Any
 
 import dagster as dg
-import psutil
+import yaml
 from sqlalchemy.exc import DatabaseError
 
-from trend_dagster.errors import StoreError
-from trend_dagster.orchestration.private import HOST_TAG, PROCESS_TAG
+from trend_dagster.errors import SettingsError, StoreError, cannot_write
+from trend_dagster.orchestration.private import (
+    GRPC_INFO_TAG,
+    HOST_TAG,
+    PROCESS_TAG,
+    InstanceRef,
+)
 from trend_dagster.project.settings import resource_folder
+from trend_dagster.storage.locks import TakenError, hold, is_alive
+
+HOME_VARIABLE = "DAGSTER_HOME"
+
+UNFINISHED = [
+    dg.DagsterRunStatus.STARTING,
+    dg.DagsterRunStatus.STARTED,
+    dg.DagsterRunStatus.CANCELING,
+]
+
+LITTLE_ROOM = 2**20  # bytes; less is taken for the cause when records cannot be written
+
+Settings = dict[str, Any]
 
 
 @contextmanager
-def open_instance(project: Path) -> Iterator[dg.DagsterInstance]:
-    """Open the Dagster instance of a project; its state lies in the folder `.dagster`.
+def open_instance(project: Path, *, end_dead: bool = True) -> Iterator[dg.DagsterInstance]:
+    """Open the Dagster instance of a project, and end what died in it.
+
+    Parameters
+    ----------
+    project : Path
+        Folder of the project.
+    end_dead : bool
+        End runs whose process is gone (:func:`end_dead_runs`).
+
+    Yields
+    ------
+    DagsterInstance
+        Its state lies in the folder `.dagster`, or where the user's DAGSTER_HOME says.
+
+    Raises
+    ------
+    StoreError
+        If its databases cannot be used.
+    SettingsError
+        If the user's `dagster.yaml` cannot be used.
+    """
+    home = instance_home(project)
+    with _errors_in_words(home), _open(home, home) as instance:
+        if end_dead:
+            end_dead_runs(instance)
+        yield instance
+
+
+@contextmanager
+def open_records(project: Path) -> Iterator[dg.DagsterInstance | None]:
+    """Open Dagster's records to read them, also where this user may not write.
 
     Parameters
     ----------
@@ -36,28 +86,81 @@ def open_instance(project: Path) -> Iterator[dg.DagsterInstance]:
 
     Yields
     ------
-    DagsterInstance
-        Also set as DAGSTER_HOME for what is started from here.
-
-    Raises
-    ------
-    StoreError
-        If its databases cannot be used.
+    DagsterInstance or None
+        None if there are no records, or none that this user may read. Where the user may not
+        write, a copy of the records as they are now: SQLite writes even to read.
     """
-    home = instance_home(project)
-    os.environ["DAGSTER_HOME"] = str(home)
-    try:
-        with dg.DagsterInstance.from_config(str(home)) as instance:
-            end_dead_runs(instance)
+    home = records_home(project)
+    history = home / "history"
+    if not os.access(history, os.R_OK | os.X_OK):
+        yield None
+    elif all(os.access(path, os.W_OK) for path in (home, history, *history.glob("*.db"))):
+        with _errors_in_words(home), _open(home, home) as instance:
             yield instance
+    else:
+        with tempfile.TemporaryDirectory(prefix="trend-records-") as copy:
+            for name in ("history", "schedules"):
+                if (home / name).is_dir():
+                    shutil.copytree(home / name, Path(copy, name), copy_function=shutil.copyfile)
+            with _errors_in_words(home), _open(Path(copy), home) as instance:
+                yield instance
+
+
+def _open(home: Path, settings: Path) -> dg.DagsterInstance:
+    return dg.DagsterInstance.from_ref(
+        InstanceRef.from_dir(
+            str(home),
+            # Every key of our file is in the overrides: what else that folder holds is not read.
+            config_dir=str(resource_folder("dagster.yaml").parent),
+            overrides=instance_settings(settings),
+        )
+    )
+
+
+@contextmanager
+def _errors_in_words(home: Path) -> Iterator[None]:
+    subject = f"Dagster's records in {home}"
+    try:
+        yield
     except DatabaseError as error:
-        raise StoreError(
-            f"Dagster's records in {home}",
-            expected="databases that can be read and written, on a disk with room",
-            found=str(error.orig),
-            remedy="Free space, then run again: what is stored is recorded then. Records that are "
-            "damaged can be deleted; outputs and their provenance lie in the store.",
+        said = str(error.orig)
+        if shutil.disk_usage(home).free < LITTLE_ROOM:  # SQLite calls it an I/O error
+            said = f"{said} (disk full)"
+        for words, expected, remedy in _SAID_BY_SQLITE:
+            if words in said:
+                raise StoreError(subject, expected=expected, found=said, remedy=remedy) from error
+        remedy = (
+            "Look at `trend doctor`. Records that are damaged can be deleted; outputs and their "
+            "provenance lie in the store."
+        )
+        expected = "databases that can be read and written"
+        raise StoreError(subject, expected=expected, found=said, remedy=remedy) from error
+    except dg.DagsterInvalidConfigError as error:
+        raise SettingsError(
+            f"Dagster's settings in {home / 'dagster.yaml'}",
+            expected="settings that Dagster knows",
+            found=" ".join(str(error).split()),
+            remedy="Correct that file, or delete it: nothing has to stand in it.",
         ) from error
+
+
+_NO_PERMISSION = (
+    "permission for this user to write there",
+    "Ask the owner of the project for it (a common group, and umask 002). Reading needs none: "
+    "`trend status`, `trend show`, `trend export --to`, `trend dev --read-only`.",
+)
+_SAID_BY_SQLITE = (
+    ("full", "room on the disk", "Free space, then run again: what is stored is recorded then."),
+    (
+        "locked",
+        "databases that no other program holds for long",
+        "Another program writes to them: run again when it has ended (`trend doctor` names the "
+        "processes of this project). On a network file system lay them on a local disk: "
+        f"{HOME_VARIABLE}=/a/local/folder.",
+    ),
+    ("readonly", *_NO_PERMISSION),
+    ("unable to open", *_NO_PERMISSION),
+)
 
 
 @contextmanager
@@ -76,42 +179,209 @@ def only_run_here(project: Path, wait: Callable[[str], object] | None = None) ->
     StoreError
         If another process holds it.
     """
-    home = instance_home(project)
-    handle = os.open(home, os.O_RDONLY)
-    try:
+    file = _make(project.resolve() / ".dagster") / "run.lock"
+    with ExitStack() as stack:
         try:
-            fcntl.flock(handle, fcntl.LOCK_EX | fcntl.LOCK_NB)
-        except BlockingIOError:
+            stack.enter_context(hold(file, {}))
+        except OSError as error:
+            raise cannot_write(f"project {project}", error) from error
+        except TakenError as taken:
             if wait is None:
                 raise StoreError(
                     f"project {project}",
                     expected="no other `trend run` at work in it",
-                    found="one that is",
+                    found=f"one that is ({taken.holder})",
                     remedy="Wait until it ends, or stop it; nothing is lost either way.",
                 ) from None
-            wait(f"Another run is at work in {project}: waiting until it ends.")
-            fcntl.flock(handle, fcntl.LOCK_EX)
+            wait(f"Another run is at work in {project} ({taken.holder}): waiting until it ends.")
+            stack.enter_context(hold(file, {}, wait=True))
         yield
-    finally:
-        os.close(handle)
 
 
 def instance_home(project: Path) -> Path:
-    """Folder of the instance's state, made if need be, with today's `dagster.yaml`."""
-    home = project.resolve() / ".dagster"
-    home.mkdir(parents=True, exist_ok=True)
-    shutil.copyfile(resource_folder("dagster.yaml"), home / "dagster.yaml")
-    return home
+    """Folder of the instance's state, made if need be: the user's DAGSTER_HOME, else `.dagster`."""
+    return _make(records_home(project))
 
 
-def end_dead_runs(instance: dg.DagsterInstance) -> None:
-    """Mark runs of this machine whose process was killed as failed: nobody else watches them."""
-    unfinished = dg.RunsFilter(
-        statuses=[dg.DagsterRunStatus.STARTED, dg.DagsterRunStatus.STARTING],
-        tags={HOST_TAG: socket.gethostname()},
-    )
-    for run in instance.get_runs(unfinished):
-        if not psutil.pid_exists(int(run.tags[PROCESS_TAG])):
-            instance.report_run_failed(run, "The process of this run was ended from outside.")
-            # It took its places in the concurrency pools with it; the next run would wait for them.
-            instance.event_log_storage.free_concurrency_slots_for_run(run.run_id)
+def records_home(project: Path) -> Path:
+    """Folder of the instance's state, whether or not it is there."""
+    named = os.environ.get(HOME_VARIABLE)
+    return Path(named).expanduser().resolve() if named else project.resolve() / ".dagster"
+
+
+def _make(folder: Path) -> Path:
+    try:
+        folder.mkdir(parents=True, exist_ok=True)
+    except OSError as error:
+        raise cannot_write(f"folder {folder}", error) from error
+    return folder
+
+
+def instance_settings(home: Path) -> Settings:
+    """Settings of the instance: ours, and over them the user's `dagster.yaml`.
+
+    Parameters
+    ----------
+    home : Path
+        Folder of the instance's state.
+
+    Returns
+    -------
+    dict
+        As `dagster.yaml` has them. The file itself is never written to.
+
+    Raises
+    ------
+    SettingsError
+        If the user's file is no YAML with sections.
+    """
+    return _over(_ours(), _users(home))
+
+
+def added_settings(home: Path) -> list[str]:
+    """Name the settings that are ours because the user's `dagster.yaml` does not have them.
+
+    Parameters
+    ----------
+    home : Path
+        Folder of the instance's state.
+
+    Returns
+    -------
+    list of str
+        Section and name, as ``run_retries.max_retries``.
+    """
+    own = set(_names(_users(home)))
+    return [name for name in _names(_ours()) if name not in own]
+
+
+def _ours() -> Settings:
+    return dict(yaml.safe_load(resource_folder("dagster.yaml").read_text(encoding="utf-8")))
+
+
+def _users(home: Path) -> Settings:
+    file = home / "dagster.yaml"
+    try:
+        found = yaml.safe_load(file.read_text(encoding="utf-8")) if file.exists() else None
+    except (yaml.YAMLError, UnicodeDecodeError) as error:
+        found = " ".join(str(error).split())
+    if not isinstance(found, dict | None):
+        raise SettingsError(
+            f"Dagster's settings in {file}",
+            expected="sections with settings below them, in YAML",
+            found=str(found),
+            remedy="Correct that file, or delete it: nothing has to stand in it.",
+        )
+    return found or {}
+
+
+def _over(ours: Mapping[str, Any], users: Mapping[str, Any]) -> Settings:
+    merged = dict(ours)
+    for name, value in users.items():
+        below = merged.get(name)
+        both = isinstance(below, Mapping) and isinstance(value, Mapping)
+        merged[name] = _over(below, value) if both else value  # type: ignore[arg-type]
+    return merged
+
+
+def _names(settings: Mapping[str, Any], above: str = "") -> Iterator[str]:
+    for name, value in settings.items():
+        if isinstance(value, Mapping):
+            yield from _names(value, f"{above}{name}.")
+        else:
+            yield f"{above}{name}"
+
+
+KILLED = "The process of this run was ended from outside."
+
+
+def end_dead_runs(
+    instance: dg.DagsterInstance, *, launched: bool = False, why: str = KILLED
+) -> list[str]:
+    """End runs of this machine whose process is gone, and free what they held.
+
+    Nobody else does: Dagster's own launcher sees only the death of runs that it launched itself.
+    A run that failed so is started again by the daemon, and takes up what was finished.
+
+    Parameters
+    ----------
+    instance : DagsterInstance
+        Where they are on record.
+    launched : bool
+        No code server of the project runs on this machine, so no run that one launched does,
+        even if it had no process of its own yet.
+    why : str
+        For the record.
+
+    Returns
+    -------
+    list of str
+        Ids of the runs that were ended.
+    """
+    ended = []
+    for record in instance.get_run_records(dg.RunsFilter(statuses=UNFINISHED)):
+        run = record.dagster_run
+        if not _is_dead(instance, run, launched):
+            continue
+        if run.status == dg.DagsterRunStatus.CANCELING:
+            instance.report_run_canceled(run, why)
+        else:
+            instance.report_run_failed(run, why)
+        ended.append(run.run_id)
+    free_slots_of_ended_runs(instance)
+    return ended
+
+
+def free_slots_of_ended_runs(instance: dg.DagsterInstance) -> None:
+    """Give back the places in concurrency pools of runs that are over: others wait for them."""
+    storage = instance.event_log_storage
+    for run_id in storage.get_concurrency_run_ids():
+        run = instance.get_run_by_id(run_id)
+        if run is None or run.is_finished:
+            storage.free_concurrency_slots_for_run(run_id)
+
+
+def process_of(instance: dg.DagsterInstance, run: dg.DagsterRun) -> tuple[int, float] | None:
+    """Find the process that a run has on this machine.
+
+    Parameters
+    ----------
+    instance : DagsterInstance
+        Where it is on record.
+    run : DagsterRun
+        Which run.
+
+    Returns
+    -------
+    (int, float) or None
+        Its id and a time at which it ran; None if no process of this machine is known.
+    """
+    # A run that the page executed again has the tags of the first one, and a launcher.
+    if GRPC_INFO_TAG not in run.tags and run.tags.get(HOST_TAG) == socket.gethostname():
+        record = instance.get_run_record_by_id(run.run_id)
+        assert record is not None
+        return int(run.tags[PROCESS_TAG]), record.create_timestamp.timestamp()
+    if not _launched_here(run):
+        return None
+    for entry in instance.all_logs(run.run_id, of_type=dg.DagsterEventType.ENGINE_EVENT):
+        metadata = entry.dagster_event.engine_event_data.metadata if entry.dagster_event else {}
+        if "pid" in metadata:
+            return int(str(metadata["pid"].value)), entry.timestamp
+    return None
+
+
+def socket_name() -> str:
+    """Name of the code server's socket: it stands in the record of each run that is launched."""
+    return f"trend-{socket.gethostname()}.sock"
+
+
+def _launched_here(run: dg.DagsterRun) -> bool:
+    return f"/{socket_name()}" in run.tags.get(GRPC_INFO_TAG, "")
+
+
+def _is_dead(instance: dg.DagsterInstance, run: dg.DagsterRun, launched: bool) -> bool:
+    found = process_of(instance, run)
+    if found is not None and (run.status != dg.DagsterRunStatus.STARTING or launched):
+        return not is_alive(*found)
+    told = HOST_TAG in run.tags or GRPC_INFO_TAG in run.tags
+    return launched and (_launched_here(run) or not told)

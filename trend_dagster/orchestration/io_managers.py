@@ -28,6 +28,7 @@ from trend_dagster.orchestration.private import (
     get_input_data_version_tag,
     get_input_event_pointer_tag,
 )
+from trend_dagster.orchestration.recorded_pictures import keep_pictures
 from trend_dagster.orchestration.resources import ProjectResource
 from trend_dagster.storage.provenance import Recipe, digest_of
 from trend_dagster.storage.stores import Partition, Version, describe
@@ -109,6 +110,7 @@ class ZarrIOManager(dg.ConfigurableIOManager):
             Lazy: drawing the next item computes and publishes it.
         """
         parents = context.step_context.job_def.asset_layer.get(context.asset_key).parent_keys
+        project = self.project.open()
         pointers = latest_records(context.step_context.instance, parents)
         for published in obj:
             version = published.version
@@ -116,6 +118,8 @@ class ZarrIOManager(dg.ConfigurableIOManager):
             if published.result is None and _already_recorded(context, version):
                 context.log.info(f"{name} is current and on record: nothing to do")
                 continue
+            if published.result is not None:
+                keep_pictures(project, version, published.result.pictures)
             context.log_event(materialization(published, pointers))
             how = "kept" if published.result is None else f"done in {published.seconds:.1f} s"
             context.log.info(f"{name} {how}")

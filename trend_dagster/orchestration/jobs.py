@@ -33,7 +33,8 @@ from trend_dagster.project.folder import Project
 from trend_dagster.project.settings import nearest
 from trend_dagster.storage.stores import Version, describe
 
-PROJECT_POOL = "project"  # of the jobs: one at a time, like `trend run`
+JOB_TAG = {"trend/job": "true"}
+"""Tag of the runs of jobs: one is at work at a time (dagster.yaml), the others are queued."""
 
 
 class MakeConfig(dg.Config):
@@ -119,7 +120,6 @@ def _make_job(name: str, spec: JobSpec) -> dg.JobDefinition:
     @dg.op(
         name=op_of(name),
         description=spec.description,
-        pool=PROJECT_POOL,
         required_resource_keys={"project"},
         out=dg.Out(dg.Nothing),
     )
@@ -132,7 +132,7 @@ def _make_job(name: str, spec: JobSpec) -> dg.JobDefinition:
         if errors:
             raise dg.Failure("\n".join(errors), allow_retries=False)
 
-    @dg.job(name=name, description=spec.description)
+    @dg.job(name=name, description=spec.description, tags=JOB_TAG)
     def job() -> None:
         make()
 
@@ -199,7 +199,6 @@ def _import_job() -> dg.JobDefinition:
     @dg.op(
         name=op_of("import_file"),
         description=description,
-        pool=PROJECT_POOL,
         required_resource_keys={"project"},
         out=dg.Out(dg.Nothing),
     )
@@ -209,7 +208,7 @@ def _import_job() -> dg.JobDefinition:
         names = [describe(version.asset, version.partition) for version in made]
         context.add_output_metadata({"imported": dg.MetadataValue.json(json.dumps(names))})
 
-    @dg.job(name="import_file", description=description)
+    @dg.job(name="import_file", description=description, tags=JOB_TAG)
     def job() -> None:
         import_op()
 

@@ -14,7 +14,9 @@ from trend_dagster.errors import StoreError
 from trend_dagster.orchestration.assets import ASSETS
 from trend_dagster.orchestration.lineage import Lineage, State, Status
 from trend_dagster.orchestration.production import StoredAsset, removed
-from trend_dagster.project.folder import Project
+from trend_dagster.project.folder import BOLD_RUN, Project
+from trend_dagster.project.recordings import copies
+from trend_dagster.science.plausibility import doubts
 from trend_dagster.storage.stores import describe
 
 STATUSES: tuple[Status, ...] = get_args(Status)
@@ -34,6 +36,8 @@ class AssetStatus:
         Why, by output, for all that are not current.
     excluded : mapping of str to str
         Why an output is an exclusion, by output.
+    doubts : mapping of str to tuple of str
+        What is odd about an output, by output.
     removed : tuple of str
         Stored outputs whose input file is gone; they stay, and are left out of new averages.
     n_bytes : int
@@ -44,6 +48,7 @@ class AssetStatus:
     counts: Mapping[str, int]
     reasons: Mapping[str, tuple[str, ...]]
     excluded: Mapping[str, str]
+    doubts: Mapping[str, tuple[str, ...]]
     removed: tuple[str, ...]
     n_bytes: int
 
@@ -76,9 +81,40 @@ def _status(project: Project, asset: StoredAsset, found: list[State]) -> AssetSt
             for s in found
             if s.version is not None and s.version.excluded
         },
+        doubts=doubts_about(project, asset, found),
         removed=tuple(describe(asset.name, p) for p in removed(project, asset)),
         n_bytes=project.store.size(asset.name),
     )
+
+
+def doubts_about(
+    project: Project, asset: StoredAsset, found: list[State]
+) -> dict[str, tuple[str, ...]]:
+    """Say what is odd about stored outputs, each alone and all together.
+
+    Parameters
+    ----------
+    project : Project
+        Where.
+    asset : StoredAsset
+        Which asset.
+    found : list of State
+        Its outputs.
+
+    Returns
+    -------
+    dict of str to tuple of str
+        By output; those about which nothing is odd are left out.
+    """
+    said = {
+        describe(s.asset, s.partition): doubts(s.asset, s.version.facts)
+        for s in found
+        if s.version is not None
+    }
+    if asset.dims == (BOLD_RUN,) and asset.name == "bold":
+        for first, second, what in copies(project, [s.partition[BOLD_RUN] for s in found]):
+            said[describe("bold", {BOLD_RUN: second})].append(f"{first} and this one {what}")
+    return {name: tuple(lines) for name, lines in said.items() if lines}
 
 
 def damages(project: Project) -> Iterator[str]:

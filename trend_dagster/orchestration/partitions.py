@@ -1,4 +1,4 @@
-"""The three dimensions along which work is cut, and the keys of their partitions.
+"""The dimensions along which work is cut, and the keys of their partitions.
 
 What belongs here: partition definitions, keeping Dagster's keys those of today's inputs and
 settings, and the translation between Dagster's keys and the ``{dimension: key}`` form that the
@@ -15,17 +15,19 @@ from collections.abc import Iterator, Sequence
 import dagster as dg
 
 from trend_dagster.errors import TrendError
-from trend_dagster.project.folder import BOLD_RUN, LABEL_FILE, N_COMPONENTS, Project
+from trend_dagster.project.folder import BOLD_RUN, LABEL_FILE, N_COMPONENTS, SUBJECT, Project
 from trend_dagster.storage.stores import WHOLE, Partition
 
 DIMENSIONS = {
-    name: dg.DynamicPartitionsDefinition(name=name) for name in (BOLD_RUN, LABEL_FILE, N_COMPONENTS)
+    name: dg.DynamicPartitionsDefinition(name=name)
+    for name in (BOLD_RUN, LABEL_FILE, N_COMPONENTS, SUBJECT)
 }
 
 PARTITIONS: dict[tuple[str, ...], dg.PartitionsDefinition[str] | None] = {
     (): None,
     (BOLD_RUN,): DIMENSIONS[BOLD_RUN],
     (LABEL_FILE,): DIMENSIONS[LABEL_FILE],
+    (SUBJECT,): DIMENSIONS[SUBJECT],
     (LABEL_FILE, N_COMPONENTS): dg.MultiPartitionsDefinition(
         {name: DIMENSIONS[name] for name in (LABEL_FILE, N_COMPONENTS)}
     ),
@@ -89,7 +91,7 @@ def register(instance: dg.DagsterInstance, dimension: str, keys: Sequence[str]) 
     instance : DagsterInstance
         Where.
     dimension : str
-        ``bold_run``, ``label_file`` or ``n_components``.
+        ``bold_run``, ``label_file``, ``n_components`` or ``subject``.
     keys : sequence of str
         All keys that there are.
     """

@@ -38,6 +38,9 @@ from dagster._core.execution.backfill import (
 )
 from dagster._core.execution.job_execution_result import JobExecutionResult
 from dagster._core.execution.plan.objects import StepFailureData
+
+# The settings of an instance put together of two files; `from_config` reads one.
+from dagster._core.instance.ref import InstanceRef
 from dagster._core.remote_origin import (
     ManagedGrpcPythonEnvCodeLocationOrigin,
     RemoteJobOrigin,
@@ -49,14 +52,21 @@ from dagster._core.storage.tags import (
     ASSET_PARTITION_RANGE_END_TAG,
     ASSET_PARTITION_RANGE_START_TAG,
     BACKFILL_ID_TAG,
+    GRPC_INFO_TAG,
     MAX_RETRIES_TAG,
     RETRY_ON_ASSET_OR_OP_FAILURE_TAG,
     RUN_FAILURE_REASON_TAG,
 )
 from dagster._core.types.loadable_target_origin import LoadableTargetOrigin
 from dagster._core.utils import make_new_backfill_id
+
+# Tells whether the code server answers; `dagster code-server` has no command for it.
+from dagster._grpc.client import DagsterGrpcClient
 from dagster._time import get_current_timestamp
 from dagster_shared.error import SerializableErrorInfo
+
+# The form in which webserver, daemon and code server take an instance (`--instance-ref`).
+from dagster_shared.serdes import serialize_value
 
 __all__ = [
     "ASSET_PARTITION_RANGE_END_TAG",
@@ -65,6 +75,7 @@ __all__ = [
     "CODE_VERSION_TAG",
     "DATA_VERSION_IS_USER_PROVIDED_TAG",
     "DATA_VERSION_TAG",
+    "GRPC_INFO_TAG",
     "HOST_TAG",
     "MAX_RETRIES_TAG",
     "NULL_DATA_VERSION",
@@ -72,6 +83,8 @@ __all__ = [
     "PROCESS_TAG",
     "RECORDED_ONE_BY_ONE",
     "RETRY_ON_ASSET_OR_OP_FAILURE_TAG",
+    "DagsterGrpcClient",
+    "InstanceRef",
     "JobExecutionResult",
     "SerializableErrorInfo",
     "StepFailureData",
@@ -84,6 +97,8 @@ __all__ = [
     "how_backfill_ended",
     "hurry_backfills",
     "open_backfills",
+    "run_daemon",
+    "serialize_value",
 ]
 
 RECORDED_ONE_BY_ONE = {SYSTEM_METADATA_KEY_SOURCE_ASSET_OBSERVATION: True}
@@ -244,3 +259,10 @@ def hurry_backfills(seconds: int) -> None:
     from dagster._daemon import controller
 
     controller.DEFAULT_DAEMON_INTERVAL_SECONDS = seconds
+
+
+def run_daemon() -> None:
+    """Run Dagster's daemon with the arguments of this process."""
+    from dagster._daemon.cli import main
+
+    main()

@@ -8,7 +8,7 @@ An asset is a function of a :class:`Task` and of the assets that its other param
 rules hold for all of them:
 
 - *Dependence*: a partition is made from the upstream partition that shares its dimensions, and from
-  all partitions along the dimensions that it does not have.
+  all partitions along the dimensions that it does not have; a subject, from its own runs only.
 - *Currency*: an output whose stored recipe (code version, settings, digests of its inputs) equals
   today's is current, and is kept.
 - *Absence*: an asset that has nothing to do under the settings is an exclusion that says why
@@ -41,15 +41,27 @@ from typing import Any
 import dagster as dg
 from pydantic import Field
 
-from trend_dagster.errors import InputError, MissingUpstreamError, StoreError, TrendError
+from trend_dagster.errors import (
+    InputError,
+    MissingUpstreamError,
+    StoreError,
+    TrendError,
+    cannot_write,
+)
 from trend_dagster.files import replace_file
 from trend_dagster.orchestration.io_managers import NONE, Published, Result
 from trend_dagster.orchestration.partitions import PARTITIONS, to_partition
 from trend_dagster.orchestration.private import HOST_TAG, PROCESS_TAG, RECORDED_ONE_BY_ONE
-from trend_dagster.project.folder import N_COMPONENTS, Project
+from trend_dagster.project.folder import BOLD_RUN, N_COMPONENTS, SUBJECT, Project, subject_key
 from trend_dagster.project.settings import Settings
 from trend_dagster.science.cores import usable_cores
-from trend_dagster.storage.provenance import Recipe, differences, digest_of, digest_of_file
+from trend_dagster.storage.provenance import (
+    Recipe,
+    differences,
+    digest_of,
+    digest_of_file,
+    digest_of_input,
+)
 from trend_dagster.storage.stores import Draft, Partition, Version, describe
 
 Progress = Callable[[str, str, float], None]
@@ -163,6 +175,7 @@ class Task:
 
 Compute = Callable[..., Any]
 FilesOf = Callable[[Project, Partition], Mapping[str, Path]]
+Deciding = Callable[[Settings], Mapping[str, dict[str, Any]]]
 NothingToDo = Callable[[Settings], str | None]
 WorkerBytes = Callable[[Settings, Mapping[str, list[Version]], int], int]
 Inputs = dict[str, list[Version]]
@@ -187,8 +200,9 @@ class StoredAsset:
         Group in the UI.
     inputs : tuple of StoredAsset
         What it is made from; the parameters of ``compute`` have their names.
-    settings : tuple of str
-        Sections of the settings that decide its content, or single settings (``section.name``).
+    settings : tuple of str or callable
+        Sections of the settings that decide its content, or what takes the settings and returns
+        what of several sections does, by name.
     code_version : str
         Raised when a change of code changes results.
     nothing_to_do : callable, optional
@@ -211,7 +225,7 @@ class StoredAsset:
     group: str
     dims: tuple[str, ...] = ()
     inputs: "tuple[StoredAsset, ...]" = ()
-    settings: tuple[str, ...] = ()
+    settings: tuple[str | Deciding, ...] = ()
     code_version: str = "1"
     nothing_to_do: NothingToDo | None = None
     files: FilesOf | None = None
@@ -267,7 +281,11 @@ class StoredAsset:
     ) -> list[Partition]:
         """Partitions of an input that an output is made from."""
         shared = {dim: partition[dim] for dim in upstream.dims if dim in partition}
-        found = [p for p in upstream.partitions(project) if shared.items() <= p.items()]
+        found = [
+            p
+            for p in upstream.partitions(project)
+            if shared.items() <= p.items() and _same_subject(p, partition)
+        ]
         # Where its file is gone, what is stored may still be used.
         return found if found or not shared else [shared]
 
@@ -334,7 +352,7 @@ class StoredAsset:
         digests |= self._missing(project, partition, inputs)
         if self.files is not None:
             for name, file in self.files(project, partition).items():
-                digests[f"file {name}"] = digest_of_file(file)
+                digests[f"file {name}"] = digest_of_input(file)
         traced = any(self.asks_for(name) for name in inputs)
         return Recipe(self.name, self.code_version, self._identity(project), digests, traced=traced)
 
@@ -342,12 +360,10 @@ class StoredAsset:
         """Settings that decide the content; those that became a partition are told by the key."""
         found: dict[str, Any] = {}
         for setting in self.settings:
-            section, _, name = setting.partition(".")
-            if name:
-                values = getattr(project.settings, section).model_dump(mode="json", include={name})
+            if callable(setting):
+                found |= setting(project.settings)
             else:
-                values = project.settings.identity(section)
-            found.setdefault(section, {}).update(values)
+                found[setting] = project.settings.identity(setting)
         for section in found.values():
             for dim in self.dims:
                 section.pop(dim, None)
@@ -463,6 +479,13 @@ class StoredAsset:
         return dg.AssetDep(upstream.name, partition_mapping=mapping)
 
 
+def _same_subject(run: Partition, partition: Partition) -> bool:
+    """Tell whether a run, if it is one, is of the subject of a partition, if it has one."""
+    if BOLD_RUN not in run or SUBJECT not in partition:
+        return True
+    return subject_key(run[BOLD_RUN]) == partition[SUBJECT]
+
+
 def stored(definition: dg.AssetsDefinition) -> StoredAsset:
     """What is behind the definition of an asset."""
     found: StoredAsset = definition.op.compute_fn.decorated_fn.stored_asset  # type: ignore[union-attr]
@@ -550,7 +573,8 @@ def produce(
         yield from _side_by_side(asset, project, batches, errors, run_id=run_id, log=log)
     if errors:
         raise dg.Failure(
-            description="\n".join(str(error) for error in errors),
+            # One cause is one error: a misspelt name fails every partition in the same words.
+            description="\n".join(dict.fromkeys(str(error) for error in errors)),
             metadata={"errors": len(errors), "of": len(partitions)},
             allow_retries=False,
         )
@@ -918,12 +942,7 @@ def _deliver(task: Task, files: Mapping[str, bytes]) -> None:
         try:
             replace_file(outputs / name, content)
         except OSError as error:
-            raise StoreError(
-                f"file {outputs / name}",
-                expected="a folder that can be written to, on a disk with room",
-                found=error.strerror or str(error),
-                remedy="Free space or mend the permissions, then run again.",
-            ) from error
+            raise cannot_write(f"file {outputs / name}", error) from error
     for name, digest in old.items():
         path = outputs / name
         if name not in files and path.is_file() and digest_of_file(path) == digest:

@@ -19,6 +19,7 @@ import dagster as dg
 from trend_dagster.orchestration.assets import ASSETS
 from trend_dagster.orchestration.io_managers import PLANNED_TAG
 from trend_dagster.orchestration.lineage import Lineage, State
+from trend_dagster.orchestration.overview import doubts_about
 from trend_dagster.orchestration.partitions import register_all, to_key
 from trend_dagster.orchestration.private import (
     ASSET_PARTITION_RANGE_END_TAG,
@@ -37,7 +38,11 @@ from trend_dagster.storage.stores import describe
 
 MODULE, LOCATION = "trend_dagster.definitions", "trend_dagster"  # as workspace.yaml names them
 
-NAMED_ELSEWHERE = {"up_to_date", "usable"}  # checks whose findings are outcomes by themselves
+NAMED_ELSEWHERE = {
+    "up_to_date",
+    "usable",
+    "plausible",
+}  # checks whose findings are outcomes by themselves
 
 
 @dataclass(frozen=True)
@@ -90,6 +95,8 @@ class Outcome:
         Partitions that wait for others.
     notes : tuple of str
         What else should be known.
+    doubts : tuple of str
+        What is odd about what is stored: quantities out of their plausible range, and the like.
     traces : tuple of str
         Where in the code errors arose that no user can mend.
     nothing_to_do : str or None
@@ -103,6 +110,7 @@ class Outcome:
     errors: tuple[str, ...] = ()
     blocked: int = 0
     notes: tuple[str, ...] = ()
+    doubts: tuple[str, ...] = ()
     traces: tuple[str, ...] = ()
     nothing_to_do: str | None = None
 
@@ -248,6 +256,11 @@ def _run(
             for s in todo.kept
         )
         + launched.warnings,
+        doubts=tuple(
+            f"{name}: {doubt}"
+            for name, said in doubts_about(lineage.project, asset, after).items()
+            for doubt in said
+        ),
         traces=launched.traces,
         nothing_to_do=idle,
     )

@@ -40,7 +40,7 @@ def build_schedule(cron: str) -> dg.ScheduleDefinition:
             job_name="parcellate",
             default_status=dg.DefaultScheduleStatus.STOPPED,
             description="Makes all that is missing or out of date, with the model there is: one "
-            "job, and at most one run per asset. It does not train. After a failure the next "
+            "job. It does not train. After a failure the next "
             "night, or a run of `parcellate` by hand, takes up what was finished.",
         )(nightly)
     except dg.DagsterInvalidDefinitionError as error:

@@ -16,7 +16,9 @@ from trend_dagster.errors import InputError
 from trend_dagster.project.dimensions import BOLD_RUN as BOLD_RUN
 from trend_dagster.project.dimensions import LABEL_FILE as LABEL_FILE
 from trend_dagster.project.dimensions import N_COMPONENTS as N_COMPONENTS
+from trend_dagster.project.dimensions import SUBJECT as SUBJECT
 from trend_dagster.project.settings import Settings, load_settings, made_encodings
+from trend_dagster.storage.arrays import subject_of
 from trend_dagster.storage.label_files import LabelFile, find_label_files, has_label_files
 from trend_dagster.storage.runs import BoldRun, brain_mask_of, find_runs
 from trend_dagster.storage.stores import Store
@@ -87,7 +89,7 @@ class Project:
         inputs = self.settings.inputs
         choose = {"space": inputs.space, "den": inputs.density, "desc": inputs.desc}
         try:
-            return find_runs(self.folder / inputs.bold, choose)
+            return find_runs(self.folder / inputs.bold, {**choose, **inputs.select})
         except InputError:
             correlation = self.store.latest("average_correlation")
             if correlation is not None and correlation.imported:
@@ -117,7 +119,7 @@ class Project:
         Parameters
         ----------
         dimension : str
-            ``bold_run``, ``label_file`` or ``n_components``.
+            ``bold_run``, ``label_file``, ``n_components`` or ``subject``.
 
         Returns
         -------
@@ -128,6 +130,8 @@ class Project:
             return list(self.bold_runs)
         if dimension == LABEL_FILE:
             return [*self.label_files, *made_encodings(self.settings)]
+        if dimension == SUBJECT:
+            return list(dict.fromkeys(map(subject_key, self.bold_runs)))
         return [str(k) for k in self.settings.sweep.n_components]
 
     def inputs(self, dimension: str) -> Mapping[str, BoldRun | LabelFile]:
@@ -187,3 +191,9 @@ def _still_there(found: Mapping[str, Input], dimension: str, key: str) -> Input:
             remedy="Put it back to compute it again; what is stored stays as it is.",
         )
     return found[key]
+
+
+def subject_key(run: str) -> str:
+    """Partition key of the subject of a run: ``sub-01``; a run that names none is its own."""
+    subject = subject_of(run)
+    return run if subject is None else f"sub-{subject}"

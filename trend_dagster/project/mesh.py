@@ -7,7 +7,8 @@ the mesh adds to a correlation. What does not: reading files (``storage``) and t
 
 from __future__ import annotations
 
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Mapping, Sequence
+from contextlib import suppress
 from pathlib import Path
 from typing import Any
 
@@ -17,12 +18,10 @@ from numpy.typing import NDArray
 from trend_dagster.errors import InputError
 from trend_dagster.project.folder import Project
 from trend_dagster.project.fsaverage import FSAVERAGE, load_fsaverage
-from trend_dagster.project.settings import Settings
-from trend_dagster.science.connectivity.smoothing import Smoothing
 from trend_dagster.science.surface import Surface, check_hemisphere
 from trend_dagster.storage.space import Side
 from trend_dagster.storage.stores import Version
-from trend_dagster.storage.surfaces import read_cortex_mask, read_surfaces
+from trend_dagster.storage.surfaces import count_vertices, read_cortex_mask, read_surfaces
 
 SIDES = ("left", "right")
 
@@ -56,6 +55,19 @@ def read_mesh(project: Project) -> Surface | None:
         return None
     files = list(mesh_files(project).values())
     return Surface(**vars(read_surfaces(files[:2], files[2:], check=check_hemisphere)))
+
+
+def mesh_sizes(project: Project) -> dict[Side, int] | None:
+    """Vertices of each hemisphere of the mesh that the settings name; None if they name none."""
+    inputs = project.settings.inputs
+    if inputs.surface is not None:
+        return {"L": FSAVERAGE[inputs.surface], "R": FSAVERAGE[inputs.surface]}
+    if not inputs.surfaces:
+        return None
+    with suppress(InputError):  # said once, where the mesh itself is read
+        left, right = (count_vertices(project.folder / name) for name in inputs.surfaces)
+        return {"L": left, "R": right}
+    return None
 
 
 def cortex_mask_files(project: Project) -> dict[str, Path]:
@@ -130,21 +142,6 @@ def wrong_density(files: Sequence[str], expected: str, found: object) -> InputEr
         expected=f"{expected} vertices, as the BOLD has",
         found=str(found),
         remedy="Name the surface that the BOLD was sampled on (inputs.surface or inputs.surfaces), "
-        "or leave it out.",
+        "or leave it out. Where rows are grayordinates of a CIFTI file, which lacks the wall, "
+        "leave it out and name that file: inputs.template.",
     )
-
-
-# What it adds
-
-
-def smoothing_of(
-    settings: Settings, cortex: Callable[[], Version | None], mask: NDArray[np.bool_]
-) -> Smoothing | None:
-    """How correlations are smoothed before they are thresholded; None where they are not."""
-    config = settings.thresholding
-    if config.smoothing_fwhm_mm == 0:
-        return None
-    surface = mesh_of(cortex(), len(mask))
-    if surface is None:
-        return None
-    return Smoothing.along(surface, mask, config.smoothing_fwhm_mm, config.exclusion_mm)

@@ -8,7 +8,6 @@ from __future__ import annotations
 
 import warnings
 from collections.abc import Mapping
-from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import Any, Literal
 
@@ -76,43 +75,12 @@ def read_model(path: Path) -> tuple[TransformerAutoencoder, dict[str, Any]]:
 # --- The tutorial's checkpoints -------------------------------------------------------------
 
 
-@dataclass(frozen=True)
-class CheckpointInfo:
-    """Where imported weights come from.
-
-    Attributes
-    ----------
-    path : str
-    epoch : int or None
-        Epochs that were trained, if the file says.
-    best_validation_loss : float or None
-        Summed over validation runs, as the notebook keeps it.
-    n_timepoints : int
-    data_parallel : bool
-        Whether names carried the prefix of several GPUs.
-    confidence_trained : bool
-        Always False: the published code cannot train them.
-    """
-
-    path: str
-    epoch: int | None
-    best_validation_loss: float | None
-    n_timepoints: int
-    data_parallel: bool
-    confidence_trained: bool = False
-
-    def as_dict(self) -> dict[str, Any]:
-        """Return the fields as a plain dictionary, for metadata."""
-        return asdict(self)
-
-
 def load_tutorial_checkpoint(
     path: Path,
     *,
     n_heads: int = 8,
-    n_timepoints: int | None = None,
     confidence: Literal["key", "tutorial"] = "tutorial",
-) -> tuple[TransformerAutoencoder, CheckpointInfo]:
+) -> tuple[TransformerAutoencoder, dict[str, Any]]:
     """Read a ``.pth`` that the tutorial's notebook wrote.
 
     Parameters
@@ -121,8 +89,6 @@ def load_tutorial_checkpoint(
         Holds a dictionary with ``model_state_dict``; never runs code from the file.
     n_heads : int
         The only part of the shape that the weights do not tell; 8 in the tutorial.
-    n_timepoints : int or None
-        If given, the length of the cohort's runs, which the weights must fit.
     confidence : {"tutorial", "key"}
         With ``key`` a warning tells that the confidence weights are untrained.
 
@@ -130,22 +96,22 @@ def load_tutorial_checkpoint(
     -------
     model : TransformerAutoencoder
         In evaluation mode; its outputs equal those of the published code.
-    info : CheckpointInfo
+    origin : dict
+        Where the weights come from: ``path``, ``epoch`` and ``best_validation_loss`` (summed over
+        validation runs) if the file says them, ``n_timepoints``, ``data_parallel`` (whether names
+        carried the prefix of several GPUs), and ``confidence_trained``, always False: the published
+        code cannot train it.
 
     Raises
     ------
     InputError
-        If the file cannot be read without running code, lacks weights, or has another length.
+        If the file cannot be read without running code, or lacks weights.
     """
     content = read_checkpoint(path)
     state, data_parallel = _model_state(content, path)
     config = _infer_config(state, n_heads, confidence, path)
     model = blank_model(config, state["embedding.weight"].shape[1])
     _load_published(model, state, path)
-    if n_timepoints not in (None, model.n_timepoints):
-        raise bad_checkpoint(
-            path, f"weights for {n_timepoints} time points", f"{model.n_timepoints} time points"
-        )
     if confidence == "key":
         warnings.warn(
             f"{path.name}: its confidence weights are untrained, because the published code "
@@ -154,14 +120,14 @@ def load_tutorial_checkpoint(
             stacklevel=2,
         )
     epoch, loss = content.get("epoch"), content.get("best_val_loss")
-    info = CheckpointInfo(
-        path=str(path),
-        epoch=None if epoch is None else int(epoch),
-        best_validation_loss=None if loss is None else float(loss),
-        n_timepoints=model.n_timepoints,
-        data_parallel=data_parallel,
-    )
-    return model.eval(), info
+    return model.eval(), {
+        "path": str(path),
+        "epoch": None if epoch is None else int(epoch),
+        "best_validation_loss": None if loss is None else float(loss),
+        "n_timepoints": model.n_timepoints,
+        "data_parallel": data_parallel,
+        "confidence_trained": False,
+    }
 
 
 def _model_state(content: Mapping[str, Any], path: Path) -> tuple[dict[str, Tensor], bool]:

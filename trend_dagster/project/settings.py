@@ -15,7 +15,6 @@ import math
 import re
 import textwrap
 from collections.abc import Iterable, Mapping
-from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, Literal
 
@@ -31,100 +30,94 @@ from pydantic import (
 from trend_dagster.errors import SettingsError
 from trend_dagster.science.evidence.settings import ValidationConfig
 from trend_dagster.science.identity import NO_IDENTITY
+from trend_dagster.science.individuals.settings import IndividualsConfig
 from trend_dagster.science.parcellation.settings import SelectionConfig
 from trend_dagster.science.settings import MethodSettings
+from trend_dagster.storage.provenance import flatten
 
 SETTINGS_FILE = "trend.yaml"
 DEFAULT_PROFILE = "default"
 
 
+def _place(default: object, description: str, **how: Any) -> Any:
+    """Where something lies does not decide results; its content does, and is fingerprinted."""
+    return Field(default, description=description, json_schema_extra=NO_IDENTITY, **how)
+
+
 class InputsConfig(BaseModel, frozen=True, extra="forbid"):
     """Where the input files are, relative to the project folder."""
 
-    # Where a file lies does not decide results; its content does, and is fingerprinted.
-
-    bold: str = Field(
+    bold: str = _place(
         "bold",
-        description="Folder of BOLD runs: .npy, .dtseries.nii, .nii(.gz) with a mask, or pairs of "
+        "Folder of BOLD runs: .npy, .dtseries.nii, .nii(.gz) with a mask, or pairs of "
         ".func.gii, .mgh or .mgz; also the folder that fMRIPrep, NiBabies or XCP-D wrote.",
-        json_schema_extra=NO_IDENTITY,
     )
-    space: str | None = Field(
-        None,
-        description="Where runs are there in several spaces: the one to take (BIDS space-).",
-        json_schema_extra=NO_IDENTITY,
+    select: dict[str, str | tuple[str, ...]] = _place(
+        {},
+        "Which runs to take, by any entity of BIDS names: {task: rest, space: fsLR}. A list takes "
+        "several: {run: [1, 2]}. Runs of several tasks are taken only if it is said so.",
     )
-    density: str | None = Field(
+    space: str | None = _place(None, "As select: {space: ...}.")
+    density: str | None = _place(None, "As select: {den: ...}.")
+    desc: str | None = _place(None, "As select: {desc: ...}.")
+    volume_mask: str | None = _place(
         None,
-        description="Where they are there in several densities: the one to take (BIDS den-).",
-        json_schema_extra=NO_IDENTITY,
-    )
-    desc: str | None = Field(
-        None,
-        description="Where they are there in several versions: the one to take (BIDS desc-).",
-        json_schema_extra=NO_IDENTITY,
-    )
-    volume_mask: str | None = Field(
-        None,
-        description="For volumes: a NIfTI that is not 0 in the voxels to use. None takes the "
+        "For volumes: a NIfTI that is not 0 in the voxels to use. None takes the "
         "desc-brain_mask beside each run.",
-        json_schema_extra=NO_IDENTITY,
     )
-    geodesic_labels: str = Field(
+    geodesic_labels: str = _place(
         "geodesic_labels",
-        description="Folder of geodesic label files: .npy, .dlabel.nii, or pairs of .label.gii "
-        "or .annot.",
-        json_schema_extra=NO_IDENTITY,
+        "Folder of geodesic label files: .npy, .dlabel.nii, or pairs of .label.gii or .annot.",
     )
-    geodesic_distances: tuple[str, ...] = Field(
+    geodesic_distances: tuple[str, ...] = _place(
         (),
-        max_length=2,
-        description="Distances along the cortex in mm, for smooth spatial encodings and smooth "
+        "Distances along the cortex in mm, for smooth spatial encodings and smooth "
         "loadings: a .npy of shape (vertices, vertices) per hemisphere, in the order of the "
         "vertices of the BOLD runs (left, then right).",
-        json_schema_extra=NO_IDENTITY,
+        max_length=2,
     )
-    truth: str | None = Field(
+    truth: str | None = _place(
         None,
-        description="A label file with the planted network of each vertex (-1 none in a .npy), for "
+        "A label file with the planted network of each vertex (-1 none in a .npy), for "
         "simulated cohorts; of a pair, either file. Only compared with, never used to choose.",
-        json_schema_extra=NO_IDENTITY,
     )
     surface: Literal["fsaverage3", "fsaverage4", "fsaverage5"] | None = Field(
         None,
         description="The mesh that the vertices belong to, if it is one of these. They come with "
         "the platform: 642, 2562 and 10242 vertices a hemisphere.",
     )
-    surfaces: tuple[str, ...] = Field(
+    surfaces: tuple[str, ...] = _place(
         (),
-        description="Or its files, left and right: GIFTI (.surf.gii) or FreeSurfer's geometry "
+        "Or its files, left and right: GIFTI (.surf.gii) or FreeSurfer's geometry "
         "(lh.midthickness, rh.midthickness). Distances are measured on it: midthickness is best.",
-        json_schema_extra=NO_IDENTITY,
     )
-    inflated: tuple[str, ...] = Field(
-        (),
-        description="For pictures: the inflated form of inputs.surfaces, left and right.",
-        json_schema_extra=NO_IDENTITY,
+    inflated: tuple[str, ...] = _place(
+        (), "For pictures: the inflated form of inputs.surfaces, left and right."
     )
-    cortex_mask: tuple[str, ...] = Field(
+    cortex_mask: tuple[str, ...] = _place(
         (),
-        description="Where there is cortex; the rest, the medial wall, is taken out of the BOLD. "
+        "Where there is cortex; the rest, the medial wall, is taken out of the BOLD. "
         "One .npy or CIFTI-2 file, or two files, left and right: .npy, .shape.gii, .label.gii or "
         "FreeSurfer's lh.cortex.label. None takes what has signal.",
-        json_schema_extra=NO_IDENTITY,
     )
-    template: str | None = Field(
+    template: str | None = _place(
         None,
-        description="An image that says what the rows of the BOLD are, so that maps come out in "
+        "An image that says what the rows of the BOLD are, so that maps come out in "
         "its format: the CIFTI file that they were taken from (cortex, in its order), or a NIfTI "
         "mask of voxels.",
-        json_schema_extra=NO_IDENTITY,
     )
-    note: str | None = Field(
-        None,
-        description="A sentence about the data, shown wherever results are.",
-        json_schema_extra=NO_IDENTITY,
-    )
+    note: str | None = _place(None, "A sentence about the data, shown wherever results are.")
+
+    @field_validator("select", mode="before")
+    @classmethod
+    def _are_words(cls, select: object) -> object:
+        """YAML reads ``run: 1`` as a number, and ``01`` as 1."""
+        if not isinstance(select, Mapping):
+            return select
+        return {
+            str(name): [str(v) for v in value] if isinstance(value, list | tuple) else str(value)
+            for name, value in select.items()
+        }
 
     @field_validator("surfaces", "inflated")
     @classmethod
@@ -240,27 +233,12 @@ class Settings(MethodSettings, _Project, frozen=True, extra="forbid"):
 
     validation: ValidationConfig = ValidationConfig()
     selection: SelectionConfig = SelectionConfig()
+    individuals: IndividualsConfig = IndividualsConfig()
     controls: ControlsConfig = ControlsConfig()
     delivery: DeliveryConfig = DeliveryConfig()
     storage: StorageConfig = StorageConfig()
     compute: ComputeConfig = ComputeConfig()
     automation: AutomationConfig = AutomationConfig()
-
-
-def smooth_encodings(settings: Settings) -> dict[str, float]:
-    """Width in mm of each smooth spatial encoding, by its partition key among the label files.
-
-    Parameters
-    ----------
-    settings : Settings
-        Of the project.
-
-    Returns
-    -------
-    dict of str to float
-        In the order of the settings.
-    """
-    return {f"smooth_{s:.12g}mm": s for s in settings.thresholding.smooth_sigma_mm}
 
 
 def surface_labels(settings: Settings) -> dict[str, int]:
@@ -284,7 +262,27 @@ def surface_labels(settings: Settings) -> dict[str, int]:
 
 def made_encodings(settings: Settings) -> list[str]:
     """Partition keys of the spatial encodings that no file of the user stands behind."""
-    return [*surface_labels(settings), *smooth_encodings(settings)]
+    return [*surface_labels(settings), *settings.thresholding.kernels()]
+
+
+def why_no_individuals(settings: Settings) -> str | None:
+    """Say why no newborn's own networks are looked for; None if they are.
+
+    Parameters
+    ----------
+    settings : Settings
+        Of the project.
+
+    Returns
+    -------
+    str or None
+        A clause for messages.
+    """
+    if settings.individuals.n_nulls == 0:
+        return "individuals.n_nulls is 0, and without a null a newborn's difference says nothing"
+    if not settings.inputs.has_mesh:
+        return "no mesh is named (inputs.surface), and a newborn's networks are found along one"
+    return None
 
 
 def why_no_stability(settings: Settings) -> str | None:
@@ -378,57 +376,37 @@ def check_profile(name: object, where: str = "") -> None:
         )
 
 
-@dataclass(frozen=True)
-class SettingLine:
-    """One setting as a user sees it.
-
-    Parameters
-    ----------
-    name : str
-        Section and name.
-    here, default, tutorial : object
-        Its value in a project, in the code, and in the tutorial's profile.
-    description : str
-        What it means.
-    """
-
-    name: str
-    here: object
-    default: object
-    tutorial: object
-    description: str
-
-
-def setting_lines(project: Path, profile: str | None = None) -> list[SettingLine]:
-    """List every setting with its value here, its default and the tutorial's value.
+def setting_lines(project: Path, profile: str | None = None) -> list[dict[str, Any]]:
+    """Every setting with its value here, by default, and in the tutorial.
 
     Parameters
     ----------
     project : Path
-        Folder of the project.
+        The project folder.
     profile : str, optional
         In place of the profile that `trend.yaml` names.
 
     Returns
     -------
-    list of SettingLine
-        Section by section.
+    list of dict
+        ``name`` (``section.setting``), ``here``, ``default``, ``tutorial`` and ``description``; in
+        the order in which they are defined.
     """
-    here, default = load_settings(project, profile), Settings()
-    tutorial = _checked(_read_yaml(_profile_file("tutorial")), _profile_file("tutorial"))
-    lines = []
-    for section, model in sections().items():
-        for name, field in model.model_fields.items():
-            lines.append(
-                SettingLine(
-                    name=f"{section}.{name}",
-                    here=getattr(getattr(here, section), name),
-                    default=getattr(getattr(default, section), name),
-                    tutorial=getattr(getattr(tutorial, section), name),
-                    description=field.description or "",
-                )
-            )
-    return lines
+    tutorial = _profile_file("tutorial")
+    columns = {
+        "here": load_settings(project, profile),
+        "default": Settings(),
+        "tutorial": _checked(_read_yaml(tutorial), tutorial),
+    }
+    return [
+        {
+            "name": f"{section}.{name}",
+            **{c: getattr(getattr(values, section), name) for c, values in columns.items()},
+            "description": field.description or "",
+        }
+        for section, model in sections().items()
+        for name, field in model.model_fields.items()
+    ]
 
 
 def sections() -> dict[str, type[BaseModel]]:
@@ -484,7 +462,16 @@ def _checked(values: Mapping[str, Any], file: Path) -> Settings:
         settings = Settings.model_validate(values)
     except ValidationError as error:
         raise _explain(error, file) from None
-    _check_finite(settings.model_dump(), file)
+    # No result could be stored with infinity or NaN beside it.
+    for name, value in flatten(settings.model_dump()).items():
+        numbers = value if isinstance(value, tuple) else (value,)
+        if wrong := [n for n in numbers if isinstance(n, float) and not math.isfinite(n)]:
+            raise SettingsError(
+                f"setting {name} in {file}",
+                expected="a finite number",
+                found=str(wrong[0]),
+                remedy="Write a large number if that is meant.",
+            )
     return settings
 
 
@@ -528,31 +515,13 @@ def _read_yaml(file: Path) -> dict[str, Any]:
     return {name: value for name, value in content.items() if value is not None}
 
 
-def _check_finite(value: object, file: Path, name: str = "") -> None:
-    """Refuse infinity and NaN: no result could be stored with such a setting beside it."""
-    if isinstance(value, float) and not math.isfinite(value):
-        raise SettingsError(
-            f"setting {name} in {file}",
-            expected="a finite number",
-            found=str(value),
-            remedy="Write a large number if that is meant.",
-        )
-    if isinstance(value, Mapping):
-        for key, below in value.items():
-            _check_finite(below, file, f"{name}.{key}".lstrip("."))
-    elif isinstance(value, tuple):
-        for below in value:
-            _check_finite(below, file, name)
-
-
 def _merge(base: Mapping[str, Any], own: Mapping[str, Any]) -> dict[str, Any]:
     merged = dict(base)
     for name, value in own.items():
         below = merged.get(name)
         if isinstance(value, Mapping) and isinstance(below, Mapping):
-            merged[name] = {**below, **value}
-        else:
-            merged[name] = value
+            value = {**below, **value}
+        merged[name] = value
     return merged
 
 
@@ -562,7 +531,8 @@ def _explain(error: ValidationError, file: Path) -> SettingsError:
     path = [str(part) for part in first["loc"]]
     name = ".".join(path)
     if first["type"] == "extra_forbidden":
-        known = _known_names(path[:-1])
+        model = sections()[path[0]] if len(path) > 1 else Settings
+        known = sorted(model.model_fields)
         return SettingsError(
             f"setting {name} in {file}",
             expected=f"one of {', '.join(known)}",
@@ -575,16 +545,6 @@ def _explain(error: ValidationError, file: Path) -> SettingsError:
         found=repr(first["input"]),
         remedy="Correct the value, or take the line out to get the default.",
     )
-
-
-def _known_names(path: list[str]) -> list[str]:
-    model: type[BaseModel] = Settings
-    for part in path:
-        annotation = model.model_fields[part].annotation
-        if not (isinstance(annotation, type) and issubclass(annotation, BaseModel)):
-            return []
-        model = annotation
-    return sorted(model.model_fields)
 
 
 def nearest(name: str, known: Iterable[str]) -> str:

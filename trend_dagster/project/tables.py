@@ -100,11 +100,6 @@ def tidy_rows(cell: Version) -> Iterator[dict[str, Any]]:
         }
 
 
-def stability_rows(version: Version) -> Iterator[dict[str, Any]]:
-    """One row per combination of settings and number of clusters of a stored stability."""
-    return (row for _, row in _rows(version))
-
-
 def labels_of(cells: Sequence[Version], row: Mapping[Any, Any]) -> NDArray[np.int32]:
     """Label vector of one row of the table."""
     wanted = {LABEL_FILE: str(row["label_file"]), N_COMPONENTS: str(int(row["n_components"]))}
@@ -186,7 +181,7 @@ def sweep_table(
     table = pd.DataFrame(rows)
     n_labels = {m.partition[LABEL_FILE]: m.facts["n_labels"] for m in thresholded}
     table["n_labels"] = table["label_file"].map(n_labels)
-    found = pd.DataFrame([row for version in stability for row in stability_rows(version)])
+    found = pd.DataFrame([row for version in stability for _, row in _rows(version)])
     if not found.empty:
         table = table.merge(found, how="left", on=CELL, validate="one_to_one")
     return table.sort_values(CELL, ignore_index=True)
@@ -352,34 +347,24 @@ def comparison(
         whether a cell was chosen. What a control has no cell for is NaN.
     """
     keys = [key_of(row) for row in table.to_dict("records")]
+    names = controls[0].facts["controls"] if controls else ()
     if truth is not None:
-        labels = dict(_all_labels(cells))
-        table["dice_trained"] = _dice(truth, labels, keys)
-    for name, (silhouettes, labels) in _of_controls(controls).items():
+        table["dice_trained"] = _dice(truth, _by_key(cells, "labels"), keys)
+    for c, name in enumerate(names):
+        silhouettes = _by_key(controls, "silhouette", c)
         table[f"silhouette_{name}"] = [silhouettes.get(key) for key in keys]
         if truth is not None:
-            table[f"dice_{name}"] = _dice(truth, labels, keys)
+            table[f"dice_{name}"] = _dice(truth, _by_key(controls, "labels", c), keys)
     chosen = {key_of(choice) for choice in selected.facts["chosen"]}
     return table.assign(chosen=[key in chosen for key in keys])
 
 
-def _all_labels(cells: Sequence[Version]) -> Iterator[tuple[Key, NDArray[np.int32]]]:
-    for version in cells:
-        labels = version.read("labels")
-        yield from ((key, labels[place]) for place, key in _places(version))
-
-
-def _of_controls(
-    controls: Sequence[Version],
-) -> dict[str, tuple[dict[Key, float], dict[Key, NDArray[np.int32]]]]:
-    """Silhouette and labels of every cell of every control."""
-    found: dict[str, tuple[dict[Key, float], dict[Key, NDArray[np.int32]]]] = {}
-    for version in controls:
-        silhouette, labels = version.read("silhouette"), version.read("labels")
-        for c, name in enumerate(version.facts["controls"]):
-            silhouettes, vectors = found.setdefault(name, ({}, {}))
-            for place, key in _places(version):
-                silhouettes[key], vectors[key] = float(silhouette[c][place]), labels[c][place]
+def _by_key(versions: Sequence[Version], name: str, *control: int) -> dict[Key, Any]:
+    """What an array of the sweep, or of one control, holds for each cell."""
+    found: dict[Key, Any] = {}
+    for version in versions:
+        values = version.read(name)[control]
+        found |= {key: values[place] for place, key in _places(version)}
     return found
 
 

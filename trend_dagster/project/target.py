@@ -64,8 +64,5 @@ def stored_target(project: Project, n_rows: int) -> Target | None:
 
 def _any_run(project: Project) -> Version | None:
     """A usable run of today; all of them lie in one space, or the correlation was refused."""
-    for key in project.keys(BOLD_RUN):
-        run = project.store.latest("bold", {BOLD_RUN: key})
-        if run is not None and run.excluded is None:
-            return run
-    return None
+    runs = (project.store.latest("bold", {BOLD_RUN: key}) for key in project.keys(BOLD_RUN))
+    return next((run for run in runs if run is not None and run.excluded is None), None)

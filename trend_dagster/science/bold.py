@@ -1,6 +1,7 @@
 """What a usable time series is: signal, mask, standardisation.
 
-A vertex has *signal* if its BOLD is not constant over time. Vertices without signal (the medial
+A vertex has *signal* if its BOLD varies over time, by more than a hundredth of what is usual in the
+run: rounding leaves less. Vertices without signal (the medial
 wall, regions outside the field of view) are found here, once, from the BOLD itself; every later
 step obeys this mask. In embedding space they could no longer be told apart: constant vertices all
 get the same embedding and correlate with each other at 1.0.
@@ -8,17 +9,43 @@ get the same embedding and correlate with each other at 1.0.
 
 from __future__ import annotations
 
+import math
+import re
 from collections.abc import Mapping
 from statistics import multimode
 from typing import Literal
 
 import numpy as np
 from numpy.typing import NDArray
-from pydantic import BaseModel, Field
+from pydantic import BaseModel, Field, JsonValue, field_validator
 
 from trend_dagster.errors import CohortError, SettingsError
+from trend_dagster.science.plausibility import REPETITION_TIME
 
 BLOCK_VERTICES = 4096  # worked on at a time in float64
+
+
+# Of a setting that was added later: at its default it decides nothing, and stores stay current.
+LATER: dict[str, JsonValue] = {"identity": "unless default"}
+
+_SECONDS = re.compile(r"\s*(\d+(?:\.\d+)?)\s*s\s*")
+
+
+class CensorConfig(BaseModel, frozen=True, extra="forbid"):
+    """Which volumes are left out for motion."""
+
+    column: str = Field(
+        "framewise_displacement",
+        description="Column of a table beside the run; volumes whose value is above are left out.",
+    )
+    above: float = Field(
+        0.0, description="The limit; 0 for a column of zeros and ones. In mm for displacements."
+    )
+    file: str | None = Field(
+        None,
+        description="How the table's name ends, '_outliers.tsv' for XCP-D's. None: the confounds "
+        "table.",
+    )
 
 
 class BoldConfig(BaseModel, frozen=True, extra="forbid"):
@@ -48,7 +75,25 @@ class BoldConfig(BaseModel, frozen=True, extra="forbid"):
     confounds: tuple[str, ...] = Field(
         (),
         description="Columns of the run's confounds table (desc-confounds_timeseries.tsv) to "
-        "regress out, by name.",
+        "regress out, by name or pattern: a_comp_cor_*.",
+    )
+    drop_first: int | str = Field(
+        0,
+        description="What is cut off at the start of each run, before the steady state: volumes "
+        "(4), or seconds ('8 s').",
+        json_schema_extra=LATER,
+    )
+    censor: CensorConfig | None = Field(
+        None,
+        description="Volumes to leave out: {column: framewise_displacement, above: 0.5}. Filters "
+        "see interpolated values in their place.",
+        json_schema_extra=LATER,
+    )
+    minimum_minutes: float = Field(
+        0.0,
+        ge=0,
+        description="A run of which less is left is excluded, by name.",
+        json_schema_extra=LATER,
     )
     repetition_time: float | None = Field(
         None,
@@ -56,6 +101,15 @@ class BoldConfig(BaseModel, frozen=True, extra="forbid"):
         description="Seconds between volumes. None takes the JSON sidecar's or the header's; "
         "filters need one.",
     )
+
+    @field_validator("drop_first")
+    @classmethod
+    def _is_a_time(cls, value: int | str) -> int | str:
+        if isinstance(value, str) and _SECONDS.fullmatch(value) is None:
+            raise ValueError("a number of volumes, or seconds like '8 s'")
+        if isinstance(value, int) and value < 0:
+            raise ValueError("0 or more volumes")
+        return value
 
     @property
     def taken_out(self) -> tuple[str, ...]:
@@ -88,6 +142,15 @@ class CohortConfig(BaseModel, frozen=True, extra="forbid"):
     )
 
 
+LEAST_DEVIATION = 0.01
+"""Of the run's upper quartile. Cortex varies by a factor of some tens; what resampling and rounding
+leave on the medial wall is a few 1e-5 of the signal."""
+
+SAME = 0.95
+"""Mean correlation over vertices above which two series are one recording. Two recordings of one
+person reach some tenths."""
+
+
 def signal_mask(bold: NDArray[np.float32]) -> NDArray[np.bool_]:
     """Tell the vertices whose signal varies over time.
 
@@ -99,9 +162,55 @@ def signal_mask(bold: NDArray[np.float32]) -> NDArray[np.bool_]:
     Returns
     -------
     ndarray of shape (n_vertices,), bool
-        False where all timepoints are equal.
+        False where all timepoints are equal, or differ by less than a hundredth of what the
+        upper quartile of the varying vertices does.
     """
-    return np.asarray((bold != bold[:, :1]).any(axis=1))
+    varies = np.asarray((bold != bold[:, :1]).any(axis=1))
+    deviation = _deviation(bold)
+    if not varies.any():
+        return varies
+    return np.asarray(varies & (deviation > LEAST_DEVIATION * np.quantile(deviation[varies], 0.75)))
+
+
+def _deviation(bold: NDArray[np.float32]) -> NDArray[np.float64]:
+    """Standard deviation over time, in float64 and in blocks."""
+    found = np.zeros(len(bold))
+    for start in range(0, len(bold), BLOCK_VERTICES):
+        block = slice(start, start + BLOCK_VERTICES)
+        found[block] = bold[block].astype(np.float64).std(axis=1)
+    return found
+
+
+def same_recordings(series: Mapping[str, NDArray[np.floating]]) -> list[tuple[str, str]]:
+    """Find runs that are one recording: copied, scaled, cropped, or saved in another format.
+
+    Parameters
+    ----------
+    series : mapping of str to ndarray of shape (n_vertices, n_timepoints)
+        The same vertices of each run; runs may differ in length, and are compared over the first
+        timepoints.
+
+    Returns
+    -------
+    list of tuple of two str
+        Pairs of runs, in the order given, whose series correlate by more than :data:`SAME` in the
+        mean over vertices.
+    """
+    names = list(series)
+    shortest = min((each.shape[1] for each in series.values()), default=0)
+    if shortest < 3:
+        return []
+    flat = np.stack([_unit_rows(series[name][:, :shortest]).ravel() for name in names])
+    alike = flat @ flat.T / max(1, len(next(iter(series.values()))))
+    first, second = np.nonzero(np.triu(alike > SAME, k=1))
+    return [(names[i], names[j]) for i, j in zip(first, second, strict=True)]
+
+
+def _unit_rows(series: NDArray[np.floating]) -> NDArray[np.float64]:
+    centred = series.astype(np.float64)
+    centred -= centred.mean(axis=1, keepdims=True)
+    length = np.linalg.norm(centred, axis=1, keepdims=True)
+    return np.asarray(centred / np.where(length > 0, length, 1))
 
 
 def why_unusable(bold: NDArray[np.float32]) -> str | None:
@@ -122,12 +231,80 @@ def why_unusable(bold: NDArray[np.float32]) -> str | None:
         n_nan = int(np.isnan(bold).sum())
         n_inf = int((~finite).sum()) - n_nan
         n_vertices = int((~finite).any(axis=1).sum())
-        return f"{n_nan} NaN and {n_inf} infinite values in {n_vertices} of {len(bold)} vertices"
+        said = f"{n_nan} NaN and {n_inf} infinite values in {n_vertices} of {len(bold)} vertices"
+        n_never = int((~finite).all(axis=1).sum())
+        if n_never:
+            said += (
+                f", {n_never} of them at all timepoints; if they are the medial wall, name it: "
+                "inputs.cortex_mask in trend.yaml takes it out"
+            )
+        return said
     if bold.shape[1] < 2:
         return "only one timepoint"
     if not signal_mask(bold).any():
         return "all vertices are constant over time"
     return None
+
+
+def volumes_to_drop(config: BoldConfig, repetition_time: float | None) -> int:
+    """Volumes to cut off at the start of a run.
+
+    Raises
+    ------
+    SettingsError
+        If the settings give seconds, and nothing tells the repetition time.
+    """
+    if isinstance(config.drop_first, int):
+        return config.drop_first
+    match = _SECONDS.fullmatch(config.drop_first)
+    assert match is not None  # the settings say so
+    _check_time(repetition_time, "bold.drop_first in seconds")
+    assert repetition_time is not None
+    return math.ceil(float(match.group(1)) / repetition_time - 1e-6)
+
+
+def usable_series(
+    bold: NDArray[np.float32],
+    mask: NDArray[np.bool_],
+    config: BoldConfig,
+    repetition_time: float | None = None,
+    confounds: NDArray[np.float64] | None = None,
+    sample_mask: NDArray[np.bool_] | None = None,
+) -> NDArray[np.float32]:
+    """Clean and standardise a run as the settings say: the one way from files to time series.
+
+    Parameters
+    ----------
+    bold : ndarray of shape (n_vertices, n_timepoints)
+        BOLD signal in any unit, finite.
+    mask : ndarray of shape (n_vertices,), bool
+        Vertices with signal.
+    config : BoldConfig
+        How.
+    repetition_time : float, optional
+        Seconds between volumes; filters need it.
+    confounds : ndarray of shape (n_timepoints, n_confounds), optional
+        Regressed out.
+    sample_mask : ndarray of shape (n_timepoints,), bool, optional
+        Volumes to keep. Those left out at the start are cut off; the others are interpolated for
+        filters and left out of everything else (``nilearn.signal.clean``).
+
+    Returns
+    -------
+    ndarray of shape (n_vertices, n_kept), float32
+        The volumes that were kept; see :func:`prepare`.
+
+    Raises
+    ------
+    SettingsError
+        If a filter is asked for that the repetition time does not allow.
+    """
+    if sample_mask is not None:
+        first = int(np.argmax(sample_mask))
+        bold, sample_mask = bold[:, first:], sample_mask[first:]
+        confounds = None if confounds is None else confounds[first:]
+    cleaned = clean(bold, mask, config, repetition_time, confounds, sample_mask)
+    return prepare(cleaned, mask, config)
 
 
 def clean(
@@ -136,6 +313,7 @@ def clean(
     config: BoldConfig,
     repetition_time: float | None,
     confounds: NDArray[np.float64] | None = None,
+    sample_mask: NDArray[np.bool_] | None = None,
 ) -> NDArray[np.float32]:
     """Take trends, confounds and frequencies out of a run with ``nilearn.signal.clean``.
 
@@ -151,10 +329,12 @@ def clean(
         Seconds between volumes; filters need it.
     confounds : ndarray of shape (n_timepoints, n_confounds), optional
         Regressed out.
+    sample_mask : ndarray of shape (n_timepoints,), bool, optional
+        Volumes to keep.
 
     Returns
     -------
-    ndarray of shape (n_vertices, n_timepoints), float32
+    ndarray of shape (n_vertices, n_kept), float32
         The same array where nothing is to do; 0 where there is no signal otherwise.
 
     Raises
@@ -162,12 +342,14 @@ def clean(
     SettingsError
         If a filter is asked for that the repetition time does not allow.
     """
+    kept = slice(None) if sample_mask is None or sample_mask.all() else np.flatnonzero(sample_mask)
     if not (config.detrend or config.filters or config.confounds):
-        return bold
+        return bold if isinstance(kept, slice) else bold[:, kept]
     _check_filters(config, repetition_time)
     from nilearn.signal import clean as nilearn_clean
 
-    cleaned = np.zeros_like(bold)
+    n_kept = bold.shape[1] if isinstance(kept, slice) else len(kept)
+    cleaned = np.zeros((len(bold), n_kept), dtype=np.float32)
     rows = np.flatnonzero(mask)
     for start in range(0, len(rows), BLOCK_VERTICES):
         block = rows[start : start + BLOCK_VERTICES]
@@ -180,6 +362,7 @@ def clean(
             low_pass=config.low_pass_hz,
             filter="butterworth" if config.filters else False,
             t_r=repetition_time,
+            sample_mask=None if isinstance(kept, slice) else kept,
         ).T
     return cleaned
 
@@ -187,13 +370,8 @@ def clean(
 def _check_filters(config: BoldConfig, repetition_time: float | None) -> None:
     if not config.filters:
         return
-    if repetition_time is None:
-        raise SettingsError(
-            "setting bold.repetition_time",
-            expected="the seconds between volumes, which a filter needs",
-            found="none: not in the settings, the JSON sidecar or the header",
-            remedy="Set it in trend.yaml, or take high_pass_hz and low_pass_hz out.",
-        )
+    _check_time(repetition_time, "filters")
+    assert repetition_time is not None
     highest = 0.5 / repetition_time
     low, high = config.high_pass_hz or 0.0, config.low_pass_hz or highest
     if not low < high <= highest or low >= highest:
@@ -202,6 +380,25 @@ def _check_filters(config: BoldConfig, repetition_time: float | None) -> None:
             expected=f"a band below {highest:.4g} Hz, half the rate of the volumes",
             found=f"{low:g} to {high:g} Hz",
             remedy="Correct them, or the repetition time.",
+        )
+
+
+def _check_time(repetition_time: float | None, what: str) -> None:
+    if repetition_time is None:
+        raise SettingsError(
+            "setting bold.repetition_time",
+            expected=f"the seconds between volumes, which {what} need",
+            found="none: not in the settings, the JSON sidecar or the header",
+            remedy="Set it in trend.yaml, or do without in trend.yaml (bold).",
+        )
+    if not REPETITION_TIME.holds(repetition_time):
+        raise SettingsError(
+            "repetition time",
+            expected=f"{REPETITION_TIME.low:g} to {REPETITION_TIME.high:g} s between volumes, for "
+            f"{what} to be right",
+            found=f"{repetition_time:g} s",
+            remedy="Set bold.repetition_time in trend.yaml, or mend the file: GIFTI and FreeSurfer "
+            "count milliseconds, sidecars seconds.",
         )
 
 

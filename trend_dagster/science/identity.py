@@ -8,11 +8,19 @@ from pydantic.config import JsonDict
 NO_IDENTITY: JsonDict = {"identity": False}
 """``json_schema_extra`` of a setting that decides no result: outputs stay current if it changes."""
 
+UNLESS_DEFAULT: JsonDict = {"identity": "unless default"}
+"""Of a setting that came later: outputs from before it stay current while it has its default."""
+
 
 def deciding(settings: BaseModel) -> dict[str, Any]:
     """Return the settings that decide results, as JSON can store them."""
     fields = type(settings).model_fields
-    elsewhere = {name for name, f in fields.items() if f.json_schema_extra == NO_IDENTITY}
+    elsewhere = {
+        name
+        for name, field in fields.items()
+        if field.json_schema_extra == NO_IDENTITY
+        or (field.json_schema_extra == UNLESS_DEFAULT and getattr(settings, name) == field.default)
+    }
     return settings.model_dump(mode="json", exclude=elsewhere)
 
 

@@ -19,7 +19,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from trend_dagster.errors import SettingsError
-from trend_dagster.science.bold import BoldConfig, clean, common_length, prepare, signal_mask
+from trend_dagster.science.bold import BoldConfig, common_length, signal_mask, usable_series
 from trend_dagster.science.connectivity.correlation import correlate_runs
 from trend_dagster.science.connectivity.encoding import Correlation as Correlation
 from trend_dagster.science.connectivity.encoding import CorrelationSource
@@ -56,6 +56,7 @@ def prepare_run(
     config: BoldConfig,
     repetition_time: float | None = None,
     confounds: NDArray[np.float64] | None = None,
+    sample_mask: BoolArray | None = None,
 ) -> Run:
     """Clean and standardise a run as the settings say.
 
@@ -69,11 +70,13 @@ def prepare_run(
         Seconds between volumes; filters need it.
     confounds : ndarray of shape (n_timepoints, n_confounds), optional
         Regressed out.
+    sample_mask : ndarray of bool of shape (n_timepoints,), optional
+        Volumes to keep; all by default.
 
     Returns
     -------
     tuple of ndarray
-        The run, and the mask of its vertices with signal.
+        The run, of shape (n_vertices, n_kept), and the mask of its vertices with signal.
 
     Raises
     ------
@@ -89,7 +92,7 @@ def prepare_run(
             remedy="Give them with the run, or empty bold.confounds.",
         )
     mask = signal_mask(bold)
-    return prepare(clean(bold, mask, config, repetition_time, confounds), mask, config), mask
+    return usable_series(bold, mask, config, repetition_time, confounds, sample_mask), mask
 
 
 @dataclass(frozen=True, eq=False)

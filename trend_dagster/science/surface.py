@@ -69,6 +69,28 @@ def mirrored_coordinates(surface: Surface) -> NDArray[np.float64]:
     return points
 
 
+def hemisphere_triangles(surface: Surface, side: int) -> tuple[IntArray, IntArray]:
+    """Vertices of one hemisphere, and its triangles numbered within them.
+
+    Parameters
+    ----------
+    surface : Surface
+        Both hemispheres.
+    side : {0, 1}
+        Left or right.
+
+    Returns
+    -------
+    vertices : ndarray of shape (n_vertices_of_the_hemisphere,)
+        Their numbers in the mesh.
+    triangles : ndarray of shape (n_triangles_of_the_hemisphere, 3)
+        Places in `vertices`.
+    """
+    vertices = np.flatnonzero(surface.hemisphere == side)
+    own = np.isin(surface.triangles[:, 0], vertices)
+    return vertices, np.searchsorted(vertices, surface.triangles[own])
+
+
 def sphere_triangles(sphere: FloatArray) -> NDArray[np.int32]:
     """Triangles of points that lie on a sphere: the facets of their convex hull.
 

@@ -14,58 +14,10 @@ from numpy.typing import NDArray
 
 from trend_dagster.errors import InputError
 
+MOST_CHARACTERS = 200  # file systems take 255, of which names of outputs add some
 _UNSAFE = re.compile(r"[^A-Za-z0-9_.-]+")
 _STRIPE = 512
 _SUBJECT = re.compile(r"(?:^|_)sub-([A-Za-z0-9]+)(?=_|$)")
-
-
-def find_files(folder: Path, what: str) -> dict[str, Path]:
-    """Find the .npy files of a folder, in sorted order.
-
-    Parameters
-    ----------
-    folder : Path
-        Where to look; folders below it are not searched.
-    what : str
-        What the files are, for messages ("BOLD", "geodesic label").
-
-    Returns
-    -------
-    dict of str to Path
-        File by key. The key is the name without ending, with anything but letters, digits,
-        ``_``, ``-`` and ``.`` made ``_``; it is a partition key and part of a folder's name.
-
-    Raises
-    ------
-    InputError
-        If the folder is missing or holds no .npy file, or if two names make one key.
-    """
-    if not folder.is_dir():
-        raise InputError(
-            f"{what} folder {folder}",
-            expected="a folder with .npy files",
-            found="no such folder",
-            remedy="Make it and put the files there, or name another one in trend.yaml (inputs).",
-        )
-    files: dict[str, Path] = {}
-    for path in sorted(folder.glob("*.npy")):
-        key = key_of(path)
-        if key in files:
-            raise InputError(
-                f"{what} file {path.name!r}",
-                expected="a name of its own after unsafe characters are made '_'",
-                found=f"the same key {key!r} as {files[key].name!r}",
-                remedy="Rename one of the two.",
-            )
-        files[key] = path
-    if not files:
-        raise InputError(
-            f"{what} folder {folder}",
-            expected="at least one .npy file",
-            found=f"{sum(1 for _ in folder.iterdir())} entries, none of them .npy",
-            remedy="Put the files there, or name another folder in trend.yaml (inputs).",
-        )
-    return files
 
 
 def key_of(path: Path) -> str:
@@ -80,7 +32,19 @@ def key_of(path: Path) -> str:
     -------
     str
         Letters, digits, ``_``, ``-`` and ``.`` only; never starts with a dot.
+
+    Raises
+    ------
+    InputError
+        If it is too long for the names of folders and files that are made of it.
     """
+    if len(path.name) > MOST_CHARACTERS:
+        raise InputError(
+            f"file {path.name}",
+            expected=f"a name of at most {MOST_CHARACTERS} characters",
+            found=f"{len(path.name)}",
+            remedy="Rename it.",
+        )
     stem = path.name.removesuffix(".npy").encode("utf-8", "replace").decode()
     key = _UNSAFE.sub("_", stem).lstrip(".")
     return key or f"file_{hashlib.sha256(stem.encode()).hexdigest()[:8]}"
@@ -137,6 +101,44 @@ def read_bold(path: Path) -> NDArray[np.float32]:
             remedy="Save it again with numpy.save of a float32 array.",
         )
     return array.astype(np.float32)
+
+
+def lies_wrong_way(signal: NDArray[np.float32]) -> bool | None:
+    """Tell whether an array has timepoints in rows, by what it holds.
+
+    A vertex has a level and a scale of its own, or was freed of it: over time its mean is exactly
+    0 and its deviation perhaps 1. Volumes are alike in both. The medial wall is constant.
+
+    Parameters
+    ----------
+    signal : ndarray of shape (n_rows, n_columns)
+        BOLD.
+
+    Returns
+    -------
+    bool or None
+        False if rows are vertices, True if columns are, None if nothing tells.
+    """
+    rows = _like_vertices(signal[:: max(1, len(signal) // 2000)])
+    columns = _like_vertices(signal.T[:: max(1, signal.shape[1] // 2000)])
+    return next((column for row, column in zip(rows, columns, strict=True) if row != column), None)
+
+
+def _like_vertices(series: NDArray[np.float32]) -> tuple[bool, ...]:
+    """Tell in what rows are as vertices are; what says most comes first."""
+    values = np.nan_to_num(series.astype(np.float64), posinf=0, neginf=0)
+    deviation = values.std(axis=1)
+    moving = deviation > 0
+    if not moving.any():
+        return (False,) * 4
+    usual = float(np.median(deviation[moving]))
+    means = values[moving].mean(axis=1)
+    return (
+        not moving.all(),
+        float(means.std()) > 2 * usual,
+        float(np.abs(deviation[moving] / usual - 1).max()) < 1e-3,
+        float(np.abs(means).max()) < 1e-4 * usual,
+    )
 
 
 def read_labels(path: Path) -> NDArray[np.int64]:

@@ -2,47 +2,93 @@
 
 from __future__ import annotations
 
-import re
+from collections.abc import Mapping
+from fnmatch import fnmatchcase
 from pathlib import Path
 
 import numpy as np
 from numpy.typing import NDArray
 
 from trend_dagster.errors import InputError
-from trend_dagster.storage.runs import BoldRun
+from trend_dagster.storage.runs import PROCESSING, BoldRun, entities_of
 
-_ENDING = "_desc-confounds_timeseries.tsv"
+_ENDINGS = ("_desc-confounds_timeseries.tsv", "_desc-confounds_regressors.tsv")  # fMRIPrep's
 
 
 def confounds_file(run: BoldRun) -> Path:
-    """Find the confounds table of a run: its key and ``_desc-confounds_timeseries.tsv``.
+    """Find the confounds table beside a run, by the entities of its name.
+
+    The table is named like the run, but for what tells how the run was processed: hemisphere,
+    space, cohort, density, resolution, description.
 
     Raises
     ------
     InputError
-        If it is not beside the run.
+        If it is not beside the run, or if several are.
     """
-    key = re.sub(r"_(space|den|res|desc)-[A-Za-z0-9+]+", "", run.key).removesuffix("_bold")
-    path = run.files[0].with_name(key + _ENDING)
-    if not path.is_file():
+    found = beside(run, _ENDINGS)
+    if len(found) != 1:
         raise InputError(
             f"confounds of BOLD run {run.key}",
-            expected=f"{path}, for the settings name confounds",
-            found="no such file",
-            remedy="Put it there, or empty bold.confounds in trend.yaml.",
+            expected=f"one table of this recording, {_name_of(run)}{_ENDINGS[0]}, beside "
+            f"{run.files[0]}; the settings name confounds",
+            found=", ".join(path.name for path in found) or "no such file",
+            remedy="Put it there, or take the confounds out of trend.yaml (bold).",
         )
-    return path
+    return found[0]
+
+
+def beside(run: BoldRun, endings: tuple[str, ...]) -> list[Path]:
+    """Tables of a recording that lie beside it: of its entities, but those of processing."""
+    own = _own(run.entities) or run.key
+    found = []
+    for path in sorted(run.files[0].parent.glob("*.tsv")):
+        ending = next((each for each in endings if path.name.endswith(each)), None)
+        if ending is not None:
+            stem = path.name.removesuffix(ending)
+            if (_own(entities_of(stem)) or stem) == own or stem == run.key:
+                found.append(path)
+    exact = [path for path in found if path.name.removesuffix(endings[0]) == run.key]
+    return exact or found
+
+
+def _own(entities: Mapping[str, str]) -> dict[str, str]:
+    return {name: value for name, value in entities.items() if name not in PROCESSING}
+
+
+def _name_of(run: BoldRun) -> str:
+    return "_".join(f"{name}-{value}" for name, value in _own(run.entities).items()) or run.key
+
+
+def columns_of(path: Path) -> list[str]:
+    """Names of the columns of a table; none where it cannot be read."""
+    try:
+        with path.open(encoding="utf-8") as file:
+            return file.readline().rstrip("\r\n").split("\t")
+    except (OSError, UnicodeDecodeError):  # said where its numbers are read
+        return []
+
+
+def matching(patterns: tuple[str, ...], columns: list[str]) -> tuple[list[str], list[str]]:
+    """Columns that names or patterns (``a_comp_cor_*``) stand for, and those that match none."""
+    found: dict[str, None] = {}
+    unknown = []
+    for pattern in patterns:
+        names = [name for name in columns if fnmatchcase(name, pattern)]
+        found |= dict.fromkeys(names)
+        unknown += [] if names else [pattern]
+    return list(found), unknown
 
 
 def read_confounds(path: Path, columns: tuple[str, ...], n_timepoints: int) -> NDArray[np.float64]:
-    """Read columns of a confounds table by name.
+    """Read columns of a confounds table by name or pattern.
 
     Parameters
     ----------
     path : Path
         A .tsv with a header, ``n/a`` where there is no value.
     columns : tuple of str
-        Their names.
+        Their names; ``*`` and ``?`` stand for any letters.
     n_timepoints : int
         Rows that it must have.
 
@@ -70,12 +116,13 @@ def read_confounds(path: Path, columns: tuple[str, ...], n_timepoints: int) -> N
         table = pd.read_csv(path, sep="\t", na_values="n/a", encoding="utf-8")
     except (ValueError, OSError) as error:
         raise bad("a table with tabs between its columns", " ".join(str(error).split())) from error
-    if missing := [name for name in columns if name not in table]:
+    chosen_columns, missing = matching(columns, [str(name) for name in table.columns])
+    if missing:
         shown = ", ".join(map(str, table.columns[:8]))
         raise bad(f"columns {', '.join(missing)}", f"{len(table.columns)} others: {shown} ...")
     if len(table) != n_timepoints:
         raise bad(f"{n_timepoints} rows, one per volume", str(len(table)))
-    numbers = table[list(columns)].apply(pd.to_numeric, errors="coerce")
+    numbers = table[chosen_columns].apply(pd.to_numeric, errors="coerce")
     chosen = np.array(numbers, dtype=np.float64)
     if n_timepoints > 1:
         chosen[0] = np.where(np.isnan(chosen[0]), chosen[1], chosen[0])

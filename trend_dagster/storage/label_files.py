@@ -20,13 +20,19 @@ from trend_dagster.errors import InputError
 from trend_dagster.storage.arrays import key_of, read_labels, read_signed_labels
 from trend_dagster.storage.runs import (
     CORTEX,
-    SIDES,
     check_name,
     cortex_models,
-    hemisphere_of,
     load_cifti,
     load_image,
     reading,
+)
+from trend_dagster.storage.sides import (
+    SIDES,
+    check_side,
+    hemisphere_of,
+    told_by_header,
+    told_by_labels,
+    twins,
 )
 from trend_dagster.storage.space import Side
 
@@ -108,6 +114,12 @@ def _is_none(key: int, name: str | None) -> bool:
     if name is None:  # not in the table: 0 is none by convention, and -1 is FreeSurfer's
         return key <= 0
     return _NONE.search(re.sub(r"[\W_]", "", name.lower())) is not None
+
+
+def has_label(keys: NDArray[Any], names: Mapping[int, str]) -> NDArray[np.bool_]:
+    """Tell where a label file has a label: not where its table says unknown or medial wall."""
+    none = [key for key, name in names.items() if _is_none(key, name)]
+    return ~np.isin(keys, none)
 
 
 # Which files there are
@@ -267,6 +279,21 @@ def read_geodesic_labels(file: LabelFile) -> NDArray[np.int64]:
     return labels
 
 
+def notes_on_labels(file: LabelFile) -> dict[str, list[str]]:
+    """Say what is odd about the two files of a pair, as a fact ``notes``; mostly nothing."""
+    if len(file.files) != 2:
+        return {}
+    left, right = (part.keys for part in _only_map(file))
+    if not twins(np.concatenate([left, right]), len(left)):
+        return {}
+    return {
+        "notes": [
+            f"{file.name} have the same labels vertex by vertex: right for a symmetric atlas, else "
+            "one is a copy of the other"
+        ]
+    }
+
+
 def read_networks(file: LabelFile) -> NDArray[np.int64]:
     """Read networks to compare with: what has one number and one name is one network.
 
@@ -307,8 +334,10 @@ def _only_map(file: LabelFile) -> tuple[_Map, ...]:
 
 def _all_maps(file: LabelFile) -> list[tuple[_Map, ...]]:
     """Maps of a file, each for both hemispheres or in a part for each."""
-    reader = {"gifti": _gifti_maps, "freesurfer": _annot_maps, "cifti": _cifti_maps}[file.source]
-    parts = [reader(path) for path in file.files]
+    if file.source == "cifti":
+        return [(each,) for each in _cifti_maps(file.files[0])]
+    reader = {"gifti": _gifti_maps, "freesurfer": _annot_maps}[file.source]
+    parts = [reader(path, side) for path, side in zip(file.files, SIDES, strict=True)]
     if len({len(maps) for maps in parts}) > 1:
         raise _bad(
             file.files[1],
@@ -340,12 +369,14 @@ def _join(parts: tuple[_Map, ...], *, apart: bool) -> NDArray[np.int64]:
 # The formats
 
 
-def _gifti_maps(path: Path) -> list[_Map]:
+def _gifti_maps(path: Path, side: Side) -> list[_Map]:
     what = "GIFTI label file (.label.gii)"
     image = load_image(path, what)
+    header = told_by_header(image)
     with reading(path, what):
         # Not nibabel's dictionary, which fails for a label with an empty name.
-        names = {each.key: getattr(each, "label", "") for each in image.labeltable.labels}
+        table = [(each.key, getattr(each, "label", "")) for each in image.labeltable.labels]
+        names = dict(table)
         arrays = [(a.meta.get("Name") or "", np.asarray(a.data), a.intent) for a in image.darrays]
     wrong = [i for _, _, i in arrays if i != LABEL_INTENT]
     if not arrays or wrong:
@@ -355,10 +386,38 @@ def _gifti_maps(path: Path) -> list[_Map]:
             f"{len(wrong)} of {len(arrays)} arrays with another intent" if wrong else "no array",
             "Check what the file is; wb_command -metric-label-import makes labels of numbers.",
         )
+    _check_told_apart(path, [(key, name) for key, name in table if name != names[key]], "number")
+    _check_hemisphere(path, side, names, header)
     return [_Map(name, _integers(path, data.ravel()), names) for name, data, _ in arrays]
 
 
-def _annot_maps(path: Path) -> list[_Map]:
+def _check_told_apart(path: Path, twice: list[tuple[int, str]], what: str) -> None:
+    if twice:
+        shown = ", ".join(repr(name) for _, name in twice[:5])
+        raise _bad(
+            path,
+            f"a {what} of its own for each label",
+            f"{shown} with the {what} of another label: nobody can tell them apart",
+            "Write the table again with a colour and a number for each label.",
+        )
+
+
+def _check_hemisphere(
+    path: Path, side: Side, names: Mapping[int, str], header: Iterable[Side] = ()
+) -> None:
+    said = [name for key, name in names.items() if not _is_none(key, name)]
+    check_side(
+        "label file",
+        path,
+        side,
+        "Rename the file, or mend it: wb_command -set-structure.",
+        header=header,
+        name=False,
+        labels=told_by_labels(said),
+    )
+
+
+def _annot_maps(path: Path, side: Side) -> list[_Map]:
     what = "FreeSurfer annotation (.annot)"
     from nibabel.freesurfer import io
 
@@ -381,11 +440,19 @@ def _annot_maps(path: Path) -> list[_Map]:
             f"{len(names)} names of {len(rows)} rows, and {len(unknown)} colours without one",
             "Write it again with FreeSurfer (mris_label2annot) or nibabel.",
         )
+    said = {int(r): n.decode("utf-8", "replace") for r, n in zip(rows, names, strict=True)}
+    twice = []
+    for row, name in said.items():
+        colour = int(table[row, 4])
+        other = said[known[colour]] if colour else "???"  # colour 0 stands for no label
+        if name != other and colour in colours and not (colour == 0 and _is_none(row, name)):
+            twice.append((row, name))
+    _check_told_apart(path, twice, "colour")
+    _check_hemisphere(path, side, said)
     used, place = np.unique(colours, return_inverse=True)
     # FreeSurfer's colour 0 stands for no label.
     keys = np.array([known[c] if c else NO_LABEL for c in used.tolist()], dtype=np.int64)[place]
-    named = zip(rows.tolist(), names, strict=True)
-    return [_Map("", keys, {row: name.decode("utf-8", "replace") for row, name in named})]
+    return [_Map("", keys, said)]
 
 
 def _cifti_maps(path: Path) -> list[_Map]:

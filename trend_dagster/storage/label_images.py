@@ -7,24 +7,24 @@ colours travel inside the file, in the way of its format. What is written reads 
 from __future__ import annotations
 
 import gzip
-import io
 import itertools
 import tempfile
 import xml.etree.ElementTree as ET
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
-from typing import TYPE_CHECKING, Any, Literal
+from typing import TYPE_CHECKING, Any
 
 import numpy as np
 from numpy.typing import ArrayLike, NDArray
 
 from trend_dagster.errors import StoreError
+from trend_dagster.storage.space import Side
 
 if TYPE_CHECKING:
+    import pandas as pd
     from nibabel.cifti2.cifti2_axes import BrainModelAxis
-
-Side = Literal["L", "R"]
+    from nibabel.gifti.gifti import GiftiLabelTable
 
 NO_SIGNAL_KEY = 0
 NO_SIGNAL_NAME = "???"  # what Workbench calls a vertex without a label
@@ -69,10 +69,9 @@ class Network:
     n_vertices: int = 0
 
     @property
-    def rgba(self) -> tuple[float, float, float, float]:
-        """Colour as GIFTI and CIFTI write it: 0 to 1, and opaque."""
-        red, green, blue = self.rgb
-        return red / 255, green / 255, blue / 255, 1.0
+    def colour(self) -> str:
+        """Colour as pages and tables write it, for instance ``#ff0010``."""
+        return "#{:02x}{:02x}{:02x}".format(*self.rgb)
 
 
 Networks = Sequence[Network]
@@ -162,14 +161,10 @@ def gifti_surface(
     points = gifti.GiftiDataArray(
         np.asarray(coordinates, dtype=np.float32),
         intent="NIFTI_INTENT_POINTSET",
-        datatype="NIFTI_TYPE_FLOAT32",
         meta=gifti.GiftiMetaData(meta),
     )
-    faces = gifti.GiftiDataArray(
-        np.asarray(triangles, dtype=np.int32),
-        intent="NIFTI_INTENT_TRIANGLE",
-        datatype="NIFTI_TYPE_INT32",
-    )
+    corners = np.asarray(triangles, dtype=np.int32)
+    faces = gifti.GiftiDataArray(corners, intent="NIFTI_INTENT_TRIANGLE")
     return bytes(gifti.GiftiImage(darrays=[points, faces]).to_bytes())
 
 
@@ -194,16 +189,10 @@ def gifti_labels(keys: NDArray[np.integer], networks: Networks, side: Side, map_
     """
     from nibabel.gifti import gifti
 
-    _check_keys(keys, networks)
-    table = gifti.GiftiLabelTable()
-    for key, name, rgba in _entries(networks):
-        label: Any = gifti.GiftiLabel(key, *rgba)
-        label.label = name
-        table.labels.append(label)
+    table = _label_table(keys, networks)
     array = gifti.GiftiDataArray(
         np.asarray(keys, dtype=np.int32),
         intent="NIFTI_INTENT_LABEL",
-        datatype="NIFTI_TYPE_INT32",
         meta=gifti.GiftiMetaData({"Name": map_name}),
     )
     meta = gifti.GiftiMetaData({"AnatomicalStructurePrimary": STRUCTURE[side]})
@@ -227,7 +216,7 @@ def annot(keys: NDArray[np.integer], networks: Networks) -> bytes:
     """
     from nibabel.freesurfer.io import write_annot
 
-    _check_keys(keys, networks)
+    _label_table(keys, networks)
     rows = {NO_SIGNAL_KEY: FREESURFER_UNKNOWN}
     rows |= {network.key: (network.name, network.rgb) for network in networks}
     if sorted(rows) != list(range(len(rows))) or len({rgb for _, rgb in rows.values()}) < len(rows):
@@ -269,13 +258,13 @@ def cifti_labels(
     from nibabel.cifti2.cifti2 import Cifti2Image
     from nibabel.cifti2.cifti2_axes import LabelAxis
 
-    _check_keys(keys, networks)
-    table = {key: (name, rgba) for key, name, rgba in _entries(networks)}
+    labels = _label_table(keys, networks).labels
+    table = {label.key: (label.label, label.rgba) for label in labels}
     maps = LabelAxis([map_name], [table])
     image = Cifti2Image(np.asarray(keys, dtype=np.int32)[None], (maps, brain_models))
     image.update_headers()
     image.nifti_header.set_intent("NIFTI_INTENT_CONNECTIVITY_DENSE_LABELS")
-    return _bytes_of(image)
+    return bytes(image.to_bytes())
 
 
 def nifti_labels(
@@ -307,29 +296,23 @@ def nifti_labels(
     """
     import nibabel as nib
 
-    _check_keys(keys, networks)
+    table = _label_table(keys, networks)
     volume = np.zeros(mask.shape, dtype=np.int32)
     volume[mask] = keys
     image = nib.nifti1.Nifti1Image(volume, affine)
     image.header.set_xyzt_units("mm")
     image.header["descrip"] = map_name.encode("ascii", "replace")[:79]
     image.header.extensions.append(
-        nib.nifti1.Nifti1Extension(WORKBENCH_EXTENSION, _workbench_xml(networks))
+        nib.nifti1.Nifti1Extension(WORKBENCH_EXTENSION, _workbench_xml(table))
     )
-    target = io.BytesIO()
     # Not gzip's own time stamp: equal labels, equal bytes.
-    with gzip.GzipFile(fileobj=target, mode="wb", mtime=0) as packed:
-        packed.write(image.to_bytes())
-    return target.getvalue()
+    return gzip.compress(image.to_bytes(), mtime=0)
 
 
-def _workbench_xml(networks: Networks) -> bytes:
+def _workbench_xml(table: GiftiLabelTable) -> bytes:
     root = ET.Element("CaretExtension")
     info = ET.SubElement(root, "VolumeInformation", Index="0")
-    table = ET.SubElement(info, "LabelTable")
-    for key, name, rgba in _entries(networks):
-        colour = {c: str(v) for c, v in zip(("Red", "Green", "Blue", "Alpha"), rgba, strict=True)}
-        ET.SubElement(table, "Label", {"Key": str(key), **colour}).text = name
+    info.append(ET.fromstring(table.to_xml()))  # Workbench writes it as GIFTI does
     ET.SubElement(info, "VolumeType").text = "Label"
     return bytes(ET.tostring(root, encoding="utf-8", xml_declaration=True))
 
@@ -337,8 +320,8 @@ def _workbench_xml(networks: Networks) -> bytes:
 # Beside the images
 
 
-def label_tsv(networks: Networks) -> bytes:
-    """Write the label table with the columns of BIDS, then what else is known.
+def label_columns(networks: Networks) -> pd.DataFrame:
+    """Columns of the label table as BIDS names them, then what else is known.
 
     Parameters
     ----------
@@ -347,21 +330,23 @@ def label_tsv(networks: Networks) -> bytes:
 
     Returns
     -------
-    bytes
-        Tab-separated; "n/a" for what is not known. See the BIDS specification, "Segmentations".
+    DataFrame
+        One row per network; "n/a" for what is not known. See the BIDS specification,
+        "Segmentations".
     """
-    lines = ["index\tname\tcolor\themisphere\thomologue\tn_vertices"]
-    for network in networks:
-        values = (
-            network.key,
-            network.name,
-            "#{:02x}{:02x}{:02x}".format(*network.rgb),
-            network.hemisphere or "n/a",
-            network.homologue or "n/a",
-            network.n_vertices,
-        )
-        lines.append("\t".join(map(str, values)))
-    return ("\n".join(lines) + "\n").encode()
+    import pandas as pd
+
+    rows = [
+        (n.key, n.name, n.colour, n.hemisphere or "n/a", n.homologue or "n/a", n.n_vertices)
+        for n in networks
+    ]
+    columns = ["index", "name", "color", "hemisphere", "homologue", "n_vertices"]
+    return pd.DataFrame(rows, columns=columns)
+
+
+def label_tsv(networks: Networks) -> bytes:
+    """Write the columns of the label table, separated by tabs."""
+    return label_columns(networks).to_csv(sep="\t", index=False, lineterminator="\n").encode()
 
 
 def spec_file(files: Iterable[tuple[str, str]]) -> bytes:
@@ -399,18 +384,21 @@ _SPEC_KINDS = {
 }
 
 
-def _entries(
-    networks: Networks,
-) -> Iterable[tuple[int, str, tuple[float, float, float, float]]]:
-    yield NO_SIGNAL_KEY, NO_SIGNAL_NAME, (1.0, 1.0, 1.0, 0.0)
-    for network in networks:
-        yield network.key, network.name, network.rgba
+def _label_table(keys: NDArray[np.integer], networks: Networks) -> GiftiLabelTable:
+    """The label table as GIFTI has it; every key must have its row."""
+    from nibabel.gifti.gifti import GiftiLabel, GiftiLabelTable
 
-
-def _check_keys(keys: NDArray[np.integer], networks: Networks) -> None:
-    known = {NO_SIGNAL_KEY, *(network.key for network in networks)}
+    rows = [(NO_SIGNAL_KEY, NO_SIGNAL_NAME, (255, 255, 255), 0.0)]
+    rows += [(network.key, network.name, network.rgb, 1.0) for network in networks]
+    table = GiftiLabelTable()
+    for key, name, (red, green, blue), alpha in rows:
+        label: Any = GiftiLabel(key, red / 255, green / 255, blue / 255, alpha)
+        label.label = name
+        table.labels.append(label)
+    known = {label.key for label in table.labels}
     if unknown := sorted(set(np.unique(keys).tolist()) - known):
         raise _mistake("a row in the label table for every key", f"none for {unknown[:5]}")
+    return table
 
 
 def _mistake(expected: str, found: str) -> StoreError:
@@ -420,11 +408,3 @@ def _mistake(expected: str, found: str) -> StoreError:
         found=found,
         remedy="This is a mistake in the caller: mend it there.",
     )
-
-
-def _bytes_of(image: Any) -> bytes:
-    import nibabel as nib
-
-    target = io.BytesIO()
-    image.to_file_map({"image": nib.fileholders.FileHolder(fileobj=target)})
-    return target.getvalue()

@@ -13,12 +13,13 @@ from __future__ import annotations
 import hashlib
 import json
 from collections.abc import Mapping
-from dataclasses import dataclass, field
+from dataclasses import asdict, dataclass, field
 from importlib.metadata import version
 from pathlib import Path
 from typing import Any
 
 from trend_dagster.errors import InputError
+from trend_dagster.storage.gifti import external_files
 
 DIGEST_LENGTH = 16  # hexadecimal digits: 64 bits, enough to tell a lab's outputs apart
 
@@ -70,6 +71,30 @@ def digest_of_file(path: Path) -> str:
             found=error.strerror or str(error),
             remedy="Put it back, mend the link or the permissions, or take it out of the inputs.",
         ) from error
+
+
+def digest_of_input(path: Path) -> str:
+    """Digest of an input file and, for a GIFTI file that only describes them, of its numbers.
+
+    Parameters
+    ----------
+    path : Path
+        The file.
+
+    Returns
+    -------
+    str
+        :func:`digest_of_file`, unless its numbers lie in other files.
+
+    Raises
+    ------
+    InputError
+        If one of them cannot be read.
+    """
+    held = external_files(path) if ".gii" in path.suffixes else ()
+    if not held:
+        return digest_of_file(path)
+    return digest_of({each.name: digest_of_file(each) for each in (path, *held)})
 
 
 def digest_of_folder(folder: Path, *, leave_out: frozenset[str] = frozenset()) -> str:
@@ -130,29 +155,13 @@ class Recipe:
 
     def as_dict(self) -> dict[str, Any]:
         """The recipe as JSON can store it."""
-        recipe = {
-            "asset": self.asset,
-            "code_version": self.code_version,
-            "settings": json.loads(json.dumps(self.settings)),
-            "inputs": dict(self.inputs),
-        }
-        if self.imported_from is not None:
-            recipe["imported_from"] = self.imported_from
-        if self.traced:
-            recipe["traced"] = True
-        return recipe
+        recipe = json.loads(json.dumps(asdict(self)))
+        return {name: value for name, value in recipe.items() if value not in (None, False)}
 
     @classmethod
     def from_dict(cls, stored: Mapping[str, Any]) -> Recipe:
         """Read a recipe back from a store's attributes."""
-        return cls(
-            asset=stored["asset"],
-            code_version=stored["code_version"],
-            settings=stored["settings"],
-            inputs=stored["inputs"],
-            imported_from=stored.get("imported_from"),
-            traced=stored.get("traced", False),
-        )
+        return cls(**stored)
 
     @property
     def fingerprint(self) -> str:
@@ -178,7 +187,7 @@ def differences(stored: Recipe, today: Recipe) -> list[str]:
     reasons = []
     if stored.code_version != today.code_version:
         reasons.append(f"the code is version {today.code_version}, was {stored.code_version}")
-    before, after = _flatten(stored.as_dict()["settings"]), _flatten(today.as_dict()["settings"])
+    before, after = flatten(stored.as_dict()["settings"]), flatten(today.as_dict()["settings"])
     for name in sorted(before.keys() | after.keys()):
         if before.get(name) != after.get(name):
             was, now = before.get(name, "not set"), after.get(name, "not set")
@@ -193,11 +202,12 @@ def differences(stored: Recipe, today: Recipe) -> list[str]:
     return reasons
 
 
-def _flatten(settings: Mapping[str, Any], prefix: str = "") -> dict[str, Any]:
+def flatten(settings: Mapping[str, Any], prefix: str = "") -> dict[str, Any]:
+    """Settings by ``section.name``."""
     flat: dict[str, Any] = {}
     for name, value in settings.items():
         if isinstance(value, Mapping):
-            flat |= _flatten(value, f"{prefix}{name}.")
+            flat |= flatten(value, f"{prefix}{name}.")
         else:
             flat[f"{prefix}{name}"] = value
     return flat

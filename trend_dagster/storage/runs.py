@@ -1,8 +1,8 @@
 """Find and read BOLD runs in the formats that labs have, one run at a time.
 
 A run is one file (.npy, .dtseries.nii, .nii with a mask) or a pair, one file per hemisphere
-(.func.gii, .mgh, .mgz). Names are read the way BIDS derivatives of fMRIPrep, NiBabies and XCP-D
-write them: https://bids-specification.readthedocs.io/en/stable/derivatives/imaging.html.
+(.func.gii, .time.gii, .mgh, .mgz). Names are read the way BIDS derivatives of fMRIPrep, NiBabies
+and XCP-D write them: https://bids-specification.readthedocs.io/en/stable/derivatives/imaging.html.
 """
 
 from __future__ import annotations
@@ -22,12 +22,24 @@ import numpy as np
 from numpy.typing import NDArray
 
 from trend_dagster.errors import InputError
-from trend_dagster.storage.arrays import find_files, key_of, read_bold
+from trend_dagster.storage.arrays import key_of, lies_wrong_way, read_bold
+from trend_dagster.storage.gifti import read_series
+from trend_dagster.storage.sides import (
+    SIDES,
+    check_side,
+    hemisphere_of,
+    hemispheres_equal,
+    told_by_header,
+)
 from trend_dagster.storage.space import Side, Source, VertexSpace
 
 SOURCE_OF: Mapping[str, Source] = {
     ".dtseries.nii": "cifti",
     ".func.gii": "gifti",
+    ".time.gii": "gifti",
+    ".func.gii.gz": "gifti",
+    ".time.gii.gz": "gifti",
+    ".gii": "gifti",  # FreeSurfer's and AFNI's; names of surfaces, labels and maps are none
     ".mgh": "freesurfer",
     ".mgz": "freesurfer",
     ".nii.gz": "nifti",
@@ -35,16 +47,39 @@ SOURCE_OF: Mapping[str, Source] = {
     ".npy": "npy",
 }
 IN_PAIRS = frozenset({"gifti", "freesurfer"})
-SIDES: tuple[Side, Side] = ("L", "R")
 CORTEX: Mapping[str, Side] = {
     "CIFTI_STRUCTURE_CORTEX_LEFT": "L",
     "CIFTI_STRUCTURE_CORTEX_RIGHT": "R",
 }
 BLOCK_TIMEPOINTS = 64  # read from a file at a time, so that no second copy of a run is held
 
-_HEMISPHERE = re.compile(r"(?:^|[._])(hemi-[LR]|lh|rh|L|R)(?=[._]|$)")
+# Entities that tell how a recording was processed, not which one it is.
+PROCESSING = ("hemi", "space", "cohort", "den", "res", "desc")
+_ENTITY = re.compile(r"(?:^|_)([a-z]+)-([A-Za-z0-9+]+)(?=[_.]|$)")
 _FORMAT_ENTITY = re.compile(r"_(space|den|res|desc)-([A-Za-z0-9+]+)")
+_COHORT = re.compile(r"_cohort-[A-Za-z0-9+]+")
 _NOT_BOLD = re.compile(r"\.(dscalar|dlabel|ptseries|pscalar|plabel|dconn|pconn)$|_(mask|boldref)$")
+_NOT_SERIES = re.compile(
+    r"\.(surf|label|shape|coord|topo|vector|rgba?|tensor|white|pial|midthickness|inflated|sphere|"
+    r"thickness|curv|sulc|area)$"
+)
+_LIKE_BOLD = re.compile(
+    r"(_bold\.|\.(func|time)\.gii|\.(npz|mat|dtseries)\b|\.(mgh|mgz|nii|img|gii)\.)"
+)
+
+LONG_NAMES = {
+    "subject": "sub",
+    "session": "ses",
+    "acquisition": "acq",
+    "reconstruction": "rec",
+    "direction": "dir",
+    "density": "den",
+    "resolution": "res",
+    "description": "desc",
+}
+"""Entities by the names that BIDS spells out, for who writes them so."""
+
+Choice = Mapping[str, str | tuple[str, ...] | None]
 
 
 @dataclass(frozen=True)
@@ -60,7 +95,7 @@ class BoldRun:
     source : str
         Format.
     entities : mapping of str to str
-        ``space``, ``den``, ``desc`` as far as the name tells them.
+        What the name tells the way BIDS does: ``sub``, ``task``, ``space`` and others.
     """
 
     key: str
@@ -94,31 +129,45 @@ class RawRun:
         Seconds between volumes, where header or sidecar tell it.
     told_by : str
         ``header``, ``sidecar`` or ``nothing``.
+    notes : tuple of str
+        What is odd about the files and should be known.
     """
 
     signal: NDArray[np.float32]
     space: VertexSpace
     repetition_time: float | None
     told_by: str
+    notes: tuple[str, ...] = ()
 
 
 def _ending(path: Path) -> str | None:
-    return next((ending for ending in SOURCE_OF if path.name.endswith(ending)), None)
+    # The longest first: ".func.gii.gz" before ".gii".
+    fitting = [ending for ending in SOURCE_OF if path.name.endswith(ending)]
+    ending = max(fitting, key=len, default=None)
+    if ending == ".gii" and _NOT_SERIES.search(path.name.removesuffix(ending)):
+        return None
+    return ending
 
 
 def _stem(path: Path) -> str:
     return path.name.removesuffix(_ending(path) or "")
 
 
-def find_runs(folder: Path, choose: Mapping[str, str | None] | None = None) -> dict[str, BoldRun]:
+def entities_of(name: str) -> dict[str, str]:
+    """Entities of a name that is written the way BIDS does (``sub-01_task-rest_bold``)."""
+    return dict(_ENTITY.findall(name))
+
+
+def find_runs(folder: Path, choose: Choice | None = None) -> dict[str, BoldRun]:
     """Find the runs of a folder: files in it, and in `sub-*/func` or `sub-*/ses-*/func` below it.
 
     Parameters
     ----------
     folder : Path
         Where to look.
-    choose : mapping of str to str or None, optional
-        ``space``, ``den`` and ``desc`` to take, where a run is there in several.
+    choose : mapping of str to str or tuple of str, optional
+        Which runs to take, by entities of their names: ``{"task": "rest", "space": "fsLR"}``. A
+        tuple takes several; None does not choose.
 
     Returns
     -------
@@ -128,40 +177,128 @@ def find_runs(folder: Path, choose: Mapping[str, str | None] | None = None) -> d
     Raises
     ------
     InputError
-        If there are none, if several files claim one key, if a hemisphere is missing, or if a name
-        is not UTF-8.
+        If there are none, if several files claim one key, if a hemisphere is missing, if a name
+        is not UTF-8, or if there are runs of several tasks and nothing chooses.
     """
-    wanted = {name: value for name, value in (choose or {}).items() if value is not None}
+    if not folder.is_dir():
+        raise InputError(
+            f"BOLD folder {folder}",
+            expected=f"a folder with runs ({', '.join(SOURCE_OF)})",
+            found="no such folder",
+            remedy="Make it and put the files there, or name another one in trend.yaml (inputs).",
+        )
+    wanted = {
+        LONG_NAMES.get(name, name): (value,) if isinstance(value, str) else tuple(value)
+        for name, value in (choose or {}).items()
+        if value is not None
+    }
     groups: dict[str, dict[str, list[tuple[Side | None, Path]]]] = {}
-    seen = 0
+    seen: list[Path] = []
     for path in _candidates(folder):
-        seen += 1
+        seen.append(path)
         check_name(path, "BOLD file")
-        if any(_entities(path).get(name) != value for name, value in wanted.items()):
+        entities = entities_of(_stem(path))
+        if not all(_fits(entities.get(name), values) for name, values in wanted.items()):
             continue
         side, rest = _hemisphere(path)
         key = _run_key(path, rest)
-        groups.setdefault(key, {}).setdefault(rest + str(_ending(path)), []).append((side, path))
+        # One recording on the templates of two cohorts is there in two versions.
+        one = key if path.suffix == ".npy" else _COHORT.sub("", key)
+        groups.setdefault(one, {}).setdefault(rest + str(_ending(path)), []).append((side, path))
     if not seen:
-        return {key: BoldRun(key, (p,), "npy", {}) for key, p in find_files(folder, "BOLD").items()}
+        raise _none_at_all(folder)
     if not groups:
+        raise _none_chosen(folder, seen, wanted)
+    runs = [_one_run(key, several) for key, several in groups.items()]
+    if "task" not in wanted:
+        _check_one_task(folder, runs)
+    return {run.key: run for run in sorted(runs, key=lambda run: run.key)}
+
+
+def unread_files(folder: Path) -> dict[str, str]:
+    """Files that look like BOLD and are in no format that is read, by name, with what to do."""
+    why = f"no format that is read ({', '.join(SOURCE_OF)}): convert it"
+    return {
+        path.name: why
+        for path in _places(folder)
+        if _ending(path) is None
+        and _LIKE_BOLD.search(path.name)
+        and not path.name.endswith((".json", ".tsv", ".txt", ".html", ".svg"))
+        and path.is_file()
+    }
+
+
+def _none_at_all(folder: Path) -> InputError:
+    entries = sorted(entry.name for entry in folder.iterdir())
+    shown = ", ".join(entries[:3]) + (", ..." if len(entries) > 3 else "")
+    return InputError(
+        f"BOLD folder {folder}",
+        expected=f"at least one run ({', '.join(SOURCE_OF)})",
+        found=f"{len(entries)} entries, none of them one" + (f": {shown}" if shown else ""),
+        remedy="Put the files there, name another folder in trend.yaml (inputs.bold), or convert "
+        "them.",
+    )
+
+
+def _none_chosen(
+    folder: Path, seen: list[Path], wanted: Mapping[str, tuple[str, ...]]
+) -> InputError:
+    there: dict[str, set[str]] = {}
+    for path in seen:
+        for name, value in entities_of(_stem(path)).items():
+            there.setdefault(name, set()).add(value)
+    told = [
+        f"{name}: {', '.join(sorted(there[name])[:5])}" if name in there else f"no {name}-"
+        for name in wanted
+    ]
+    return InputError(
+        f"BOLD folder {folder}",
+        expected="runs with " + ", ".join(f"{n}-{'|'.join(v)}" for n, v in wanted.items()),
+        found=f"{len(seen)} files, none of them with these ({'; '.join(told)}; names have "
+        f"{', '.join(sorted(there)) or 'no entities'})",
+        remedy="Correct inputs.select (or space, density, desc) in trend.yaml.",
+    )
+
+
+def _fits(value: str | None, wanted: tuple[str, ...]) -> bool:
+    """Compare an entity's value; run-01 is run 1."""
+    if value is None:
+        return False
+    return any(
+        value == one or (value.isdigit() and one.isdigit() and int(value) == int(one))
+        for one in wanted
+    )
+
+
+def _check_one_task(folder: Path, runs: list[BoldRun]) -> None:
+    tasks: dict[str, int] = {}
+    for run in runs:
+        if (task := run.entities.get("task")) is not None:
+            tasks[task] = tasks.get(task, 0) + 1
+    if len(tasks) > 1:
+        counts = ", ".join(f"{task} ({n} runs)" for task, n in sorted(tasks.items()))
+        listed = ", ".join(sorted(tasks))
         raise InputError(
             f"BOLD folder {folder}",
-            expected="runs with " + ", ".join(f"{n}-{v}" for n, v in wanted.items()),
-            found=f"{seen} files, none of them with these",
-            remedy="Correct space, density or desc in trend.yaml (inputs).",
+            expected="runs of one task, or a choice",
+            found=f"several tasks: {counts}",
+            remedy="Say which to take in trend.yaml: `inputs: {select: {task: rest}}`, or all of "
+            f"them: `select: {{task: [{listed}]}}`.",
         )
-    return {key: _one_run(key, several) for key, several in sorted(groups.items())}
+
+
+def _places(folder: Path) -> Iterator[Path]:
+    below = [d for pattern in ("sub-*/func", "sub-*/ses-*/func") for d in folder.glob(pattern)]
+    for place in (folder, *sorted(below)):
+        yield from sorted(place.glob("*"))
 
 
 def _candidates(folder: Path) -> Iterator[Path]:
-    below = [d for pattern in ("sub-*/func", "sub-*/ses-*/func") for d in folder.glob(pattern)]
-    for place in (folder, *sorted(below)):
-        for path in sorted(place.glob("*")):
-            if _ending(path) is None or _NOT_BOLD.search(_stem(path)):
-                continue
-            if place == folder or _stem(path).endswith("_bold"):
-                yield path
+    for path in _places(folder):
+        if _ending(path) is None or _NOT_BOLD.search(_stem(path)):
+            continue
+        if path.parent == folder or _stem(path).endswith("_bold"):
+            yield path
 
 
 def check_name(path: Path, what: str) -> None:
@@ -183,22 +320,9 @@ def check_name(path: Path, what: str) -> None:
         ) from None
 
 
-def _entities(path: Path) -> dict[str, str]:
-    return dict(_FORMAT_ENTITY.findall(_stem(path)))
-
-
 def _hemisphere(path: Path) -> tuple[Side | None, str]:
     stem = _stem(path)
     return hemisphere_of(stem) if SOURCE_OF[str(_ending(path))] in IN_PAIRS else (None, stem)
-
-
-def hemisphere_of(stem: str) -> tuple[Side | None, str]:
-    """Hemisphere that a name without ending tells (None if it does not), and the rest of it."""
-    match = _HEMISPHERE.search(stem)
-    if match is None:
-        return None, stem
-    side: Side = "L" if match.group(1) in ("hemi-L", "lh", "L") else "R"
-    return side, (stem[: match.start()] + stem[match.end() :]).lstrip("._")
 
 
 def _run_key(path: Path, rest: str) -> str:
@@ -208,7 +332,8 @@ def _run_key(path: Path, rest: str) -> str:
 
 
 def _one_run(key: str, several: Mapping[str, list[tuple[Side | None, Path]]]) -> BoldRun:
-    (_, files), *others = several.items()
+    (name, files), *others = several.items()
+    rest = name.removesuffix(str(_ending(files[0][1])))
     source = SOURCE_OF[str(_ending(files[0][1]))]
     if others and all(SOURCE_OF[str(_ending(g[0][1]))] == "npy" for g in several.values()):
         first, second, *_ = (group[0][1] for group in several.values())
@@ -225,20 +350,21 @@ def _one_run(key: str, several: Mapping[str, list[tuple[Side | None, Path]]]) ->
             f"BOLD run {key}",
             expected="one file or one pair of hemispheres",
             found=f"several: {', '.join(names)}",
-            remedy="Say which to take: space, density or desc in trend.yaml (inputs); or rename.",
+            remedy="Say which to take in trend.yaml, for instance `inputs: {select: {space: "
+            "fsLR}}`; or rename.",
         )
     if source in IN_PAIRS:
         sides = [side for side, _ in files]
         if sorted(sides, key=str) != ["L", "R"]:
             raise InputError(
                 f"BOLD run {key}",
-                expected="two files, hemi-L and hemi-R (or lh and rh)",
+                expected="two files, hemi-L and hemi-R (or lh and rh), of one format",
                 found=", ".join(path.name for _, path in files),
                 remedy="Put the other hemisphere's file beside it.",
             )
         files = sorted(files, key=lambda item: str(item[0]))
     paths = tuple(path for _, path in files)
-    return BoldRun(key, paths, source, _entities(paths[0]))
+    return BoldRun(_run_key(paths[0], rest), paths, source, entities_of(_stem(paths[0])))
 
 
 def brain_mask_of(run: BoldRun) -> Path | None:
@@ -248,7 +374,9 @@ def brain_mask_of(run: BoldRun) -> Path | None:
     return next((path for path in found if path.is_file()), None)
 
 
-def read_run(run: BoldRun, mask: Path | None = None) -> RawRun:
+def read_run(
+    run: BoldRun, mask: Path | None = None, n_vertices: Mapping[Side, int] | None = None
+) -> RawRun:
     """Read a run.
 
     Parameters
@@ -257,31 +385,67 @@ def read_run(run: BoldRun, mask: Path | None = None) -> RawRun:
         Which.
     mask : Path, optional
         For volumes: a NIfTI that is not 0 where voxels are wanted.
+    n_vertices : mapping of str to int, optional
+        Vertices of each hemisphere of the mesh, where the settings name one.
 
     Raises
     ------
     InputError
-        If its files cannot be read, do not fit together, or lie the wrong way round.
+        If its files cannot be read, do not fit together, lie the wrong way round, or are not of
+        the hemispheres that their names say.
     """
+    mesh = n_vertices or {}
     if run.source == "npy":
         signal = read_bold(run.files[0])
-        raw = RawRun(signal, VertexSpace("npy", {}), None, "nothing")
+        odd = _check_way(run.files[0], signal, sum(mesh.values()) or None)
+        raw = RawRun(signal, VertexSpace("npy", {}), None, "nothing", tuple(odd))
     elif run.source == "cifti":
         raw = _read_cifti(run.files[0])
     elif run.source == "nifti":
         raw = _read_nifti(run.files[0], mask)
     else:
-        raw = _read_pair(run)
-    n_vertices, n_timepoints = raw.signal.shape
-    if n_timepoints > n_vertices:
-        raise InputError(
-            f"BOLD file {run.files[0]}",
-            expected="more vertices (rows) than timepoints (columns)",
-            found=f"{n_vertices} rows and {n_timepoints} columns: the wrong way round",
-            remedy="Transpose it: numpy.save(path, array.T).",
-        )
+        raw = _read_pair(run, mesh)
+    if run.source != "nifti":
+        half = len(raw.signal) // 2 if len(raw.signal) % 2 == 0 else 0
+        if hemispheres_equal(raw.signal, raw.space.n_vertices.get("L", half)):
+            raise InputError(
+                f"BOLD run {run.key}",
+                expected="two hemispheres",
+                found=f"the same series in both ({run.name}): one is a copy of the other",
+                remedy="Export the hemisphere that is missing.",
+            )
     told = _sidecar_time(run)
-    return raw if told is None else replace(raw, repetition_time=told, told_by="sidecar")
+    if told is None:
+        return raw
+    notes = raw.notes
+    if raw.repetition_time is not None and not np.isclose(told, raw.repetition_time, rtol=0.01):
+        notes += (
+            f"the sidecar says a repetition time of {told:g} s, the header {raw.repetition_time:g} "
+            "s; the sidecar is believed",
+        )
+    return replace(raw, repetition_time=told, told_by="sidecar", notes=notes)
+
+
+def _check_way(path: Path, signal: NDArray[np.float32], n_vertices: int | None) -> list[str]:
+    """Refuse volumes in rows; where nothing tells, say what is odd."""
+    rows, columns = signal.shape
+    if n_vertices is not None and n_vertices in (rows, columns):
+        wrong: bool | None = rows != n_vertices
+    else:
+        wrong = lies_wrong_way(signal)
+    if wrong:
+        raise _bad(
+            path,
+            "vertices in rows, timepoints in columns",
+            f"{rows} rows and {columns} columns: the wrong way round",
+            "Transpose it: numpy.save(path, array.T).",
+        )
+    if wrong is None and columns > rows:
+        return [
+            f"{path.name} has more timepoints ({columns}) than vertices ({rows}); if its rows are "
+            "timepoints, transpose it"
+        ]
+    return []
 
 
 def _sidecar_time(run: BoldRun) -> float | None:
@@ -349,9 +513,16 @@ def _bad(path: Path, expected: str, found: str, remedy: str) -> InputError:
 # One file per hemisphere
 
 
-def _read_pair(run: BoldRun) -> RawRun:
-    reader = _read_gifti if run.source == "gifti" else _read_mgh
-    parts = [reader(path) for path in run.files]
+def _read_pair(run: BoldRun, mesh: Mapping[Side, int]) -> RawRun:
+    parts: list[tuple[NDArray[np.float32], float | None]] = []
+    notes: list[str] = []
+    for path, side in zip(run.files, SIDES, strict=True):
+        if run.source == "gifti":
+            signal, time, odd = _read_gifti(path, side, mesh.get(side))
+            notes += odd
+        else:
+            signal, time = _read_mgh(path)
+        parts.append((signal, time))
     lengths = [signal.shape[1] for signal, _ in parts]
     if lengths[0] != lengths[1]:
         raise InputError(
@@ -370,30 +541,40 @@ def _read_pair(run: BoldRun) -> RawRun:
         )
     counts = {side: len(signal) for side, (signal, _) in zip(SIDES, parts, strict=True)}
     time = parts[0][1]
-    signal = np.concatenate([signal for signal, _ in parts])
+    both = np.concatenate([signal for signal, _ in parts])
     space = VertexSpace(run.source, counts)
-    return RawRun(signal, space, time, "nothing" if time is None else "header")
+    return RawRun(both, space, time, "nothing" if time is None else "header", tuple(notes))
 
 
-def _read_gifti(path: Path) -> tuple[NDArray[np.float32], float | None]:
-    image = load_image(path, "GIFTI file (.func.gii)")
-    with reading(path, "GIFTI file (.func.gii)"):
-        arrays = [np.asarray(array.data, dtype=np.float32) for array in image.darrays]
+def _read_gifti(
+    path: Path, side: Side, n_vertices: int | None
+) -> tuple[NDArray[np.float32], float | None, list[str]]:
+    what = "GIFTI file (.func.gii)"
+    image = load_image(path, what)
+    check_side(
+        "BOLD file",
+        path,
+        side,
+        "Rename the file, or mend its header: wb_command -set-structure.",
+        header=told_by_header(image),
+        name=False,
+    )
+    with reading(path, what):
+        signal, notes = read_series(path, image, n_vertices)
+    if len(image.darrays) == 1 or signal.shape[1] > len(image.darrays):  # one 2-D array
+        notes += _check_way(path, signal, n_vertices)
     steps = {a.meta.get("TimeStep") for a in image.darrays} | {image.meta.get("TimeStep")}
-    if len(arrays) == 1 and arrays[0].ndim == 2:
-        signal = arrays[0]
-    elif arrays and all(a.ndim == 1 and a.shape == arrays[0].shape for a in arrays):
-        signal = np.stack(arrays, axis=1)
-    else:
-        shapes = sorted({str(array.shape) for array in arrays}) or ["no arrays"]
-        raise _bad(
-            path,
-            "one array per volume, or one of shape (vertices, timepoints)",
-            ", ".join(shapes),
-            "Export the time series again.",
-        )
-    known = {float(step) / 1000 for step in steps if step}  # GIFTI: milliseconds
-    return signal, known.pop() if len(known) == 1 and min(known) > 0 else None
+    known = {step for step in (_milliseconds(text) for text in steps if text) if step}
+    return signal, known.pop() / 1000 if len(known) == 1 else None, notes
+
+
+def _milliseconds(text: str) -> float | None:
+    """GIFTI's step between volumes; what is no number above 0 says nothing."""
+    try:
+        step = float(text)
+    except ValueError:
+        return None
+    return step if 0 < step < float("inf") else None
 
 
 def _read_mgh(path: Path) -> tuple[NDArray[np.float32], float | None]:
@@ -525,6 +706,13 @@ def _read_nifti(path: Path, mask_path: Path | None) -> RawRun:
         raise _bad(
             path, "a 4-D volume", f"shape {image.shape}", "Give the time series, not one volume."
         )
+    if image.shape[1] == 1:
+        raise _bad(
+            path,
+            "a volume, for a .nii holds one",
+            f"shape {image.shape}: a series on a surface, as FreeSurfer writes it",
+            "Convert each hemisphere to an overlay: mri_convert FILE.nii.gz lh.NAME.mgz (and rh).",
+        )
     if mask_path is None:
         raise _bad(
             path,
@@ -543,7 +731,8 @@ def _read_nifti(path: Path, mask_path: Path | None) -> RawRun:
             remedy="Resample the mask to the BOLD (nilearn.image.resample_to_img).",
         )
     with reading(mask_path, "NIfTI mask"):
-        inside = np.asarray(mask_image.dataobj) != 0
+        values = np.asarray(mask_image.dataobj)
+    inside = np.isfinite(values) & (values != 0)  # NaN is what many write outside
     voxels = np.flatnonzero(inside)
     signal = np.empty((len(voxels), image.shape[3]), dtype=np.float32)
     with reading(path, "NIfTI file"):
@@ -556,6 +745,13 @@ def _read_nifti(path: Path, mask_path: Path | None) -> RawRun:
     scale = {"sec": 1.0, "msec": 1e-3, "usec": 1e-6}.get(image.header.get_xyzt_units()[1])
     space = VertexSpace("nifti", {}, volume_shape=shape, affine=affine, voxels=voxels)
     known = scale is not None and time > 0
+    notes: tuple[str, ...] = ()
+    if not np.array_equal(values[inside], np.round(values[inside])):
+        notes = (f"mask {mask_path.name} holds fractions: all voxels other than 0 are inside",)
     return RawRun(
-        signal, space, time * scale if known and scale else None, "header" if known else "nothing"
+        signal,
+        space,
+        time * scale if known and scale else None,
+        "header" if known else "nothing",
+        notes,
     )

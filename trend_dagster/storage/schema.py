@@ -37,11 +37,22 @@ class ArraySpec:
 
 
 _MASK = ArraySpec(("vertex",), "bool", "true where the vertex has signal")
+_MASK_OF_HALVES = replace(_MASK, dims=("half", "vertex"))
 _CELL = ("combination", "n_clusters")
 
 
 def _place(description: str, *, optional: bool = False) -> ArraySpec:
     return ArraySpec(("vertex", "axis"), "float32", description, "mm", optional)
+
+
+def _per_vertex(
+    dtype: str, description: str, unit: str = "1", *, optional: bool = False
+) -> ArraySpec:
+    return ArraySpec(("vertex",), dtype, description, unit, optional)
+
+
+def _correlation(description: str, *before: str) -> ArraySpec:
+    return ArraySpec((*before, "vertex", "vertex"), "float32", description, "correlation")
 
 
 def _metric(description: str, unit: str = "1") -> ArraySpec:
@@ -105,30 +116,51 @@ for _name, _what in _MEASURES.items():
 ANY_ARRAYS = "*"
 """Key of a schema whose arrays are named by something else (the columns of a table)."""
 
+_TABLE = {ANY_ARRAYS: ArraySpec(("cell",), "float64", "one column of the table")}
+
+
+def _networks(description: str, unit: str) -> ArraySpec:
+    return ArraySpec(("parcellation", "kept_vertex", "network"), "float32", description, unit)
+
+
+def _of_newborn(description: str) -> ArraySpec:
+    return ArraySpec(("parcellation",), "float64", description)
+
+
+_DEPARTURE = {
+    "share": "share of the cortex with another network than the cohort's",
+    "null": "the same without any difference, mean",
+    "null_sd": "its standard deviation",
+    "excess": "share less that of the null",
+    "z": "excess in standard deviations of the null",
+    "different": "1 where the excess is beyond chance",
+    "excess_vertices": "vertices beyond the null; 0 where not beyond chance",
+}
+
+_SERIES = ArraySpec(
+    ("map", "parcellation", "timepoint", "network"),
+    "float64",
+    "mean of each network, cohort's map and own map; runs one after another",
+)
+
 SCHEMA: dict[str, dict[str, ArraySpec]] = {
     "bold": {
         "bold": ArraySpec(("vertex", "timepoint"), "float32", "BOLD signal", "as in the file"),
         "vertex_mask": _MASK,
         # Of CIFTI files and of volumes only: storage.space.
-        "in_data": ArraySpec(
-            ("vertex",), "bool", "true where the file holds the vertex", optional=True
-        ),
-        "voxels": ArraySpec(
-            ("vertex",), "int64", "place of each row in the volume, C order", optional=True
-        ),
+        "in_data": _per_vertex("bool", "true where the file holds the vertex", optional=True),
+        "voxels": _per_vertex("int64", "place of each row in the volume, C order", optional=True),
     },
     "cortex": {
         "coordinates": _place("where distances are measured"),
         "triangles": ArraySpec(("triangle", "corner"), "int32", "vertices of each triangle"),
-        "hemisphere": ArraySpec(("vertex",), "int8", "0 for left, 1 for right"),
-        "medial_wall": ArraySpec(("vertex",), "bool", "true where there is no cortex"),
-        "vertex_area": ArraySpec(
-            ("vertex",), "float64", "a third of the triangles around the vertex", "mm^2"
-        ),
+        "hemisphere": _per_vertex("int8", "0 for left, 1 for right"),
+        "medial_wall": _per_vertex("bool", "true where there is no cortex"),
+        "vertex_area": _per_vertex("float64", "a third of the triangles around the vertex", "mm^2"),
         "inflated": _place("where it is drawn", optional=True),
         "sphere": _place("place on a sphere about the origin", optional=True),
-        "sulcal_depth": ArraySpec(
-            ("vertex",), "float32", "positive in sulci", "as in the file", optional=True
+        "sulcal_depth": _per_vertex(
+            "float32", "positive in sulci", "as in the file", optional=True
         ),
     },
     "trained_model": {
@@ -144,9 +176,7 @@ SCHEMA: dict[str, dict[str, ArraySpec]] = {
         "vertex_mask": _MASK,
     },
     "average_correlation": {
-        "correlation": ArraySpec(
-            ("vertex", "vertex"), "float32", "mean over runs; 0 without signal", "correlation"
-        ),
+        "correlation": _correlation("mean over runs; 0 without signal"),
         "vertex_mask": _MASK,
         "run_masks": ArraySpec(("bold_run", "vertex"), "bool", "vertices with signal per run"),
     },
@@ -159,7 +189,7 @@ SCHEMA: dict[str, dict[str, ArraySpec]] = {
         ),
     },
     "geodesic_labels": {
-        "labels": ArraySpec(("vertex",), "int64", "geodesic label of each vertex; -1 none"),
+        "labels": _per_vertex("int64", "geodesic label of each vertex; -1 none"),
     },
     "thresholded_matrix": {
         "data": ArraySpec(("entry",), "float32", "blocks, row by row, one after another"),
@@ -168,24 +198,15 @@ SCHEMA: dict[str, dict[str, ArraySpec]] = {
     },
     "nmf_sweep": _SWEEP_CELL,
     "split_correlation": {
-        "correlation": ArraySpec(
-            ("half", "vertex", "vertex"), "float32", "mean over runs of a half", "correlation"
-        ),
-        "vertex_mask": ArraySpec(("half", "vertex"), "bool", "true where the vertex has signal"),
+        "correlation": _correlation("mean over runs of a half", "half"),
+        "vertex_mask": _MASK_OF_HALVES,
     },
     "null_correlation": {
-        "correlation": ArraySpec(
-            ("null", "half", "vertex", "vertex"),
-            "float32",
-            "the same for surrogate cohorts",
-            "correlation",
-        ),
-        "vertex_mask": ArraySpec(("half", "vertex"), "bool", "true where the vertex has signal"),
+        "correlation": _correlation("the same for surrogate cohorts", "null", "half"),
+        "vertex_mask": _MASK_OF_HALVES,
     },
     "stability": _STABILITY,
-    "sweep_summary": {
-        ANY_ARRAYS: ArraySpec(("cell",), "float64", "one column of the table"),
-    },
+    "sweep_summary": _TABLE,
     "selected_parcellations": {
         "n_clusters": ArraySpec(("parcellation",), "int64", "number of clusters asked for"),
         "labels": ArraySpec(
@@ -198,11 +219,75 @@ SCHEMA: dict[str, dict[str, ArraySpec]] = {
             ("parcellation", "vertex"), "int32", "number of each vertex in the files; 0 no signal"
         ),
     },
+    "individual_prior": {
+        "n_clusters": ArraySpec(("parcellation",), "int64", "number of clusters asked for"),
+        "labels": ArraySpec(
+            ("parcellation", "vertex"), "int32", "network most newborns have; -1 no signal"
+        ),
+        "map_prior": _networks("the cohort's map, its borders smoothed", "probability"),
+        "total": _networks("sum of the newborns' posteriors", "newborns"),
+        "posteriors": ArraySpec(
+            ("subject", "parcellation", "kept_vertex", "network"),
+            "float32",
+            "posterior of each newborn",
+            "probability",
+        ),
+        "vertex_mask": _MASK,
+    },
+    "individual_networks": {
+        "n_clusters": ArraySpec(("parcellation",), "int64", "number of clusters asked for"),
+        "labels": ArraySpec(
+            ("parcellation", "vertex"), "int32", "the newborn's network; -1 no signal"
+        ),
+        "cohort_labels": ArraySpec(
+            ("parcellation", "vertex"), "int32", "the cohort's network; -1 no signal"
+        ),
+        "probability": ArraySpec(
+            ("parcellation", "vertex", "network"), "float32", "of each network; 0 without signal"
+        ),
+        "confidence": ArraySpec(
+            ("parcellation", "vertex"), "float32", "probability of the newborn's network"
+        ),
+        "vertex_mask": _MASK,
+        "agreement": _of_newborn("share of vertices alike in two halves of the runs"),
+        **{f"departure_{name}": _of_newborn(text) for name, text in _DEPARTURE.items()},
+        **{
+            f"network_{name}": ArraySpec(("parcellation", "network"), "float64", text, unit)
+            for name, text, unit in (
+                ("area_mm2", "area of the network", "mm^2"),
+                ("homogeneity", "mean correlation within", "correlation"),
+                ("silhouette", "mean silhouette, distance 1 - correlation", "1"),
+                ("confidence", "mean confidence", "probability"),
+            )
+        },
+    },
+    "network_series": {
+        "n_clusters": ArraySpec(("parcellation",), "int64", "number of clusters asked for"),
+        "mean": _SERIES,
+        "eigenvariate": replace(_SERIES, description="first eigenvariate of each network"),
+        "n_timepoints": ArraySpec(("bold_run",), "int64", "length of each run", "volumes"),
+    },
+    "network_connectivity": {
+        "n_clusters": ArraySpec(("parcellation",), "int64", "number of clusters asked for"),
+        **{
+            f"{prefix}{name}": ArraySpec(
+                ("map", "parcellation", *run, "network", "other_network"), "float64", text
+            )
+            for prefix, run in (("", ()), ("run_", ("bold_run",)))
+            for name, text in (
+                ("correlation", "full correlation"),
+                ("partial", "partial correlation"),
+                ("z", "Fisher's z of the full correlation"),
+                ("partial_z", "Fisher's z of the partial correlation"),
+            )
+        },
+    },
+    "individuals": {
+        ANY_ARRAYS: ArraySpec(("row",), "float64", "one column of the table"),
+    },
     "report": {"sha256": ArraySpec(("byte",), "uint8", "SHA-256 of the page")},
     "control_correlation": {
-        "correlation": ArraySpec(
-            ("control", "vertex", "vertex"), "float32", "mean over runs", "correlation"
-        ),
+        "correlation": _correlation("mean over runs", "control"),
         "vertex_mask": _MASK,
     },
     "control_sweep": {
@@ -210,7 +295,5 @@ SCHEMA: dict[str, dict[str, ArraySpec]] = {
         for name, spec in _SWEEP_CELL.items()
         if name not in {"W", "H"}
     },
-    "control_comparison": {
-        ANY_ARRAYS: ArraySpec(("cell",), "float64", "one column of the table"),
-    },
+    "control_comparison": _TABLE,
 }

@@ -38,15 +38,18 @@ from numpy.typing import NDArray
 from zarr.codecs import BloscCodec, Crc32cCodec
 from zarr.storage import LocalStore
 
-from trend_dagster.errors import StoreError
-from trend_dagster.files import replace_file as replace_file
-from trend_dagster.files import sync
+from trend_dagster.errors import StoreError, cannot_write
+from trend_dagster.files import replace_file, sync
+from trend_dagster.storage.locks import flock
 from trend_dagster.storage.provenance import Recipe, digest_of_folder, library_versions
 from trend_dagster.storage.schema import ANY_ARRAYS, CHUNK_BYTES, SCHEMA, ArraySpec
 
 STORE_FORMAT = 1
 POINTER = "current"
 FAILURE = ".failed"
+NOTHING_LOST = (
+    "run again: what was published before is complete, and only this output has to be made again."
+)
 SAFE_NAME = re.compile(r"[A-Za-z0-9_-][A-Za-z0-9_.-]*")
 
 Partition = Mapping[str, str]
@@ -274,12 +277,8 @@ class Draft:
         """
         spec = _spec(self.asset, name)
         if spec.dims and len(spec.dims) != len(shape):
-            raise StoreError(
-                f"array {name!r} of {self.asset}",
-                expected=f"dimensions {spec.dims}",
-                found=f"shape {shape}",
-                remedy="This is a mistake in the asset: mend it there.",
-            )
+            subject = f"array {name!r} of {self.asset}"
+            raise _mistake(subject, f"dimensions {spec.dims}", f"shape {shape}")
         dtype = np.dtype(spec.dtype)
         return self.group.create_array(
             name,
@@ -305,12 +304,8 @@ class Draft:
         dtype = np.dtype(_spec(self.asset, name).dtype)
         values = np.asarray(values)
         if not np.can_cast(values.dtype, dtype, casting="same_kind"):
-            raise StoreError(
-                f"array {name!r} of {self.asset}",
-                expected=f"numbers that fit {dtype}",
-                found=str(values.dtype),
-                remedy="This is a mistake in the asset: mend it there.",
-            )
+            subject = f"array {name!r} of {self.asset}"
+            raise _mistake(subject, f"numbers that fit {dtype}", str(values.dtype))
         array = self.create(name, values.shape)
         if values.size:
             array[...] = values.astype(dtype, copy=False)
@@ -326,12 +321,8 @@ class Draft:
             What it holds; it counts in the digest of the version.
         """
         if not SAFE_NAME.fullmatch(name) or (self.path / name).exists():
-            raise StoreError(
-                f"file {name!r} of {self.asset}",
-                expected="a name of its own, of letters, digits, '_', '-' and '.'",
-                found=repr(name),
-                remedy="This is a mistake in the asset: mend it there.",
-            )
+            expected = "a name of its own, of letters, digits, '_', '-' and '.'"
+            raise _mistake(f"file {name!r} of {self.asset}", expected, repr(name))
         (self.path / name).write_bytes(content)
 
 
@@ -391,11 +382,7 @@ class Store:
 
     def size(self, asset: str) -> int:
         """Bytes on disk of all versions of an asset, with unfinished work."""
-        sizes = 0
-        for path in (self.root / asset).rglob("*"):
-            with suppress(FileNotFoundError):  # collected meanwhile
-                sizes += path.lstat().st_size if path.is_file() else 0
-        return sizes
+        return size_of(self.root / asset)
 
     def scratch(self, asset: str, partition: Partition, recipe: Recipe) -> Path:
         """Folder for unfinished work that a later attempt at the same recipe may take up."""
@@ -447,11 +434,11 @@ class Store:
             path.mkdir(parents=True)
             lock = _lock(path, fcntl.LOCK_EX)
         except OSError as error:
-            raise self._unwritable(folder, error) from error
+            raise cannot_write(f"store {folder}", error, NOTHING_LOST) from error
         try:
             yield Draft(asset, path, lock)
         except OSError as error:
-            raise self._unwritable(folder, error) from error
+            raise cannot_write(f"store {folder}", error, NOTHING_LOST) from error
         finally:
             os.close(lock)
             shutil.rmtree(path, ignore_errors=True)
@@ -495,12 +482,8 @@ class Store:
             if name != ANY_ARRAYS and name not in draft.group and not spec.optional
         ]
         if missing and excluded is None:
-            raise StoreError(
-                describe(draft.asset, partition),
-                expected=f"arrays {', '.join(schema)}",
-                found=f"none named {', '.join(missing)}",
-                remedy="This is a mistake in the asset: mend it there.",
-            )
+            subject, found = describe(draft.asset, partition), f"none named {', '.join(missing)}"
+            raise _mistake(subject, f"arrays {', '.join(schema)}", found)
         folder = draft.path.parent
         version = Version(
             draft.asset, dict(partition), folder / draft.path.name.removeprefix(".partial-")
@@ -524,9 +507,9 @@ class Store:
             _sync_tree(draft.path)
             draft.path.rename(version.path)
             replace_file(folder / POINTER, f"{version.path.name}\n".encode())
-            fcntl.flock(draft.lock, fcntl.LOCK_SH)  # from here on it may be read
+            flock(draft.lock, fcntl.LOCK_SH)  # from here on it may be read
         except OSError as error:
-            raise self._unwritable(folder, error) from error
+            raise cannot_write(f"store {folder}", error, NOTHING_LOST) from error
         (folder / FAILURE).unlink(missing_ok=True)
         shutil.rmtree(self.scratch(draft.asset, partition, recipe), ignore_errors=True)
         self._collect(folder)
@@ -554,19 +537,15 @@ class Store:
         for name, successor in zip(others, [*others[1:], current], strict=False):
             rank = len(others) - others.index(name)
             if rank >= self.keep_versions and _made_at(successor) < cutoff:
-                _remove_unless_used(folder / name)
+                remove_unless_used(folder / name)
         for partial in folder.glob(".partial-*"):
             if _made_at(partial.name.removeprefix(".partial-")) < time.time() - 60:
-                _remove_unless_used(partial)
+                remove_unless_used(partial)
 
-    def _unwritable(self, folder: Path, error: OSError) -> StoreError:
-        return StoreError(
-            f"store {folder}",
-            expected="a folder that can be written to, on a disk with room",
-            found=error.strerror or str(error),
-            remedy="Free space or mend the permissions, then run again: what was published before "
-            "is complete, and only this output has to be made again.",
-        )
+
+def _mistake(subject: str, expected: str, found: str) -> StoreError:
+    remedy = "This is a mistake in the asset: mend it there."
+    return StoreError(subject, expected=expected, found=found, remedy=remedy)
 
 
 def _text(path: Path) -> str | None:
@@ -599,22 +578,44 @@ def _chunks(shape: tuple[int, ...], itemsize: int) -> tuple[int, ...]:
 
 def _lock(folder: Path, kind: int) -> int:
     handle = os.open(folder, os.O_RDONLY)
-    fcntl.flock(handle, kind)
+    flock(handle, kind)
     return handle
 
 
-def _remove_unless_used(folder: Path) -> None:
+def pointed_to(folder: Path) -> str | None:
+    """Name the current version in the folder of an output; None if there is none."""
+    return _text(folder / POINTER)
+
+
+def size_of(path: Path) -> int:
+    """Bytes on disk of a file, or of all files below a folder."""
+    size = 0
+    for file in (path, *path.rglob("*")):
+        with suppress(FileNotFoundError):  # collected meanwhile
+            size += file.lstat().st_size if file.is_file() else 0
+    return size
+
+
+def remove_unless_used(folder: Path) -> None:
+    """Remove a version, unless it is the current one or a process reads or writes it.
+
+    Parameters
+    ----------
+    folder : Path
+        The version's.
+    """
     try:
         handle = os.open(folder, os.O_RDONLY)
     except FileNotFoundError:
         return
     try:
-        fcntl.flock(handle, fcntl.LOCK_EX | fcntl.LOCK_NB)
+        if not flock(handle, fcntl.LOCK_EX | fcntl.LOCK_NB):
+            return  # no locks here: nobody knows whether it is read
     except BlockingIOError:
         return
     else:
         # A writer holds its lock until the pointer is replaced, so only now is this for certain.
-        if _text(folder.parent / POINTER) != folder.name:
+        if pointed_to(folder.parent) != folder.name:
             shutil.rmtree(folder, ignore_errors=True)
     finally:
         os.close(handle)

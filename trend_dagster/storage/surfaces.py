@@ -7,7 +7,6 @@ its place in the settings.
 
 from __future__ import annotations
 
-import re
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
@@ -17,26 +16,29 @@ import numpy as np
 from numpy.typing import NDArray
 
 from trend_dagster.errors import InputError
+from trend_dagster.storage.gifti import read_map
+from trend_dagster.storage.label_files import has_label
 from trend_dagster.storage.runs import cortex_models, load_cifti, reading
+from trend_dagster.storage.sides import (
+    SIDES,
+    check_order,
+    check_side,
+    hemisphere_of,
+    told_by_header,
+)
 from trend_dagster.storage.space import Side
 
-SIDES: tuple[Side, Side] = ("L", "R")
-WORD: Mapping[Side, str] = {"L": "left", "R": "right"}
-
-_SIDE_IN_NAME = re.compile(
-    r"(?:^|[._-])(?:(?P<L>hemi-L|lh|L|left)|(?P<R>hemi-R|rh|R|right))(?=[._-]|$)"
-)
-_STRUCTURE: Mapping[str, Side] = {"CortexLeft": "L", "CortexRight": "R"}
 _KIND = {"MidThickness": "midthickness", "Pial": "pial", "GrayWhite": "white"}  # of GIFTI
 _APART = 10.0  # mm between the centres of hemispheres that share a coordinate system
+SIZE_MM = (20.0, 600.0)  # a hemisphere's longest side, inflated or spherical: marmoset to human
+_LEFT_FIRST = "Name the left one first, then the right one ({} in trend.yaml)."
 
 
 @dataclass(frozen=True)
 class _Hemisphere:
     points: NDArray[np.float32]
     triangles: NDArray[np.int32]
-    side: Side | None
-    told_by: str
+    sides: frozenset[Side]
     kind: str
 
 
@@ -98,6 +100,7 @@ def read_surfaces(
     left, right = (_read(path) for path in files)
     for path, mesh in zip(files, (left, right), strict=True):
         check(f"surface file {path}", mesh.points, mesh.triangles)
+        _check_size(path, mesh.points)
     _check_sides(files, (left, right))
     n = len(left.points)
     surface = MeshFiles(
@@ -108,17 +111,28 @@ def read_surfaces(
     )
     if not inflated:
         return surface
-    drawn = [_same_mesh(path, mesh) for path, mesh in zip(inflated, (left, right), strict=True)]
+    drawn = [
+        _same_mesh(path, side, mesh)
+        for path, side, mesh in zip(inflated, SIDES, (left, right), strict=True)
+    ]
+    if drawn[0].shape == drawn[1].shape and np.array_equal(drawn[0], drawn[1]):
+        raise _twice(inflated, "inputs.inflated")
     return replace(surface, inflated=np.concatenate(drawn))
 
 
+def count_vertices(path: Path) -> int:
+    """Vertices of the mesh in a file.
+
+    Raises
+    ------
+    InputError
+        If it cannot be read.
+    """
+    return len(_read(path).points)
+
+
 def _read(path: Path) -> _Hemisphere:
-    mesh = _read_gifti(path) if ".gii" in path.suffixes else _read_freesurfer(path)
-    if mesh.side is not None:
-        return mesh
-    match = _SIDE_IN_NAME.search(path.name)
-    side: Side | None = None if match is None else "L" if match["L"] else "R"
-    return replace(mesh, side=side, told_by="its name")
+    return _read_gifti(path) if ".gii" in path.suffixes else _read_freesurfer(path)
 
 
 def _read_gifti(path: Path) -> _Hemisphere:
@@ -136,16 +150,22 @@ def _read_gifti(path: Path) -> _Hemisphere:
             found=f"{len(points)} and {len(triangles)}",
             remedy="Name the mesh itself (.surf.gii), not data on it.",
         )
-    meta = {**image.meta, **points[0].meta}
-    side = _STRUCTURE.get(str(meta.get("AnatomicalStructurePrimary")))
-    with reading(path, what):
-        return _Hemisphere(
-            np.asarray(points[0].data, dtype=np.float32).reshape(-1, 3),
-            np.asarray(triangles[0].data, dtype=np.int32).reshape(-1, 3),
-            side,
-            "its header",
-            _KIND.get(str(meta.get("AnatomicalStructureSecondary"))) or _kind_in_name(path),
+    arrays = [np.asarray(each.data) for each in (points[0], triangles[0])]
+    wrong = [str(each.shape) for each in arrays if each.ndim != 2 or each.shape[1] != 3]
+    if wrong:
+        raise InputError(
+            f"surface file {path}",
+            expected="coordinates of shape (vertices, 3) and triangles of shape (triangles, 3)",
+            found=f"shape {', '.join(wrong)}",
+            remedy="Write it again with a row for each vertex and each triangle.",
         )
+    meta = {**image.meta, **points[0].meta}
+    return _Hemisphere(
+        arrays[0].astype(np.float32),
+        arrays[1].astype(np.int32),
+        frozenset(told_by_header(image)),
+        _KIND.get(str(meta.get("AnatomicalStructureSecondary"))) or _kind_in_name(path),
+    )
 
 
 def _read_freesurfer(path: Path) -> _Hemisphere:
@@ -154,7 +174,7 @@ def _read_freesurfer(path: Path) -> _Hemisphere:
     with reading(path, "GIFTI surface (.surf.gii) or FreeSurfer geometry (lh.midthickness)"):
         points, triangles = read_geometry(path)  # type: ignore[no-untyped-call]
     return _Hemisphere(
-        points.astype(np.float32), triangles.astype(np.int32), None, "", _kind_in_name(path)
+        points.astype(np.float32), triangles.astype(np.int32), frozenset(), _kind_in_name(path)
     )
 
 
@@ -162,38 +182,50 @@ def _kind_in_name(path: Path) -> str:
     return next((kind for kind in _KIND.values() if kind in path.name.lower()), "anatomical")
 
 
-def _check_sides(files: Sequence[Path], meshes: Sequence[_Hemisphere]) -> None:
-    for path, mesh, wanted in zip(files, meshes, SIDES, strict=True):
-        if mesh.side not in (None, wanted):
-            found = f"the {WORD['R' if wanted == 'L' else 'L']} one ({mesh.told_by} says so)"
-            raise _swapped(path, wanted, found)
-    left, right = meshes
-    same = left.points.shape == right.points.shape and (left.points == right.points).all()
-    if same:
+def _check_size(path: Path, points: NDArray[np.float32]) -> None:
+    size = float(np.ptp(points, axis=0).max())
+    if not SIZE_MM[0] <= size <= SIZE_MM[1]:
         raise InputError(
-            f"surface files {files[0]} and {files[1]}",
-            expected="the left and the right hemisphere",
-            found="the same mesh twice",
-            remedy="Name the file of each hemisphere in trend.yaml (inputs.surfaces).",
+            f"surface file {path}",
+            expected=f"coordinates in mm: a hemisphere is {SIZE_MM[0]:g} to {SIZE_MM[1]:g} mm long",
+            found=f"{size:.3g}: metres, centimetres or micrometres, or a sphere of radius 1",
+            remedy="Scale the coordinates to mm (wb_command -surface-apply-affine).",
         )
+
+
+def _check_sides(files: Sequence[Path], meshes: Sequence[_Hemisphere]) -> None:
+    remedy = _LEFT_FIRST.format("inputs.surfaces")
+    for path, mesh, wanted in zip(files, meshes, SIDES, strict=True):
+        check_side("surface file", path, wanted, remedy, header=mesh.sides)
+    left, right = meshes
+    if left.points.shape == right.points.shape and (left.points == right.points).all():
+        raise _twice(files, "inputs.surfaces")
     # In the head, left is where x is smaller; spheres and inflated ones lie about one origin.
     beyond = float(left.points[:, 0].mean() - right.points[:, 0].mean())
-    if left.side is None and right.side is None and beyond > _APART:
-        raise _swapped(files[0], "L", f"one that lies {beyond:.0f} mm to the right of the other")
+    told = any(m.sides or hemisphere_of(p.name)[0] for p, m in zip(files, meshes, strict=True))
+    if not told and beyond > _APART:
+        raise InputError(
+            f"surface file {files[0]}",
+            expected="the left hemisphere",
+            found=f"one that lies {beyond:.0f} mm to the right of the other",
+            remedy=remedy,
+        )
 
 
-def _swapped(path: Path, wanted: Side, found: str) -> InputError:
+def _twice(files: Sequence[Path], setting: str) -> InputError:
     return InputError(
-        f"surface file {path}",
-        expected=f"the {WORD[wanted]} hemisphere",
-        found=found,
-        remedy="Name the left one first, then the right one (inputs.surfaces in trend.yaml).",
+        f"surface files {files[0]} and {files[1]}",
+        expected="the left and the right hemisphere",
+        found="the same mesh twice",
+        remedy=f"Name the file of each hemisphere in trend.yaml ({setting}).",
     )
 
 
-def _same_mesh(path: Path, mesh: _Hemisphere) -> NDArray[np.float32]:
+def _same_mesh(path: Path, side: Side, mesh: _Hemisphere) -> NDArray[np.float32]:
     """Coordinates of another shape of the same mesh."""
     found = _read(path)
+    remedy = _LEFT_FIRST.format("inputs.inflated")
+    check_side("inflated surface file", path, side, remedy, header=found.sides)
     if not (np.array_equal(found.triangles, mesh.triangles) and np.isfinite(found.points).all()):
         raise InputError(
             f"inflated surface file {path}",
@@ -224,7 +256,8 @@ def read_cortex_mask(
     Returns
     -------
     ndarray of shape (n_rows,), bool
-        True where a file has a finite number other than 0, a brain model, or a listed vertex.
+        True where a file has a finite number other than 0 (in a file of labels: one that is not
+        named medial wall or unknown), a brain model, or a listed vertex.
 
     Raises
     ------
@@ -234,10 +267,12 @@ def read_cortex_mask(
     if len(files) == 1 and files[0].name.endswith(".nii"):
         parts = [_mask_of_cifti(files[0])]
     elif len(files) == 1:
-        parts = [_mask_of(files[0], None)]
+        parts = [_mask_of(files[0], None, None)]
     else:
+        check_order("cortex mask", files, "inputs.cortex_mask")
         parts = [
-            _mask_of(path, n_vertices.get(side)) for path, side in zip(files, SIDES, strict=True)
+            _mask_of(path, n_vertices.get(side), side)
+            for path, side in zip(files, SIDES, strict=True)
         ]
         for path, side, part in zip(files, SIDES, parts, strict=True):
             _check_length(path, len(part), n_vertices.get(side, len(part)))
@@ -253,7 +288,7 @@ def read_cortex_mask(
     return mask
 
 
-def _mask_of(path: Path, n_vertices: int | None) -> NDArray[np.bool_]:
+def _mask_of(path: Path, n_vertices: int | None, side: Side | None) -> NDArray[np.bool_]:
     import nibabel as nib
     from nibabel.freesurfer.io import read_label
 
@@ -264,8 +299,12 @@ def _mask_of(path: Path, n_vertices: int | None) -> NDArray[np.bool_]:
     if path.suffix == ".gii":
         with reading(path, "GIFTI file"):
             image: Any = nib.load(path)
-            values = np.asarray(image.darrays[0].data)
-        return _not_zero(path, values)
+            values = read_map(path, image, n_vertices, "cortex mask")
+        if side is not None:
+            remedy = _LEFT_FIRST.format("inputs.cortex_mask")
+            check_side("cortex mask", path, side, remedy, header=told_by_header(image))
+        names = {each.key: getattr(each, "label", "") for each in image.labeltable.labels}
+        return _not_zero(values) & has_label(values, names)
     if path.suffix != ".label":
         raise InputError(
             f"cortex mask {path}",
@@ -301,17 +340,29 @@ def _mask_of_cifti(path: Path) -> NDArray[np.bool_]:
             found=", ".join(side for side, *_ in models) or "none",
             remedy="Name a dense file of both hemispheres (.dscalar.nii, .dtseries.nii).",
         )
-    return np.concatenate([np.isin(np.arange(n), vertices) for _, _, vertices, n in models])
+    inside = _inside(path, image, axes)
+    return np.concatenate(
+        [np.isin(np.arange(n), vertices[inside[places]]) for _, places, vertices, n in models]
+    )
 
 
-def _not_zero(path: Path, values: NDArray[Any]) -> NDArray[np.bool_]:
-    if values.ndim != 1:
-        raise InputError(
-            f"cortex mask {path}",
-            expected="one number for each vertex",
-            found=f"shape {values.shape}",
-            remedy="Save one vector.",
-        )
+def _inside(path: Path, image: Any, axes: Sequence[Any]) -> NDArray[np.bool_]:
+    """Grayordinates that a map counts as cortex; where there is no map, or an empty one, all."""
+    from nibabel.cifti2.cifti2_axes import LabelAxis, ScalarAxis
+
+    everywhere = np.ones(image.shape[-1], dtype=bool)
+    if not isinstance(axes[0], LabelAxis | ScalarAxis) or image.shape[0] != 1:
+        return everywhere
+    with reading(path, "CIFTI-2 file"):
+        values = np.asarray(image.dataobj)[0]
+    inside = _not_zero(values)
+    if isinstance(axes[0], LabelAxis):
+        names = {key: name for key, (name, _) in axes[0].label[0].items()}
+        inside &= has_label(values, names)
+    return inside if inside.any() else everywhere
+
+
+def _not_zero(values: NDArray[Any]) -> NDArray[np.bool_]:
     return np.asarray(np.isfinite(values) & (values != 0))
 
 

@@ -16,8 +16,8 @@ import numpy as np
 from numpy.typing import NDArray
 
 from trend_dagster.errors import InputError
-from trend_dagster.storage.label_images import CIFTI_STRUCTURE, Side
-from trend_dagster.storage.space import VertexSpace
+from trend_dagster.storage.label_images import CIFTI_STRUCTURE
+from trend_dagster.storage.space import Side, VertexSpace
 
 if TYPE_CHECKING:
     from nibabel.cifti2.cifti2 import Cifti2Image

@@ -11,7 +11,7 @@ from typing import Any
 import numpy as np
 
 from trend_dagster.project.settings import Settings, load_settings
-from trend_dagster.science.connectivity.settings import ThresholdConfig
+from trend_dagster.science.connectivity.settings import Gaussian, ThresholdConfig
 from trend_dagster.science.evidence.competitors import (
     COMPETITORS,
     FAST_COMPETITORS,
@@ -76,7 +76,7 @@ class EncodingChoice:
         sides = [step_graph(surface, side) for side in ((0, 1) if smooth else ())]
         distances = [distance_rows(steps, 0, steps.shape[0]) for steps in sides]
         if self.sigma_mm is not None:
-            return Encoding.smooth(self.sigma_mm, distances, surface)
+            return Encoding.smooth(Gaussian(self.sigma_mm), distances, surface)
         if self.labels == 1:
             return Encoding.hemispheres(surface, distances)
         labels = (

@@ -6,10 +6,12 @@ nothing here says that networks are right, only that they are found again, and b
 
 from __future__ import annotations
 
+from functools import partial
 from pathlib import Path
 from typing import Any
 
 import numpy as np
+from numpy.typing import NDArray
 
 from trend_dagster.delivery.figures.png import to_png
 from trend_dagster.delivery.figures.surface import comparison_figure
@@ -17,8 +19,8 @@ from trend_dagster.errors import InputError
 from trend_dagster.files import replace_file
 from trend_dagster.project.folder import Project
 from trend_dagster.project.mesh import read_mesh
-from trend_dagster.project.recorded import read_recorded, recorded_files
-from trend_dagster.science.bold import why_unusable
+from trend_dagster.project.recordings import Recording as ReadRun
+from trend_dagster.project.recordings import read_recording, recording_files
 from trend_dagster.storage.arrays import subject_of
 from trend_dagster.storage.provenance import digest_of_file
 from trend_dagster.validation.approaches import (
@@ -63,29 +65,36 @@ def recording_of(project: Project) -> tuple[dict[str, Any], Recording]:
             found="none",
             remedy="Name it in trend.yaml: split halves need it for their null.",
         )
-    runs = {name: read_recorded(project, name) for name in project.bold_runs}
-    runs = {name: run for name, run in runs.items() if why_unusable(run.signal) is None}
+    found = {name: read_recording(project, run) for name, run in project.bold_runs.items()}
+    runs = {name: run for name, run in found.items() if run.unusable is None}
     for name, run in runs.items():
-        if len(run.signal) != surface.n_vertices:
+        if len(run.raw.signal) != surface.n_vertices:
             raise InputError(
                 f"run {name}",
                 expected=f"{surface.n_vertices} vertices, as the project's surface has",
-                found=str(len(run.signal)),
+                found=str(len(run.raw.signal)),
                 remedy="Name the surface of the data as inputs.surface.",
             )
     files = {
         path.name: digest_of_file(path)
         for name in runs
-        for path in recorded_files(project, name).values()
+        for path in recording_files(project, project.bold_run(name)).values()
     }
     recording = Recording(
         surface,
-        {name: run.signal for name, run in runs.items()},
+        {name: run.raw.signal for name, run in runs.items()},
         [subject_of(name) for name in runs],
         {name: run.repetition_time for name, run in runs.items()},
-        {name: run.confounds for name, run in runs.items()},
+        {name: partial(_confounds_of, run) for name, run in runs.items()},
+        {name: run.sample_mask for name, run in runs.items()},
     )
     return {"files": files}, recording
+
+
+def _confounds_of(run: ReadRun, columns: tuple[str, ...]) -> NDArray[np.float64]:
+    """Confounds as the project's settings ask for them; no other columns are asked for here."""
+    assert run.confounds is not None
+    return run.confounds
 
 
 def approaches_for(project: Project) -> list[Approach]:

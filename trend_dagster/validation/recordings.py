@@ -47,6 +47,8 @@ class Recording:
         Seconds between volumes of each run, where they are known; filters need them.
     confounds : mapping of str to callable
         Reads columns of each run's confounds by name, where there are any.
+    sample_masks : mapping of str to ndarray of bool or None
+        Volumes of each run to keep, where some are left out.
     timepoints : slice, optional
         Which timepoints of its runs count: those of a half of a single run.
     """
@@ -56,6 +58,7 @@ class Recording:
     subjects: Sequence[str | None]
     repetition_times: Mapping[str, float | None] = field(default_factory=dict)
     confounds: Mapping[str, ReadConfounds] = field(default_factory=dict)
+    sample_masks: Mapping[str, NDArray[np.bool_] | None] = field(default_factory=dict)
     timepoints: slice | None = None
     _known: dict[str, Correlation] = field(default_factory=dict, repr=False)
 
@@ -71,7 +74,8 @@ class Recording:
             read = self.confounds.get(name)
             confounds = read(config.confounds) if read is not None and config.confounds else None
             time = config.repetition_time or self.repetition_times.get(name)
-            found[name] = prepare_run(run, config, time, confounds)
+            kept = self.sample_masks.get(name)
+            found[name] = prepare_run(run, config, time, confounds, kept)
         return found
 
     def correlation(self, settings: MethodSettings, *, trained: bool = True) -> Correlation:

@@ -149,3 +149,18 @@ def test_wrong_cohorts_are_refused():
     runs[1][0][0, 0] = np.nan
     with pytest.raises(CohortError, match=r"run 1.*NaN"):
         correlate_runs(runs)
+
+
+@pytest.mark.parametrize("average", ["arithmetic", "fisher"])
+@pytest.mark.parametrize("budget", [2.0, 1e-6])
+def test_a_weight_counts_a_run_as_often(rng, average, budget):
+    runs = [(rng.standard_normal((30, 50)), rng.random(30) < 0.9) for _ in range(3)]
+    config = CorrelationConfig(average=average, tile=16, memory_budget_gib=budget)
+    repeated = [runs[i] for i in (0, 0, 0, 1, 2, 2)]
+    found = correlate_runs(runs, config, weights=[3, 1, 2])
+    np.testing.assert_allclose(found, correlate_runs(repeated, config), atol=1e-5)
+    np.testing.assert_allclose(
+        correlate_runs(runs, config, weights=[7, 7, 7]),
+        correlate_runs(runs, config),
+        atol=1e-6,
+    )

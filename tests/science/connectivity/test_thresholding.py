@@ -13,7 +13,7 @@ from hypothesis import strategies as st
 
 from trend_dagster.errors import FactorizationError
 from trend_dagster.science.connectivity import thresholding
-from trend_dagster.science.connectivity.settings import ThresholdConfig
+from trend_dagster.science.connectivity.settings import Gaussian, ThresholdConfig
 from trend_dagster.science.connectivity.thresholding import (
     BlockMatrix,
     equal_labels,
@@ -132,17 +132,24 @@ def test_smooth_encoding_equals_its_formula():
     d = np.linalg.norm(points[:, None] - points[None], axis=2)
     distances = [d[hemispheres == h][:, hemispheres == h] for h in (0, 1)]
     mask = rng.random(12) > 0.2
-    matrix = threshold_by_distance(C, distances, hemispheres, 20.0, mask)
+    matrix = threshold_by_distance(C, distances, hemispheres, Gaussian(20.0), mask)
     weight = np.exp(-(d**2) / (2 * 20.0**2)) * (hemispheres[:, None] == hemispheres)
     expected = np.maximum(C, 0) * weight * np.outer(mask, mask)
     np.testing.assert_allclose(matrix.to_dense(), expected, atol=1e-6)
     assert len(matrix.blocks) == 2
 
 
+def test_hardly_anything_is_left_beyond_the_reach_of_a_kernel():
+    kernel = Gaussian(3.0)
+    weights = kernel(np.array([0.0, kernel.reach_mm, np.inf], dtype=np.float32))
+    np.testing.assert_allclose(weights, [1, 0, 0], atol=4e-6)
+    assert weights.dtype == np.float32
+
+
 def test_unreachable_vertices_weigh_nothing():
     C = np.ones((2, 2))
     d = np.array([[0, np.inf], [np.inf, 0]])
-    dense = threshold_by_distance(C, [d], np.zeros(2), 5.0).to_dense()
+    dense = threshold_by_distance(C, [d], np.zeros(2), Gaussian(5.0)).to_dense()
     np.testing.assert_array_equal(dense, np.eye(2))
 
 
@@ -157,8 +164,8 @@ def test_what_cannot_be_used_is_refused():
     broken[1, 2] = np.nan
     with pytest.raises(FactorizationError, match="NaN"):
         threshold_by_label(broken, np.zeros(6))
-    with pytest.raises(FactorizationError, match="sigma_mm"):
-        threshold_by_distance(C, [np.zeros((6, 6))], np.zeros(6), 0.0)
+    with pytest.raises(FactorizationError, match="matrices of shapes"):
+        threshold_by_distance(C, [np.zeros((5, 5))], np.zeros(6), Gaussian(5.0))
     arrays = threshold_by_label(C, np.zeros(6)).arrays()
     with pytest.raises(FactorizationError, match="36 numbers"):
         BlockMatrix.from_arrays({**arrays, "data": arrays["data"][:-1]}, 6)
@@ -179,8 +186,8 @@ def test_a_smooth_encoding_is_as_local_as_a_number_of_equal_labels():
     """No limit leaves the hemispheres; no width leaves each vertex alone; between, in between."""
     x = np.arange(30.0)
     d = np.abs(x[:, None] - x)
-    assert equal_labels([d, d], 1e6) == pytest.approx(2)
-    assert equal_labels([d, d], 1e-3) == pytest.approx(60)
+    assert equal_labels([d, d], Gaussian(1e6)) == pytest.approx(2)
+    assert equal_labels([d, d], Gaussian(1e-3)) == pytest.approx(60)
     # Three labels as walls of distance: weights are those of the labels.
     walls = np.where(np.arange(30)[:, None] // 10 == np.arange(30) // 10, 0.0, np.inf)
-    assert equal_labels([walls], 1.0) == pytest.approx(3)
+    assert equal_labels([walls], Gaussian(1.0)) == pytest.approx(3)

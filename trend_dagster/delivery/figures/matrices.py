@@ -6,7 +6,7 @@ from collections.abc import Mapping, Sequence
 from typing import TYPE_CHECKING
 
 import numpy as np
-from numpy.typing import ArrayLike, NDArray
+from numpy.typing import NDArray
 
 from trend_dagster.delivery.figures.png import new_figure
 
@@ -23,7 +23,6 @@ ORANGE = "#d2691e"
 def correlation_figure(
     correlation: NDArray[np.floating],
     labels: NDArray[np.integer] | None = None,
-    title: str = "",
     max_pixels: int = 600,
 ) -> Figure:
     """Correlation matrix with vertices sorted by network.
@@ -35,8 +34,6 @@ def correlation_figure(
         down to what can be seen.
     labels : ndarray of shape (n_vertices,), optional
         Network or label of each vertex; -1 is left out. Without it, the order stays.
-    title : str
-        Written above.
     max_pixels : int
         Rows of the picture at most.
 
@@ -57,7 +54,6 @@ def correlation_figure(
     image = axes.imshow(small, cmap="RdBu_r", vmin=-limit, vmax=limit, interpolation="nearest")
     _mark_networks(axes, labels[order], len(small) / len(order))
     figure.colorbar(image, ax=axes, shrink=0.8, label="Pearson correlation")
-    axes.set_title(title, fontsize=12)
     return figure
 
 
@@ -95,7 +91,7 @@ def _mark_networks(axes: Axes, sorted_labels: NDArray[np.integer], scale: float)
 
 def sweep_figure(
     table: pd.DataFrame,
-    metric: str = "Average_SI",
+    metric: str,
     title: str = "",
     beside: Mapping[str, str] | None = None,
 ) -> Figure:
@@ -158,19 +154,13 @@ def _write_cells(axes: Axes, grid: pd.DataFrame, middle: float) -> None:
             axes.text(column, row, f"{value:.2f}", ha="center", va="center", color=colour, size=6.5)
 
 
-def sizes_figure(
-    labels: NDArray[np.integer],
-    colours: Mapping[int, ArrayLike] | None = None,
-    title: str = "Vertices in each network",
-) -> Figure:
+def sizes_figure(labels: NDArray[np.integer], title: str = "Vertices in each network") -> Figure:
     """Bar chart of the number of vertices in each network.
 
     Parameters
     ----------
     labels : ndarray of shape (n_vertices,)
         Label vector; -1 without signal.
-    colours : mapping, optional
-        Label -> colour, so that bars wear the colours of the surface map.
     title : str
         Written above.
 
@@ -182,23 +172,21 @@ def sizes_figure(
     names, sizes = np.unique(labels[labels >= 0], return_counts=True)
     figure = new_figure(figsize=(max(4.0, 0.28 * len(names) + 1.2), 2.8), layout="constrained")
     axes = figure.subplots()
-    shades = [BLUE if colours is None else colours[int(name)] for name in names]
-    axes.bar(np.arange(len(names)), sizes, color=shades, width=0.82)
+    axes.bar(np.arange(len(names)), sizes, color=BLUE, width=0.82)
     axes.axhline(sizes.mean(), color=GREY, linewidth=0.8, linestyle="--", label="equal sizes")
     axes.set_xticks(np.arange(len(names)), names, fontsize=7)
     axes.set_xlabel("Network")
     axes.set_ylabel("Vertices")
     axes.set_title(title, fontsize=11)
     axes.legend(frameon=False, fontsize=8)
-    _plain(axes)
+    axes.spines[["top", "right"]].set_visible(False)
     return figure
 
 
 def training_figure(
     train_loss: Sequence[float] | NDArray[np.floating],
     validation_loss: Sequence[float] | NDArray[np.floating],
-    learning_rate: Sequence[float] | NDArray[np.floating] | None = None,
-    title: str = "Training",
+    learning_rate: Sequence[float] | NDArray[np.floating],
 ) -> Figure:
     """Losses and learning rate over epochs.
 
@@ -206,10 +194,8 @@ def training_figure(
     ----------
     train_loss, validation_loss : sequence of float
         One value per epoch; NaN where there is none.
-    learning_rate : sequence of float, optional
+    learning_rate : sequence of float
         One value per epoch.
-    title : str
-        Written above.
 
     Returns
     -------
@@ -218,30 +204,22 @@ def training_figure(
     """
     from matplotlib.ticker import MaxNLocator
 
-    heights = [3, 1] if learning_rate is not None else [1]
     figure = new_figure(figsize=(5.4, 3.6), layout="constrained")
-    rows = figure.subplots(
-        len(heights), 1, sharex=True, squeeze=False, gridspec_kw={"height_ratios": heights}
-    )[:, 0]
+    loss, rate = rows = figure.subplots(2, 1, sharex=True, height_ratios=[3, 1])
     epochs = np.arange(1, len(train_loss) + 1)
-    rows[0].plot(epochs, train_loss, color=BLUE, label="training")
-    rows[0].plot(epochs, validation_loss, color=ORANGE, label="validation")
+    loss.plot(epochs, train_loss, color=BLUE, label="training")
+    loss.plot(epochs, validation_loss, color=ORANGE, label="validation")
     if np.isfinite(np.asarray(validation_loss, dtype=float)).any():
         best = int(np.nanargmin(np.asarray(validation_loss, dtype=float)))
-        rows[0].plot(epochs[best], validation_loss[best], "o", color=ORANGE, label="best, kept")
-    rows[0].set_ylabel("Loss")
-    rows[0].set_title(title, fontsize=11)
-    rows[0].legend(frameon=False, fontsize=8)
-    if learning_rate is not None:
-        rows[1].step(epochs, learning_rate, where="mid", color=GREY)
-        rows[1].set_yscale("log")
-        rows[1].set_ylabel("Rate")
-    rows[-1].set_xlabel("Epoch")
-    rows[-1].xaxis.set_major_locator(MaxNLocator(integer=True))
+        loss.plot(epochs[best], validation_loss[best], "o", color=ORANGE, label="best, kept")
+    loss.set_ylabel("Loss")
+    loss.set_title("Training", fontsize=11)
+    loss.legend(frameon=False, fontsize=8)
+    rate.step(epochs, learning_rate, where="mid", color=GREY)
+    rate.set_yscale("log")
+    rate.set_ylabel("Rate")
+    rate.set_xlabel("Epoch")
+    rate.xaxis.set_major_locator(MaxNLocator(integer=True))
     for axes in rows:
-        _plain(axes)
+        axes.spines[["top", "right"]].set_visible(False)
     return figure
-
-
-def _plain(axes: Axes) -> None:
-    axes.spines[["top", "right"]].set_visible(False)

@@ -10,7 +10,11 @@ from numpy.typing import NDArray
 
 from trend_dagster.delivery.figures.png import new_figure
 from trend_dagster.science.evidence.measures import match_labels
-from trend_dagster.science.surface import Surface, mirrored_coordinates
+from trend_dagster.science.surface import (
+    Surface,
+    hemisphere_triangles,
+    mirrored_coordinates,
+)
 
 if TYPE_CHECKING:
     import scipy.sparse as sp
@@ -79,13 +83,7 @@ def distinct_colours(n: int) -> FloatArray:
     shown = ((rgb >= 0) & (rgb <= 1)).all(axis=1)
     candidates = np.column_stack([lightness, chroma, hue])[shown]
     # Shading changes lightness, so a difference of hue counts for more.
-    place = np.column_stack(
-        [
-            0.6 * candidates[:, 0],
-            candidates[:, 1] * np.cos(candidates[:, 2]),
-            candidates[:, 1] * np.sin(candidates[:, 2]),
-        ]
-    )
+    place = np.column_stack([0.6 * lightness, chroma * np.cos(hue), chroma * np.sin(hue)])[shown]
     # The grey of vertices without signal is the first colour: the others keep away from it.
     nearest = np.linalg.norm(place - [0.6 * 0.8, 0, 0], axis=1)
     chosen = list[int]()
@@ -162,12 +160,10 @@ class _Hemisphere:
 def _hemisphere(
     surface: Surface, labels: NDArray[np.integer], names: NDArray[np.integer], side: int
 ) -> _Hemisphere:
-    inside = np.flatnonzero(surface.hemisphere == side)
+    inside, triangles = hemisphere_triangles(surface, side)
     points = surface.coordinates if surface.inflated is None else surface.inflated
     groove = np.zeros(len(points)) if surface.sulcal_depth is None else surface.sulcal_depth
     values = np.column_stack([points[inside], groove[inside], labels[inside, None] == names])
-    own = np.isin(surface.triangles[:, 0], inside)
-    triangles = np.searchsorted(inside, surface.triangles[own])
     while len(values) < MIN_VERTICES_TO_DRAW:
         triangles, finer = _refine(triangles, len(values))
         values = finer @ values
@@ -216,7 +212,7 @@ def _normals(points: FloatArray, triangles: NDArray[np.intp]) -> FloatArray:
 
 def _view(
     hemisphere: _Hemisphere, palette: FloatArray, from_right: bool, pixels_per_mm: float
-) -> FloatArray:
+) -> NDArray[np.uint8]:
     """See a hemisphere from the right or from the left side of the head.
 
     Every pixel finds its triangle, and in it its label, light and depth, so that borders and
@@ -224,9 +220,11 @@ def _view(
 
     Returns
     -------
-    ndarray of shape (height, width, 4)
-        sRGB and opacity in 0..1, top row first.
+    ndarray of shape (height, width, 4), uint8
+        sRGB and opacity, top row first.
     """
+    from PIL import Image
+
     towards = 1.0 if from_right else -1.0
     flat = hemisphere.points[:, 1:] * np.array([towards, -1.0], dtype=np.float32)
     flat = (flat - flat.min(axis=0)) * (2 * pixels_per_mm) + 4
@@ -245,7 +243,8 @@ def _view(
     image[row, column, :3] = palette[index[row, column]] * _light(normal, groove, towards)[:, None]
     image[row, column, 3] = 1
     image[_borders(index), :3] = BORDER
-    return _halve(image)
+    # Pillow weighs colours by opacity, so that the outline stays clean.
+    return np.asarray(Image.fromarray(np.rint(255 * image).astype(np.uint8)).reduce(2))
 
 
 def _triangle_of_pixel(
@@ -300,14 +299,6 @@ def _borders(index: NDArray[np.intp]) -> NDArray[np.bool_]:
     border[:, 1:] |= index[:, 1:] != index[:, :-1]
     border[1:] |= index[1:] != index[:-1]
     return np.asarray(ndimage.binary_dilation(border) & (index >= 0))
-
-
-def _halve(image: FloatArray) -> FloatArray:
-    image[..., :3] *= image[..., 3:]
-    height, width, _ = image.shape
-    small = image.reshape(height // 2, 2, width // 2, 2, 4).mean(axis=(1, 3))
-    small[..., :3] /= np.maximum(small[..., 3:], 1e-12)
-    return np.asarray(np.clip(small, 0, 1))
 
 
 # Figures

@@ -7,20 +7,20 @@ maps, and the surface that can be turned. The page forbids itself every network 
 from __future__ import annotations
 
 import base64
-import json
 from collections.abc import Mapping, Sequence
-from dataclasses import asdict, dataclass, field
-from functools import cache
+from dataclasses import dataclass, field
 from importlib.resources import files
 from typing import Any
 
 import numpy as np
 from numpy.typing import NDArray
 
-from trend_dagster.science.surface import Surface
+from trend_dagster.science.surface import Surface, hemisphere_triangles
+from trend_dagster.storage.label_images import Network
 
 FloatArray = NDArray[np.floating]
 GAP = 12.0  # mm between the hemispheres
+HISTORY = ("epoch", "train_loss", "validation_loss")
 SULCUS = 0.18  # how much darker a deep one is drawn
 
 
@@ -85,7 +85,7 @@ class Chosen:
         How it compares with its controls, in a sentence; empty without controls.
     picture, correlation : bytes
         PNG files: the parcellation, and the correlation matrix sorted by it.
-    networks : sequence of mapping
+    networks : sequence of Network
         Rows of its label table: name, colour, vertices.
     ranking : sequence of mapping
         The best cells by the rule, the chosen one first.
@@ -96,7 +96,7 @@ class Chosen:
     verdict: str
     picture: bytes
     correlation: bytes
-    networks: Sequence[Mapping[str, Any]]
+    networks: Sequence[Network]
     ranking: Sequence[Mapping[str, Any]]
 
 
@@ -149,6 +149,7 @@ class Report:
     date: str
     software: str
     runs: Sequence[Mapping[str, Any]]
+    doubts: Sequence[str]
     label_files: Sequence[Mapping[str, Any]]
     settings: str
     training: Mapping[str, Any] | None
@@ -179,6 +180,8 @@ def render(report: Report) -> str:
         HTML; every text from outside is escaped.
     """
     import jinja2
+    from jinja2.utils import htmlsafe_json_dumps
+    from markupsafe import Markup
     from plotly.offline import get_plotlyjs
 
     environment = jinja2.Environment(
@@ -187,31 +190,16 @@ def render(report: Report) -> str:
     environment.filters |= {"shown": _shown, "data_url": _data_url}
     return environment.from_string(_resource("page.html")).render(
         report=report,
-        style=_trusted(_resource("page.css")),
-        script=_trusted(_resource("page.js")),
-        plotly=_trusted(get_plotlyjs()),
-        data=_trusted(_json(_data(report))),
+        style=Markup(_resource("page.css")),
+        script=Markup(_resource("page.js")),
+        plotly=Markup(get_plotlyjs()),
+        # Escaped so that no name from a file ends the script.
+        data=htmlsafe_json_dumps(_data(report), allow_nan=False, separators=(",", ":")),
     )
 
 
-def _trusted(text: str) -> Any:
-    """Text of our own (or of plotly) that is not to be escaped."""
-    from markupsafe import Markup
-
-    return Markup(text)
-
-
-@cache
 def _resource(name: str) -> str:
     return files(__package__).joinpath(name).read_text(encoding="utf-8")
-
-
-def _json(data: Any) -> str:
-    """JSON that can stand inside a script element, whatever strings it holds."""
-    text = json.dumps(data, allow_nan=False, separators=(",", ":"))
-    for character in "<>&\u2028\u2029":
-        text = text.replace(character, f"\\u{ord(character):04x}")
-    return text
 
 
 def _data(report: Report) -> dict[str, Any]:
@@ -220,22 +208,12 @@ def _data(report: Report) -> dict[str, Any]:
     return {
         "cells": [{k: _finite(v) for k, v in cell.items()} for cell in report.cells],
         "own": report.own,
-        "metrics": [asdict(metric) for metric in report.metrics],
+        "metrics": [vars(metric) for metric in report.metrics],
         "training": {
-            name: [_finite(value) for value in training.get(name, [])]
-            for name in ("epoch", "train", "validation")
+            name: [_finite(value) for value in training.get(name, [])] for name in HISTORY
         },
         "surface": None if report.surface is None else _mesh(report.surface),
-        "shown": [
-            {
-                "row": cell.row,
-                "title": cell.title,
-                "labels": _base64(cell.labels, "<i2"),
-                "names": list(cell.names),
-                "colours": [list(rgb) for rgb in cell.colours],
-            }
-            for cell in report.shown
-        ],
+        "shown": [vars(cell) | {"labels": _base64(cell.labels, "<i2")} for cell in report.shown],
     }
 
 
@@ -250,10 +228,7 @@ def _mesh(surface: Surface) -> list[dict[str, Any]]:
     groove = SULCUS * (np.tanh(depth) + 1) / 2
     parts = []
     for side, towards in ((0, -1), (1, 1)):
-        inside = np.flatnonzero(surface.hemisphere == side)
-        triangles = np.searchsorted(
-            inside, surface.triangles[np.isin(surface.triangles[:, 0], inside)]
-        )
+        inside, triangles = hemisphere_triangles(surface, side)
         own = points[inside].astype(np.float64)
         edge = own[:, 0].max() if towards < 0 else own[:, 0].min()
         own[:, 0] += towards * GAP / 2 - edge

@@ -243,7 +243,7 @@
 
   // Training.
   if (find("loss")) {
-    const { epoch, train, validation } = data.training;
+    const { epoch, train_loss: train, validation_loss: validation } = data.training;
     const line = (name, y, color) => ({ name, x: epoch, y, mode: "lines", line: { color } });
     const traces = [line("training", train, "#2a6fbb"), line("validation", validation, "#c05010")];
     const known = validation.filter((v) => v != null);

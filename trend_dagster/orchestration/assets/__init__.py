@@ -5,6 +5,8 @@ computation longer than that (``science``) and the handling of partitions, versi
 (``production``, ``io_managers``).
 """
 
+from collections.abc import Iterable, Iterator
+
 import dagster as dg
 
 from trend_dagster.errors import SettingsError
@@ -13,36 +15,44 @@ from trend_dagster.orchestration.assets import (
     delivery,
     evidence,
     features,
+    individuals,
     inputs,
     parcellation,
 )
 from trend_dagster.orchestration.production import StoredAsset, stored
 from trend_dagster.project.settings import nearest
 
-DEFINITIONS: tuple[dg.AssetsDefinition, ...] = (
-    inputs.bold,
-    inputs.cortex,
-    features.trained_model,
-    features.embeddings,
-    connectivity.average_correlation,
-    connectivity.geodesic_distances,
-    connectivity.geodesic_labels,
-    connectivity.thresholded_matrix,
-    parcellation.nmf_sweep,
-    evidence.split_correlation,
-    evidence.null_correlation,
-    evidence.stability,
-    parcellation.sweep_summary,
-    parcellation.selected_parcellations,
-    evidence.control_correlation,
-    evidence.control_sweep,
-    delivery.control_comparison,
-    delivery.parcellation_images,
-    delivery.report,
-)
+_DEFINED: dict[str, dg.AssetsDefinition] = {
+    stored(found).name: found
+    for module in (
+        inputs,
+        features,
+        connectivity,
+        parcellation,
+        individuals,
+        evidence,
+        delivery,
+    )
+    for found in vars(module).values()
+    if isinstance(found, dg.AssetsDefinition)
+    and stored(found).compute.__module__ == module.__name__  # not what it imports
+}
 
-ASSETS: dict[str, StoredAsset] = {asset.name: asset for asset in map(stored, DEFINITIONS)}
-"""What is behind each of them, by name, in an order of computation."""
+
+def _in_order(assets: Iterable[StoredAsset]) -> Iterator[StoredAsset]:
+    """Each asset after what it is made from; some come several times."""
+    for asset in assets:
+        yield from _in_order(asset.inputs)
+        yield asset
+
+
+ASSETS: dict[str, StoredAsset] = {
+    asset.name: asset for asset in _in_order(map(stored, _DEFINED.values()))
+}
+"""Every asset that these modules define, by name, in an order of computation."""
+
+DEFINITIONS: tuple[dg.AssetsDefinition, ...] = tuple(_DEFINED[name] for name in ASSETS)
+"""The same, as Dagster knows them."""
 
 
 def find_asset(name: str) -> StoredAsset:

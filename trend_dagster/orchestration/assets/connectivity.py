@@ -32,12 +32,10 @@ from trend_dagster.project.mesh import mesh_of
 from trend_dagster.project.settings import (
     Settings,
     made_encodings,
-    smooth_encodings,
     surface_labels,
 )
 from trend_dagster.science.connectivity.encoding import Encoding
 from trend_dagster.science.connectivity.thresholding import (
-    ENCODING_REACH,
     BlockMatrix,
     equal_labels,
 )
@@ -51,8 +49,9 @@ from trend_dagster.science.surface import (
     vertex_areas,
 )
 from trend_dagster.storage.arrays import read_distances
-from trend_dagster.storage.label_files import NO_LABEL, read_geodesic_labels
+from trend_dagster.storage.label_files import NO_LABEL, notes_on_labels, read_geodesic_labels
 from trend_dagster.storage.scratch import ResumableMatrix
+from trend_dagster.storage.sides import check_order
 from trend_dagster.storage.stores import Partition, Version
 
 DISTANCE_ROWS = 256  # computed at a time
@@ -68,7 +67,7 @@ def average_correlation(task: Task, embeddings: Sequence[Version]) -> Result:
     runs = usable_runs(task, embeddings)
     run_masks = np.stack([run.read("vertex_mask") for run in runs.values()])
     mask = np.asarray(run_masks.any(axis=0))
-    tiles = resumed_correlation(task, [features(run) for run in runs.values()], len(mask))
+    tiles = resumed_correlation(task, {n: features(run) for n, run in runs.items()}, len(mask))
     return Result(
         arrays={"correlation": tiles.array, "vertex_mask": mask, "run_masks": run_masks},
         facts={
@@ -89,10 +88,17 @@ def _distance_files(project: Project, partition: Partition) -> dict[str, Path]:
 
 def _reach(settings: Settings) -> float:
     """How far distances have to be known, in mm; 0 where nothing asks for them."""
-    reaches = [ENCODING_REACH * sigma for sigma in smooth_encodings(settings).values()]
+    reaches = [kernel.reach_mm for kernel in settings.thresholding.kernels().values()]
     if settings.factorization.smoothness > 0:
         reaches.append(GRAPH_REACH * settings.factorization.smoothness_sigma_mm)
     return max(reaches, default=0.0)
+
+
+def _reach_asked_for(settings: Settings) -> dict[str, dict[str, Any]]:
+    """A narrower kernel beside a wide one asks for no other distances; nor does it of files."""
+    if settings.inputs.geodesic_distances or not _reach(settings):
+        return {}
+    return {"derived": {"reach_mm": _reach(settings)}}
 
 
 def _no_distances(settings: Settings) -> str | None:
@@ -103,11 +109,7 @@ def _no_distances(settings: Settings) -> str | None:
 @stored_asset(
     group="connectivity",
     inputs=[cortex],
-    settings=(
-        "thresholding.smooth_sigma_mm",
-        "factorization.smoothness",
-        "factorization.smoothness_sigma_mm",
-    ),
+    settings=(_reach_asked_for,),
     nothing_to_do=_no_distances,
     files=_distance_files,
 )
@@ -121,6 +123,7 @@ def geodesic_distances(task: Task, cortex: Optional) -> Result:
     """
     files = _distance_files(task.project, task.partition)
     if files:
+        check_order("geodesic distance file", list(files.values()), "inputs.geodesic_distances")
         arrays = {hemisphere: read_distances(path) for hemisphere, path in files.items()}
         names = [path.name for path in files.values()]
     else:
@@ -189,7 +192,7 @@ def geodesic_labels(task: Task, geodesic_distances: Optional, cortex: Optional) 
     encoding the labels are the hemispheres.
     """
     key = task.partition[LABEL_FILE]
-    if key in smooth_encodings(task.settings):
+    if key in task.settings.thresholding.kernels():
         return _hemispheres(needed(geodesic_distances, task, "geodesic_distances"))
     if key in surface_labels(task.settings):
         return _cut_labels(task, needed(cortex, task, "cortex"))
@@ -202,6 +205,7 @@ def geodesic_labels(task: Task, geodesic_distances: Optional, cortex: Optional) 
             "n_vertices": len(labels),
             "n_labels": len(np.unique(labels[labels != NO_LABEL])),
             "n_vertices_without_label": int((labels == NO_LABEL).sum()),
+            **notes_on_labels(file),
         },
     )
 
@@ -302,6 +306,6 @@ def _sizes(matrix: BlockMatrix, encoding: Encoding) -> list[int]:
 
 def _n_labels(sizes: Sequence[int], encoding: Encoding) -> int:
     """Count labels; for a smooth encoding, those of equal size that would be as local."""
-    if encoding.sigma_mm is None:
+    if encoding.kernel is None:
         return len(sizes)
-    return round(equal_labels(encoding.distances, encoding.sigma_mm))
+    return round(equal_labels(encoding.distances, encoding.kernel))

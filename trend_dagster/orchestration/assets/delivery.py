@@ -58,7 +58,7 @@ def _truth_files(project: Project, partition: Partition) -> dict[str, Path]:
 
 
 @stored_asset(
-    group="controls",
+    group="delivery",
     inputs=[sweep_summary, nmf_sweep, control_sweep, selected_parcellations, cortex],
     settings=("controls",),
     code_version="2",

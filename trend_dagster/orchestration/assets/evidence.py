@@ -32,6 +32,7 @@ from trend_dagster.orchestration.io_managers import Result
 from trend_dagster.orchestration.production import Optional, Task, stored_asset
 from trend_dagster.project.folder import BOLD_RUN, LABEL_FILE, N_COMPONENTS
 from trend_dagster.project.mesh import mesh_of
+from trend_dagster.project.recordings import weights_of
 from trend_dagster.project.settings import Settings, why_no_stability
 from trend_dagster.project.tables import stability_facts, stability_markdown
 from trend_dagster.science.bold import common_length
@@ -68,7 +69,7 @@ def _no_controls(settings: Settings) -> str | None:
 
 
 @stored_asset(
-    group="controls",
+    group="evidence",
     inputs=[bold],
     settings=("controls", "cohort", "autoencoder", "training", "features", "correlation"),
     nothing_to_do=_no_controls,
@@ -91,7 +92,8 @@ def control_correlation(task: Task, bold: Sequence[Version]) -> Result:
         task.progress(control, i / len(controls))
         maker = control_features(control, settings, n_timepoints)
         readers = [partial(_made_by, maker, run) for run in runs.values()]
-        out[i] = correlate(readers, settings).matrix
+        weights = weights_of(task.project, list(runs))
+        out[i] = correlate(readers, settings, weights=weights).matrix
     return Result(
         arrays={"vertex_mask": np.asarray(masks.any(axis=0))},
         facts={"controls": list(controls), "n_vertices": n},
@@ -104,7 +106,7 @@ def _made_by(maker: FeatureMaker, run: Version) -> Run:
 
 
 @stored_asset(
-    group="controls",
+    group="evidence",
     dims=(LABEL_FILE, N_COMPONENTS),
     inputs=[control_correlation, geodesic_labels, geodesic_distances, cortex],
     settings=GRID,
@@ -150,7 +152,7 @@ HALVES = ("first", "second")
 
 
 @stored_asset(
-    group="validation",
+    group="evidence",
     inputs=[bold, embeddings, trained_model],
     settings=("validation", "features", "correlation"),
     nothing_to_do=why_no_stability,
@@ -170,10 +172,10 @@ def split_correlation(
     halves = split_halves([subject_of(n) for n in names], task.settings.validation.random_state)
     out, masks = task.draft.create("correlation", (2, n, n)), []
     for half, side in enumerate(HALVES):
-        readers = [features(runs[names[r]]) for r in halves.runs[half]]
+        readers = {names[r]: features(runs[names[r]]) for r in halves.runs[half]}
         if halves.by == "time":
             maker = feature_maker(task, trained_model)
-            readers = [partial(_part_of, maker, bold[0], half)]
+            readers = {names[0]: partial(_part_of, maker, bold[0], half)}
         out[half] = average = resumed_correlation(task, readers, n, side).array
         masks.append(np.diagonal(average) > 0)
     return Result(
@@ -192,7 +194,7 @@ def _part_of(maker: FeatureMaker, run: Version, half: int) -> Run:
 
 
 @stored_asset(
-    group="validation",
+    group="evidence",
     inputs=[bold, split_correlation, trained_model, cortex],
     settings=("validation", "features", "correlation"),
     nothing_to_do=why_no_stability,
@@ -248,9 +250,9 @@ class _Surrogates:
         same = self.config.null_features == "same"
         self.maker = feature_maker(task, trained_model) if same else FeatureMaker()
 
-    def readers(self, null: int, half: int) -> list[Any]:
+    def readers(self, null: int, half: int) -> dict[str, Any]:
         """Features of the runs of a half of a surrogate cohort, made as they are asked for."""
-        return [partial(self._read, name, half, null) for name in self.halves[half]]
+        return {name: partial(self._read, name, half, null) for name in self.halves[half]}
 
     def _read(self, name: str, half: int, null: int) -> Run:
         bold, mask = signal(self.runs[name])
@@ -284,7 +286,7 @@ def _worker_bytes(settings: Settings, inputs: Mapping[str, list[Version]], n_thr
 
 
 @stored_asset(
-    group="validation",
+    group="evidence",
     dims=(LABEL_FILE, N_COMPONENTS),
     inputs=[split_correlation, null_correlation, geodesic_labels, geodesic_distances, cortex],
     settings=GRID,

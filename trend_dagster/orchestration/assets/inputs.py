@@ -14,15 +14,14 @@ from trend_dagster.orchestration.production import Available, Task, stored_asset
 from trend_dagster.project.cortex import read_cortex
 from trend_dagster.project.folder import BOLD_RUN, Project
 from trend_dagster.project.mesh import cortex_mask_files, mesh_files
-from trend_dagster.project.recorded import facts_of, read_recorded, recorded_files
+from trend_dagster.project.recordings import read_recording, recording_files
 from trend_dagster.project.settings import Settings, surface_labels
-from trend_dagster.science.bold import why_unusable
 from trend_dagster.science.method import prepare_run
 from trend_dagster.storage.stores import Partition
 
 
 def _recorded(project: Project, partition: Partition) -> dict[str, Path]:
-    return recorded_files(project, partition[BOLD_RUN])
+    return recording_files(project, project.bold_run(partition[BOLD_RUN]))
 
 
 @stored_asset(group="inputs", dims=(BOLD_RUN,), settings=("bold",), files=_recorded)
@@ -34,16 +33,19 @@ def bold(task: Task) -> Result:
     with NaN or infinite values, or without any signal, is excluded: its output says so and why,
     and the other runs go on without it.
     """
-    config, key = task.settings.bold, task.partition[BOLD_RUN]
-    run = read_recorded(task.project, key)
-    facts = facts_of(task.project, key, run)
-    if (reason := why_unusable(run.signal)) is not None:
-        return Result(facts=facts, excluded=f"{facts['file']}: {reason}")
-    confounds = run.confounds(config.confounds) if config.confounds else None
-    prepared, mask = prepare_run(run.signal, config, run.repetition_time, confounds)
+    run = read_recording(task.project, task.project.bold_run(task.partition[BOLD_RUN]))
+    if run.unusable is not None:
+        return Result(facts=run.facts, excluded=run.unusable)
+    prepared, mask = prepare_run(
+        run.raw.signal,
+        task.settings.bold,
+        run.repetition_time,
+        run.confounds,
+        run.sample_mask,
+    )
     return Result(
-        arrays={"bold": prepared, "vertex_mask": mask, **run.space.arrays()},
-        facts=facts | {"n_vertices_without_signal": int((~mask).sum())},
+        arrays={"bold": prepared, "vertex_mask": mask, **run.raw.space.arrays()},
+        facts=run.facts,
         pictures={"carpet": small_png(carpet_figure(prepared[mask]))},
     )
 

@@ -5,7 +5,7 @@ What belongs here: opening versions. What does not: what is done with them (``sc
 
 from __future__ import annotations
 
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -16,7 +16,7 @@ from trend_dagster.errors import CohortError, TrendError
 from trend_dagster.orchestration.production import Optional, Task, needed
 from trend_dagster.project.folder import BOLD_RUN, LABEL_FILE, N_COMPONENTS
 from trend_dagster.project.mesh import mesh_of
-from trend_dagster.project.settings import smooth_encodings
+from trend_dagster.project.recordings import check_recordings, weights_of
 from trend_dagster.science.bold import check_same_vertices
 from trend_dagster.science.connectivity.encoding import Correlation, Encoding
 from trend_dagster.science.method import FeatureMaker, correlate, possible_components
@@ -48,6 +48,7 @@ def usable_runs(task: Task, runs: Sequence[Version]) -> dict[str, Version]:
     found = {run.partition[BOLD_RUN]: run for run in runs}
     check_same_vertices({n: int(run.array("vertex_mask").shape[0]) for n, run in found.items()})
     check_same_space({name: run.facts.get("space") for name, run in found.items()})
+    check_recordings(task.project, list(found))
     return found
 
 
@@ -106,7 +107,7 @@ def correlation(version: Version, *place: int) -> Correlation:
 
 
 def resumed_correlation(
-    task: Task, runs: Sequence[Callable[[], Run]], n_vertices: int, name: str = ""
+    task: Task, runs: Mapping[str, Callable[[], Run]], n_vertices: int, name: str = ""
 ) -> ResumableMatrix:
     """Correlate runs tile by tile, in a matrix that an interruption leaves to go on from."""
     config = task.settings.correlation
@@ -118,7 +119,14 @@ def resumed_correlation(
         task.progress(f"{name} tiles".strip(), len(matrix.done) / (n_tiles * (n_tiles + 1) / 2))
 
     done = frozenset(matrix.done)
-    correlate(runs, task.settings, out=matrix.array, done=done, on_tile=mark)
+    correlate(
+        list(runs.values()),
+        task.settings,
+        out=matrix.array,
+        weights=weights_of(task.project, list(runs)),
+        done=done,
+        on_tile=mark,
+    )
     return matrix
 
 
@@ -145,13 +153,13 @@ def encoding_of(
         Whether loadings may have to be smooth, which takes distances as well.
     """
     settings = task.settings
-    sigma = smooth_encodings(settings).get(task.partition[LABEL_FILE])
-    near = sigma is not None or (loadings and settings.factorization.smoothness > 0)
+    kernel = settings.thresholding.kernels().get(task.partition[LABEL_FILE])
+    near = kernel is not None or (loadings and settings.factorization.smoothness > 0)
     version = distances() if near else None
     vector = labels.read("labels")
     return Encoding(
         vector,
-        sigma,
+        kernel,
         () if version is None else distances_of(version),
         mesh_of(cortex(), len(vector)) if settings.thresholding.smoothing_fwhm_mm else None,
         f"geodesic label file {labels.facts['file']}",

@@ -41,6 +41,7 @@ def correlate_runs(
     config: CorrelationConfig | None = None,
     *,
     out: Any = None,
+    weights: Sequence[float] | None = None,
     done: Container[Tile] = frozenset(),
     on_tile: Callable[[Tile], None] | None = None,
     n_threads: int | None = None,
@@ -58,6 +59,8 @@ def correlate_runs(
     out : array of shape (n_vertices, n_vertices), optional
         Receives the result by assignment to tiles: a numpy array, memory map or zarr array. A
         new float32 array, if not given.
+    weights : sequence of float, optional
+        How much each run counts; all the same by default.
     done : container of (int, int)
         Tiles that are in the outputs already, by their first row and column; they are passed
         over. With `on_tile`, this is how an interrupted computation goes on.
@@ -79,7 +82,7 @@ def correlate_runs(
         the device does not exist.
     """
     config = config or CorrelationConfig()
-    job = _Job(runs, config)
+    job = _Job(runs, config, weights)
     if out is None:
         out = np.zeros((job.n_vertices, job.n_vertices), dtype=np.float32)
     size = config.tile
@@ -142,8 +145,8 @@ def _standardize_rows(rows: FloatArray) -> BoolArray:
 # --- The pass over tiles ---------------------------------------------------------------------
 
 
-Stack = list[Any]
-"""Standardised features of some runs; torch tensors on a device."""
+Stack = list[tuple[Any, float]]
+"""Standardised features of some runs with their weights; torch tensors on a device."""
 
 
 @dataclass(eq=False)
@@ -152,6 +155,7 @@ class _Job:
 
     runs: Sequence[Run | Callable[[], Run]]
     config: CorrelationConfig
+    weights: Sequence[float] | None
     n_vertices: int = field(init=False)
     masks: BoolArray = field(init=False)
 
@@ -162,6 +166,15 @@ class _Job:
                 expected="at least one run",
                 found="none",
                 remedy="Embed a run first.",
+            )
+        if self.weights is not None and (
+            len(self.weights) != len(self.runs) or min(self.weights) <= 0
+        ):
+            raise CohortError(
+                "weights of runs",
+                expected=f"{len(self.runs)} numbers above 0",
+                found=str(list(self.weights)),
+                remedy="Leave runs of which nothing is kept out.",
             )
         features, _ = _read(self.runs[0])
         self.n_vertices = len(features)
@@ -209,19 +222,23 @@ class _Job:
 
     def _load(self, members: Sequence[int], pool: ThreadPoolExecutor) -> Stack:
         parts = list(pool.map(self._standardized, members))
-        if self.config.average == "arithmetic" and len(parts) > 1:
+        weights = [1.0 if self.weights is None else self.weights[run] for run in members]
+        if self.config.average == "arithmetic":
             # Side by side, the runs' products add up within one matrix product.
-            parts = [np.concatenate(parts, axis=1)]
+            parts, weights = [np.concatenate(parts, axis=1) if parts[1:] else parts[0]], [1.0]
         if self.place is None:
-            return parts
+            return list(zip(parts, weights, strict=True))
         import torch
 
-        return [torch.from_numpy(part).to(self.place) for part in parts]
+        placed = [torch.from_numpy(part).to(self.place) for part in parts]
+        return list(zip(placed, weights, strict=True))
 
     def _standardized(self, run: int) -> FloatArray:
         features, mask = _read(self.runs[run])
         self._check(run, features, mask)
         rows, self.masks[run] = standardize(features, mask)
+        if self.weights is not None and self.config.average == "arithmetic":
+            rows *= np.float32(np.sqrt(self.weights[run]))  # the product then has the weight
         return rows
 
     def _add(self, sums: dict[Tile, FloatArray], stacks: Sequence[Stack], tile: Tile) -> None:
@@ -234,7 +251,9 @@ class _Job:
 
     def _product(self, tile: Tile, stack: Stack) -> FloatArray:
         rows, columns = self._slices(tile)
-        products = (_transformed(_gram(Z, rows, columns), self.config) for Z in stack)
+        if self.config.average == "arithmetic":
+            return _gram(stack[0][0], rows, columns)
+        products = (w * _fisher_z(_gram(Z, rows, columns)) for Z, w in stack)
         total = next(products)
         for product in products:
             total += product
@@ -250,13 +269,23 @@ class _Job:
     ) -> None:
         self._add(sums, stacks, tile)
         rows, columns = self._slices(tile)
-        mean = _mean(sums.pop(tile), self.masks[:, rows], self.masks[:, columns], self.config)
+        mean = _mean(sums.pop(tile), self._counts(rows, columns), self.config)
         if rows == columns:
             np.fill_diagonal(mean, self.masks[:, rows].any(axis=0))
         self._write(out, tile, mean)
         if on_tile is not None:
             with self.lock:
                 on_tile(tile)
+
+    def _counts(self, rows: slice, columns: slice) -> FloatArray | float:
+        """Count the runs in which both vertices of a pair have signal, or add up their weights."""
+        left, right = self.masks[:, rows], self.masks[:, columns]
+        if left.all() and right.all():
+            return float(len(self.runs) if self.weights is None else sum(self.weights))
+        if self.weights is None:
+            return left.T.astype(np.float32) @ right.astype(np.float32)
+        summed: FloatArray = left.T.astype(np.float64) @ (right * np.array(self.weights)[:, None])
+        return summed
 
     def _write(self, target: Any, tile: Tile, values: FloatArray) -> None:
         rows, columns = self._slices(tile)
@@ -306,21 +335,16 @@ def _gram(Z: Any, rows: slice, columns: slice) -> FloatArray:
     return product if isinstance(product, np.ndarray) else product.cpu().numpy()
 
 
-def _transformed(r: FloatArray, config: CorrelationConfig) -> FloatArray:
-    if config.average == "arithmetic":
-        return r
-    limited: FloatArray = np.arctanh(np.clip(r, -_FISHER_LIMIT, _FISHER_LIMIT, dtype=np.float64))
-    return limited
+def _fisher_z(r: FloatArray) -> FloatArray:
+    z: FloatArray = np.arctanh(np.clip(r, -_FISHER_LIMIT, _FISHER_LIMIT, dtype=np.float64))
+    return z
 
 
-def _mean(
-    total: FloatArray, left: BoolArray, right: BoolArray, config: CorrelationConfig
-) -> FloatArray:
-    """Divide sums by the number of runs in which both vertices of a pair have signal."""
-    if left.all() and right.all():
-        mean = np.divide(total, float(len(left)), out=total)
+def _mean(total: FloatArray, counts: FloatArray | float, config: CorrelationConfig) -> FloatArray:
+    """Divide sums by how many runs are in them; 0 where there is none."""
+    if isinstance(counts, float):
+        mean = np.divide(total, counts, out=total)
     else:
-        counts = left.T.astype(np.float32) @ right.astype(np.float32)
         mean = np.divide(total, counts, out=np.zeros_like(total), where=counts > 0)
     if config.average == "fisher":
         mean = np.tanh(mean)

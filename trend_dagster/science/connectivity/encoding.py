@@ -10,7 +10,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from trend_dagster.errors import InputError
-from trend_dagster.science.connectivity.settings import ThresholdConfig
+from trend_dagster.science.connectivity.settings import Kernel, ThresholdConfig
 from trend_dagster.science.connectivity.smoothing import Smoothing
 from trend_dagster.science.connectivity.thresholding import (
     BlockMatrix,
@@ -70,8 +70,8 @@ class Encoding:
     labels : ndarray of int of shape (n_vertices,)
         Correlations are kept within a label; vertices with `NO_LABEL` are left out. For an
         encoding that is smooth by distance, the hemisphere of each vertex.
-    sigma_mm : float, optional
-        Smooth by distance: a correlation is weighted by exp(-d^2 / 2 sigma^2) within a hemisphere.
+    kernel : Kernel, optional
+        Smooth by distance: how a correlation is weighted within a hemisphere.
     distances : sequence of array of shape (n_h, n_h)
         Distances along the cortex in mm within each hemisphere, in the order of the vertices; for
         encodings that are smooth by distance, and for smooth loadings.
@@ -82,7 +82,7 @@ class Encoding:
     """
 
     labels: NDArray[np.integer[Any]]
-    sigma_mm: float | None = None
+    kernel: Kernel | None = None
     distances: Sequence[Any] = ()
     surface: Surface | None = None
     name: str = "spatial labels"
@@ -95,11 +95,11 @@ class Encoding:
 
     @classmethod
     def smooth(
-        cls, sigma_mm: float, distances: Sequence[Any], surface: Surface | None = None
+        cls, kernel: Kernel, distances: Sequence[Any], surface: Surface | None = None
     ) -> Encoding:
         """Weight by distance, with no border within a hemisphere."""
         sides = np.repeat(np.arange(len(distances)), [d.shape[0] for d in distances])
-        return cls(sides, sigma_mm, distances, surface, f"smooth by distance, {sigma_mm:g} mm")
+        return cls(sides, kernel, distances, surface, f"smooth by distance, {kernel}")
 
     def used(self, mask: BoolArray) -> BoolArray:
         """Vertices with signal and a label.
@@ -144,8 +144,6 @@ class Encoding:
         """
         used = self.used(source.mask)
         matrix = source.smoothed(self.smoothing(source.mask, config))
-        if self.sigma_mm is None:
+        if self.kernel is None:
             return threshold_by_label(matrix, self.labels, used, config)
-        return threshold_by_distance(
-            matrix, self.distances, self.labels, self.sigma_mm, used, config
-        )
+        return threshold_by_distance(matrix, self.distances, self.labels, self.kernel, used, config)

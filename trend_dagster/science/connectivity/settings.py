@@ -6,12 +6,15 @@ wait for it.
 
 from __future__ import annotations
 
-from typing import Annotated, Literal
+from dataclasses import dataclass
+from typing import Annotated, Any, Literal, Protocol
 
+import numpy as np
+from numpy.typing import NDArray
 from pydantic import BaseModel, Field, field_validator
 
 from trend_dagster.science._device import DESCRIPTION, Device
-from trend_dagster.science.identity import NO_IDENTITY, no_value_twice
+from trend_dagster.science.identity import NO_IDENTITY, UNLESS_DEFAULT, no_value_twice
 
 MAX_LABELS = 1000  # of both hemispheres
 """With more, a label of a mesh that BOLD is sampled on has too few vertices to be factorised."""
@@ -55,6 +58,14 @@ class CorrelationConfig(BaseModel, frozen=True, extra="forbid"):
             "tutorial leaves the step empty."
         ),
     )
+    weight: Literal["equal", "frames"] = Field(
+        default="equal",
+        description=(
+            "'equal': each run counts once. 'frames': as many times as volumes were kept of it, "
+            "where censoring leaves little of some runs."
+        ),
+        json_schema_extra=UNLESS_DEFAULT,
+    )
     memory_budget_gib: float = Field(
         default=2.0,
         gt=0,
@@ -71,6 +82,40 @@ class CorrelationConfig(BaseModel, frozen=True, extra="forbid"):
         json_schema_extra=NO_IDENTITY,
     )
     device: Device = Field(default="cpu", description=DESCRIPTION, json_schema_extra=NO_IDENTITY)
+
+
+class Kernel(Protocol):
+    """How much of a correlation is left, by the distance of its vertices along the cortex."""
+
+    @property
+    def reach_mm(self) -> float:
+        """Distance beyond which hardly anything is left; distances are measured as far as this."""
+
+    def __call__(self, distance_mm: NDArray[np.floating[Any]]) -> NDArray[np.floating[Any]]:
+        """Weights from 0 to 1, of the shape and type of the distances; infinity weighs 0."""
+
+
+@dataclass(frozen=True)
+class Gaussian:
+    """exp(-d^2 / 2 sigma^2).
+
+    Parameters
+    ----------
+    sigma_mm : float
+        Width in mm, above 0.
+    """
+
+    sigma_mm: float
+
+    @property
+    def reach_mm(self) -> float:
+        """5 sigma: what is further weighs less than 4e-6."""
+        return 5.0 * self.sigma_mm
+
+    def __call__(self, distance_mm: NDArray[np.floating[Any]]) -> NDArray[np.floating[Any]]:
+        """Weights of correlations by distance."""
+        weights = np.exp(-0.5 * (distance_mm / distance_mm.dtype.type(self.sigma_mm)) ** 2)
+        return np.asarray(weights)
 
 
 class ThresholdConfig(BaseModel, frozen=True, extra="forbid"):
@@ -116,3 +161,7 @@ class ThresholdConfig(BaseModel, frozen=True, extra="forbid"):
             "when correlations are smoothed and networks are found: noise is shared there."
         ),
     )
+
+    def kernels(self) -> dict[str, Kernel]:
+        """Every smooth spatial encoding that is asked for, by its key among the label files."""
+        return {f"smooth_{s:.12g}mm": Gaussian(s) for s in self.smooth_sigma_mm}

@@ -15,14 +15,11 @@ import numpy as np
 from numpy.typing import ArrayLike, NDArray
 
 from trend_dagster.errors import FactorizationError
-from trend_dagster.science.connectivity.settings import ThresholdConfig
+from trend_dagster.science.connectivity.settings import Kernel, ThresholdConfig
 
 FloatArray = NDArray[np.floating[Any]]
 BoolArray = NDArray[np.bool_]
 IntArray = NDArray[np.int64]
-
-ENCODING_REACH = 5.0
-"""In sigma: a smooth encoding weighs what is further than this with less than 4e-6."""
 
 _STRIPE_ROWS = 1024
 _ASYMMETRY_LIMIT = 1e-4
@@ -205,11 +202,11 @@ def threshold_by_distance(
     correlation: Any,
     distances: Sequence[Any],
     hemispheres: NDArray[Any],
-    sigma_mm: float,
+    kernel: Kernel,
     vertex_mask: BoolArray | None = None,
     config: ThresholdConfig | None = None,
 ) -> BlockMatrix:
-    """Weight each correlation by exp(-d^2 / 2 sigma^2), zero between the hemispheres.
+    """Weight each correlation by the distance of its vertices, zero between the hemispheres.
 
     The smooth sibling of `threshold_by_label`: no border cuts a network in two.
 
@@ -223,8 +220,8 @@ def threshold_by_distance(
         Numpy or zarr arrays, read in stripes of rows.
     hemispheres : ndarray of shape (n_vertices,)
         Hemisphere of each vertex.
-    sigma_mm : float
-        Width of the Gaussian in mm.
+    kernel : Kernel
+        Weight by distance in mm.
     vertex_mask : ndarray of bool of shape (n_vertices,), optional
         Vertices with signal. All, if not given.
     config : ThresholdConfig, optional
@@ -244,15 +241,15 @@ def threshold_by_distance(
     matrix = threshold_by_label(correlation, hemispheres, vertex_mask, config)
     numbers, side = np.unique(hemispheres, return_inverse=True)
     vertices_of = [np.flatnonzero(side == number) for number in range(len(numbers))]
-    _check_distances(distances, vertices_of, sigma_mm)
+    _check_distances(distances, vertices_of)
     for block, members in zip(matrix.blocks, matrix.members(), strict=True):
         number = side[members[0]]
         rows = np.searchsorted(vertices_of[number], members)
-        _weight_block(block, distances[number], rows, sigma_mm)
+        _weight_block(block, distances[number], rows, kernel)
     return matrix
 
 
-def equal_labels(distances: Sequence[Any], sigma_mm: float) -> float:
+def equal_labels(distances: Sequence[Any], kernel: Kernel) -> float:
     """Return how local a smooth encoding is, as a number of labels.
 
     L labels of equal size leave V^2 / L of the V^2 correlations. Weights between 0 and 1 leave
@@ -262,30 +259,30 @@ def equal_labels(distances: Sequence[Any], sigma_mm: float) -> float:
     ----------
     distances : sequence of array of shape (n_h, n_h)
         As for `threshold_by_distance`.
-    sigma_mm : float
-        Width of the Gaussian in mm.
+    kernel : Kernel
+        Weight by distance in mm.
 
     Returns
     -------
     float
-        The number of hemispheres for an infinite sigma, of vertices for none.
+        The number of hemispheres for an infinite width, of vertices for none.
     """
     left = 0.0
     for distance in distances:
         for start in range(0, distance.shape[0], _STRIPE_ROWS):
             d = np.asarray(distance[start : start + _STRIPE_ROWS], dtype=np.float64)
-            left += float(np.exp(-0.5 * (d / sigma_mm) ** 2).sum())
+            left += float(kernel(d).sum())
     return float(sum(distance.shape[0] for distance in distances) ** 2 / left)
 
 
-def _weight_block(block: FloatArray, distance: Any, rows: IntArray, sigma_mm: float) -> None:
+def _weight_block(block: FloatArray, distance: Any, rows: IntArray, kernel: Kernel) -> None:
     for start in range(0, len(rows), _STRIPE_ROWS):
         near = rows[start : start + _STRIPE_ROWS]
         first = int(near[0])
         # A range of rows: distances may lie on the disk.
         d = np.asarray(distance[first : int(near[-1]) + 1], dtype=block.dtype)
         d = d[near - first][:, rows]
-        block[start : start + _STRIPE_ROWS] *= np.exp(-0.5 * (d / block.dtype.type(sigma_mm)) ** 2)
+        block[start : start + _STRIPE_ROWS] *= kernel(d)
 
 
 def _read_blocks(correlation: Any, members: Sequence[IntArray]) -> list[FloatArray]:
@@ -362,15 +359,13 @@ def _check_shapes(correlation: Any, labels: NDArray[Any], mask: BoolArray) -> No
         )
 
 
-def _check_distances(
-    distances: Sequence[Any], vertices_of: Sequence[IntArray], sigma_mm: float
-) -> None:
+def _check_distances(distances: Sequence[Any], vertices_of: Sequence[IntArray]) -> None:
     expected = [(len(v), len(v)) for v in vertices_of]
     found = [tuple(d.shape) for d in distances]
-    if expected != found or sigma_mm <= 0:
+    if expected != found:
         raise FactorizationError(
             "geodesic distances",
-            expected=f"matrices of shapes {expected} and a positive sigma_mm",
-            found=f"shapes {found} and sigma_mm={sigma_mm}",
+            expected=f"matrices of shapes {expected}",
+            found=f"shapes {found}",
             remedy="Give one distance matrix per hemisphere, over all of its vertices.",
         )

@@ -1,0 +1,124 @@
+"""`trend doctor` and `trend gc`, each as a process of its own."""
+
+from __future__ import annotations
+
+import json
+import os
+import shutil
+import time
+from pathlib import Path
+
+import numpy as np
+import pytest
+
+from tests.service import trend
+from trend_dagster.project.folder import Project
+from trend_dagster.storage.provenance import Recipe
+from trend_dagster.storage.stores import Store
+
+pytestmark = pytest.mark.slow  # every command starts a process
+
+RUN = {"bold_run": "sub-01_run-1"}
+
+
+@pytest.fixture
+def project(project_folder: Path) -> Path:
+    """A project with three versions of one output, not made by its own code."""
+    store = Store(project_folder / "store", keep_versions=9)
+    for value in range(3):
+        publish(store, RUN, value)
+    return project_folder
+
+
+def publish(store: Store, partition: dict[str, str], value: float) -> None:
+    with store.draft("bold", partition) as draft:
+        draft.write("bold", np.full((3, 4), value, np.float32))
+        draft.write("vertex_mask", np.ones(3, bool))
+        store.publish(draft, partition, Recipe("bold", "0", {}, {}))
+
+
+def found(folder: Path, *options: str) -> dict[str, str]:
+    done = trend("gc", folder, "--json", *options)
+    assert done.returncode == 0, done.stderr
+    return {one["path"]: one["what"] for one in json.loads(done.stdout)["found"]}
+
+
+def old(path: Path) -> Path:
+    """Let a folder or file look as if it was written to two hours ago."""
+    then = time.time() - 7200
+    for one in [*path.rglob("*"), path]:
+        os.utime(one, (then, then))
+    return path
+
+
+def test_gc_says_what_is_needed_no_more_and_removes_it_only_when_told(project):
+    output = project / "store" / "bold" / "bold_run=sub-01_run-1"
+    versions = sorted(p for p in output.iterdir() if p.is_dir())
+    scratch = output / ".scratch-0000000000000000"
+    scratch.mkdir()
+    (scratch / "matrix.npy").write_bytes(b"0" * 5000)
+    partial = output / ".partial-20200101T000000.000000-00000000"
+    partial.mkdir()
+    elsewhere = project / "store" / "no_such_asset"
+    elsewhere.mkdir()
+    at_work = output / ".scratch-1111111111111111"
+    at_work.mkdir()
+    for path in (scratch, partial, elsewhere):
+        old(path)
+    wanted = {*versions[:2], scratch, partial, elsewhere}
+    assert set(found(project)) == {str(path) for path in wanted}
+    assert set(found(project, "--keep", "2")) == {str(p) for p in wanted - {versions[1]}}
+
+    said = trend("gc", project)  # asks, and nobody answers
+    assert "Remove 5 of these" in said.stdout
+    assert all(path.exists() for path in wanted)
+
+    done = trend("gc", project, "--yes")
+    assert "5 removed" in done.stdout
+    assert not any(path.exists() for path in wanted)
+    assert at_work.exists()
+    assert Project.open(project).store.latest("bold", RUN).read("bold")[0, 0] == 2
+    assert "Nothing" in trend("gc", project).stdout
+
+
+def test_gc_takes_outputs_without_their_file_only_on_request(project):
+    (project / "bold" / "sub-01_run-1.npy").unlink()
+    folder = old(project / "store" / "bold" / "bold_run=sub-01_run-1")
+    assert str(folder) not in found(project)
+    assert found(project, "--outdated")[str(folder)].endswith("asked for no more")
+    shutil.rmtree(project / "bold")  # a folder that is not mounted asks for nothing to go
+    assert str(folder) not in found(project, "--outdated")
+
+
+def test_gc_leaves_what_is_being_read(project):
+    store = Project.open(project).store
+    held = store.latest("bold", RUN)
+    assert held.read("bold")[0, 0] == 2
+    publish(store, RUN, 3)
+    said = trend("gc", project, "--yes")
+    assert "in use" in said.stderr
+    assert held.path.exists()
+
+
+def test_doctor_looks_at_everything_and_changes_nothing(project):
+    before = sorted(project.rglob("*"))
+    done = trend("doctor", project, "--json")
+    assert done.returncode == 0, done.stdout
+    subjects = {one["subject"] for one in json.loads(done.stdout)}
+    assert subjects == {
+        "settings", "permissions", "file system", "space", "versions", "runs", "threads"
+    }  # fmt: skip
+    assert sorted(project.rglob("*")) == before
+
+
+def test_doctor_names_what_is_wrong_and_says_the_rest(project):
+    (project / "trend.yaml").write_text("training: {n_epoch: 3}")
+    (project / ".dagster").mkdir()
+    (project / ".dagster" / "run.lock").write_text(
+        json.dumps({"process": 2**22 + 1, "host": os.uname().nodename, "since": 0.0, "what": {}})
+    )
+    done = trend("doctor", project, OMP_NUM_THREADS="1")
+    assert done.returncode == 1
+    assert "did you mean n_epochs?" in done.stdout
+    assert "`trend run` was killed; the next one goes on" in done.stdout
+    assert "threads" in done.stdout

@@ -1,0 +1,119 @@
+"""Persons on the graph: a newborn's networks, and that a new newborn makes only its own."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+import numpy as np
+import pandas as pd
+import pytest
+
+from tests.conftest import run
+from trend_dagster.orchestration.assets import ASSETS
+from trend_dagster.project.folder import Project
+from trend_dagster.science.evidence.measures import match_labels
+from trend_dagster.science.evidence.simulation import (
+    SimulationConfig,
+    plan_networks,
+    plant_networks,
+    simulate_cohort,
+)
+from trend_dagster.science.surface import Surface
+
+COHORT = SimulationConfig(seed=4, snr=0.5, n_networks=3, n_subjects=4, border_variation=0.6)
+BY_SUBJECT = ("individual_networks", "network_series", "network_connectivity")
+SETTINGS = """\
+inputs: {surface: fsaverage3}
+validation: {n_nulls: 0}
+sweep: {n_components: [12], n_clusters: [6]}
+individuals: {n_nulls: 3, participants: participants.tsv, associate: [age_at_scan], covariates: []}
+bold: {repetition_time: 2.0}
+"""
+
+pytestmark = pytest.mark.slow
+
+
+@pytest.fixture
+def cohort(tmp_path: Path, surface: Surface) -> Path:
+    """Three of four newborns: two with two runs, one with a single run without a subject."""
+    folder = tmp_path / "project"
+    (folder / "bold").mkdir(parents=True)
+    (folder / "later").mkdir()
+    _, runs = simulate_cohort(surface, COHORT)
+    for name, bold in runs:
+        later = name.startswith("sub-04")
+        np.save(folder / ("later" if later else "bold") / f"{name}.npy", bold)
+    (folder / "bold" / "sub-03_ses-1_run-1.npy").unlink()
+    (folder / "bold" / "sub-03_ses-1_run-2.npy").rename(folder / "bold" / "anonymous.npy")
+    people = pd.DataFrame({"participant_id": [f"sub-0{i}" for i in range(1, 5)]})
+    people["age_at_scan"] = [38.0, 39.5, 41.0, 40.0]
+    people.to_csv(folder / "participants.tsv", sep="\t", index=False)
+    (folder / "trend.yaml").write_text(SETTINGS.replace("associate: [age_at_scan], ", ""))
+    return folder
+
+
+def test_each_newborn_has_its_own_networks_and_a_new_one_makes_only_its_own(
+    cohort: Path, surface: Surface
+) -> None:
+    outcomes = run(cohort)
+    assert [o.errors for o in outcomes.values() if o.errors] == []
+    assert {name: outcomes[name].made for name in BY_SUBJECT} == dict.fromkeys(BY_SUBJECT, 3)
+    project = Project.open(cohort)
+    assert project.keys("subject") == ["anonymous", "sub-01", "sub-02"]
+    plan = plan_networks(surface, COHORT)
+    for person, key in enumerate(("sub-01", "sub-02")):
+        found = project.store.latest("individual_networks", {"subject": key})
+        planted = plant_networks(surface, COHORT, plan, person)
+        own, group = found.read("labels")[0], found.read("cohort_labels")[0]
+        mask = planted >= 0
+        right = {
+            name: (match_labels(labels, planted) == planted)[mask].mean()
+            for name, labels in (("own", own), ("cohort", group))
+        }
+        assert right["own"] > max(0.9, right["cohort"] + 0.02)
+        assert found.facts["different"] == [True]
+        assert found.facts["minutes"] == 8.0
+        series = project.store.latest("network_series", {"subject": key})
+        assert series.read("mean").shape == (2, 1, 240, 6)
+        connectivity = project.store.latest("network_connectivity", {"subject": key})
+        first = np.corrcoef(series.read("mean")[1, 0, :120].T)
+        np.testing.assert_allclose(connectivity.read("run_correlation")[1, 0, 0], first, atol=1e-6)
+        table = pd.read_csv(
+            cohort / "outputs" / "individuals" / key
+            / f"{key}_ses-1_run-1_seg-own6_stat-mean_timeseries.tsv",
+            sep="\t",
+        )  # fmt: skip
+        np.testing.assert_allclose(table.to_numpy(), series.read("mean")[1, 0, :120], rtol=1e-4)
+        assert (cohort / "outputs" / "maps" / key / f"{key}_6_clusters.L.label.gii").is_file()
+    people = pd.read_csv(cohort / "outputs" / "individuals.csv")
+    assert len(people) == 3 * 6
+    ages = people.groupby("subject")["age_at_scan"].first()
+    assert ages[["sub-01", "sub-02"]].tolist() == [38.0, 39.5]
+    assert people["agreement_between_runs"].isna().sum() == 6  # of the one with a single run
+
+    assert {n for n, o in run(cohort).items() if o.made} == set()
+    before = {k: project.store.latest("individual_networks", {"subject": k}).path
+              for k in ("anonymous", "sub-01", "sub-02")}  # fmt: skip
+    for file in (cohort / "later").iterdir():
+        file.rename(cohort / "bold" / file.name)
+    outcomes = run(cohort)
+    assert [o.errors for o in outcomes.values() if o.errors] == []
+    assert {name: outcomes[name].made for name in BY_SUBJECT} == dict.fromkeys(BY_SUBJECT, 1)
+    project = Project.open(cohort)
+    for key, path in before.items():
+        assert project.store.latest("individual_networks", {"subject": key}).path == path
+    outcomes = run(cohort, retrain=True, select=["individual_prior"])
+    assert outcomes["individual_prior"].made == 1
+
+    (cohort / "trend.yaml").write_text(SETTINGS)
+    outcomes = run(cohort, select=["individuals"])
+    assert "at least 5 newborns" in str(outcomes["individuals"].errors)
+
+
+def test_a_subject_is_made_from_its_own_runs_only(cohort: Path) -> None:
+    project = Project.open(cohort)
+    asset = ASSETS["individual_networks"]
+    for key, n in (("sub-01", 2), ("anonymous", 1)):
+        wanted = asset.wanted(project, {"subject": key}, ASSETS["bold"])
+        assert len(wanted) == n
+        assert all(p["bold_run"].startswith(key) for p in wanted)

@@ -1,0 +1,172 @@
+"""A newborn's own map comes back, and every part of the model is held to its formula."""
+
+from dataclasses import replace
+
+import numpy as np
+import pytest
+import scipy.sparse as sp
+from scipy import signal
+
+from tests.science.individuals.conftest import CONFIG, Newborns
+from trend_dagster.errors import InputError
+from trend_dagster.science.individuals.model import (
+    Cortex,
+    Others,
+    correlation_with_networks,
+    find_individual,
+    independent_timepoints,
+    possible_networks,
+    prepare_run,
+    weight_of_evidence,
+)
+from trend_dagster.science.surface import Surface, measure_distances
+
+
+def agreement(one: np.ndarray, other: np.ndarray) -> float:
+    return float((one == other).mean())
+
+
+def test_a_newborns_own_map_comes_back_better_than_the_cohorts(varied: Newborns) -> None:
+    for runs, planted, posterior in zip(varied.runs, varied.own, varied.posteriors, strict=True):
+        others = varied.everyone.without(posterior)
+        found = find_individual(runs, others, varied.cortex, CONFIG)
+        np.testing.assert_allclose(found.probability.sum(axis=1), 1, rtol=1e-5)
+        assert agreement(found.labels, planted) > 0.93
+        assert agreement(found.labels, planted) > agreement(varied.cohort, planted) + 0.05
+
+
+def test_networks_keep_their_numbers(varied: Newborns) -> None:
+    order = np.random.default_rng(0).permutation(8)
+    renamed = varied.cortex.whole(order[varied.cohort])
+    cortex, runs = varied.cortex, varied.runs[0]
+    original = Others.from_map(cortex.whole(varied.cohort), cortex, CONFIG)
+    found = find_individual(runs, original, cortex, CONFIG)
+    again = find_individual(runs, Others.from_map(renamed, cortex, CONFIG), cortex, CONFIG)
+    np.testing.assert_allclose(again.probability[:, order], found.probability, atol=1e-3)
+
+
+def test_a_network_of_one_hemisphere_is_impossible_in_the_other(varied: Newborns) -> None:
+    possible = possible_networks(varied.cohort, varied.cortex.hemisphere)
+    assert possible.sum(axis=1).tolist() == [4] * len(possible)
+    assert not varied.posteriors[0][~possible].any()
+
+
+def test_without_signal_the_prior_speaks(varied: Newborns, rng: np.random.Generator) -> None:
+    cortex = varied.cortex
+    noise = prepare_run(rng.normal(size=(len(cortex.mask), 120)), cortex)
+    found = find_individual([noise], varied.everyone, cortex, CONFIG)
+    heard = find_individual(varied.runs[0], varied.everyone, cortex, CONFIG)
+    assert found.weight < 0.1 * heard.weight
+    # But for borders, which support straightens.
+    assert agreement(found.labels, varied.everyone.labels) > 0.9
+
+
+def test_more_data_weighs_more(varied: Newborns) -> None:
+    pair = varied.runs[0]
+    one, two = (
+        find_individual(runs, varied.everyone, varied.cortex, CONFIG) for runs in (pair[:1], pair)
+    )
+    assert two.weight == pytest.approx(2 * one.weight, rel=0.25)
+
+
+def test_a_newborn_can_be_taken_out_of_the_prior_again(varied: Newborns) -> None:
+    everyone = varied.everyone
+    for posterior in varied.posteriors:
+        everyone = everyone.without(posterior)
+    assert everyone.n_newborns == 0
+    np.testing.assert_allclose(everyone.total, 0, atol=1e-5)
+
+
+def test_correlation_leaves_out_what_is_near(varied: Newborns, rng: np.random.Generator) -> None:
+    """Against the plain formula in double precision: one vertex after the other."""
+    run, cortex = varied.runs[0][0], varied.cortex
+    probability = varied.posteriors[0]
+    for near, tolerance in (
+        (sp.eye_array(len(cortex.area), dtype=np.float32, format="csr"), 2e-6),
+        (cortex.near, 0.01),
+    ):
+        apart = replace(
+            prepare_run(np.zeros((len(cortex.mask), 2)), replace(cortex, near=near)),
+            series=run.series,
+            smoothed=run.smoothed,
+        )
+        pairs = sp.coo_array(near)
+        products = np.einsum("ij,ij->i", run.smoothed[pairs.coords[0]], run.series[pairs.coords[1]])
+        apart = replace(
+            apart, near_products=sp.csr_array((products, pairs.coords), shape=near.shape)
+        )
+        found = correlation_with_networks([apart], probability, near)
+        for v in rng.choice(len(probability), 20, replace=False):
+            far = np.ones(len(probability))
+            far[near[[v]].indices] = 0
+            series = (probability * far[:, None]).T.astype(np.float64) @ run.series
+            expected = series @ run.smoothed[v] / np.linalg.norm(series, axis=1)
+            np.testing.assert_allclose(found[v], expected, atol=tolerance)
+
+
+@pytest.mark.parametrize("rho", [0.0, 0.6])
+def test_independent_timepoints_tell_how_far_correlations_scatter(
+    varied: Newborns, rng: np.random.Generator, rho: float
+) -> None:
+    """Series of nothing in common correlate with a variance of 1 / n, and n is Bartlett's."""
+    shape = (len(varied.cortex.mask), 300)
+    noise = signal.lfilter([1.0], [1.0, -rho], rng.normal(size=shape), axis=1)
+    run = prepare_run(noise, varied.cortex)
+    n = independent_timepoints([run], varied.posteriors[0])
+    assert n == pytest.approx(300 * (1 - rho**2) / (1 + rho**2), rel=0.12)
+    scatter = correlation_with_networks([run], varied.posteriors[0], varied.cortex.near)
+    assert 1 / np.square(scatter).mean() == pytest.approx(n, rel=0.15)
+
+
+def test_weight_is_the_slope_of_the_log_likelihood_ratio(rng: np.random.Generator) -> None:
+    """Of correlations that scatter around rho with the own network and around 0 with the other."""
+    n, rho, size = 80.0, 0.3, 40000
+    own = rng.integers(0, 2, size)
+    spread = np.sqrt((1 - rho**2) / n)
+    correlation = rho * np.eye(2)[own] + rng.normal(scale=spread, size=(size, 2))
+    weight = weight_of_evidence(correlation, np.eye(2)[own], n)
+    difference = correlation[:, 1] - correlation[:, 0]
+    near = np.abs(difference - 0.05) < 0.02
+    odds = own[near].mean() / (1 - own[near].mean())
+    assert np.log(odds) == pytest.approx(weight * difference[near].mean(), abs=0.15)
+
+
+def test_widths_are_in_mm(surface: Surface) -> None:
+    mask = np.ones(surface.n_vertices, dtype=bool)
+    mask[::7] = False
+    cortex = Cortex.along(surface, mask, CONFIG)
+    d = measure_distances(surface)[mask][:, mask]
+    np.testing.assert_array_equal(cortex.near.toarray() > 0, d <= 10)
+    for means in (cortex.smoother, cortex.around):
+        np.testing.assert_allclose(means.sum(axis=1), 1, rtol=1e-5)
+    assert not cortex.around.diagonal().any()
+    reach = d[10]
+    ring = cortex.around[[10]].toarray()[0] / cortex.area
+    assert 10 < reach[ring.argmax()] < 18
+    sigma = 12 / np.sqrt(8 * np.log(2))
+    weights = np.where(d <= 3 * sigma, np.exp(-(d**2) / (2 * sigma**2)), 0)
+    weights *= cortex.area
+    expected = weights / weights.sum(axis=1, keepdims=True)
+    np.testing.assert_allclose(cortex.smoother.toarray(), expected, atol=1e-5)
+    wide = Cortex.along(surface, mask, CONFIG, noise_mm=5.6)
+    np.testing.assert_array_equal(wide.near.toarray() > 0, d <= 14)
+
+
+def test_a_vertex_that_is_constant_in_one_run_is_found_from_the_others(varied: Newborns) -> None:
+    cortex = varied.cortex
+    bold = np.zeros((len(cortex.mask), 120))
+    bold[cortex.mask] = varied.runs[0][0].series
+    bold[np.flatnonzero(cortex.mask)[:50]] = 7.0
+    run = prepare_run(bold, cortex)
+    assert not run.series[:50].any()
+    found = find_individual([run, varied.runs[0][1]], varied.everyone, cortex, CONFIG)
+    assert np.isfinite(found.probability).all()
+
+
+def test_what_does_not_fit_is_refused(varied: Newborns) -> None:
+    with pytest.raises(InputError, match="newborn: expected at least one run"):
+        find_individual([], varied.everyone, varied.cortex, CONFIG)
+    with pytest.raises(InputError, match="as the cohort's map has, found 10"):
+        prepare_run(np.ones((10, 5)), varied.cortex)
+    with pytest.raises(InputError, match="cohort's map"):
+        Others.from_map(np.full(len(varied.cortex.mask), -1), varied.cortex, CONFIG)

@@ -1,0 +1,71 @@
+"""A place is held by one process at a time, whether or not the file system has locks."""
+
+from __future__ import annotations
+
+import errno
+import fcntl
+import os
+import subprocess
+import sys
+import time
+
+import pytest
+
+from trend_dagster.storage.locks import Holder, TakenError, has_locks, hold, is_alive
+
+
+@pytest.fixture(params=["locks", "no locks"])
+def kind(request, monkeypatch):
+    """As it is, and as on a file system without flock."""
+    if request.param == "no locks":
+
+        def none(handle, kind):
+            raise OSError(errno.ENOLCK, os.strerror(errno.ENOLCK))
+
+        monkeypatch.setattr(fcntl, "flock", none)
+    return request.param
+
+
+def test_it_is_found_out_whether_there_are_locks(tmp_path, kind):
+    assert has_locks(tmp_path) == (kind == "locks")
+
+
+def test_a_place_is_held_by_one_which_is_named(tmp_path, kind):
+    file = tmp_path / "place"
+    with hold(file, {"page": "here"}):
+        with pytest.raises(TakenError) as taken, hold(file, {}):
+            pass
+        assert taken.value.holder.process == os.getpid()
+        assert taken.value.holder.what == {"page": "here"}
+    with hold(file, {}):  # free again
+        pass
+
+
+def test_the_place_of_a_dead_process_is_free(tmp_path, kind):
+    file = tmp_path / "place"
+    script = (
+        "import os, sys; from pathlib import Path; from trend_dagster.storage.locks import hold\n"
+        "with hold(Path(sys.argv[1]), {}): os.kill(os.getpid(), 9)"
+    )
+    subprocess.run([sys.executable, "-c", script, str(file)], check=False)
+    assert not Holder.read(file).alive
+    with hold(file, {}):
+        pass
+
+
+def test_one_that_waits_gets_the_place_when_it_is_free(tmp_path):
+    file = tmp_path / "place"
+    script = (
+        "import sys, time; from pathlib import Path; from trend_dagster.storage.locks import hold\n"
+        "with hold(Path(sys.argv[1]), {}): print('held', flush=True); time.sleep(1)"
+    )
+    arguments = [sys.executable, "-c", script, str(file)]
+    with subprocess.Popen(arguments, stdout=subprocess.PIPE, text=True) as other:
+        assert other.stdout.readline() == "held\n"
+        with hold(file, {}, wait=True):
+            assert other.wait(5) == 0
+
+
+def test_a_process_that_only_has_the_same_id_is_another():
+    assert is_alive(os.getpid(), time.time())
+    assert not is_alive(os.getpid(), since=0.0)

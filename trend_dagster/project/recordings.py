@@ -1,0 +1,409 @@
+"""A run as its files tell it: read, judged, and not yet prepared.
+
+What belongs here: which files decide what is read of a run, what makes a run unusable, and whether
+runs are recordings of their own. What does not: reading formats (``storage``), and the mathematics
+(``science``).
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from contextlib import suppress
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+from numpy.typing import NDArray
+
+from trend_dagster.errors import CohortError, InputError, SettingsError, StoreError
+from trend_dagster.project.folder import BOLD_RUN, Project
+from trend_dagster.project.mesh import cortex_mask_files, mesh_sizes, read_mask
+from trend_dagster.project.settings import nearest
+from trend_dagster.science.bold import (
+    same_recordings,
+    signal_mask,
+    temporal_snr,
+    volumes_to_drop,
+    why_unusable,
+)
+from trend_dagster.storage.arrays import subject_of
+from trend_dagster.storage.confounds import (
+    beside,
+    columns_of,
+    confounds_file,
+    matching,
+    read_confounds,
+)
+from trend_dagster.storage.runs import BoldRun, RawRun, read_run
+from trend_dagster.storage.sides import twins
+from trend_dagster.storage.stores import Version
+
+COMPARED_ROWS = 16  # of each hemisphere; neighbours, so that few chunks are read
+
+
+@dataclass(frozen=True)
+class Recording:
+    """A run, with what was found out about it.
+
+    Parameters
+    ----------
+    raw : RawRun
+        What the files hold; 0 outside the cortex mask.
+    mask : ndarray of shape (n_vertices,), bool
+        Vertices with signal.
+    repetition_time : float or None
+        Seconds between volumes, as the settings, the sidecar or the header tell.
+    confounds : ndarray of shape (n_timepoints, n_confounds), optional
+        What the settings ask to be regressed out.
+    sample_mask : ndarray of shape (n_timepoints,), bool, optional
+        Volumes to keep; None for all.
+    facts : mapping
+        What is worth recording.
+    unusable : str, optional
+        Why it cannot be used.
+    """
+
+    raw: RawRun
+    mask: NDArray[np.bool_]
+    repetition_time: float | None
+    confounds: NDArray[np.float64] | None
+    sample_mask: NDArray[np.bool_] | None
+    facts: Mapping[str, Any]
+    unusable: str | None
+
+
+def recording_files(project: Project, run: BoldRun) -> dict[str, Path]:
+    """Everything that decides what is read of a run: its data, mask, sidecars and confounds."""
+    names = ("bold",) if len(run.files) == 1 else ("bold L", "bold R")
+    files = dict(zip(names, run.files, strict=True))
+    files |= {f"sidecar {i}": path for i, path in enumerate(run.sidecars)}
+    if (mask := project.mask_of(run)) is not None:
+        files["mask"] = mask
+    if project.settings.bold.confounds or _censored_by_confounds(project):
+        files["confounds"] = confounds_file(run)
+    censor = project.settings.bold.censor
+    if censor is not None and censor.file is not None:
+        files["censored"] = _censor_table(run, censor.file)
+    return files | cortex_mask_files(project)
+
+
+def read_recording(project: Project, run: BoldRun) -> Recording:
+    """Read and judge a run.
+
+    Raises
+    ------
+    InputError
+        If its files cannot be used as they are.
+    """
+    config = project.settings.bold
+    files = recording_files(project, run)
+    raw = read_run(run, files.get("mask"), mesh_sizes(project))
+    outside = _outside_cortex(project, raw)
+    raw.signal[outside] = 0  # NaN as well, which some write on the medial wall
+    time, told_by = _repetition_time(project, run, raw)
+    facts: dict[str, Any] = {
+        "file": run.name,
+        "subject": subject_of(run.key),
+        "n_vertices": raw.signal.shape[0],
+        "n_timepoints": raw.signal.shape[1],
+        "space": raw.space.facts(),
+        "repetition_time_s": time,
+        "repetition_time_told_by": told_by,
+    }
+    if notes := [*raw.notes, *_notes_on_mask(project, outside)]:
+        facts["notes"] = notes
+    mask = np.zeros(len(raw.signal), dtype=bool)
+    if (reason := why_unusable(raw.signal)) is not None:
+        return Recording(raw, mask, time, None, None, facts, f"{run.name}: {reason}")
+    mask = signal_mask(raw.signal)
+    confounds = None
+    if config.confounds:
+        _check_columns(project, run, "bold.confounds", config.confounds)
+        confounds = read_confounds(files["confounds"], config.confounds, raw.signal.shape[1])
+    kept = _kept_volumes(project, run, files, raw.signal.shape[1], time, facts)
+    if (reason := _too_little(project, kept, time)) is not None:
+        return Recording(raw, mask, time, None, None, facts, f"{run.name}: {reason}")
+    facts |= {
+        "n_vertices_without_signal": int((~mask).sum()),
+        "n_vertices_outside_cortex_mask": int(outside.sum()),
+        "temporal_snr": temporal_snr(raw.signal, mask),
+        "cleaned": ", ".join(config.taken_out) or "nothing taken out",
+    }
+    return Recording(raw, mask, time, confounds, None if kept.all() else kept, facts, None)
+
+
+# Volumes that are left out
+
+
+def _censored_by_confounds(project: Project) -> bool:
+    censor = project.settings.bold.censor
+    return censor is not None and censor.file is None
+
+
+def _censor_table(run: BoldRun, ending: str) -> Path:
+    found = beside(run, (ending,))
+    if len(found) != 1:
+        raise InputError(
+            f"table of volumes to leave out of BOLD run {run.key}",
+            expected=f"one file beside {run.files[0]} whose name ends with {ending}",
+            found=", ".join(path.name for path in found) or "no such file",
+            remedy="Put it there, or correct bold.censor.file in trend.yaml.",
+        )
+    return found[0]
+
+
+def _kept_volumes(
+    project: Project,
+    run: BoldRun,
+    files: Mapping[str, Path],
+    n_timepoints: int,
+    time: float | None,
+    facts: dict[str, Any],
+) -> NDArray[np.bool_]:
+    """Which volumes are kept; what was left out goes into the facts."""
+    config = project.settings.bold
+    n_dropped = min(volumes_to_drop(config, time), n_timepoints)
+    kept = np.arange(n_timepoints) >= n_dropped
+    if config.censor is not None:
+        if config.censor.file is None:
+            _check_columns(project, run, "bold.censor.column", (config.censor.column,))
+        table = files.get("censored", files.get("confounds"))
+        assert table is not None
+        (values,) = read_confounds(table, (config.censor.column,), n_timepoints).T
+        kept &= values <= config.censor.above
+    n_flagged = _unsteady_volumes(run)
+    if n_flagged > n_dropped and not any("non_steady" in name for name in config.confounds):
+        facts.setdefault("notes", []).append(
+            f"the confounds table says that the first {n_flagged} volumes are not in steady state, "
+            f"and {n_dropped} are dropped: set bold.drop_first: {n_flagged} in trend.yaml"
+        )
+    if n_dropped or config.censor is not None:
+        facts |= {
+            "n_volumes": n_timepoints,
+            "n_timepoints": int(kept.sum()),
+            "n_volumes_dropped": n_dropped,
+            "n_volumes_censored": int((~kept[n_dropped:]).sum()),
+        }
+        if time is not None:
+            facts["minutes_kept"] = round(float(kept.sum()) * time / 60, 2)
+    return kept
+
+
+def _unsteady_volumes(run: BoldRun) -> int:
+    """Volumes that the table beside a run flags as not in steady state; 0 without a table."""
+    try:
+        table = confounds_file(run)
+    except InputError:
+        return 0
+    return sum(name.startswith("non_steady_state") for name in columns_of(table))
+
+
+def _too_little(project: Project, kept: NDArray[np.bool_], time: float | None) -> str | None:
+    config = project.settings.bold
+    n_kept = int(kept.sum())
+    if n_kept < 2:
+        return f"{n_kept} of {len(kept)} volumes are left (bold.drop_first, bold.censor)"
+    if config.minimum_minutes == 0:
+        return None
+    if time is None:
+        raise InputError(
+            "setting bold.minimum_minutes",
+            expected="a repetition time",
+            found="none: not in the settings, the JSON sidecar or the header",
+            remedy="Set bold.repetition_time in trend.yaml.",
+        )
+    minutes = n_kept * time / 60
+    if minutes >= config.minimum_minutes:
+        return None
+    return (
+        f"{minutes:.1f} minutes are left ({n_kept} of {len(kept)} volumes), less than "
+        f"bold.minimum_minutes, {config.minimum_minutes:g}"
+    )
+
+
+def _check_columns(project: Project, run: BoldRun, setting: str, wanted: tuple[str, ...]) -> None:
+    """Tell a name that no table has, which is one error of the settings, from a run that lacks it.
+
+    Raises
+    ------
+    SettingsError
+        If no run's table has a column.
+    InputError
+        If only some runs' tables have it; names the run and the column.
+    """
+    own = columns_of(confounds_file(run))
+    _, missing = matching(wanted, own)
+    if not missing:
+        return
+    everywhere: set[str] = set()
+    for other in project.bold_runs.values():
+        with suppress(InputError):
+            everywhere |= set(columns_of(confounds_file(other)))
+    known = sorted(everywhere)
+    if unknown := matching(tuple(missing), known)[1]:
+        raise SettingsError(
+            f"setting {setting}",
+            expected=f"columns of the confounds tables, {', '.join(known[:8])}"
+            + (", ..." if len(known) > 8 else ""),
+            found=f"{unknown[0]!r}, which no table has" + nearest(unknown[0], known),
+            remedy="Correct the name in trend.yaml.",
+        )
+    raise InputError(
+        f"confounds table of BOLD run {run.key}",
+        expected=f"the column {', '.join(missing)}, as other runs have",
+        found=f"{len(own)} others in {confounds_file(run).name}",
+        remedy=f"Take the run out, or the column out of {setting} in trend.yaml.",
+    )
+
+
+def _repetition_time(project: Project, run: BoldRun, raw: RawRun) -> tuple[float | None, str]:
+    """The user's word first; a file that claims no time at all needs it."""
+    if project.settings.bold.repetition_time is not None:
+        return project.settings.bold.repetition_time, "settings"
+    if raw.told_by == "step 0":
+        raise InputError(
+            f"BOLD file {run.files[0]}",
+            expected="a step between volumes above 0 seconds in the header",
+            found="step 0 or no seconds",
+            remedy="Set bold.repetition_time in trend.yaml, or mend the file: wb_command "
+            "-cifti-change-timestep (or a JSON sidecar with RepetitionTime).",
+        )
+    return raw.repetition_time, raw.told_by
+
+
+def _outside_cortex(project: Project, raw: RawRun) -> NDArray[np.bool_]:
+    """Vertices that the user's mask leaves out."""
+    n = len(raw.signal)
+    files = list(cortex_mask_files(project).values())
+    if not files:
+        return np.zeros(n, dtype=bool)
+    outside = ~read_mask(project, n, raw.space.n_vertices)
+    if len(files) == 2:
+        _check_not_exchanged(files, outside, raw.signal)
+    return outside
+
+
+def _notes_on_mask(project: Project, outside: NDArray[np.bool_]) -> list[str]:
+    files = list(cortex_mask_files(project).values())
+    if len(files) != 2 or not twins(outside, len(outside) // 2):
+        return []
+    return [
+        f"cortex masks {files[0].name} and {files[1].name} are the same: right for a symmetric "
+        "mesh, else one is a copy of the other"
+    ]
+
+
+def _check_not_exchanged(
+    files: Sequence[Path], outside: NDArray[np.bool_], signal: NDArray[np.float32]
+) -> None:
+    """Compare a pair of masks with where the run itself has no signal, which is the wall."""
+    half = len(outside) // 2
+    if len(outside) % 2 or np.array_equal(outside[:half], outside[half:]):
+        return
+    varies = signal.max(axis=1) > signal.min(axis=1)  # not where there is NaN
+    lost, kept_wall = (float((mask & varies).sum()) for mask in (outside, np.roll(outside, half)))
+    n_outside = max(1, int(outside.sum()))
+    if lost > 0.5 * n_outside and kept_wall < 0.1 * n_outside:
+        raise InputError(
+            f"cortex masks {files[0]} and {files[1]}",
+            expected="the left hemisphere's mask, then the right one's",
+            found=f"masks that leave out {lost / n_outside:.0%} of vertices with signal, and none "
+            "the other way round: exchanged",
+            remedy="Exchange them in trend.yaml (inputs.cortex_mask).",
+        )
+
+
+# Recordings of their own
+
+
+def check_recordings(project: Project, runs: Sequence[str]) -> None:
+    """Make sure that no recording is there under two keys: halves would not be independent.
+
+    Raises
+    ------
+    CohortError
+        If one is; names all such pairs.
+    """
+    if pairs := copies(project, runs):
+        shown = "; ".join(f"{a} and {b} {of}" for a, b, of in pairs[:5])
+        more = f"; and {len(pairs) - 5} more" if len(pairs) > 5 else ""
+        raise CohortError(
+            f"BOLD runs {', '.join(dict.fromkeys(b for _, b, _ in pairs[:5]))}",
+            expected="a recording of its own in each run",
+            found=f"copies: {shown}{more}",
+            remedy="Take all but one of each out of the folder, or put the right files in their "
+            "place: what is there twice counts twice, and halves of the cohort agree for nothing.",
+        )
+
+
+def copies(project: Project, runs: Sequence[str]) -> list[tuple[str, str, str]]:
+    """Find runs that are one recording, or share a hemisphere.
+
+    Parameters
+    ----------
+    project : Project
+        Whose stored runs.
+    runs : sequence of str
+        Keys.
+
+    Returns
+    -------
+    list of tuple of three str
+        Two keys, and what of them is the same.
+    """
+    found = _stored(project, runs)
+    masks = {key: version.read("vertex_mask") for key, version in found.items()}
+    if len(masks) < 2 or len({len(mask) for mask in masks.values()}) > 1:
+        return []
+    shared = np.flatnonzero(np.logical_and.reduce(list(masks.values())))
+    n = len(next(iter(masks.values())))
+    pairs: dict[tuple[str, str], list[str]] = {}
+    halves = {"left": shared[shared < n // 2], "right": shared[shared >= n // 2]}
+    for side, rows in halves.items():
+        start = max(0, (len(rows) - COMPARED_ROWS) // 2)
+        some = rows[start : start + COMPARED_ROWS]
+        if len(some):
+            series = {
+                key: np.asarray(version.array("bold").oindex[some, :])
+                for key, version in found.items()
+            }
+            for pair in same_recordings(series):
+                pairs.setdefault(pair, []).append(side)
+    return [
+        (*pair, "are the same" if len(sides) == 2 else f"share the {sides[0]} hemisphere")
+        for pair, sides in pairs.items()
+    ]
+
+
+def _stored(project: Project, runs: Sequence[str]) -> dict[str, Version]:
+    found = {}
+    for key in runs:
+        try:
+            version = project.store.latest("bold", {BOLD_RUN: key})
+        except StoreError:  # damaged: said where it is read
+            continue
+        if version is not None and version.excluded is None:
+            found[key] = version
+    return found
+
+
+def weights_of(project: Project, runs: Sequence[str]) -> list[float] | None:
+    """Volumes kept of each run, if ``correlation.weight`` counts them; else None.
+
+    Raises
+    ------
+    CohortError
+        If nothing tells them: embeddings that a user brought.
+    """
+    if project.settings.correlation.weight == "equal":
+        return None
+    found = _stored(project, runs)
+    if unknown := [key for key in runs if key not in found]:
+        raise CohortError(
+            "setting correlation.weight",
+            expected="BOLD of every run, whose volumes are counted",
+            found=f"none of {', '.join(unknown[:5])}",
+            remedy="Set correlation.weight to equal in trend.yaml.",
+        )
+    return [float(found[key].facts["n_timepoints"]) for key in runs]

@@ -1,0 +1,551 @@
+"""Where one newborn has the networks of a cohort: the posterior of each vertex over the networks.
+
+A vertex belongs to a network by Bayes' rule. Its *prior* is the cohort: where all newborns have
+the network. Its *evidence* is the newborn's own BOLD: how well the vertex follows the network's
+time series, which is made of the newborn's own vertices, so that both are found in turn. Its
+*support* is the posterior of the cortex around it, for networks hang together (a mean-field
+approximation of a Potts model). A cohort's prior is learned in rounds: the cohort's map first,
+then the mean posterior of the newborns.
+
+Nothing here is vertices by vertices but sparse matrices of vertices that are near each other.
+Reading order: the cortex, a run, the prior, the evidence, a newborn, the cohort.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass
+from functools import cached_property
+
+import numpy as np
+import scipy.sparse as sp
+from numpy.typing import NDArray
+from scipy import fft
+
+from trend_dagster.errors import InputError
+from trend_dagster.science.individuals.settings import IndividualsConfig
+from trend_dagster.science.surface import Surface, geodesic_neighbours, vertex_areas
+
+FloatArray = NDArray[np.floating]
+BoolArray = NDArray[np.bool_]
+Labels = NDArray[np.int32]
+
+_FWHM = np.sqrt(8 * np.log(2))  # of a Gaussian, in standard deviations
+_LEAST_ENERGY = 0.01  # share of a network's series that must be left to be compared with
+_PAIRS = 1 << 18  # whose products are computed at a time
+
+
+@dataclass(frozen=True, eq=False)
+class Cortex:
+    """What is near what on a mesh, between the vertices with signal (`n_kept` of them).
+
+    Attributes
+    ----------
+    mask : ndarray of bool of shape (n_vertices,)
+        Vertices with signal.
+    hemisphere : ndarray of shape (n_kept,)
+        0 left, 1 right.
+    area : ndarray of shape (n_kept,)
+        Of each vertex, in mm^2.
+    distances : csr_array of shape (n_kept, n_kept)
+        Geodesic distances in mm, as far as anything here needs them.
+    smoother : csr_array of shape (n_kept, n_kept)
+        Gaussian mean along the cortex; rows sum to 1.
+    near : csr_array of shape (n_kept, n_kept)
+        1 for a vertex itself and those that share its noise.
+    around : csr_array of shape (n_kept, n_kept)
+        Mean over a ring around each vertex; rows sum to 1.
+    """
+
+    mask: BoolArray
+    hemisphere: NDArray[np.int8]
+    area: FloatArray
+    distances: sp.csr_array
+    smoother: sp.csr_array
+    near: sp.csr_array
+    around: sp.csr_array
+
+    @classmethod
+    def along(
+        cls, surface: Surface, mask: BoolArray, config: IndividualsConfig, noise_mm: float = 0.0
+    ) -> Cortex:
+        """Measure a mesh.
+
+        Parameters
+        ----------
+        surface : Surface
+            The mesh.
+        mask : ndarray of bool of shape (n_vertices,)
+            Vertices with signal.
+        config : IndividualsConfig
+            Widths in mm.
+        noise_mm : float
+            Standard deviation of the kernel that makes white noise as smooth as the data, from
+            `trend_dagster.science.evidence.nulls.SurrogateMaker.measure`. At 2.5 times that
+            distance the correlation of such noise has fallen to a fifth.
+
+        Returns
+        -------
+        Cortex
+        """
+        spread = config.support_mm / 2
+        sigma = config.smoothing_fwhm_mm / _FWHM
+        exclusion = max(config.exclusion_mm, 2.5 * noise_mm)
+        reach = max(3 * sigma, 3 * spread, exclusion)
+        distances = sp.csr_array(geodesic_neighbours(surface, reach)[mask][:, mask])
+        area = vertex_areas(surface)[mask].astype(np.float32)
+        own = sp.eye_array(len(area), dtype=np.float32, format="csr")
+
+        def weighted(weights: NDArray[np.float32], within: float) -> sp.csr_array:
+            kept = distances.copy()  # its indices too: zeros are taken out in place
+            kept.data = np.where(distances.data <= within, weights, 0).astype(np.float32)
+            kept.eliminate_zeros()
+            return kept
+
+        d = distances.data
+        near = weighted(np.ones_like(d), exclusion)
+        near.data[:] = 1
+        gaussian = weighted(np.exp(-(d**2) / (2 * sigma**2)), 3 * sigma)
+        # d^4 exp(-d^2 / 2 s^2) is largest at d = 2 s.
+        ring = weighted((d / spread) ** 4 * np.exp(-(d**2) / (2 * spread**2)), 3 * spread)
+        return cls(
+            mask,
+            surface.hemisphere[mask],
+            area,
+            distances,
+            _means(sp.csr_array(gaussian + own), area),
+            sp.csr_array(near + own),
+            _means(ring, area),
+        )
+
+    def smooth(self, values: FloatArray, fwhm_mm: float, step_mm: float) -> FloatArray:
+        """Smooth along the cortex by repeating `smoother`, whose width is `step_mm`.
+
+        Variances of Gaussians add, so that n steps are sqrt(n) times as wide as one.
+        """
+        for _ in range(round((fwhm_mm / step_mm) ** 2)):
+            values = self.smoother @ values
+        return values
+
+    def whole(self, labels: NDArray[np.integer]) -> Labels:
+        """Lay labels of the vertices with signal out on the mesh, -1 elsewhere."""
+        found = np.full(len(self.mask), -1, dtype=np.int32)
+        found[self.mask] = labels
+        return found
+
+
+def _means(weights: sp.csr_array, area: FloatArray) -> sp.csr_array:
+    """Make rows of weights the rows of a mean over the area of the cortex."""
+    weights = sp.csr_array(weights @ sp.diags_array(area))
+    sums = weights.sum(axis=1)
+    scale = np.divide(1, sums, out=np.zeros_like(sums), where=sums > 0)
+    return sp.csr_array(sp.diags_array(scale) @ weights, dtype=np.float32)
+
+
+@dataclass(frozen=True, eq=False)
+class PreparedRun:
+    """A run as the evidence needs it.
+
+    Attributes
+    ----------
+    series : ndarray of shape (n_kept, n_timepoints)
+        Centred, of length 1.
+    smoothed : ndarray of shape (n_kept, n_timepoints)
+        The same smoothed along the cortex, again of length 1.
+    near_products : csr_array of shape (n_kept, n_kept)
+        Product of a vertex' smoothed series with the series of each vertex near it.
+    """
+
+    series: NDArray[np.float32]
+    smoothed: NDArray[np.float32]
+    near_products: sp.csr_array
+
+    @cached_property
+    def spectrum(self) -> FloatArray:
+        """Power of the smoothed series at each frequency, mean over vertices."""
+        return _power(self.smoothed)
+
+    @property
+    def n_timepoints(self) -> int:
+        """Volumes."""
+        return int(self.series.shape[1])
+
+
+def prepare_run(bold: FloatArray, cortex: Cortex) -> PreparedRun:
+    """Prepare a run.
+
+    Parameters
+    ----------
+    bold : ndarray of shape (n_vertices, n_timepoints)
+        Cleaned as the cohort's networks were found from (`trend_dagster.science.bold.prepare`).
+    cortex : Cortex
+        From `Cortex.along`.
+
+    Returns
+    -------
+    PreparedRun
+        Vertices that are constant in this run, though not in others, are zero throughout.
+    """
+    if len(bold) != len(cortex.mask):
+        raise InputError(
+            "BOLD run",
+            expected=f"{len(cortex.mask)} vertices, as the cohort's map has",
+            found=str(len(bold)),
+            remedy="Bring it to the mesh of the cohort.",
+        )
+    series = _unit(bold[cortex.mask])
+    smoothed = _unit(cortex.smoother @ series)
+    return PreparedRun(series, smoothed, near_products(smoothed, series, cortex.near))
+
+
+def near_products(one: FloatArray, other: FloatArray, near: sp.csr_array) -> sp.csr_array:
+    """Products of the series of vertices with those of the vertices near them.
+
+    Parameters
+    ----------
+    one, other : ndarray of shape (n_kept, n_timepoints)
+        Series.
+    near : csr_array of shape (n_kept, n_kept)
+        `Cortex.near`.
+
+    Returns
+    -------
+    csr_array of shape (n_kept, n_kept)
+        With the entries of `near`: row i of one times row j of the other.
+    """
+    products = np.empty(near.nnz, dtype=np.float32)
+    rows = np.repeat(np.arange(near.shape[0]), np.diff(near.indptr))
+    for start in range(0, near.nnz, _PAIRS):
+        pairs = slice(start, start + _PAIRS)
+        np.einsum("ij,ij->i", one[rows[pairs]], other[near.indices[pairs]], out=products[pairs])
+    return sp.csr_array((products, near.indices, near.indptr), shape=near.shape)
+
+
+def _unit(series: FloatArray) -> NDArray[np.float32]:
+    centred = series - series.mean(axis=1, keepdims=True, dtype=np.float64)
+    length = np.linalg.norm(centred, axis=1, keepdims=True)
+    unit = np.zeros(centred.shape, dtype=np.float32)
+    np.divide(centred, length, out=unit, where=length > 0, casting="same_kind")
+    return unit
+
+
+# The prior
+
+
+@dataclass(frozen=True, eq=False)
+class Others:
+    """Where newborns have the networks; the cohort's map counts as one of them.
+
+    Attributes
+    ----------
+    map_prior : ndarray of shape (n_kept, n_networks)
+        The cohort's map, its borders smoothed. A network that the cohort has in one hemisphere
+        only is impossible in the other.
+    total : ndarray of shape (n_kept, n_networks)
+        Sum of the posteriors of newborns.
+    n_newborns : int
+        How many.
+    """
+
+    map_prior: FloatArray
+    total: FloatArray
+    n_newborns: int
+
+    @classmethod
+    def from_map(cls, labels: Labels, cortex: Cortex, config: IndividualsConfig) -> Others:
+        """Know nothing but a map.
+
+        Parameters
+        ----------
+        labels : ndarray of shape (n_vertices,)
+            The cohort's map, 0 .. n_networks - 1; -1 without network.
+        cortex : Cortex
+            From `Cortex.along`.
+        config : IndividualsConfig
+            How far borders may move.
+
+        Returns
+        -------
+        Others
+        """
+        own = labels[cortex.mask]
+        if (own < 0).all():
+            raise InputError(
+                "cohort's map",
+                expected="networks where the BOLD has signal",
+                found="none",
+                remedy="Give a map of the mesh of the BOLD.",
+            )
+        n_networks = int(own.max()) + 1
+        member = np.zeros((len(own), n_networks), dtype=np.float32)
+        member[own >= 0, own[own >= 0]] = 1
+        smooth = cortex.smooth(member, config.prior_fwhm_mm, config.smoothing_fwhm_mm)
+        smooth = np.where(possible_networks(own, cortex.hemisphere), smooth + config.floor, 0)
+        return cls(smooth / smooth.sum(axis=1, keepdims=True), np.zeros_like(smooth), 0)
+
+    def without(self, posterior: FloatArray) -> Others:
+        """Take a newborn out."""
+        return Others(self.map_prior, self.total - posterior, self.n_newborns - 1)
+
+    def prior(self, config: IndividualsConfig, own: FloatArray | None = None) -> FloatArray:
+        """Mean over all, and a newborn's own posterior as one more.
+
+        Returns
+        -------
+        ndarray of shape (n_kept, n_networks)
+            Rows sum to 1; 0 where a network is impossible.
+        """
+        total = self.map_prior + self.total + (0 if own is None else own)
+        prior = total / total.sum(axis=1, keepdims=True)
+        prior = np.where(self.map_prior > 0, np.maximum(prior, config.floor), 0)
+        return np.asarray(prior / prior.sum(axis=1, keepdims=True), dtype=np.float32)
+
+    @property
+    def labels(self) -> Labels:
+        """The network that most newborns have at each vertex with signal."""
+        total = self.total if self.n_newborns else self.map_prior
+        return np.asarray(total.argmax(axis=1), dtype=np.int32)
+
+
+def possible_networks(labels: NDArray[np.integer], hemisphere: NDArray[np.integer]) -> BoolArray:
+    """Tell which networks a vertex can have: those its hemisphere has in the cohort's map.
+
+    Returns
+    -------
+    ndarray of bool of shape (n_kept, n_networks)
+        A hundredth of a network must lie in a hemisphere; single vertices are errors.
+    """
+    n_networks = int(labels.max()) + 1
+    counts = np.array(
+        [
+            np.bincount(labels[(hemisphere == side) & (labels >= 0)], minlength=n_networks)
+            for side in (0, 1)
+        ]
+    )
+    return np.asarray((counts > 0.01 * counts.sum(axis=0))[hemisphere])
+
+
+# The evidence
+
+
+def correlation_with_networks(
+    runs: Sequence[PreparedRun], probability: FloatArray, near: sp.csr_array
+) -> FloatArray:
+    """Correlate each vertex with each network, without the vertices near it.
+
+    Parameters
+    ----------
+    runs : sequence of PreparedRun
+        Of one newborn; the mean over runs is weighted by their length.
+    probability : ndarray of shape (n_kept, n_networks)
+        Weights of the vertices in each network's time series.
+    near : csr_array of shape (n_kept, n_kept)
+        `Cortex.near`.
+
+    Returns
+    -------
+    ndarray of shape (n_kept, n_networks)
+        The product is exact; the length of a network's series without the vertices near v takes
+        those to be alike in their probability.
+    """
+    total = np.zeros(probability.shape, dtype=np.float64)
+    count = near.sum(axis=1)[:, None]
+    within = near @ probability
+    for run in runs:
+        networks = probability.T @ run.series
+        product = run.smoothed @ networks.T - run.near_products @ probability
+        whole = np.square(networks).sum(axis=1)
+        energy = whole - 2 * (near @ (probability * (run.series @ networks.T)))
+        local = np.square((near @ run.series) / count).sum(axis=1, keepdims=True)
+        energy = energy + np.square(within) * local
+        # Of a network that lies near v as a whole hardly anything is left.
+        energy = np.maximum(energy, _LEAST_ENERGY * whole + 1e-9)
+        total += run.n_timepoints * np.clip(product / np.sqrt(energy), -1, 1)
+    return np.asarray(total / sum(run.n_timepoints for run in runs), dtype=np.float32)
+
+
+def independent_timepoints(runs: Sequence[PreparedRun], probability: FloatArray) -> float:
+    """Count the independent timepoints in the correlation of a vertex with a network.
+
+    Series that do not belong together correlate by chance with a variance of 1 over this number
+    (Bartlett 1935; Afyouni et al. 2019, doi:10.1016/j.neuroimage.2019.05.011): it follows from
+    the spectra of both, and is below the number of volumes where both are slow.
+
+    Returns
+    -------
+    float
+        Summed over runs.
+    """
+    found = 0.0
+    for run in runs:
+        vertex, network = run.spectrum, _power(_unit(probability.T @ run.series))
+        found += float(vertex.sum() * network.sum() / (vertex @ network))
+    return found
+
+
+def _power(series: FloatArray) -> FloatArray:
+    return np.asarray(np.square(np.abs(fft.fft(series, axis=1))).mean(axis=0), dtype=np.float64)
+
+
+def weight_of_evidence(correlation: FloatArray, probability: FloatArray, n: float) -> float:
+    """Nats for each unit by which a vertex correlates more with one network than with another.
+
+    If correlations with a vertex' own network are rho on average, and scatter with a variance of
+    (1 - rho^2) / n, their log likelihood ratio is n rho / (1 - rho^2) for each unit. It grows with
+    the length of the data, and with its quality.
+
+    Parameters
+    ----------
+    correlation : ndarray of shape (n_kept, n_networks)
+        From `correlation_with_networks`.
+    probability : ndarray of shape (n_kept, n_networks)
+        Of each vertex over networks.
+    n : float
+        From `independent_timepoints`.
+
+    Returns
+    -------
+    float
+        0 if vertices do not follow their networks at all.
+    """
+    rho = float(np.clip((probability * correlation).sum() / probability.sum(), 0, 0.99))
+    return n * rho / (1 - rho**2)
+
+
+# A newborn
+
+
+@dataclass(frozen=True, eq=False)
+class Individual:
+    """One newborn's networks.
+
+    Attributes
+    ----------
+    probability : ndarray of shape (n_kept, n_networks)
+        Posterior; rows sum to 1.
+    correlation : ndarray of shape (n_kept, n_networks)
+        Of each vertex with each network: the evidence.
+    weight : float
+        Nats for each unit of correlation.
+    """
+
+    probability: FloatArray
+    correlation: FloatArray
+    weight: float
+
+    @property
+    def labels(self) -> Labels:
+        """Most probable network of each vertex with signal."""
+        return np.asarray(self.probability.argmax(axis=1), dtype=np.int32)
+
+    @property
+    def confidence(self) -> FloatArray:
+        """Probability of that network."""
+        return np.asarray(self.probability.max(axis=1))
+
+
+def find_individual(
+    runs: Sequence[PreparedRun], others: Others, cortex: Cortex, config: IndividualsConfig
+) -> Individual:
+    """Find one newborn's networks.
+
+    Parameters
+    ----------
+    runs : sequence of PreparedRun
+        The newborn's.
+    others : Others
+        Where the others of its cohort have the networks. The newborn itself joins the prior as
+        one more, from the second round on.
+    cortex : Cortex
+        From `Cortex.along`.
+    config : IndividualsConfig
+        How.
+
+    Returns
+    -------
+    Individual
+        The number of a network is its number in the cohort's map.
+    """
+    found = _turns(runs, others.prior(config), cortex, config, None)
+    for _ in range(1, config.rounds):
+        prior = others.prior(config, found.probability)
+        found = _turns(runs, prior, cortex, config, found.probability)
+    return found
+
+
+def _turns(
+    runs: Sequence[PreparedRun],
+    prior: FloatArray,
+    cortex: Cortex,
+    config: IndividualsConfig,
+    start: FloatArray | None,
+) -> Individual:
+    """Take turns between network series and map under one prior."""
+    if not runs:
+        raise InputError(
+            "newborn",
+            expected="at least one run",
+            found="none",
+            remedy="Add a run, or leave the newborn out.",
+        )
+    with np.errstate(divide="ignore"):
+        log_prior = np.where(prior > 0, config.prior_weight * np.log(prior), -np.inf)
+    probability = _softmax(log_prior) if start is None else start
+    for _ in range(config.iterations if start is None else 2):
+        correlation = correlation_with_networks(runs, probability, cortex.near)
+        n = independent_timepoints(runs, probability)
+        weight = weight_of_evidence(correlation, probability, n)
+        known = weight * correlation + log_prior
+        for _ in range(3):
+            probability = _softmax(known + config.support * (cortex.around @ probability))
+    return Individual(probability, correlation, weight)
+
+
+def _softmax(logits: FloatArray) -> FloatArray:
+    odds = np.exp(logits - logits.max(axis=1, keepdims=True))
+    return np.asarray(odds / odds.sum(axis=1, keepdims=True), dtype=np.float32)
+
+
+# The cohort
+
+Load = Callable[[], Sequence[PreparedRun]]
+"""Gives the runs of one newborn, when they are needed."""
+
+
+def learn_prior(
+    newborns: Sequence[Load], labels: Labels, cortex: Cortex, config: IndividualsConfig
+) -> tuple[Others, list[FloatArray]]:
+    """Learn from a cohort's newborns where each network may be.
+
+    Parameters
+    ----------
+    newborns : sequence of callable
+        Each gives the runs of one newborn; called once a round, so that one newborn is in memory
+        at a time.
+    labels : ndarray of shape (n_vertices,)
+        The cohort's map, 0 .. n_networks - 1; -1 without network.
+    cortex : Cortex
+        From `Cortex.along`.
+    config : IndividualsConfig
+        How.
+
+    Returns
+    -------
+    everyone : Others
+        Of the whole cohort; its `labels` are the cohort's map, found through individuals.
+    posteriors : list of ndarray of shape (n_kept, n_networks)
+        Of each newborn, to take it out again (`Others.without`).
+    """
+    everyone = Others.from_map(labels, cortex, config)
+    posteriors: list[FloatArray] = []
+    starts: Sequence[FloatArray | None] = [None] * len(newborns)
+    for _ in range(config.rounds):
+        prior = everyone.prior(config)
+        posteriors = [
+            _turns(load(), prior, cortex, config, start).probability
+            for load, start in zip(newborns, starts, strict=True)
+        ]
+        starts = posteriors
+        total = np.asarray(np.sum(posteriors, axis=0, dtype=np.float32))
+        everyone = Others(everyone.map_prior, total, len(posteriors))
+    return everyone, posteriors

@@ -1,0 +1,86 @@
+"""What a table says of each network of a newborn, without any matrix of vertices by vertices."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+
+import numpy as np
+import pandas as pd
+from numpy.typing import NDArray
+
+from trend_dagster.science.individuals.model import Cortex, FloatArray, PreparedRun
+
+Labels = NDArray[np.integer]
+
+
+def network_table(
+    runs: Sequence[PreparedRun],
+    labels: Labels,
+    confidence: FloatArray,
+    cortex: Cortex,
+    n_networks: int,
+) -> pd.DataFrame:
+    """Measure each network of a newborn.
+
+    Parameters
+    ----------
+    runs : sequence of PreparedRun
+        The newborn's.
+    labels : ndarray of shape (n_kept,)
+        Its map.
+    confidence : ndarray of shape (n_kept,)
+        Probability of the network that each vertex has.
+    cortex : Cortex
+        From `Cortex.along`.
+    n_networks : int
+        Networks of the cohort.
+
+    Returns
+    -------
+    DataFrame
+        A row for each network: ``network`` (from 1), ``n_vertices``, ``area_mm2``,
+        ``homogeneity`` (mean correlation between two vertices of it), ``silhouette`` (mean over
+        its vertices, distance 1 - correlation) and ``confidence``; means over runs, weighted by
+        their length; NaN for a network that the newborn does not have.
+    """
+    index = labels.astype(np.intp)
+    sizes = np.bincount(index, minlength=n_networks)
+    measures = np.zeros((2, n_networks))
+    weight = np.array([run.n_timepoints for run in runs], dtype=np.float64)
+    for run, share in zip(runs, weight / weight.sum(), strict=True):
+        measures += share * np.stack(_homogeneity_and_silhouette(run.series, index, sizes))
+    areas = np.bincount(index, cortex.area, n_networks)
+    mean_confidence = np.bincount(index, confidence, n_networks) / np.maximum(sizes, 1)
+    table = pd.DataFrame(
+        {
+            "network": np.arange(1, n_networks + 1),
+            "n_vertices": sizes,
+            "area_mm2": areas,
+            "homogeneity": measures[0],
+            "silhouette": measures[1],
+            "confidence": mean_confidence,
+        }
+    )
+    table.loc[sizes == 0, ["homogeneity", "silhouette", "confidence"]] = np.nan
+    return table
+
+
+def _homogeneity_and_silhouette(
+    series: FloatArray, index: NDArray[np.intp], sizes: NDArray[np.intp]
+) -> tuple[FloatArray, FloatArray]:
+    """Both from the sums of the series of each network: sums of correlations are products."""
+    member = np.eye(len(sizes), dtype=np.float32)[index]
+    sums = (series @ (member.T @ series).T).astype(np.float64)  # of correlations with a network
+    itself = np.square(series).sum(axis=1)
+    rows = np.arange(len(index))
+    own = sums[rows, index] - itself
+    within = own / np.maximum(sizes[index] - 1, 1)
+    homogeneity = np.bincount(index, within, len(sizes)) / np.maximum(sizes, 1)
+    others = np.where(sizes > 0, 1 - sums / np.maximum(sizes, 1), np.inf)
+    others[rows, index] = np.inf
+    inner, outer = 1 - within, others.min(axis=1)
+    with np.errstate(invalid="ignore"):
+        values = (outer - inner) / np.maximum(inner, outer)
+    values[(sizes[index] < 2) | ~np.isfinite(values)] = 0
+    silhouette = np.bincount(index, values, len(sizes)) / np.maximum(sizes, 1)
+    return homogeneity, silhouette

@@ -1,0 +1,198 @@
+"""Advisory locks: on the folder of a version, and on a place that only one process may hold.
+
+The system drops a lock (flock) when the process ends, however it ends. Some file systems have no
+such lock (NFS mounted with ``nolock``, Lustre mounted without ``flock``), or none on folders. There
+a version is read and written without one, old versions are not collected, and a place is held by
+a file that names its holder.
+"""
+
+from __future__ import annotations
+
+import errno
+import fcntl
+import json
+import os
+import socket
+import time
+from collections.abc import Iterator, Mapping
+from contextlib import contextmanager, nullcontext, suppress
+from dataclasses import asdict, dataclass
+from pathlib import Path
+
+import psutil
+
+# What flock answers where there is none; EBADF: NFS gives no exclusive lock on a folder.
+NOT_SUPPORTED = {errno.ENOSYS, errno.ENOLCK, errno.EOPNOTSUPP, errno.EBADF}
+
+
+def flock(handle: int, kind: int) -> bool:
+    """Take a lock where the file system has locks.
+
+    Parameters
+    ----------
+    handle : int
+        Of an open file or folder.
+    kind : int
+        As for ``fcntl.flock``.
+
+    Returns
+    -------
+    bool
+        False where the file system has none.
+
+    Raises
+    ------
+    BlockingIOError
+        If another process holds it, and ``kind`` says not to wait.
+    """
+    try:
+        fcntl.flock(handle, kind)
+    except OSError as error:
+        if error.errno in NOT_SUPPORTED:
+            return False
+        raise
+    return True
+
+
+def has_locks(folder: Path) -> bool:
+    """Tell whether the file system of a folder has locks on folders, which collecting needs."""
+    handle = os.open(folder, os.O_RDONLY)
+    try:
+        return flock(handle, fcntl.LOCK_EX | fcntl.LOCK_NB)
+    except BlockingIOError:
+        return True
+    finally:
+        os.close(handle)
+
+
+@dataclass(frozen=True)
+class Holder:
+    """Who holds a place.
+
+    Parameters
+    ----------
+    process : int
+        Its id.
+    host : str
+        The machine that it runs on.
+    since : float
+        When it took the place, in seconds since 1970.
+    what : mapping of str to str
+        What else it tells of itself.
+    """
+
+    process: int
+    host: str
+    since: float
+    what: Mapping[str, str]
+
+    @classmethod
+    def this_process(cls, what: Mapping[str, str]) -> Holder:
+        """Name this process as the holder, from now on."""
+        return cls(os.getpid(), socket.gethostname(), time.time(), what)
+
+    @classmethod
+    def read(cls, file: Path) -> Holder | None:
+        """Read who holds, or last held, a place; None if nobody ever did."""
+        with suppress(OSError, ValueError, TypeError):
+            return cls(**json.loads(file.read_text(encoding="utf-8")))
+        return None
+
+    @property
+    def alive(self) -> bool:
+        """Whether it still runs; True for another machine, which this one cannot ask."""
+        if self.host != socket.gethostname():
+            return True
+        return is_alive(self.process, self.since)
+
+    def __str__(self) -> str:
+        at = time.strftime("%d %b %H:%M", time.localtime(self.since))
+        return f"process {self.process} on {self.host}, since {at}"
+
+
+def is_alive(process: int, since: float) -> bool:
+    """Tell whether a process of this machine still runs.
+
+    Parameters
+    ----------
+    process : int
+        Its id.
+    since : float
+        A time at which it ran, in seconds since 1970: a process that began later only has the
+        same id.
+    """
+    try:
+        found = psutil.Process(process)
+        return found.status() != psutil.STATUS_ZOMBIE and found.create_time() <= since + 1
+    except psutil.NoSuchProcess:
+        return False
+
+
+class TakenError(Exception):
+    """A place is held by another process.
+
+    Parameters
+    ----------
+    holder : Holder or None
+        Which; None if it does not tell.
+    """
+
+    def __init__(self, holder: Holder | None) -> None:
+        self.holder = holder
+        super().__init__(str(holder))
+
+
+@contextmanager
+def hold(file: Path, what: Mapping[str, str], *, wait: bool = False) -> Iterator[None]:
+    """Hold a place that one process has at a time.
+
+    Parameters
+    ----------
+    file : Path
+        Stands for the place; names its holder.
+    what : mapping of str to str
+        What others may know of this process.
+    wait : bool
+        Wait until the place is free.
+
+    Raises
+    ------
+    TakenError
+        If another process holds it.
+    OSError
+        If the file cannot be written.
+    """
+    handle = os.open(file, os.O_RDWR | os.O_CREAT, 0o666)
+    try:
+        try:
+            locked = flock(handle, fcntl.LOCK_EX | (0 if wait else fcntl.LOCK_NB))
+        except BlockingIOError:
+            raise TakenError(Holder.read(file)) from None
+        here = Holder.this_process(what)
+        if not locked:
+            _wait_for(file, wait)
+        with suppress(OSError) if locked else nullcontext():  # the lock itself needs no room
+            _write(handle, json.dumps(asdict(here)))
+        if not locked:  # another may have come at the same moment
+            time.sleep(0.5)
+            if (last := Holder.read(file)) != here:
+                raise TakenError(last)
+        try:
+            yield
+        finally:
+            _write(handle, "")
+    finally:
+        os.close(handle)
+
+
+def _write(handle: int, text: str) -> None:
+    os.ftruncate(handle, 0)
+    os.pwrite(handle, text.encode(), 0)
+
+
+def _wait_for(file: Path, wait: bool) -> None:
+    """Where there is no lock, a place is taken while its file names a process that runs."""
+    while (holder := Holder.read(file)) is not None and holder.alive:
+        if not wait:
+            raise TakenError(holder)
+        time.sleep(1)
