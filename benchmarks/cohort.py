@@ -25,11 +25,6 @@ class Correlation:
         """Vertices by vertices."""
         return len(self.rows), len(self.rows)
 
-    @property
-    def dtype(self) -> np.dtype[Any]:
-        """Single precision."""
-        return self.rows.dtype
-
     def __getitem__(self, key: tuple[slice, slice]) -> FloatArray:
         part: FloatArray = self.rows[key[0]] @ self.rows[key[1]].T
         return part

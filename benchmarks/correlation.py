@@ -18,7 +18,6 @@ from __future__ import annotations
 
 import argparse
 import tempfile
-import time
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from functools import partial
@@ -26,18 +25,16 @@ from pathlib import Path
 from typing import Any, get_args
 
 import numpy as np
-from rich.console import Console
-from rich.table import Table
 from threadpoolctl import threadpool_limits
 
-from benchmarks.measure import in_process, report, result_path
+from benchmarks.measure import in_process, measure, product_speed, report, result_path, show
 from trend_dagster.science._device import Device, full_float32
 from trend_dagster.science.connectivity.correlation import (
     Run,
     correlate_runs,
 )
 from trend_dagster.science.connectivity.settings import CorrelationConfig
-from trend_dagster.science.connectivity.thresholding import BoolArray, FloatArray
+from trend_dagster.science.connectivity.thresholding import FloatArray
 
 _GEMM_SIZE = 4096
 
@@ -61,8 +58,11 @@ class Case:
     def runs(self, folder: Path) -> list[Callable[[], Run]]:
         """Return functions that read the features of each run."""
         mask = np.ones(self.n_vertices, dtype=bool)
-        paths = [folder / f"{seed}.npy" for seed in range(self.n_runs)]
-        return [partial(_read, path, mask) for path in paths]
+
+        def read(path: Path) -> Run:
+            return np.load(path), mask
+
+        return [partial(read, folder / f"{seed}.npy") for seed in range(self.n_runs)]
 
     @property
     def config(self) -> CorrelationConfig:
@@ -84,38 +84,15 @@ class Case:
 
 def gemm_peak(repeats: int = 5) -> tuple[float, float]:
     """Return operations per second, of wall and of processor time, of large float32 products."""
-    rng = np.random.default_rng(0)
-    a = rng.random((_GEMM_SIZE, _GEMM_SIZE // 2), dtype=np.float32)
+    a = np.random.default_rng(0).random((_GEMM_SIZE, _GEMM_SIZE // 2), dtype=np.float32)
     out = np.empty((_GEMM_SIZE, _GEMM_SIZE), dtype=np.float32)
     b = np.ascontiguousarray(a.T)
-    wall, cpu = [], []
-    for _ in range(repeats):
-        began, cpu_began = time.perf_counter(), time.process_time()
-        np.matmul(a, b, out=out)
-        wall.append(time.perf_counter() - began)
-        cpu.append(time.process_time() - cpu_began)
+    found = [measure(np.matmul, a, b, out) for _ in range(repeats)]
     operations = 2 * _GEMM_SIZE**2 * (_GEMM_SIZE // 2)
-    return operations / min(wall), operations / min(cpu)
-
-
-def device_gemm_gflops(repeats: int = 5) -> float:
-    """Return the card's own float32 product of large matrices, in Gflop/s."""
-    import torch
-
-    best = float("inf")
-    with full_float32():
-        a = torch.rand((_GEMM_SIZE, _GEMM_SIZE), device="cuda")
-        for _ in range(repeats + 1):
-            torch.cuda.synchronize()
-            began = time.perf_counter()
-            a @ a
-            torch.cuda.synchronize()
-            best = min(best, time.perf_counter() - began)
-    return 2 * _GEMM_SIZE**3 / best / 1e9
-
-
-def _read(path: Path, mask: BoolArray) -> Run:
-    return np.load(path), mask
+    wall, cpu = (
+        min(times) for times in zip(*((m.seconds, m.cpu_seconds) for m in found), strict=True)
+    )
+    return operations / wall, operations / cpu
 
 
 def prepare(case: Case, folder: Path) -> tuple[Case, Path, FloatArray]:
@@ -165,17 +142,16 @@ def against_corrcoef(case: Case) -> dict[str, Any]:
     ours, theirs = [], []
     with threadpool_limits(case.n_threads):
         for _ in range(3):
-            began = time.perf_counter()
-            fast = correlate_runs(runs, case.config, n_threads=case.n_threads)
-            ours.append(time.perf_counter() - began)
-            began = time.perf_counter()
-            plain = loop(runs)
-            theirs.append(time.perf_counter() - began)
+            ours.append(
+                measure(partial(correlate_runs, n_threads=case.n_threads), runs, case.config)
+            )
+            theirs.append(measure(loop, runs))
+    seconds = min(one.seconds for one in theirs)
     return {
         "reference_vertices": case.n_vertices,
-        "reference_seconds": min(theirs),
-        "speedup": min(theirs) / min(ours),
-        "largest_difference": float(np.abs(fast - plain).max()),
+        "reference_seconds": seconds,
+        "speedup": seconds / min(one.seconds for one in ours),
+        "largest_difference": float(np.abs(ours[0].value - theirs[0].value).max()),
     }
 
 
@@ -203,11 +179,10 @@ def main() -> None:
     figures = against_peak(Case(args.vertices, *sizes))
     figures |= against_corrcoef(Case(args.reference_vertices, *sizes))
     if args.device == "cuda":
-        figures["device_gemm_gflops"] = device_gemm_gflops()
-    table = Table("figure", "value")
-    for key, value in figures.items():
-        table.add_row(key, f"{value:.5g}" if isinstance(value, float) else str(value))
-    Console(width=100).print(table)
+        with full_float32():
+            speed = product_speed([(_GEMM_SIZE,) * 3], "float32", "cuda")
+        figures["device_gemm_gflops"] = speed / 1e9
+    show(figures)
     report(figures, result_path("correlation", args.device) if args.keep else None, args.device)
 
 

@@ -14,8 +14,6 @@ than the 32,492 of the surfaces that the Human Connectome Project uses.
 from __future__ import annotations
 
 import argparse
-import json
-import platform
 import resource
 import shutil
 import subprocess
@@ -29,9 +27,11 @@ from typing import Any
 
 import nibabel
 import numpy as np
+import pandas as pd
 from numpy.typing import NDArray
 from scipy.sparse import csgraph
 
+from benchmarks.measure import machine, report
 from trend_dagster.project.fsaverage import load_fsaverage
 from trend_dagster.science.surface import (
     Surface,
@@ -41,6 +41,7 @@ from trend_dagster.science.surface import (
     geodesic_neighbours,
     step_graph,
 )
+from trend_dagster.storage.label_images import gifti_surface
 
 nib: Any = nibabel  # its annotations cover a part only
 RADIUS = 24.0  # mm; three sigma of an 8 mm kernel
@@ -50,8 +51,6 @@ N_SOURCES = 5
 PLATFORM = "edges and unfolded pairs (scipy)"
 WORKBENCH = "wb_command"
 
-Points = NDArray[np.float64]
-Triangles = NDArray[np.int32]
 Measure = Callable[[int], NDArray[Any]]
 """Takes a vertex, returns its distance to every vertex."""
 
@@ -81,45 +80,45 @@ def left_hemisphere(surface: Surface) -> Surface:
 # What is compared
 
 
-def along_edges(points: Points, triangles: Triangles) -> Measure:
+def along_edges(surface: Surface) -> Measure:
     """Shortest path over the edges of the mesh."""
-    graph = edge_graph(_surface(points, triangles))
+    graph = edge_graph(surface)
     return lambda source: csgraph.dijkstra(graph, directed=False, indices=source)
 
 
-def across_edges(points: Points, triangles: Triangles) -> Measure:
+def across_edges(surface: Surface) -> Measure:
     """What the platform uses: edges, and straight lines across one edge."""
-    steps = step_graph(_surface(points, triangles), 0)
+    steps = step_graph(surface, 0)
     return lambda source: distance_rows(steps, source, source + 1)[0]
 
 
-def heat(points: Points, triangles: Triangles) -> Measure:
+def heat(surface: Surface) -> Measure:
     """Heat method (Crane et al. 2013, doi 10.1145/2516971.2516977) of potpourri3d."""
-    solver = import_module("potpourri3d").MeshHeatMethodDistanceSolver(points, triangles)
+    solver = import_module("potpourri3d").MeshHeatMethodDistanceSolver(*_mesh(surface))
     return lambda source: np.asarray(solver.compute_distance(source))
 
 
-def fast_marching(points: Points, triangles: Triangles) -> Measure:
+def fast_marching(surface: Surface) -> Measure:
     """Fast marching (Kimmel and Sethian 1998, doi 10.1073/pnas.95.15.8431) of potpourri3d."""
-    solver = import_module("potpourri3d").MeshFastMarchingDistanceSolver(points, triangles)
+    solver = import_module("potpourri3d").MeshFastMarchingDistanceSolver(*_mesh(surface))
     return lambda source: np.asarray(solver.compute_distance([[(source, [])]]))
 
 
-def exact_pygeodesic(points: Points, triangles: Triangles) -> Measure:
+def exact_pygeodesic(surface: Surface) -> Measure:
     """Exact polyhedral distance of pygeodesic."""
-    solver = import_module("pygeodesic.geodesic").PyGeodesicAlgorithmExact(points, triangles)
+    solver = import_module("pygeodesic.geodesic").PyGeodesicAlgorithmExact(*_mesh(surface))
     return lambda source: np.asarray(solver.geodesicDistances(np.array([source]), None)[0])
 
 
-def exact_gdist(points: Points, triangles: Triangles) -> Measure:
+def exact_gdist(surface: Surface) -> Measure:
     """Exact polyhedral distance of tvb-gdist."""
-    compute = import_module("gdist").compute_gdist
+    compute, mesh = import_module("gdist").compute_gdist, _mesh(surface)
     return lambda source: np.asarray(
-        compute(points, triangles, source_indices=np.array([source], dtype=np.int32))
+        compute(*mesh, source_indices=np.array([source], dtype=np.int32))
     )
 
 
-METHODS: dict[str, tuple[str, Callable[[Points, Triangles], Measure]]] = {
+METHODS: dict[str, tuple[str, Callable[[Surface], Measure]]] = {
     "edges only (scipy)": ("scipy", along_edges),
     PLATFORM: ("scipy", across_edges),
     "heat method (potpourri3d)": ("potpourri3d", heat),
@@ -130,23 +129,17 @@ METHODS: dict[str, tuple[str, Callable[[Points, Triangles], Measure]]] = {
 EXACT = ("exact (pygeodesic)", "exact (tvb-gdist)")
 
 
-def _surface(points: Points, triangles: Triangles) -> Surface:
-    return Surface(points.astype(np.float32), triangles, np.zeros(len(points), dtype=np.int8))
+def _mesh(surface: Surface) -> tuple[NDArray[np.float64], NDArray[np.int32]]:
+    return surface.coordinates.astype(np.float64), surface.triangles
 
 
 def workbench_distances(surface: Surface, sources: NDArray[np.intp]) -> NDArray[np.float32]:
     """Distances on one hemisphere by ``wb_command``."""
-    mesh = nib.gifti.GiftiImage(
-        darrays=[
-            nib.gifti.GiftiDataArray(surface.coordinates, "NIFTI_INTENT_POINTSET"),
-            nib.gifti.GiftiDataArray(surface.triangles, "NIFTI_INTENT_TRIANGLE"),
-        ]
-    )
-    mesh.meta["AnatomicalStructurePrimary"] = "CortexLeft"
+    mesh = gifti_surface(surface.coordinates, surface.triangles, "L", "MidThickness")
     rows = []
     with tempfile.TemporaryDirectory() as folder:
         path, out = Path(folder) / "left.surf.gii", Path(folder) / "out.func.gii"
-        nib.save(mesh, path)
+        path.write_bytes(mesh)
         for source in sources.tolist():
             command = [WORKBENCH, "-surface-geodesic-distance", str(path), str(source), str(out)]
             subprocess.run(command, check=True, capture_output=True)
@@ -156,19 +149,18 @@ def workbench_distances(surface: Surface, sources: NDArray[np.intp]) -> NDArray[
 
 def compare(surface: Surface, sources: NDArray[np.intp]) -> Iterator[dict[str, Any]]:
     """Measure every method on one hemisphere; yield a row for each."""
-    points, triangles = surface.coordinates.astype(np.float64), surface.triangles
     found: dict[str, NDArray[np.float64]] = {}
     rows: dict[str, dict[str, Any]] = {}
     for name, (library, prepare) in METHODS.items():
         if find_spec(library) is None:
             continue
         start = time.process_time()
-        measure = prepare(points, triangles)
+        measure = prepare(surface)
         prepared = time.process_time()
         found[name] = np.array([measure(source) for source in sources.tolist()], dtype=np.float64)
         rows[name] = {
             "method": name,
-            "vertices": len(points),
+            "vertices": surface.n_vertices,
             "seconds_to_prepare": round(prepared - start, 4),
             "seconds_per_source": round((time.process_time() - prepared) / len(sources), 4),
         }
@@ -183,7 +175,7 @@ def compare(surface: Surface, sources: NDArray[np.intp]) -> Iterator[dict[str, A
             row |= _error(found[name], expected, reference)
         yield row
     if exact and "workbench" in references:
-        row = {"method": "Workbench itself", "vertices": len(points)}
+        row = {"method": "Workbench itself", "vertices": surface.n_vertices}
         yield row | _error(references["workbench"], references["exact"], "exact")
 
 
@@ -222,27 +214,6 @@ def _peak_memory_gib() -> float:
     return round(resource.getrusage(resource.RUSAGE_SELF).ru_maxrss / 2**20, 2)
 
 
-def markdown(rows: list[dict[str, Any]]) -> str:
-    """Write the comparison as the table that the documentation shows."""
-    lines = [
-        "| vertices | method | median error against Workbench | median length against exact | "
-        "prepare, s | per source, s |",
-        "|---|---|---|---|---|---|",
-    ]
-    for row in rows:
-        error, bias = row.get("median_error_workbench"), row.get("median_bias_exact")
-        cells = [
-            f"{row['vertices']:,}",
-            row["method"],
-            "" if error is None else f"{error:.2%}",
-            "" if bias is None else f"{bias:+.2%}",
-            f"{row['seconds_to_prepare']:.3f}" if "seconds_to_prepare" in row else "",
-            f"{row['seconds_per_source']:.4f}" if "seconds_per_source" in row else "",
-        ]
-        lines.append("| " + " | ".join(cells) + " |")
-    return "\n".join(lines)
-
-
 def main() -> None:
     """Print the table, then one JSON object: the last line."""
     parser = argparse.ArgumentParser(description=(__doc__ or "").split("\n", maxsplit=1)[0])
@@ -259,9 +230,8 @@ def main() -> None:
         left = left_hemisphere(surface)
         sources = np.random.default_rng(108).integers(0, left.n_vertices, N_SOURCES)
         rows += list(compare(left, sources))
-    print(markdown(rows))
-    machine = platform.processor() or platform.machine()
-    print(json.dumps({"machine": machine, "distances": rows, "platform": own}))
+    print(pd.DataFrame(rows).to_string(index=False))
+    report({"machine": machine()["cpu"], "distances": rows, "platform": own}, None)
 
 
 if __name__ == "__main__":

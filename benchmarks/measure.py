@@ -7,17 +7,15 @@ import multiprocessing
 import os
 import platform
 import time
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterable, Sequence
 from concurrent.futures import ProcessPoolExecutor
 from dataclasses import dataclass
 from datetime import date
 from pathlib import Path
 from typing import Any
 
+import pandas as pd
 from threadpoolctl import threadpool_info, threadpool_limits
-
-_MIB = 2**20
-_STATUS = Path("/proc/self/status")
 
 
 @dataclass(frozen=True)
@@ -57,20 +55,56 @@ def _measure(
     prepare: Callable[..., Any], function: Callable[[Any], Any], args: Sequence[Any], n: int
 ) -> Measured:
     with threadpool_limits(n):
-        prepared = prepare(*args)
-        # Linux forgets the peak so far, so that of the function alone can be read.
-        Path("/proc/self/clear_refs").write_text("5")
-        before = _status_kib("VmRSS")
-        began, cpu_began = time.perf_counter(), time.process_time()
-        value = function(prepared)
-        seconds = time.perf_counter() - began
-        cpu_seconds = time.process_time() - cpu_began
+        return measure(function, prepare(*args))
+
+
+def measure(function: Callable[..., Any], *args: Any) -> Measured:
+    """Call a function in this process and measure it."""
+    # Linux forgets the peak so far, so that of the function alone can be read.
+    Path("/proc/self/clear_refs").write_text("5")
+    before = _status_kib("VmRSS")
+    began, cpu_began = time.perf_counter(), time.process_time()
+    value = function(*args)
+    seconds, cpu_seconds = time.perf_counter() - began, time.process_time() - cpu_began
     peak = _status_kib("VmHWM")
-    return Measured(value, seconds, cpu_seconds, (peak - before) * 1024 / _MIB, peak * 1024 / _MIB)
+    return Measured(value, seconds, cpu_seconds, (peak - before) / 1024, peak / 1024)
+
+
+def product_speed(
+    sizes: Iterable[tuple[int, int, int]], dtype: str, device: str, repeats: int = 10
+) -> float:
+    """Fastest product of two matrices that torch shows, in operations per second.
+
+    Parameters
+    ----------
+    sizes : iterable of tuple of int
+        Rows, inner size and columns of each product that is tried.
+    dtype : str
+        Name of torch's type.
+    device : str
+        ``cpu`` or ``cuda``.
+    repeats : int
+        Products of each size.
+    """
+    import torch
+
+    best = 0.0
+    for rows, inner, columns in sizes:
+        a = torch.rand(rows, inner, dtype=getattr(torch, dtype), device=device)
+        b = torch.rand(inner, columns, dtype=getattr(torch, dtype), device=device)
+        for _ in range(repeats):
+            began = time.perf_counter()
+            a @ b
+            if device == "cuda":
+                torch.cuda.synchronize()
+            best = max(best, 2 * rows * inner * columns / (time.perf_counter() - began))
+    return best
 
 
 def _status_kib(key: str) -> int:
-    line = next(line for line in _STATUS.read_text().splitlines() if line.startswith(key))
+    line = next(
+        line for line in Path("/proc/self/status").read_text().splitlines() if line.startswith(key)
+    )
     return int(line.split()[1])
 
 
@@ -98,11 +132,9 @@ def result_path(name: str, device: str = "cpu") -> Path:
     return Path(__file__).parent / "results" / f"{name}{suffix}.json"
 
 
-def card() -> str:
-    """Name the CUDA card."""
-    import torch
-
-    return str(torch.cuda.get_device_name())
+def show(figures: dict[str, Any]) -> None:
+    """Print figures, one a line."""
+    print(pd.Series(figures, dtype=object).to_string())
 
 
 def report(figures: dict[str, Any], keep: Path | None, device: str = "cpu") -> None:
@@ -111,6 +143,8 @@ def report(figures: dict[str, Any], keep: Path | None, device: str = "cpu") -> N
         keep.parent.mkdir(parents=True, exist_ok=True)
         found = {**figures, "date": date.today().isoformat(), "machine": machine()}
         if device == "cuda":
-            found["machine"]["card"] = card()
+            import torch
+
+            found["machine"]["card"] = torch.cuda.get_device_name()
         keep.write_text(json.dumps(found, indent=2) + "\n")
     print(json.dumps(figures))

@@ -30,21 +30,21 @@ import time
 from collections.abc import Sequence
 from concurrent.futures import ProcessPoolExecutor
 from dataclasses import dataclass
+from functools import partial
 from itertools import product
 from pathlib import Path
 from typing import Any, get_args
 
 import numpy as np
+import pandas as pd
 from numpy.typing import NDArray
-from rich.console import Console
-from rich.table import Table
 from sklearn.cluster import KMeans
 from sklearn.decomposition import NMF
 from sklearn.metrics import adjusted_rand_score, davies_bouldin_score, silhouette_score
 from threadpoolctl import threadpool_limits
 
 from benchmarks.cohort import Correlation, from_bold, simulate
-from benchmarks.measure import Measured, in_process, report, result_path
+from benchmarks.measure import Measured, in_process, report, result_path, show
 from trend_dagster.science._device import Device
 from trend_dagster.science.connectivity.thresholding import BlockMatrix, threshold_by_label
 from trend_dagster.science.parcellation.clustering import cluster
@@ -68,7 +68,6 @@ N_COMPONENTS = tuple(range(10, 41, 2))
 SAMPLE = (10, 16, 22, 28, 34, 40)
 KMEANS_SEEDS = range(108, 113)
 COLLAPSE = 0.05
-console = Console(width=100)
 
 
 @dataclass(frozen=True)
@@ -207,12 +206,8 @@ def load_lazy(case: Case) -> tuple[Correlation, Array, Case]:
 
 def warm_up(case: Case) -> None:
     """Run everything once, so that nothing is compiled or started within the clock."""
-    list(sweep(small_matrix(), SweepGrid(n_components=(2,), n_clusters=(2,)), case.config))
-
-
-def small_matrix() -> BlockMatrix:
-    """Return a matrix that is just large enough to run everything once."""
-    return threshold_by_label(np.eye(6, dtype=np.float32) + 1, np.zeros(6))
+    matrix = threshold_by_label(np.eye(6, dtype=np.float32) + 1, np.zeros(6))
+    list(sweep(matrix, SweepGrid(n_components=(2,), n_clusters=(2,)), case.config))
 
 
 def engine(prepared: tuple[Any, Array, Case]) -> list[Solution]:
@@ -272,11 +267,12 @@ def compare(case: Case) -> dict[str, Any]:
         np.maximum(X, 0, out=X)
         threshold_seconds = time.perf_counter() - began
         np.save(folder / "X.npy", X)
-        ours = [measured_engine(folder, case)]
+        run = partial(in_process, load_dense, engine, folder, case, n_threads=case.n_threads)
+        ours: list[Measured] = [run()]
         sample_seconds, first = reference_grid(folder / "X.npy", case, 108)
-        ours.append(measured_engine(folder, case))
+        ours.append(run())
         _, second = reference_grid(folder / "X.npy", case, 109, N_CLUSTERS[:1])
-        ours.append(measured_engine(folder, case))
+        ours.append(run())
         theirs = in_process(load_dense, reference_worker, folder, case, n_threads=case.n_threads)
     matrix = threshold_by_label(C, labels)
     with threadpool_limits(case.n_threads):
@@ -304,11 +300,6 @@ def compare(case: Case) -> dict[str, Any]:
         "engine_increment_mib": max(m.increment_mib for m in ours),
         "memory_ratio": max(m.increment_mib for m in ours) / theirs.increment_mib,
     }
-
-
-def measured_engine(folder: Path, case: Case) -> Measured:
-    """Run the engine in a process of its own."""
-    return in_process(load_dense, engine, folder, case, n_threads=case.n_threads)
 
 
 def median_ari(a: dict[int, Array], b: dict[int, Array], *, same_seed: bool) -> float:
@@ -378,8 +369,8 @@ def growth(n_threads: int, device: Device) -> dict[str, Any]:
         row = alone(Case(n_vertices, n_labels, 1e-5, n_threads, device=device))
         rows.append({**row, "collapsed": collapsed(row)})
         # Each as it is found: whoever interrupts the table keeps what there is.
-        console.print({k: row[k] for k in ("n_vertices", "n_labels", "engine_seconds")})
-    show([{name: row[name] for name in COLUMNS} for row in rows])
+        print({k: row[k] for k in ("n_vertices", "n_labels", "engine_seconds")}, flush=True)
+    print(pd.DataFrame(rows)[list(COLUMNS)].to_string(index=False))
     alive = [row for row in rows if not row["collapsed"]]
     over_v = [row for row in alive if row["n_labels"] == 20]
     over_l = sorted((r for r in alive if r["n_vertices"] == 5124), key=lambda r: r["n_labels"])
@@ -398,14 +389,6 @@ def exponent(rows: Sequence[dict[str, Any]], x: str, y: str) -> float | None:
     if len({row[x] for row in rows}) < 2:
         return None
     return float(np.polyfit(np.log([r[x] for r in rows]), np.log([r[y] for r in rows]), 1)[0])
-
-
-def show(rows: Sequence[dict[str, Any]]) -> None:
-    """Print figures as a table."""
-    table = Table(*rows[0])
-    for row in rows:
-        table.add_row(*(f"{v:.4g}" if isinstance(v, float) else str(v) for v in row.values()))
-    console.print(table)
 
 
 def main() -> None:
@@ -441,10 +424,7 @@ def main() -> None:
             "--alpha."
         )
     if not args.growth:
-        table = Table("figure", "value")
-        for key, value in figures.items():
-            table.add_row(key, f"{value:.5g}" if isinstance(value, float) else str(value))
-        console.print(table)
+        show(figures)
     report(figures, result_path(name, args.device) if args.keep else None, args.device)
 
 

@@ -14,23 +14,17 @@ vertices, and projects the tutorial's training onto it.
 from __future__ import annotations
 
 import argparse
-import json
 import math
 import multiprocessing
-import resource
-import sys
-import threading
-import time
 from collections.abc import Callable, Sequence
-from datetime import UTC, datetime
-from pathlib import Path
 from typing import Any, Literal
 
+import pandas as pd
 import psutil
 import torch
 from torch import Tensor, nn
 
-from benchmarks.measure import machine, result_path
+from benchmarks import measure as costs
 from benchmarks.tutorial_model import TutorialModel
 from trend_dagster.science.features.autoencoder import AutoencoderConfig, initial_model
 from trend_dagster.science.features.training import combined_loss
@@ -39,7 +33,6 @@ N_TIMEPOINTS = 1600
 TUTORIAL_EPOCHS, TUTORIAL_RUNS, TUTORIAL_HOURS = 1500, 300, 72
 PEAK_BF16_FLOPS = {"A100": 312e12, "H100": 989e12, "H200": 989e12}
 """Dense bfloat16 operations per second that the makers state for a card."""
-RESULTS = Path(__file__).parent / "results"
 
 
 def make_model(side: str) -> nn.Module:
@@ -82,34 +75,6 @@ def step_of(model: nn.Module, x: Tensor, precision: str) -> Callable[[], float]:
     return step
 
 
-class PeakMemory:
-    """Largest resident memory while a block runs, sampled every 2 ms."""
-
-    def __enter__(self) -> PeakMemory:
-        """Start to watch."""
-        self.process, self.done = psutil.Process(), threading.Event()
-        self.peak = self.before = self.process.memory_info().rss
-        self.watcher = threading.Thread(target=self._watch)
-        self.watcher.start()
-        return self
-
-    def _watch(self) -> None:
-        while not self.done.wait(0.002):
-            self.peak = max(self.peak, self.process.memory_info().rss)
-
-    def __exit__(self, *_: object) -> None:
-        """Stop, and ask the system for its own peak, which no sample can miss."""
-        self.done.set()
-        self.watcher.join()
-        own_peak = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss * 1024
-        self.peak = max(self.peak, own_peak)
-
-    @property
-    def increment(self) -> int:
-        """Bytes that the block added at its worst."""
-        return self.peak - self.before
-
-
 def load_kernels(precision: str, device: str) -> None:
     """Take a step of a tiny model, so that lazily loaded libraries count as imports."""
     config = AutoencoderConfig(d_model=8, n_heads=1, n_encoder_layers=1, n_decoder_layers=1)
@@ -124,22 +89,18 @@ def measure(
     model, x = make_model(side).to(device), make_run(n_vertices, device)
     load_kernels(precision, device)
     step = step_of(model, x, precision)
-    on_gpu = device == "cuda"
-    if on_gpu:
+    if device == "cuda":
         before = torch.cuda.memory_allocated()
         step()
         increment = torch.cuda.max_memory_allocated() - before
     else:
-        with PeakMemory() as memory:
-            step()
-        increment = memory.increment
-    seconds, cpu_seconds = [], []
-    for _ in range(repeats):
-        start, cpu_start = time.perf_counter(), time.process_time()
-        step()  # reads the loss, hence waits for the device
-        seconds.append(time.perf_counter() - start)
-        cpu_seconds.append(time.process_time() - cpu_start)
-    return {"seconds": min(seconds), "cpu_seconds": min(cpu_seconds), "bytes": increment}
+        increment = round(costs.measure(step).increment_mib * 2**20)
+    found = [costs.measure(step) for _ in range(repeats)]  # a step reads its loss: it waits
+    return {
+        "seconds": min(one.seconds for one in found),
+        "cpu_seconds": min(one.cpu_seconds for one in found),
+        "bytes": increment,
+    }
 
 
 def apart(*arguments: Any) -> dict[str, Any]:
@@ -238,27 +199,13 @@ def summarise(best: dict[str, dict[str, Any]], mode: str) -> dict[str, float]:
     }
 
 
-def product_speed(dtype: torch.dtype, n: int, device: str, repeats: int = 10) -> float:
-    """Fastest product seen, in operations per second: sizes of a layer, and large squares."""
-    d, ff = AutoencoderConfig().d_model, AutoencoderConfig().dim_feedforward
-    best = 0.0
-    for rows, inner, columns in ((n, d, ff), (n, ff, d), (n, d, d), (2048, 2048, 2048)):
-        a = torch.rand(rows, inner, dtype=dtype, device=device)
-        b = torch.rand(inner, columns, dtype=dtype, device=device)
-        for _ in range(repeats):
-            began = time.perf_counter()
-            a @ b
-            if device == "cuda":
-                torch.cuda.synchronize()
-            best = max(best, 2 * rows * inner * columns / (time.perf_counter() - began))
-    return best
-
-
 def ceilings(explicit_seconds: float, n_vertices: int, device: str) -> dict[str, float]:
     """Speedups of a step that is nothing but its products, each at the fastest speed seen."""
+    n, d, ff = n_vertices, AutoencoderConfig().d_model, AutoencoderConfig().dim_feedforward
+    sizes = (n, d, ff), (n, ff, d), (n, d, d), (2048, 2048, 2048)  # of a layer, and a large one
     found = {}
-    for name, dtype in (("fp32", torch.float32), ("mixed", torch.bfloat16)):
-        speed = product_speed(dtype, n_vertices, device)
+    for name, dtype in (("fp32", "float32"), ("mixed", "bfloat16")):
+        speed = costs.product_speed(sizes, dtype, device)
         found[f"product_gflops_{name}"] = speed / 1e9
         found[f"ceiling_{name}"] = explicit_seconds * speed / flops_per_step(n_vertices)
     return found
@@ -279,16 +226,11 @@ def grow(sizes: Sequence[int], device: str) -> dict[int, dict[str, Any]]:
     falls to a constant: weights, gradients and moments do not grow.
     """
     print("Growth with the number of vertices (mode key, float32)")
-    print("       V    seconds   GFLOP  GFLOP/s   GB added  kB per vertex")
-    found = {}
-    for n in sizes:
-        found[n] = apart("key", "32", n, device, 1)
-        work, seconds, size = flops_per_step(n) / 1e9, found[n]["seconds"], found[n]["bytes"]
-        print(
-            f"  {n:6d} {seconds:10.3f} {work:7.0f} {work / seconds:8.0f} {size / 1e9:10.3f} "
-            f"{size / 1e3 / n:14.1f}",
-            flush=True,
-        )
+    found = {n: apart("key", "32", n, device, 1) for n in sizes}
+    table = pd.DataFrame.from_dict(found, orient="index")
+    table["gflops"] = [flops_per_step(n) / 1e9 / one["seconds"] for n, one in found.items()]
+    table["kb_per_vertex"] = table["bytes"] / 1e3 / table.index
+    print(table.round(3).to_string(), flush=True)
     return found
 
 
@@ -325,23 +267,15 @@ def main() -> None:
         **ceilings(best["explicit 32"]["seconds"], options.n_vertices, options.device),
         "growth": growth,
         "seconds_and_bytes": best,
-        "machine": {
-            **machine(),
-            "device": options.device,
-            "threads": torch.get_num_threads(),
-            "load_average": psutil.getloadavg()[0],
-            "torch": torch.__version__,
-        },
-        "date": datetime.now(UTC).isoformat(timespec="seconds"),
+        "device": options.device,
+        "threads": torch.get_num_threads(),
+        "load_average": psutil.getloadavg()[0],
+        "torch": torch.__version__,
     }
     if options.device == "cuda":
         result |= card_figures(options.n_vertices, best["key bf16"]["seconds"])
-    text = json.dumps(finite(result))
-    if options.keep:
-        path = result_path("train_step", options.device)
-        path.parent.mkdir(exist_ok=True)
-        path.write_text(text + "\n", encoding="utf-8")
-    sys.stdout.write(text + "\n")
+    keep = costs.result_path("train_step", options.device) if options.keep else None
+    costs.report(finite(result), keep, options.device)
 
 
 def card_figures(n_vertices: int, seconds: float) -> dict[str, Any]:

@@ -10,19 +10,31 @@ from __future__ import annotations
 
 import argparse
 import json
-import sys
 from typing import Any
 
 import numpy as np
+import pandas as pd
 import torch
 from numpy.typing import NDArray
 from scipy.ndimage import gaussian_filter1d
 
-from experiments.encoder_search import N_RUNS, N_TIMEPOINTS, N_VERTICES, SMALL, optimise, whole
 from trend_dagster.science.features.autoencoder import (
+    AutoencoderConfig,
     ConfidenceAttention,
     TransformerAutoencoder,
     initial_model,
+)
+from trend_dagster.science.features.training import combined_loss
+
+N_VERTICES, N_TIMEPOINTS, N_RUNS = 400, 120, 8
+SMALL = AutoencoderConfig(
+    d_model=64,
+    n_heads=4,
+    n_encoder_layers=2,
+    n_decoder_layers=2,
+    dim_feedforward=128,
+    confidence_hidden=32,
+    dropout=0.0,
 )
 
 
@@ -45,6 +57,22 @@ def make_cohort(seed: int, smoothing: float) -> tuple[list[NDArray[np.float32]],
         noise = rng.standard_normal((N_VERTICES, N_TIMEPOINTS))
         runs.append((weight * signal + np.sqrt(1 - weight**2) * noise).astype(np.float32))
     return runs, is_noise
+
+
+def optimise(
+    model: TransformerAutoencoder, runs: list[NDArray[np.float32]], rate: float, n_epochs: int
+) -> None:
+    """Adam over all runs in turn, with the published objective and clipping."""
+    optimizer = torch.optim.Adam(model.parameters(), lr=rate)
+    model.train()
+    for _ in range(n_epochs):
+        for i in torch.randperm(len(runs)).tolist():
+            x = torch.from_numpy(runs[i])[None]
+            optimizer.zero_grad()
+            torch.autograd.backward(combined_loss(model(x), x))
+            torch.nn.utils.clip_grad_norm_(model.parameters(), 1.0)
+            optimizer.step()
+    model.eval()
 
 
 def confidences(
@@ -82,7 +110,7 @@ def compare(seed: int, n_epochs: int, rate: float, smoothing: float) -> dict[str
     found: dict[str, dict[str, float]] = {}
     for stage in ("before", "after"):
         if stage == "after":
-            optimise(model, runs[: N_RUNS - 2], whole, rate, n_epochs)
+            optimise(model, runs[: N_RUNS - 2], rate, n_epochs)
         held_out = confidences(model, runs[N_RUNS - 2 :])
         for name, values in held_out.items():
             row = found.setdefault(name, {})
@@ -104,10 +132,8 @@ def main() -> None:
         for seed in options.seeds
     }
     for seed, found in result.items():
-        for name, row in found.items():
-            figures = "  ".join(f"{key} {value:.3f}" for key, value in row.items())
-            print(f"seed {seed}  {name:24s} {figures}")
-    sys.stdout.write(json.dumps(result) + "\n")
+        print(f"seed {seed}\n{pd.DataFrame(found).T.round(3).to_string()}")
+    print(json.dumps(result))
 
 
 if __name__ == "__main__":

@@ -9,7 +9,6 @@ from __future__ import annotations
 
 import argparse
 import json
-import sys
 from pathlib import Path
 from typing import Any
 
@@ -160,7 +159,7 @@ def main() -> None:
     }
     if options.figure is not None:
         draw(levels, lines, effects).savefig(options.figure, dpi=110)
-    sys.stdout.write(json.dumps(found) + "\n")
+    print(json.dumps(found))
 
 
 if __name__ == "__main__":

@@ -9,7 +9,6 @@ from __future__ import annotations
 
 import argparse
 import json
-from collections import Counter
 from collections.abc import Mapping, Sequence
 from typing import Any
 
@@ -112,7 +111,6 @@ def main() -> None:
     options = parser.parse_args()
     surface = load_fsaverage(642)
     maker, label_files = SurrogateMaker(surface), label_files_of(surface)
-    counts: dict[str, Counter[str]] = {}
     tables = []
     for seed in range(options.cohorts):
         runs = cohort(surface, options.snr, seed)
@@ -120,11 +118,10 @@ def main() -> None:
         tables.append(table)
         shown = ["label_file", *(name for name in COLUMNS if name.startswith("stability"))]
         print(f"seed {seed}\n{table[shown].round(3).to_string(index=False)}", flush=True)
-        for rule, label_file in choices(table).items():
-            counts.setdefault(rule, Counter())[label_file] += 1
     mean = pd.concat(tables).groupby("label_file")[["stability", "stability_excess"]].mean()
     print(f"\nmean over cohorts\n{mean.round(3).to_string()}")
-    print(json.dumps({rule: dict(sorted(count.items())) for rule, count in counts.items()}))
+    chosen = pd.DataFrame([choices(table) for table in tables])
+    print(json.dumps({rule: chosen[rule].value_counts(sort=False).to_dict() for rule in chosen}))
 
 
 if __name__ == "__main__":

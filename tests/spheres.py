@@ -6,8 +6,9 @@ from pathlib import Path
 
 import nibabel as nib
 import numpy as np
+from scipy.sparse import csgraph
 
-from trend_dagster.science.surface import Surface, sphere_triangles
+from trend_dagster.science.surface import Surface, edge_graph, sphere_triangles
 from trend_dagster.storage.label_images import gifti_surface
 
 
@@ -62,3 +63,9 @@ def write_freesurfer(folder: Path, surface: Surface, kind: str = "pial") -> list
         nib.freesurfer.write_geometry(path, points, triangles)
         paths.append(path)
     return paths
+
+
+def measure_distances(surface: Surface, sources: np.ndarray | None = None) -> np.ndarray:
+    """Distances along the surface from some vertices to all, infinite to the other hemisphere."""
+    graph = edge_graph(surface, unfold=True)
+    return csgraph.dijkstra(graph, directed=False, indices=sources).astype(np.float32)

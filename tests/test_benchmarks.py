@@ -26,7 +26,6 @@ SMALL = {
     "experiments.stability": "--cohorts 1 --nulls 1 --snr 0.6",
     "experiments.confidence": "--seeds 0 --n-epochs 1",
     "experiments.confidence_proof": "",
-    "experiments.encoder_search": "--seeds 0 --only-bottlenecks --n-epochs 2",
 }
 
 

@@ -10,14 +10,14 @@ import pytest
 from scipy.sparse import csgraph
 
 from tests.conftest import MEDIAL_WALL, N_VERTICES, run, simulate_run, write_project
-from tests.spheres import brain, write_freesurfer, write_gifti
+from tests.spheres import brain, measure_distances, write_freesurfer, write_gifti
 from tests.workbench import wb_command
 from trend_dagster.errors import SettingsError
 from trend_dagster.orchestration.assets import ASSETS
 from trend_dagster.orchestration.lineage import Lineage
 from trend_dagster.project.folder import Project
 from trend_dagster.project.settings import load_settings
-from trend_dagster.science.surface import edge_graph, measure_distances, vertex_areas
+from trend_dagster.science.surface import edge_graph, vertex_areas
 from trend_dagster.storage.arrays import read_labels
 
 HALF = N_VERTICES // 2

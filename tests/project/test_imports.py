@@ -10,7 +10,11 @@ import pytest
 from trend_dagster.science.connectivity import settings as connectivity
 from trend_dagster.storage import label_files
 
-HEAVY = ("dagster", "matplotlib", "nibabel", "numba", "pandas", "scipy", "sklearn", "torch")
+# scipy itself is light: it loads a part, and with it linear algebra, when it is first asked for.
+HEAVY = (
+    *("dagster", "matplotlib", "nibabel", "numba", "pandas"),
+    *("scipy.linalg", "scipy.sparse", "scipy.stats", "sklearn", "torch"),
+)
 
 
 def loaded_by(module: str) -> set[str]:

@@ -10,13 +10,13 @@ from hypothesis import strategies as st
 
 from tests.science.connectivity.test_correlation import cohort, plain_average
 from tests.science.parcellation.test_factorization import block_matrix
+from tests.science.solving import factorize
 from trend_dagster.errors import CohortError, FactorizationError
 from trend_dagster.science._device import full_float32
 from trend_dagster.science.connectivity.correlation import CorrelationConfig, correlate_runs
 from trend_dagster.science.parcellation.factorization import (
     FactorizationConfig,
     Problem,
-    factorize,
     factorize_many,
 )
 

@@ -11,7 +11,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from scipy.sparse import csgraph
 
-from tests.spheres import halves, sphere
+from tests.spheres import halves, measure_distances, sphere
 from trend_dagster.errors import InputError, SettingsError
 from trend_dagster.project.fsaverage import load_fsaverage
 from trend_dagster.science.surface import (
@@ -22,7 +22,6 @@ from trend_dagster.science.surface import (
     edge_graph,
     gaussian_weights,
     geodesic_neighbours,
-    measure_distances,
     step_graph,
     vertex_areas,
 )
@@ -101,7 +100,7 @@ def test_unfolding_only_shortens(fsaverage3: Surface) -> None:
 
 def test_neighbours_are_the_distances_up_to_the_radius(fsaverage3: Surface) -> None:
     full = measure_distances(fsaverage3)
-    near = geodesic_neighbours(fsaverage3, 30.0, block_size=100).toarray()
+    near = geodesic_neighbours(fsaverage3, 30.0).toarray()
     np.testing.assert_array_equal(near > 0, (full > 0) & (full <= 30.0))
     np.testing.assert_array_equal(near[near > 0], full[near > 0])
 

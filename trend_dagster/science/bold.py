@@ -12,6 +12,7 @@ from __future__ import annotations
 import math
 import re
 from collections.abc import Mapping
+from statistics import multimode
 from typing import Literal
 
 import numpy as np
@@ -489,16 +490,13 @@ def check_same_vertices(n_vertices: Mapping[str, int]) -> None:
     CohortError
         If they differ; names the runs that differ from the most common number.
     """
-    usual = _most_common(n_vertices)
-    odd = {run: n for run, n in n_vertices.items() if n != usual}
-    if odd:
-        raise CohortError(
-            f"BOLD runs {', '.join(odd)}",
-            expected=f"{usual} vertices, as most runs have",
-            found=", ".join(f"{n} in {run}" for run, n in odd.items()),
-            remedy="The correlation is averaged over runs vertex by vertex: bring them to one mesh "
-            "or take the files out of the folder.",
-        )
+    if error := _odd_runs(
+        n_vertices,
+        "vertices",
+        "The correlation is averaged over runs vertex by vertex: bring them to one mesh or take "
+        "the files out of the folder.",
+    ):
+        raise error
 
 
 def common_length(n_timepoints: Mapping[str, int], config: CohortConfig) -> int:
@@ -522,19 +520,26 @@ def common_length(n_timepoints: Mapping[str, int], config: CohortConfig) -> int:
         If the runs differ and may not be cropped; names those that differ from the most common
         number.
     """
-    usual = _most_common(n_timepoints)
-    odd = {run: n for run, n in n_timepoints.items() if n != usual}
-    if odd and config.lengths == "error":
-        raise CohortError(
-            f"BOLD runs {', '.join(odd)}",
-            expected=f"{usual} timepoints, as most runs have",
-            found=", ".join(f"{n} in {run}" for run, n in odd.items()),
-            remedy="Set `cohort: {lengths: crop}` in trend.yaml to use the first "
-            f"{min(n_timepoints.values())} timepoints of each, or take the files out.",
-        )
-    return min(n_timepoints.values())
+    shortest = min(n_timepoints.values())
+    remedy = (
+        f"Set `cohort: {{lengths: crop}}` in trend.yaml to use the first {shortest} timepoints of "
+        "each, or take the files out."
+    )
+    error = _odd_runs(n_timepoints, "timepoints", remedy)
+    if error is not None and config.lengths == "error":
+        raise error
+    return shortest
 
 
-def _most_common(counts: Mapping[str, int]) -> int:
-    """Return the most common value; of equally common ones the largest."""
-    return max(set(counts.values()), key=lambda n: (list(counts.values()).count(n), n))
+def _odd_runs(counts: Mapping[str, int], what: str, remedy: str) -> CohortError | None:
+    """Name the runs that differ from the most common number, the largest of equally common."""
+    usual = max(multimode(counts.values()), default=0)
+    odd = {run: n for run, n in counts.items() if n != usual}
+    if not odd:
+        return None
+    return CohortError(
+        f"BOLD runs {', '.join(odd)}",
+        expected=f"{usual} {what}, as most runs have",
+        found=", ".join(f"{n} in {run}" for run, n in odd.items()),
+        remedy=remedy,
+    )

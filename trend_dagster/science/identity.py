@@ -1,5 +1,8 @@
-"""Which settings decide results, and which only where data lies or how fast it is worked on."""
+"""What settings share: which of them decide results, and that no list names a value twice."""
 
+from typing import Any, TypeVar
+
+from pydantic import BaseModel
 from pydantic.config import JsonDict
 
 NO_IDENTITY: JsonDict = {"identity": False}
@@ -7,3 +10,25 @@ NO_IDENTITY: JsonDict = {"identity": False}
 
 UNLESS_DEFAULT: JsonDict = {"identity": "unless default"}
 """Of a setting that came later: outputs from before it stay current while it has its default."""
+
+
+def deciding(settings: BaseModel) -> dict[str, Any]:
+    """Return the settings that decide results, as JSON can store them."""
+    fields = type(settings).model_fields
+    elsewhere = {
+        name
+        for name, field in fields.items()
+        if field.json_schema_extra == NO_IDENTITY
+        or (field.json_schema_extra == UNLESS_DEFAULT and getattr(settings, name) == field.default)
+    }
+    return settings.model_dump(mode="json", exclude=elsewhere)
+
+
+Values = TypeVar("Values", bound=tuple[float, ...])
+
+
+def no_value_twice(values: Values) -> Values:
+    """Refuse a list of settings that names one twice; for pydantic's validators."""
+    if len(set(values)) < len(values):
+        raise ValueError(f"a list without repeated values, not {list(values)}")
+    return values

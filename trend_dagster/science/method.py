@@ -19,14 +19,11 @@ import numpy as np
 from numpy.typing import NDArray
 
 from trend_dagster.errors import SettingsError
-from trend_dagster.science.bold import (
-    BoldConfig,
-    common_length,
-    signal_mask,
-    usable_series,
-)
+from trend_dagster.science.bold import BoldConfig, common_length, signal_mask, usable_series
 from trend_dagster.science.connectivity.correlation import correlate_runs
-from trend_dagster.science.connectivity.encoding import Correlation, CorrelationSource, Encoding
+from trend_dagster.science.connectivity.encoding import Correlation as Correlation
+from trend_dagster.science.connectivity.encoding import CorrelationSource
+from trend_dagster.science.connectivity.encoding import Encoding as Encoding
 from trend_dagster.science.connectivity.thresholding import (
     BlockMatrix,
     BoolArray,
@@ -34,43 +31,17 @@ from trend_dagster.science.connectivity.thresholding import (
     IntArray,
 )
 from trend_dagster.science.evidence.stability import measure_halves, stability_arrays
-from trend_dagster.science.features.model_settings import (
-    FeatureSource,
-)
+from trend_dagster.science.features.model_settings import FeatureSource
 from trend_dagster.science.parcellation.graph_factorization import neighbour_graph
 from trend_dagster.science.parcellation.spectral import find_networks
-from trend_dagster.science.parcellation.sweep import (
-    Solution,
-    grid_axes,
-    possible_components,
-    sweep,
-    sweep_arrays,
-)
-from trend_dagster.science.settings import MethodSettings
+from trend_dagster.science.parcellation.sweep import Solution, sweep
+from trend_dagster.science.parcellation.sweep import grid_axes as grid_axes
+from trend_dagster.science.parcellation.sweep import possible_components as possible_components
+from trend_dagster.science.parcellation.sweep import sweep_arrays as sweep_arrays
+from trend_dagster.science.settings import MethodSettings as MethodSettings
 
 if TYPE_CHECKING:  # torch takes seconds to import: only the functions that compute with it do
     from trend_dagster.science.features.autoencoder import TransformerAutoencoder
-
-__all__ = [
-    "Correlation",
-    "CorrelationSource",
-    "Encoding",
-    "FeatureMaker",
-    "MethodSettings",
-    "control_features",
-    "correlate",
-    "correlate_bold",
-    "encode",
-    "grid_axes",
-    "loadings_graph",
-    "parcellate",
-    "possible_components",
-    "prepare_run",
-    "stability_beside_noise",
-    "sweep_arrays",
-    "sweep_solutions",
-    "train_features",
-]
 
 Signal = NDArray[np.float32]
 Run = tuple[Signal, BoolArray]

@@ -6,7 +6,6 @@ reads settings does not wait for the libraries that compute.
 
 from __future__ import annotations
 
-from collections.abc import Mapping
 from typing import Any
 
 from pydantic import BaseModel
@@ -22,6 +21,7 @@ from trend_dagster.science.features.model_settings import (
     FeaturesConfig,
     TrainingConfig,
 )
+from trend_dagster.science.identity import deciding
 from trend_dagster.science.parcellation.settings import (
     ClusteringConfig,
     FactorizationConfig,
@@ -59,12 +59,4 @@ class MethodSettings(BaseModel, frozen=True, extra="forbid"):
         dict
             As JSON can store it.
         """
-        model: BaseModel = getattr(self, section)
-        values = model.model_dump(mode="json")
-        for name, field in type(model).model_fields.items():
-            extra = field.json_schema_extra
-            said = extra.get("identity") if isinstance(extra, Mapping) else None
-            default = said == "unless default" and getattr(model, name) == field.default
-            if said is False or default:
-                del values[name]
-        return values
+        return deciding(getattr(self, section))

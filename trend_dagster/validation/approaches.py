@@ -2,14 +2,13 @@
 
 from __future__ import annotations
 
+import warnings
 from collections.abc import Callable, Iterator, Mapping
 from dataclasses import asdict, dataclass
-from functools import partial
 from pathlib import Path
 from typing import Any
 
 import numpy as np
-from numpy.typing import NDArray
 
 from trend_dagster.project.settings import Settings, load_settings
 from trend_dagster.science.connectivity.settings import Gaussian, ThresholdConfig
@@ -20,7 +19,7 @@ from trend_dagster.science.evidence.competitors import (
     competitor_input,
 )
 from trend_dagster.science.method import Encoding, MethodSettings, parcellate
-from trend_dagster.science.surface import cut_into_labels, measure_distances
+from trend_dagster.science.surface import cut_into_labels, distance_rows, step_graph
 from trend_dagster.validation.recordings import Labels, Recording
 
 Find = Callable[[Recording, int, int], Labels]
@@ -48,6 +47,12 @@ class Approach:
     identity: Mapping[str, Any]
     find: Find
 
+    def labels(self, recording: Recording, n_networks: int, seed: int) -> Labels:
+        """Find networks. That an optimiser stopped early is part of the result, and not said."""
+        with warnings.catch_warnings():
+            warnings.simplefilter("ignore")
+            return self.find(recording, n_networks, seed)
+
 
 @dataclass(frozen=True)
 class EncodingChoice:
@@ -68,7 +73,8 @@ class EncodingChoice:
         """Make the encoding, with distances where something needs them."""
         surface = recording.surface
         smooth = self.sigma_mm is not None or settings.factorization.smoothness > 0
-        distances = _distances(recording) if smooth else []
+        sides = [step_graph(surface, side) for side in ((0, 1) if smooth else ())]
+        distances = [distance_rows(steps, 0, steps.shape[0]) for steps in sides]
         if self.sigma_mm is not None:
             return Encoding.smooth(Gaussian(self.sigma_mm), distances, surface)
         if self.labels == 1:
@@ -79,11 +85,6 @@ class EncodingChoice:
             else cut_into_labels(surface, self.labels, recording.mask)
         )
         return Encoding(labels, None, distances, surface)
-
-
-def _distances(recording: Recording) -> list[NDArray[np.float32]]:
-    sides = [np.flatnonzero(recording.surface.hemisphere == side) for side in (0, 1)]
-    return [measure_distances(recording.surface, own)[:, own] for own in sides]
 
 
 def profile(name: str) -> Settings:
@@ -141,26 +142,19 @@ def method_approach(
         "encoding": asdict(choice),
         "trained": trained and needs_model,
     }
-    return Approach(kind, name, identity, partial(_find, settings, choice, trained))
 
+    def find(recording: Recording, n_networks: int, random_state: int) -> Labels:
+        asked = changed(
+            settings,
+            sweep={"n_clusters": (n_networks,)},
+            clustering={"random_state": random_state},
+            factorization={"random_state": random_state},
+        )
+        correlation = recording.correlation(asked, trained=trained)
+        ((_, (cell,)),) = parcellate(correlation, choice.on(recording, asked), asked)
+        return cell.clusterings[0].labels
 
-def _find(
-    settings: Settings,
-    choice: EncodingChoice,
-    trained: bool,
-    recording: Recording,
-    n_networks: int,
-    random_state: int,
-) -> Labels:
-    settings = changed(
-        settings,
-        sweep={"n_clusters": (n_networks,)},
-        clustering={"random_state": random_state},
-        factorization={"random_state": random_state},
-    )
-    correlation = recording.correlation(settings, trained=trained)
-    ((_, (cell,)),) = parcellate(correlation, choice.on(recording, settings), settings)
-    return cell.clusterings[0].labels
+    return Approach(kind, name, identity, find)
 
 
 # --- Competitors -------------------------------------------------------------------------------
@@ -186,42 +180,34 @@ def competitor(kind: str, name: str, fwhm_mm: float, settings: Settings) -> Appr
     -------
     Approach
     """
+    cleaned = kind == "cleaned"
     identity = {
         "clusterer": name,
         "fwhm_mm": fwhm_mm,
-        "hollow": kind == "cleaned",
+        "hollow": cleaned,
         "settings": {section: settings.identity(section) for section in ("bold", "correlation")},
     }
     signal = changed(settings, features={"source": "bold"})
-    find = partial(_compete, kind == "cleaned", name, fwhm_mm, signal)
+
+    def find(recording: Recording, n_networks: int, random_state: int) -> Labels:
+        correlation = recording.correlation(signal)
+        given = competitor_input(
+            correlation.matrix,
+            correlation.mask,
+            recording.surface,
+            fwhm_mm,
+            cleaned=cleaned,
+            of_subjects=lambda: [r.correlation(signal).matrix for r in recording.of_subjects()],
+            runs=lambda: [
+                run[:, recording.timepoints or slice(None)]
+                for run, _ in recording.prepared(signal.bold).values()
+            ],
+        )
+        labels = np.full(len(given.mask), -1)
+        labels[given.mask] = COMPETITORS[name](given, n_networks, random_state)
+        return labels
+
     return Approach(kind, f"{name}, {fwhm_mm:g} mm", identity, find)
-
-
-def _compete(
-    cleaned: bool,
-    name: str,
-    fwhm_mm: float,
-    settings: Settings,
-    recording: Recording,
-    n_networks: int,
-    random_state: int,
-) -> Labels:
-    correlation = recording.correlation(settings)
-    given = competitor_input(
-        correlation.matrix,
-        correlation.mask,
-        recording.surface,
-        fwhm_mm,
-        cleaned=cleaned,
-        of_subjects=lambda: [r.correlation(settings).matrix for r in recording.of_subjects()],
-        runs=lambda: [
-            run[:, recording.timepoints or slice(None)]
-            for run, _ in recording.prepared(settings.bold).values()
-        ],
-    )
-    labels = np.full(len(given.mask), -1)
-    labels[given.mask] = COMPETITORS[name](given, n_networks, random_state)
-    return labels
 
 
 # --- Who takes part ----------------------------------------------------------------------------

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 from collections.abc import Iterator, Sequence
 from pathlib import Path
-from typing import Any
 
 import numpy as np
 import pandas as pd
@@ -68,35 +67,25 @@ def agree(
             remedy="Bring it to the mesh of the data.",
         )
     rng = np.random.default_rng(random_state)
-    names = np.unique(atlas[atlas >= 0])
-    null: dict[str, list[Any]] = {"dice": [], "ari": [], "each": []}
-    for _ in range(n_spins):
-        spun = spin_labels(surface, found, rng)
-        null["dice"].append(mean_dice(spun, atlas))
-        null["ari"].append(adjusted_rand_index(spun, atlas))
-        null["each"].append(_each(spun, atlas, names))
-    rows = [
-        _row("all", "dice", mean_dice(found, atlas), null["dice"]),
-        _row("all", "ari", adjusted_rand_index(found, atlas), null["ari"]),
-    ]
-    each = np.array(null["each"])
-    for i, (network, dice) in enumerate(zip(names, _each(found, atlas, names), strict=True)):
-        rows.append(_row(str(network), "dice", dice, each[:, i]))
+    spun = [_measures(spin_labels(surface, found, rng), atlas) for _ in range(n_spins)]
+    rows = []
+    for (network, measure), value in _measures(found, atlas).items():
+        beside = beside_null(value, np.array([one[network, measure] for one in spun]))
+        columns = {name: float(beside[name]) for name in ("null", "excess", "z", "p")}
+        rows.append({"network": network, "measure": measure, "value": value, **columns})
     return pd.DataFrame(rows)
 
 
-def _each(found: Labels, atlas: Labels, names: Labels) -> Any:
-    """Dice of each network of the atlas; 0 for one that lies where nothing was found."""
-    dice = np.zeros(len(names))
-    inside = np.isin(names, np.unique(atlas[(atlas >= 0) & (found >= 0)]))
-    dice[inside] = dice_per_network(found, atlas)
-    return dice
-
-
-def _row(network: str, measure: str, value: float, null: Any) -> dict[str, Any]:
-    beside = beside_null(float(value), np.asarray(null))
-    columns = {name: float(beside[name]) for name in ("null", "excess", "z", "p")}
-    return {"network": network, "measure": measure, "value": float(value), **columns}
+def _measures(found: Labels, atlas: Labels) -> dict[tuple[str, str], float]:
+    """Measure all networks, and each of the atlas; 0 for one that lies where nothing was found."""
+    names = np.unique(atlas[atlas >= 0])
+    each = np.zeros(len(names))
+    each[np.isin(names, atlas[found >= 0])] = dice_per_network(found, atlas)
+    return {
+        ("all", "dice"): mean_dice(found, atlas),
+        ("all", "ari"): adjusted_rand_index(found, atlas),
+        **{(str(name), "dice"): float(dice) for name, dice in zip(names, each, strict=True)},
+    }
 
 
 def agreements(folder: Path, files: Sequence[Path]) -> Iterator[tuple[int, str, pd.DataFrame]]:

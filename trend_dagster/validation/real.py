@@ -110,9 +110,7 @@ def approaches_for(project: Project) -> list[Approach]:
     ]
 
 
-def draw_halves(
-    approach: Approach, recording: Recording, path: Path, n_networks: int = N_NETWORKS
-) -> None:
+def draw_halves(approach: Approach, recording: Recording, path: Path) -> None:
     """Draw the networks of both halves beside each other.
 
     Parameters
@@ -123,11 +121,9 @@ def draw_halves(
         The data.
     path : Path
         PNG that is written.
-    n_networks : int
-        Networks.
     """
     split, *parts = halves(recording, RANDOM_STATE)
-    first, second = (approach.find(part, n_networks, RANDOM_STATE) for part in parts)
+    first, second = (approach.find(part, N_NETWORKS, RANDOM_STATE) for part in parts)
     titles = (f"{approach.name}: one half of {split}", "the other half")
     figure = comparison_figure(recording.surface, np.asarray(first), np.asarray(second), titles)
     replace_file(path, to_png(figure))

@@ -69,13 +69,14 @@ class Recording:
 
     def prepared(self, config: BoldConfig) -> dict[str, tuple[Signal, NDArray[np.bool_]]]:
         """Clean and standardise each run as settings say; return it with its mask."""
-        return {name: self._prepared(name, config) for name in self.runs}
-
-    def _prepared(self, name: str, config: BoldConfig) -> tuple[Signal, NDArray[np.bool_]]:
-        read = self.confounds.get(name)
-        confounds = read(config.confounds) if read is not None and config.confounds else None
-        time = config.repetition_time or self.repetition_times.get(name)
-        return prepare_run(self.runs[name], config, time, confounds, self.sample_masks.get(name))
+        found = {}
+        for name, run in self.runs.items():
+            read = self.confounds.get(name)
+            confounds = read(config.confounds) if read is not None and config.confounds else None
+            time = config.repetition_time or self.repetition_times.get(name)
+            kept = self.sample_masks.get(name)
+            found[name] = prepare_run(run, config, time, confounds, kept)
+        return found
 
     def correlation(self, settings: MethodSettings, *, trained: bool = True) -> Correlation:
         """Average the correlation of features over runs; once for each way to make them.

@@ -7,7 +7,6 @@ smooth as the data in space and time and has no networks. Only the excess counts
 
 from __future__ import annotations
 
-import warnings
 from collections.abc import Mapping, Sequence
 from itertools import combinations
 from typing import Any, Literal
@@ -55,9 +54,7 @@ def agreement(approach: Approach, recording: Recording, n_networks: int, what: W
     """
 
     def find(data: Recording, seed: int = RANDOM_STATE) -> Labels:
-        with warnings.catch_warnings():
-            warnings.simplefilter("ignore")
-            return approach.find(data, n_networks, seed)
+        return approach.labels(data, n_networks, seed)
 
     if what == "halves":
         split, first, second = halves(recording, RANDOM_STATE)

@@ -8,7 +8,6 @@ real recording of ``make real``. The difficulty is the SNR; SNR 0 plants nothing
 
 from __future__ import annotations
 
-import warnings
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from functools import cached_property
@@ -200,11 +199,7 @@ def measured(figures: FigureFolder, section: str, here: Cohort, approach: Approa
     }
 
     def compute() -> Figures:
-        with warnings.catch_warnings():
-            # That an optimiser stopped early is part of a competitor's result.
-            warnings.simplefilter("ignore")
-            labels = approach.find(here.recording, here.n_networks, RANDOM_STATE)
-        return here.measures(labels)
+        return here.measures(approach.labels(here.recording, here.n_networks, RANDOM_STATE))
 
     return figures.get(section, identity, compute)
 

@@ -6,6 +6,7 @@ import numpy as np
 import pytest
 from scipy.sparse import csgraph
 
+from tests.spheres import measure_distances
 from trend_dagster.errors import SettingsError
 from trend_dagster.science.evidence.measures import mean_dice
 from trend_dagster.science.evidence.simulation import (
@@ -17,7 +18,7 @@ from trend_dagster.science.evidence.simulation import (
     plant_networks,
     simulate_cohort,
 )
-from trend_dagster.science.surface import Surface, edge_graph, measure_distances
+from trend_dagster.science.surface import Surface, edge_graph
 
 
 def patches_per_network(surface: Surface, labels: np.ndarray) -> list[int]:

@@ -16,11 +16,11 @@ from trend_dagster.science.features.autoencoder import (
     Source,
     TransformerAutoencoder,
     attend,
-    attention_plan,
     collapse_measures,
     embed,
     initial_model,
     model_from_arrays,
+    pairwise_bytes,
     weights_to_arrays,
 )
 
@@ -237,15 +237,13 @@ def test_confidence_costs_little_memory():
 
 
 @pytest.mark.parametrize("confidence", ["key", "tutorial"])
-def test_attention_dropout_on_the_cpu_is_explicit_and_the_plan_says_so(confidence):
+def test_attention_dropout_on_the_cpu_is_explicit_and_its_memory_is_told(confidence):
     config = SMALL.model_copy(update={"confidence": confidence, "attention_dropout": 0.1})
     assert largest_array(config, 300, torch.float32) >= SMALL.n_heads * 300**2
-    plan = attention_plan(config, 300, "cpu")
-    assert plan.kernel == "explicit"
     n_attentions = SMALL.n_encoder_layers + 2 * SMALL.n_decoder_layers
-    assert plan.pairwise_bytes >= n_attentions * SMALL.n_heads * 300**2 * 4
-    assert attention_plan(config, 300, "cuda").pairwise_bytes == 0
-    assert attention_plan(SMALL, 300, "cpu").pairwise_bytes == 0
+    assert pairwise_bytes(config, 300, "cpu") >= n_attentions * SMALL.n_heads * 300**2 * 4
+    assert pairwise_bytes(config, 300, "cuda") == 0
+    assert pairwise_bytes(SMALL, 300, "cpu") == 0
 
 
 @pytest.mark.parametrize("dtype", [torch.float32, torch.bfloat16, torch.float64])
@@ -348,11 +346,10 @@ def test_width_must_be_a_multiple_of_heads():
 # --- Embeddings -----------------------------------------------------------------------------
 
 
-def test_the_three_sources(rng):
+def test_the_two_sources(rng):
     model = initial_model(SMALL, T, 1)
     bold = rng.standard_normal((25, T)).astype(np.float32)
     x = torch.tensor(bold)[None]
-    assert np.array_equal(embed(None, bold, source="bold"), bold)
     projected = embed(model, bold, source="input_projection")
     encoded = embed(model, bold, source="encoder")
     assert projected.dtype == encoded.dtype == np.float32
@@ -379,7 +376,7 @@ def test_embed_refuses_what_does_not_fit(rng):
         embed(None, bold, source="encoder")
     bold[3, 4] = np.nan
     with pytest.raises(InputError, match="1 NaN"):
-        embed(None, bold, source="bold")
+        embed(model, bold[:, :T], source="encoder")
 
 
 # --- Collapse -------------------------------------------------------------------------------

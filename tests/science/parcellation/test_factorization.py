@@ -9,13 +9,13 @@ from hypothesis import strategies as st
 from scipy import sparse
 from sklearn.decomposition import NMF
 
+from tests.science.solving import factorize
 from trend_dagster.errors import FactorizationError
 from trend_dagster.science.connectivity.thresholding import BlockMatrix, threshold_by_label
 from trend_dagster.science.parcellation.factorization import (
     _TIE,
     FactorizationConfig,
     Problem,
-    factorize,
     factorize_many,
     leading_eigenpairs,
     nndsvda,

@@ -6,10 +6,11 @@ import numpy as np
 import pytest
 
 from tests.science.parcellation.test_factorization import block_matrix, networks
+from tests.science.solving import factorize
 from trend_dagster.errors import FactorizationError
 from trend_dagster.science.connectivity.thresholding import threshold_by_label
 from trend_dagster.science.parcellation.clustering import cluster
-from trend_dagster.science.parcellation.factorization import factorize, leading_eigenpairs
+from trend_dagster.science.parcellation.factorization import leading_eigenpairs
 from trend_dagster.science.parcellation.settings import FactorizationConfig, SweepGrid
 from trend_dagster.science.parcellation.sweep import sweep
 

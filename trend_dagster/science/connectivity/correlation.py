@@ -8,7 +8,7 @@ in memory, and at the speed of the machine's matrix product.
 
 from __future__ import annotations
 
-from collections.abc import Callable, Container, Iterable, Sequence
+from collections.abc import Callable, Container, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from contextlib import nullcontext
 from dataclasses import dataclass, field
@@ -150,14 +150,6 @@ Stack = list[tuple[Any, float]]
 
 
 @dataclass(eq=False)
-class _Sum:
-    """What has been added up of one tile."""
-
-    tile: Tile
-    total: FloatArray | None = None
-
-
-@dataclass(eq=False)
 class _Job:
     """Reads runs in stacks that fit the budget and adds up their products."""
 
@@ -193,28 +185,53 @@ class _Job:
         device = self.config.device
         self.place = None if device == "cpu" else torch_device(device, CohortError)
 
-    def stacks(self) -> list[list[int]]:
-        """Divide runs into stacks within half of the budget."""
+    def run(
+        self,
+        tiles: Sequence[Tile],
+        out: Any,
+        on_tile: Callable[[Tile], None] | None,
+        pool: ThreadPoolExecutor,
+        n_threads: int,
+    ) -> None:
+        # Half of the budget holds features, the other half sums of tiles.
         half = self.config.memory_budget_gib * _GIB / 2
-        most = max(1, int(half // self.run_bytes))
-        members = list(range(len(self.runs)))
-        return [members[i : i + most] for i in range(0, len(members), most)]
+        stacks = _parts(range(len(self.runs)), max(1, int(half // self.run_bytes)))
+        fits = self.run_bytes * len(self.runs) <= half
+        held = [self._load(members, pool) for members in stacks] if fits else []
+        at_once = max(int(half / (16 * self.config.tile**2)), n_threads)
+        for batch in _parts(tiles, at_once):
+            sums: dict[Tile, FloatArray] = {}
+            for stack in [] if held else (self._load(members, pool) for members in stacks):
+                self._each(pool, partial(self._add, sums, [stack]), batch)
+            self._each(pool, partial(self._finish, sums, held, out, on_tile), batch)
 
-    def load(self, members: Sequence[int], pool: ThreadPoolExecutor) -> Stack:
+    def _each(
+        self, pool: ThreadPoolExecutor, work: Callable[[Tile], None], tiles: Sequence[Tile]
+    ) -> None:
+        """Work on each tile, until one has failed."""
+
+        def unless_failed(tile: Tile) -> None:
+            if not self.failed:
+                try:
+                    work(tile)
+                except BaseException:
+                    self.failed = True
+                    raise
+
+        list(pool.map(unless_failed, tiles))
+
+    def _load(self, members: Sequence[int], pool: ThreadPoolExecutor) -> Stack:
         parts = list(pool.map(self._standardized, members))
+        weights = [1.0 if self.weights is None else self.weights[run] for run in members]
         if self.config.average == "arithmetic":
             # Side by side, the runs' products add up within one matrix product.
-            whole = np.concatenate(parts, axis=1) if len(parts) > 1 else parts[0]
-            return [(self._placed(whole), 1.0)]
-        weights = [1.0 if self.weights is None else self.weights[run] for run in members]
-        return [(self._placed(part), w) for part, w in zip(parts, weights, strict=True)]
-
-    def _placed(self, rows: FloatArray) -> Any:
+            parts, weights = [np.concatenate(parts, axis=1) if parts[1:] else parts[0]], [1.0]
         if self.place is None:
-            return rows
+            return list(zip(parts, weights, strict=True))
         import torch
 
-        return torch.from_numpy(rows).to(self.place)
+        placed = [torch.from_numpy(part).to(self.place) for part in parts]
+        return list(zip(placed, weights, strict=True))
 
     def _standardized(self, run: int) -> FloatArray:
         features, mask = _read(self.runs[run])
@@ -224,60 +241,19 @@ class _Job:
             rows *= np.float32(np.sqrt(self.weights[run]))  # the product then has the weight
         return rows
 
-    def run(
-        self,
-        tiles: Sequence[Tile],
-        out: Any,
-        on_tile: Callable[[Tile], None] | None,
-        pool: ThreadPoolExecutor,
-        n_threads: int,
-    ) -> None:
-        stacks = self.stacks()
-        held = self._held(stacks, pool)
-        for batch in self._batches(tiles, n_threads):
-            sums = [_Sum(tile) for tile in batch]
-            for stack in [] if held else (self.load(members, pool) for members in stacks):
-                self._each(pool, partial(self._add, stacks=[stack]), sums)
-            self._each(pool, partial(self._finish, stacks=held, out=out, on_tile=on_tile), sums)
-
-    def _each(
-        self, pool: ThreadPoolExecutor, work: Callable[[_Sum], None], sums: Sequence[_Sum]
-    ) -> None:
-        def unless_failed(one: _Sum) -> None:
-            if self.failed:
-                return
-            try:
-                work(one)
-            except BaseException:
-                self.failed = True
-                raise
-
-        list(pool.map(unless_failed, sums))
-
-    def _held(self, stacks: Sequence[Sequence[int]], pool: ThreadPoolExecutor) -> list[Stack]:
-        """Keep all features in memory where they fit."""
-        fits = self.run_bytes * len(self.runs) <= self.config.memory_budget_gib * _GIB / 2
-        return [self.load(members, pool) for members in stacks] if fits else []
-
-    def _batches(self, tiles: Sequence[Tile], n_threads: int) -> Iterable[Sequence[Tile]]:
-        """Divide tiles into batches whose sums fit the other half of the budget."""
-        fit = self.config.memory_budget_gib * _GIB / 2 / (16 * self.config.tile**2)
-        size = max(int(fit), n_threads)
-        return [tiles[i : i + size] for i in range(0, len(tiles), size)]
-
-    def _add(self, one: _Sum, stacks: Sequence[Stack]) -> None:
+    def _add(self, sums: dict[Tile, FloatArray], stacks: Sequence[Stack], tile: Tile) -> None:
         for stack in stacks:
-            product = self._product(one.tile, stack)
-            if one.total is not None:
+            product = self._product(tile, stack)
+            if tile in sums:
                 # From the second on, in float64: a mean over many runs must not drift.
-                product = np.add(one.total, product, dtype=np.float64)
-            one.total = product
+                product = np.add(sums[tile], product, dtype=np.float64)
+            sums[tile] = product
 
     def _product(self, tile: Tile, stack: Stack) -> FloatArray:
         rows, columns = self._slices(tile)
         if self.config.average == "arithmetic":
             return _gram(stack[0][0], rows, columns)
-        products = (w * _transformed(_gram(Z, rows, columns), self.config) for Z, w in stack)
+        products = (w * _fisher_z(_gram(Z, rows, columns)) for Z, w in stack)
         total = next(products)
         for product in products:
             total += product
@@ -285,21 +261,31 @@ class _Job:
 
     def _finish(
         self,
-        one: _Sum,
+        sums: dict[Tile, FloatArray],
         stacks: Sequence[Stack],
         out: Any,
         on_tile: Callable[[Tile], None] | None,
+        tile: Tile,
     ) -> None:
-        self._add(one, stacks)
-        tile = one.tile
+        self._add(sums, stacks, tile)
         rows, columns = self._slices(tile)
-        counts = _counts(self.masks, rows, columns, self.weights)
-        assert one.total is not None  # there is at least one run
-        self._write(out, tile, _finished(one.total, counts, tile[0] == tile[1], self.config))
-        one.total = None
+        mean = _mean(sums.pop(tile), self._counts(rows, columns), self.config)
+        if rows == columns:
+            np.fill_diagonal(mean, self.masks[:, rows].any(axis=0))
+        self._write(out, tile, mean)
         if on_tile is not None:
             with self.lock:
                 on_tile(tile)
+
+    def _counts(self, rows: slice, columns: slice) -> FloatArray | float:
+        """Count the runs in which both vertices of a pair have signal, or add up their weights."""
+        left, right = self.masks[:, rows], self.masks[:, columns]
+        if left.all() and right.all():
+            return float(len(self.runs) if self.weights is None else sum(self.weights))
+        if self.weights is None:
+            return left.T.astype(np.float32) @ right.astype(np.float32)
+        summed: FloatArray = left.T.astype(np.float64) @ (right * np.array(self.weights)[:, None])
+        return summed
 
     def _write(self, target: Any, tile: Tile, values: FloatArray) -> None:
         rows, columns = self._slices(tile)
@@ -349,38 +335,21 @@ def _gram(Z: Any, rows: slice, columns: slice) -> FloatArray:
     return product if isinstance(product, np.ndarray) else product.cpu().numpy()
 
 
-def _counts(
-    masks: BoolArray, rows: slice, columns: slice, weights: Sequence[float] | None
-) -> FloatArray | float:
-    """Count the runs in which both vertices of a pair have signal, or add up their weights."""
-    left, right = masks[:, rows], masks[:, columns]
-    if left.all() and right.all():
-        return float(len(masks) if weights is None else sum(weights))
-    if weights is None:
-        return left.T.astype(np.float32) @ right.astype(np.float32)
-    summed: FloatArray = left.T.astype(np.float64) @ (right * np.asarray(weights)[:, None])
-    return summed
+def _fisher_z(r: FloatArray) -> FloatArray:
+    z: FloatArray = np.arctanh(np.clip(r, -_FISHER_LIMIT, _FISHER_LIMIT, dtype=np.float64))
+    return z
 
 
-def _transformed(r: FloatArray, config: CorrelationConfig) -> FloatArray:
-    if config.average == "arithmetic":
-        return r
-    limited: FloatArray = np.arctanh(np.clip(r, -_FISHER_LIMIT, _FISHER_LIMIT, dtype=np.float64))
-    return limited
-
-
-def _finished(
-    total: FloatArray, counts: FloatArray | float, diagonal: bool, config: CorrelationConfig
-) -> FloatArray:
-    """Turn sums into means; the diagonal of a vertex with signal is exactly 1."""
+def _mean(total: FloatArray, counts: FloatArray | float, config: CorrelationConfig) -> FloatArray:
+    """Divide sums by how many runs are in them; 0 where there is none."""
     if isinstance(counts, float):
-        mean = np.divide(total, counts, out=total) if counts else np.zeros_like(total)
+        mean = np.divide(total, counts, out=total)
     else:
         mean = np.divide(total, counts, out=np.zeros_like(total), where=counts > 0)
     if config.average == "fisher":
         mean = np.tanh(mean)
-    np.clip(mean, -1, 1, out=mean)
-    if diagonal:
-        alive = np.diag(counts) > 0 if isinstance(counts, np.ndarray) else counts > 0
-        np.fill_diagonal(mean, np.where(alive, 1.0, 0.0))
-    return mean
+    return np.clip(mean, -1, 1, out=mean)
+
+
+def _parts(items: Sequence[Any], size: int) -> list[Sequence[Any]]:
+    return [items[i : i + size] for i in range(0, len(items), size)]

@@ -14,7 +14,7 @@ from numpy.typing import NDArray
 from pydantic import BaseModel, Field, field_validator
 
 from trend_dagster.science._device import DESCRIPTION, Device
-from trend_dagster.science.identity import NO_IDENTITY, UNLESS_DEFAULT
+from trend_dagster.science.identity import NO_IDENTITY, UNLESS_DEFAULT, no_value_twice
 
 MAX_LABELS = 1000  # of both hemispheres
 """With more, a label of a mesh that BOLD is sampled on has too few vertices to be factorised."""
@@ -44,9 +44,7 @@ class GeodesicLabelsConfig(BaseModel, frozen=True, extra="forbid"):
                 f"from 1 to {most} labels per hemisphere ({MAX_LABELS:,} in all; of more, each "
                 "would have too few vertices to factorise)"
             )
-        if len(set(values)) < len(values):
-            raise ValueError(f"a list without repeated values, not {list(values)}")
-        return values
+        return no_value_twice(values)
 
 
 class CorrelationConfig(BaseModel, frozen=True, extra="forbid"):

@@ -7,15 +7,13 @@ vertex' correlation with itself is nothing but noise.
 from __future__ import annotations
 
 from dataclasses import dataclass
-from typing import TYPE_CHECKING, Any
+from typing import Any
 
 import numpy as np
+import scipy  # loads a part of its own when it is first asked for
 
 from trend_dagster.science.connectivity.thresholding import BoolArray, FloatArray
 from trend_dagster.science.surface import Surface, gaussian_weights, geodesic_neighbours
-
-if TYPE_CHECKING:
-    import scipy.sparse as sp
 
 _STRIPE_ROWS = 1024
 
@@ -32,8 +30,8 @@ class Smoothing:
         From `near_pairs`.
     """
 
-    kernel: sp.csr_array
-    near: sp.csr_array
+    kernel: scipy.sparse.csr_array
+    near: scipy.sparse.csr_array
 
     @classmethod
     def along(
@@ -66,8 +64,8 @@ class SmoothedCorrelation:
     """
 
     correlation: Any
-    smoother: sp.csr_array
-    near: sp.csr_array
+    smoother: scipy.sparse.csr_array
+    near: scipy.sparse.csr_array
 
     @property
     def shape(self) -> tuple[int, int]:
@@ -81,12 +79,14 @@ class SmoothedCorrelation:
         half = np.zeros((left.shape[0], columns.stop - columns.start))
         for start in range(rows.start, rows.stop, _STRIPE_ROWS):
             stripe = slice(start, min(start + _STRIPE_ROWS, rows.stop))
-            half += left[:, stripe] @ _without_near(self.correlation, self.near, stripe, columns)
+            tile = np.array(self.correlation[stripe, columns], dtype=np.float32)
+            tile[self.near[stripe, columns].nonzero()] = 0
+            half += left[:, stripe] @ tile
         smooth: FloatArray = (right[:, columns] @ half.T).T.astype(np.float32)
         return smooth
 
 
-def near_pairs(surface: Surface, exclusion_mm: float) -> sp.csr_array:
+def near_pairs(surface: Surface, exclusion_mm: float) -> scipy.sparse.csr_array:
     """Pairs of vertices whose correlation is left out.
 
     Parameters
@@ -101,15 +101,13 @@ def near_pairs(surface: Surface, exclusion_mm: float) -> sp.csr_array:
     csr_array of bool of shape (n_vertices, n_vertices)
         Each vertex with itself at least.
     """
-    import scipy.sparse as sp
-
-    near = sp.eye_array(surface.n_vertices, dtype=bool, format="csr")
+    near = scipy.sparse.eye_array(surface.n_vertices, dtype=bool, format="csr")
     if exclusion_mm > 0:
         near = near + geodesic_neighbours(surface, exclusion_mm).astype(bool)
-    return sp.csr_array(near)
+    return scipy.sparse.csr_array(near)
 
 
-def smoother(surface: Surface, mask: BoolArray, fwhm_mm: float) -> sp.csr_array:
+def smoother(surface: Surface, mask: BoolArray, fwhm_mm: float) -> scipy.sparse.csr_array:
     """Gaussian smoothing along the cortex over the vertices with signal.
 
     Parameters
@@ -126,23 +124,13 @@ def smoother(surface: Surface, mask: BoolArray, fwhm_mm: float) -> sp.csr_array:
     csr_array of shape (n_vertices, n_vertices)
         Rows sum to 1, or to 0 without signal.
     """
-    import scipy.sparse as sp
-
-    inside = sp.diags_array(mask.astype(np.float64))
+    inside = scipy.sparse.diags_array(mask.astype(np.float64))
     weights = inside @ gaussian_weights(surface, fwhm_mm / np.sqrt(8 * np.log(2))) @ inside
     sums = weights.sum(axis=1)
     scale = np.divide(1, sums, out=np.zeros_like(sums), where=sums > 0)
-    return sp.csr_array(sp.diags_array(scale) @ weights)
+    return scipy.sparse.csr_array(scipy.sparse.diags_array(scale) @ weights)
 
 
-def _span(rows: sp.csr_array) -> slice:
+def _span(rows: scipy.sparse.csr_array) -> slice:
     used = rows.indices
     return slice(int(used.min()), int(used.max()) + 1) if len(used) else slice(0, 0)
-
-
-def _without_near(
-    correlation: Any, near: sp.csr_array, rows: slice, columns: slice = slice(None)
-) -> FloatArray:
-    tile = np.array(correlation[rows, columns], dtype=np.float32)
-    tile[near[rows, columns].nonzero()] = 0
-    return tile

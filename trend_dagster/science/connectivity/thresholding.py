@@ -96,26 +96,11 @@ class BlockMatrix:
             dense[np.ix_(vertices, vertices)] = block
         return dense
 
-    def to_dense_kept(self) -> FloatArray:
-        """Return the matrix over the vertices with signal, in ascending vertex order."""
-        kept = np.sort(self.permutation)
-        dense = np.zeros((self.n_kept, self.n_kept), dtype=self.dtype)
-        for block, vertices in zip(self.blocks, self.members(), strict=True):
-            rows = np.searchsorted(kept, vertices)
-            dense[np.ix_(rows, rows)] = block
-        return dense
-
     def multiply_blocks(self, B: FloatArray) -> FloatArray:
         """Multiply with B of shape (n_kept, m) whose rows are in block order."""
         product = np.empty(B.shape, dtype=np.result_type(self.dtype, B.dtype))
         for block, rows in zip(self.blocks, self.slices(), strict=True):
             np.matmul(block, B[rows], out=product[rows])
-        return product
-
-    def matmul(self, B: FloatArray) -> FloatArray:
-        """Multiply with B of shape (n_vertices, m) whose rows are in original vertex order."""
-        product = np.zeros(B.shape, dtype=np.result_type(self.dtype, B.dtype))
-        product[self.permutation] = self.multiply_blocks(B[self.permutation])
         return product
 
     def squared_norm(self) -> float:
@@ -254,14 +239,13 @@ def threshold_by_distance(
     """
     hemispheres = np.asarray(hemispheres).ravel()
     matrix = threshold_by_label(correlation, hemispheres, vertex_mask, config)
-    numbers = np.unique(hemispheres)
-    vertices_of = [np.flatnonzero(hemispheres == number) for number in numbers]
+    numbers, side = np.unique(hemispheres, return_inverse=True)
+    vertices_of = [np.flatnonzero(side == number) for number in range(len(numbers))]
     _check_distances(distances, vertices_of)
-    distance_of = dict(zip(numbers.tolist(), distances, strict=True))
     for block, members in zip(matrix.blocks, matrix.members(), strict=True):
-        number = hemispheres[members[0]].item()
-        rows = np.searchsorted(np.flatnonzero(hemispheres == number), members)
-        _weight_block(block, distance_of[number], rows, kernel)
+        number = side[members[0]]
+        rows = np.searchsorted(vertices_of[number], members)
+        _weight_block(block, distances[number], rows, kernel)
     return matrix
 
 

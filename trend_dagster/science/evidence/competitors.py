@@ -229,70 +229,6 @@ def nmf_parcellation(matrix: FloatArray, n_clusters: int, random_state: int = 10
     return np.asarray(loadings.argmax(axis=1), dtype=np.int32)
 
 
-def nilearn_parcellation(
-    runs: Sequence[FloatArray],
-    surface: Surface,
-    mask: NDArray[np.bool_],
-    n_clusters: int,
-    method: str,
-    random_state: int = 108,
-) -> Labels:
-    """Parcellate runs with ``nilearn.regions.Parcellations`` on the cortical mesh.
-
-    It reduces all runs to 200 components and clusters vertices by them.
-
-    Parameters
-    ----------
-    runs : sequence of ndarray of shape (n_vertices, n_timepoints)
-        BOLD, smoothed or not.
-    surface : Surface
-        The mesh.
-    mask : ndarray of bool of shape (n_vertices,)
-        Vertices with signal.
-    n_clusters : int
-        Networks.
-    method : {"ward", "kmeans"}
-        Agglomeration along the mesh, or KMeans.
-    random_state : int
-        Seed.
-
-    Returns
-    -------
-    ndarray of shape (n_vertices,), int32
-        0 .. n_clusters - 1; -1 without signal.
-    """
-    from nilearn.regions import Parcellations
-    from nilearn.surface import InMemoryMesh, PolyMesh, SurfaceImage
-
-    sides = {"left": 0, "right": 1}
-    own = {name: np.flatnonzero(surface.hemisphere == side) for name, side in sides.items()}
-    mesh = PolyMesh(
-        **{
-            name: InMemoryMesh(
-                surface.coordinates[rows],
-                np.searchsorted(rows, surface.triangles[np.isin(surface.triangles[:, 0], rows)]),
-            )
-            for name, rows in own.items()
-        }
-    )
-
-    def image(values: FloatArray) -> Any:
-        parts = {name: np.asarray(values[rows], np.float32) for name, rows in own.items()}
-        return SurfaceImage(mesh, parts)
-
-    where = SurfaceImage(mesh, {name: mask[rows].astype(np.int8) for name, rows in own.items()})
-    model = Parcellations(method, n_clusters, random_state=random_state, mask=where)
-    with warnings.catch_warnings():
-        # The mesh has two pieces, which nilearn joins; and it has opinions on standardising.
-        warnings.simplefilter("ignore")
-        model.fit([image(run) for run in runs])
-    found = model.labels_img_.data.parts
-    labels = np.full(len(mask), -1, dtype=np.int32)
-    for name, rows in own.items():
-        labels[rows] = np.asarray(found[name], dtype=np.int32).ravel() - 1
-    return np.where(mask, labels, np.int32(-1))
-
-
 # Compositions
 
 
@@ -390,8 +326,41 @@ def _tensor_kmeans(given: CompetitorInput, n: int, seed: int) -> Labels:
 
 
 def _nilearn(given: CompetitorInput, n: int, seed: int, method: str) -> Labels:
-    labels = nilearn_parcellation(given.runs(), given.surface, given.mask, n, method, seed)
-    return labels[given.mask]
+    """Parcellate runs with ``nilearn.regions.Parcellations`` on the cortical mesh.
+
+    It reduces all runs to 200 components and clusters vertices by them: "ward" by agglomeration
+    along the mesh, "kmeans" by KMeans.
+    """
+    from nilearn.regions import Parcellations
+    from nilearn.surface import InMemoryMesh, PolyMesh, SurfaceImage
+
+    surface, mask, sides = given.surface, given.mask, {"left": 0, "right": 1}
+    own = {name: np.flatnonzero(surface.hemisphere == side) for name, side in sides.items()}
+    mesh = PolyMesh(
+        **{
+            name: InMemoryMesh(
+                surface.coordinates[rows],
+                np.searchsorted(rows, surface.triangles[np.isin(surface.triangles[:, 0], rows)]),
+            )
+            for name, rows in own.items()
+        }
+    )
+
+    def image(values: FloatArray) -> Any:
+        parts = {name: np.asarray(values[rows], np.float32) for name, rows in own.items()}
+        return SurfaceImage(mesh, parts)
+
+    where = SurfaceImage(mesh, {name: mask[rows].astype(np.int8) for name, rows in own.items()})
+    model = Parcellations(method, n, random_state=seed, mask=where)
+    with warnings.catch_warnings():
+        # The mesh has two pieces, which nilearn joins; and it has opinions on standardising.
+        warnings.simplefilter("ignore")
+        model.fit([image(run) for run in given.runs()])
+    found = model.labels_img_.data.parts
+    labels = np.full(len(mask), -1, dtype=np.int32)
+    for name, rows in own.items():
+        labels[rows] = np.asarray(found[name], dtype=np.int32).ravel() - 1
+    return labels[mask]
 
 
 Competitor = Callable[[CompetitorInput, int, int], Labels]

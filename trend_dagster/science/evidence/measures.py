@@ -6,15 +6,12 @@ In every label vector, -1 means a vertex without signal; it is left out of every
 from __future__ import annotations
 
 from dataclasses import dataclass
-from typing import TYPE_CHECKING
 
 import numpy as np
+import scipy  # loads a part of its own when it is first asked for
 from numpy.typing import NDArray
 
 from trend_dagster.errors import InputError
-
-if TYPE_CHECKING:
-    import scipy.sparse as sp
 
 Labels = NDArray[np.integer]
 FloatArray = NDArray[np.floating]
@@ -50,8 +47,10 @@ def _comparable(found: Labels, truth: Labels) -> tuple[Labels, Labels]:
     return found[both], truth[both]
 
 
-def _dice(shared: NDArray[np.intp]) -> FloatArray:
-    return np.asarray(2 * shared / (shared.sum(axis=1, keepdims=True) + shared.sum(axis=0)))
+def _matched(shared: NDArray[np.intp]) -> tuple[FloatArray, NDArray[np.intp], NDArray[np.intp]]:
+    """Dice of each pair, and the pairs of the matching whose sum is largest."""
+    dice = np.asarray(2 * shared / (shared.sum(axis=1, keepdims=True) + shared.sum(axis=0)))
+    return dice, *scipy.optimize.linear_sum_assignment(dice, maximize=True)
 
 
 def match_labels(found: Labels, truth: Labels) -> NDArray[np.int32]:
@@ -69,10 +68,8 @@ def match_labels(found: Labels, truth: Labels) -> NDArray[np.int32]:
     ndarray of shape (n_vertices,), int32
         `found` in the names of `truth`; networks without partner get names after the last one.
     """
-    from scipy.optimize import linear_sum_assignment
-
     found_names, truth_names, shared = _overlap(found, truth)
-    rows, columns = linear_sum_assignment(_dice(shared), maximize=True)
+    _, rows, columns = _matched(shared)
     partner = dict(zip(found_names[rows].tolist(), truth_names[columns].tolist(), strict=True))
     matched = np.full(len(found), -1, dtype=np.int32)
     spare = int(np.max(truth)) + 1
@@ -91,11 +88,8 @@ def dice_per_network(found: Labels, truth: Labels) -> NDArray[np.float64]:
     ndarray of shape (n_true_networks,)
         In the order of the true names.
     """
-    from scipy.optimize import linear_sum_assignment
-
     _, truth_names, shared = _overlap(found, truth)
-    dice = _dice(shared)
-    rows, columns = linear_sum_assignment(dice, maximize=True)
+    dice, rows, columns = _matched(shared)
     result = np.zeros(len(truth_names))
     result[columns] = dice[rows, columns]
     return result
@@ -153,7 +147,7 @@ class Contiguity:
     share_in_largest: NDArray[np.float64]
 
 
-def spatial_contiguity(labels: Labels, graph: sp.csr_array) -> Contiguity:
+def spatial_contiguity(labels: Labels, graph: scipy.sparse.csr_array) -> Contiguity:
     """Count the connected pieces of each network.
 
     Parameters
@@ -174,11 +168,9 @@ def spatial_contiguity(labels: Labels, graph: sp.csr_array) -> Contiguity:
     return Contiguity(names, pieces, np.array([s.max() / s.sum() for s in sizes]))
 
 
-def _piece_sizes(graph: sp.csr_array, inside: NDArray[np.bool_]) -> NDArray[np.intp]:
-    from scipy.sparse import csgraph
-
+def _piece_sizes(graph: scipy.sparse.csr_array, inside: NDArray[np.bool_]) -> NDArray[np.intp]:
     own = np.flatnonzero(inside)
-    _, piece = csgraph.connected_components(graph[own][:, own], directed=False)
+    _, piece = scipy.sparse.csgraph.connected_components(graph[own][:, own], directed=False)
     return np.bincount(piece)
 
 
@@ -192,12 +184,12 @@ def _correlation_to_networks(
 
     Reads the matrix in stripes of rows, in the order of storage, as it may lie on disk.
     """
-    import scipy.sparse as sp
-
     labels = np.asarray(labels)
     inside = np.flatnonzero(labels >= 0)
     names, index = np.unique(labels[inside], return_inverse=True)
-    member = sp.csr_array((np.ones(len(inside)), (inside, index)), shape=(len(labels), len(names)))
+    member = scipy.sparse.csr_array(
+        (np.ones(len(inside)), (inside, index)), shape=(len(labels), len(names))
+    )
     sums = np.empty((len(labels), len(names)))
     for start in range(0, len(labels), stripe):
         values = np.array(correlation[start : start + stripe], dtype=np.float64)
@@ -272,25 +264,19 @@ def functional_silhouette(correlation: FloatArray, labels: Labels) -> float:
     float
         -1 to 1; a vertex that is a network of its own counts as 0. NaN for a single network.
     """
+    from trend_dagster.science.parcellation.clustering import silhouette
+
     index, sizes, sums = _correlation_to_networks(correlation, labels)
-    own = np.arange(len(index)), index
-    others = np.tile(sizes, (len(index), 1))
-    others[own] -= 1
-    distance = 1 - sums / np.maximum(others, 1)
-    inner = distance[own].copy()
-    distance[own] = np.inf
-    outer = distance.min(axis=1)
-    if len(sizes) < 2:
-        return float("nan")
-    largest = np.maximum(inner, outer)
-    silhouette = np.zeros(len(index))
-    counts = (sizes[index] > 1) & (largest > 0)
-    np.divide(outer - inner, largest, out=silhouette, where=counts)
-    return float(silhouette.mean())
+    distances = sizes - sums
+    distances[np.arange(len(index)), index] -= 1  # of a vertex to itself
+    return silhouette(distances, index)
 
 
 def distance_controlled_boundary_coefficient(
-    correlation: FloatArray, labels: Labels, distances: sp.csr_array, bin_width: float = 1.0
+    correlation: FloatArray,
+    labels: Labels,
+    distances: scipy.sparse.csr_array,
+    bin_width: float = 1.0,
 ) -> float:
     """How much more vertices correlate within a network than across, at equal distance (DCBC).
 
@@ -316,9 +302,7 @@ def distance_controlled_boundary_coefficient(
     float
         0 if networks are no better than chance; NaN if no bin has pairs of both kinds.
     """
-    import scipy.sparse as sp
-
-    pairs = sp.coo_array(sp.triu(distances, k=1))
+    pairs = scipy.sparse.coo_array(scipy.sparse.triu(distances, k=1))
     first, second = pairs.coords
     known = (labels[first] >= 0) & (labels[second] >= 0)
     first, second, distance = first[known], second[known], pairs.data[known]

@@ -7,16 +7,13 @@ beside the same measure on surrogates that went through the same pipeline.
 from __future__ import annotations
 
 from dataclasses import dataclass
-from typing import TYPE_CHECKING
 
 import numpy as np
+import scipy  # loads a part of its own when it is first asked for
 from numpy.typing import NDArray
 
 from trend_dagster.errors import InputError
-from trend_dagster.science.surface import Surface, edge_graph, geodesic_neighbours
-
-if TYPE_CHECKING:
-    import scipy.sparse as sp
+from trend_dagster.science.surface import Surface, edge_graph, geodesic_neighbours, unit_variance
 
 MAX_SIGMA = 12.0  # mm, of the smoothing kernel: neighbours of 20 mm width at half maximum and more
 
@@ -50,10 +47,8 @@ class SurrogateMaker:
     """
 
     def __init__(self, surface: Surface) -> None:
-        import scipy.sparse as sp
-
         self._distances = geodesic_neighbours(surface, 3 * MAX_SIGMA)
-        edges = sp.coo_array(sp.triu(edge_graph(surface), k=1))
+        edges = scipy.sparse.coo_array(scipy.sparse.triu(edge_graph(surface), k=1))
         self._first, self._second = edges.coords
 
     def measure(self, bold: NDArray[np.floating]) -> Smoothness:
@@ -83,8 +78,6 @@ class SurrogateMaker:
         return Smoothness(common, local, self._sigma_for(local))
 
     def _sigma_for(self, correlation: float) -> float:
-        from scipy.optimize import brentq
-
         def surplus(sigma: float) -> float:
             kernel = self._kernel(sigma)
             product = kernel[self._first].multiply(kernel[self._second]).sum(axis=1)
@@ -95,17 +88,15 @@ class SurrogateMaker:
             return shortest
         if surplus(MAX_SIGMA) <= 0:
             return MAX_SIGMA
-        return float(brentq(surplus, shortest, MAX_SIGMA, xtol=0.02))
+        return float(scipy.optimize.brentq(surplus, shortest, MAX_SIGMA, xtol=0.02))
 
-    def _kernel(self, sigma: float) -> sp.csr_array:
+    def _kernel(self, sigma: float) -> scipy.sparse.csr_array:
         """Gaussian smoothing whose output has unit variance for white noise of unit variance."""
-        import scipy.sparse as sp
-
         weights = self._distances.astype(np.float64)
         weights.data = np.exp(-(weights.data**2) / (2 * sigma**2))
-        weights = sp.csr_array(weights + sp.eye_array(weights.shape[0]))
-        scale = 1 / np.sqrt(weights.power(2).sum(axis=1))
-        return sp.csr_array(sp.diags_array(scale) @ weights)
+        return unit_variance(
+            scipy.sparse.csr_array(weights + scipy.sparse.eye_array(weights.shape[0]))
+        )
 
     def surrogate(
         self, bold: NDArray[np.floating], smoothness: Smoothness, rng: np.random.Generator
@@ -139,11 +130,9 @@ class SurrogateMaker:
 
 def _colour(noise: NDArray[np.float64], like: NDArray[np.float64]) -> NDArray[np.float64]:
     """Give white noise the power spectrum of data, and unit variance over time."""
-    from scipy import fft
-
-    amplitude = np.sqrt(np.square(np.abs(fft.rfft(like, axis=1))).mean(axis=0))
+    amplitude = np.sqrt(np.square(np.abs(scipy.fft.rfft(like, axis=1))).mean(axis=0))
     amplitude[0] = 0
-    coloured = fft.irfft(fft.rfft(noise, axis=1) * amplitude, n=noise.shape[1], axis=1)
+    coloured = scipy.fft.irfft(scipy.fft.rfft(noise, axis=1) * amplitude, n=noise.shape[1], axis=1)
     return np.asarray(coloured / coloured.std(axis=1, keepdims=True))
 
 
@@ -169,9 +158,6 @@ def spin_labels(
     ndarray of shape (n_vertices,), int32
         The label that the turn brings to each vertex.
     """
-    from scipy.spatial import KDTree
-    from scipy.stats import special_ortho_group
-
     if surface.sphere is None:
         raise InputError(
             "surface",
@@ -179,12 +165,12 @@ def spin_labels(
             found="none",
             remedy="Give the sphere of this mesh (lh.sphere, rh.sphere).",
         )
-    turn = special_ortho_group.rvs(3, random_state=rng)
+    turn = scipy.stats.special_ortho_group.rvs(3, random_state=rng)
     mirror = np.diag([-1.0, 1.0, 1.0])
     spun = np.empty(surface.n_vertices, dtype=np.int32)
     for side, rotation in ((0, turn), (1, mirror @ turn @ mirror)):
         own = np.flatnonzero(surface.hemisphere == side)
         sphere = surface.sphere[own].astype(np.float64)
-        _, source = KDTree(sphere @ rotation.T).query(sphere)
+        _, source = scipy.spatial.KDTree(sphere @ rotation.T).query(sphere)
         spun[own] = labels[own[source]]
     return spun

@@ -23,6 +23,7 @@ from trend_dagster.science.surface import (
     gaussian_weights,
     largest_piece,
     mirrored_coordinates,
+    unit_variance,
 )
 
 FloatArray = NDArray[np.float64]
@@ -327,12 +328,11 @@ def _prepare(surface: Surface, config: SimulationConfig) -> _Cortex:
     if config.smoothness > 0:
         # Noise smoothed by a kernel of width s has the autocorrelation of width s * sqrt(2).
         smoother = gaussian_weights(surface, config.smoothness / 2.355 / np.sqrt(2))
-    smoother = sp.diags_array(1 / np.sqrt(smoother.power(2).sum(axis=1))) @ smoother
     field = _smooth_field(mirrored_coordinates(surface), 20.0, _generator(config, "signal loss"))
     # A seventh of the cortex loses some, like orbitofrontal and inferior temporal cortex do.
     lost = np.clip(field - np.quantile(field, 0.85), 0, None)
     sensitivity = 1 - config.signal_loss * lost / lost.max()
-    return _Cortex(surface, plan, sp.csr_array(smoother), sensitivity)
+    return _Cortex(surface, plan, unit_variance(smoother), sensitivity)
 
 
 def _noise(cortex: _Cortex, config: SimulationConfig, rng: np.random.Generator) -> FloatArray:

@@ -13,6 +13,7 @@ from dataclasses import dataclass
 from typing import Literal
 
 import numpy as np
+import scipy  # loads a part of its own when it is first asked for
 from numpy.typing import NDArray
 
 from trend_dagster.errors import InputError
@@ -153,8 +154,6 @@ def beside_null(values: FloatArray | float, nulls: FloatArray) -> dict[str, Floa
     InputError
         If there is no surrogate.
     """
-    from scipy import stats
-
     values, nulls = np.asarray(values, np.float64), np.asarray(nulls, np.float64)
     if nulls.shape[1:] != values.shape or len(nulls) == 0:
         raise InputError(
@@ -172,7 +171,7 @@ def beside_null(values: FloatArray | float, nulls: FloatArray) -> dict[str, Floa
     excess = values - mean
     enough = count >= MIN_NULLS_FOR_Z
     unit = np.where(enough, np.maximum(deviation, MIN_DEVIATION), np.nan)
-    bound = stats.t.ppf(1 - CHANCE, np.maximum(count - 1, 1)) * np.sqrt(
+    bound = scipy.stats.t.ppf(1 - CHANCE, np.maximum(count - 1, 1)) * np.sqrt(
         1 + 1 / np.maximum(count, 1)
     )
     as_good = (1 + (nulls >= values).sum(axis=0)) / (1 + count)

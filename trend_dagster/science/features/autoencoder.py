@@ -14,7 +14,7 @@ import math
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 from functools import partial
-from typing import Any, Literal, NamedTuple
+from typing import Any, NamedTuple
 
 import numpy as np
 import torch
@@ -177,7 +177,12 @@ class ConfidenceAttention(nn.Module):
         The published code takes the confidence of the sequence that asks, even where another one
         is attended to. A reliability belongs to the vertex that is listened to.
         """
-        confidence = self._confidence(memory) if self.uses_confidence else None
+        confidence: Tensor | None = None
+        if self.uses_confidence:
+            # Its hidden layer is computed once more in the backward pass: cheaper than to keep it.
+            confidence = checkpoint(
+                self.confidence_module, memory, use_reentrant=False, preserve_rng_state=False
+            )
         return Source(self._heads(self.w_k(memory)), self._heads(self.w_v(memory)), confidence)
 
     def forward(self, x: Tensor, source: Source) -> Tensor:
@@ -187,13 +192,6 @@ class ConfidenceAttention(nn.Module):
         output: Tensor = self.w_o(mixed.transpose(1, 2).flatten(2))
         return output
 
-    def _confidence(self, memory: Tensor) -> Tensor:
-        # Its hidden layer is computed once more in the backward pass: cheaper than to keep it.
-        confidence: Tensor = checkpoint(
-            self.confidence_module, memory, use_reentrant=False, preserve_rng_state=False
-        )
-        return confidence
-
     def _heads(self, x: Tensor) -> Tensor:
         batch, n_vertices, _ = x.shape
         return x.view(batch, n_vertices, self.n_heads, -1).transpose(1, 2)
@@ -202,24 +200,36 @@ class ConfidenceAttention(nn.Module):
 # --- Layers ---------------------------------------------------------------------------------
 
 
-class _Layer(nn.Module):
-    """What encoder and decoder layers share: sublayers with a residual and a normalisation."""
+class Layer(nn.Module):
+    """Self-attention; in a decoder attention to the encoder's output; a feed-forward network.
 
-    def __init__(self, config: AutoencoderConfig, n_sublayers: int) -> None:
+    Each is a sublayer with a residual and a normalisation.
+    """
+
+    def __init__(self, config: AutoencoderConfig, *, decodes: bool) -> None:
         super().__init__()
-        self.norm_first = config.norm_first
+        self.norm_first, self.decodes = config.norm_first, decodes
         self.linear1 = nn.Linear(config.d_model, config.dim_feedforward)
         self.linear2 = nn.Linear(config.dim_feedforward, config.d_model)
         self.dropout = nn.Dropout(config.dropout)
-        for i in range(1, n_sublayers + 1):  # the published names, norm1 and on
+        for i in range(1, 4 if decodes else 3):  # the published names, norm1 and on
             setattr(self, f"norm{i}", nn.LayerNorm(config.d_model))
+        self.self_attn = ConfidenceAttention(config)
+        if decodes:
+            self.multihead_attn = ConfidenceAttention(config)
 
-    def _residual(self, x: Tensor, sublayer: Any, norm: nn.Module) -> Tensor:
-        if self.norm_first:
-            raw: Tensor = x + self.dropout(sublayer(norm(x)))
-            return raw
-        normalised: Tensor = norm(x + self.dropout(sublayer(x)))
-        return normalised
+    def forward(self, x: Tensor, memory: Source | None = None) -> Tensor:
+        """Map (B, V, D) to (B, V, D); a decoder's layer attends to ``memory``."""
+        sublayers = [lambda h: self.self_attn(h, self.self_attn.source(h)), self._feed_forward]
+        if self.decodes:
+            sublayers.insert(1, lambda h: self.multihead_attn(h, memory))
+        for i, sublayer in enumerate(sublayers, start=1):
+            norm: Any = getattr(self, f"norm{i}")
+            if self.norm_first:
+                x = x + self.dropout(sublayer(norm(x)))
+            else:
+                x = norm(x + self.dropout(sublayer(x)))
+        return x
 
     def _feed_forward(self, x: Tensor) -> Tensor:
         # In place: the backward pass needs the result only, and it is the largest array there is.
@@ -227,55 +237,20 @@ class _Layer(nn.Module):
         return output
 
 
-class EncoderLayer(_Layer):
-    """Self-attention, then a feed-forward network per vertex."""
+class _Stack(nn.Module):
+    """Layers and a last normalisation."""
 
-    norm1: nn.LayerNorm
-    norm2: nn.LayerNorm
-
-    def __init__(self, config: AutoencoderConfig) -> None:
-        super().__init__(config, n_sublayers=2)
-        self.self_attn = ConfidenceAttention(config)
-
-    def forward(self, x: Tensor) -> Tensor:
-        """Map (B, V, D) to (B, V, D)."""
-        x = self._residual(x, lambda h: self.self_attn(h, self.self_attn.source(h)), self.norm1)
-        return self._residual(x, self._feed_forward, self.norm2)
-
-
-class DecoderLayer(_Layer):
-    """Self-attention, attention to the encoder's output, then a feed-forward network."""
-
-    norm1: nn.LayerNorm
-    norm2: nn.LayerNorm
-    norm3: nn.LayerNorm
-
-    def __init__(self, config: AutoencoderConfig) -> None:
-        super().__init__(config, n_sublayers=3)
-        self.self_attn = ConfidenceAttention(config)
-        self.multihead_attn = ConfidenceAttention(config)
-
-    def forward(self, x: Tensor, memory: Source) -> Tensor:
-        """Map (B, V, D) to (B, V, D), attending to ``memory``."""
-        x = self._residual(x, lambda h: self.self_attn(h, self.self_attn.source(h)), self.norm1)
-        x = self._residual(x, lambda h: self.multihead_attn(h, memory), self.norm2)
-        return self._residual(x, self._feed_forward, self.norm3)
-
-
-def _layers(make: Any, n_layers: int, *, share: bool) -> nn.ModuleList:
-    """Build one layer repeated, as the published code has it, or as many layers as asked."""
-    return nn.ModuleList([make()] * n_layers if share else [make() for _ in range(n_layers)])
-
-
-class Encoder(nn.Module):
-    """Encoder layers and a last normalisation."""
-
-    def __init__(self, config: AutoencoderConfig) -> None:
+    def __init__(self, config: AutoencoderConfig, n_layers: int, *, decodes: bool) -> None:
         super().__init__()
-        self.layers = _layers(
-            lambda: EncoderLayer(config), config.n_encoder_layers, share=config.share_layers
-        )
+        # One layer repeated, as the published code has it, or as many layers as asked.
+        n_distinct = 1 if config.share_layers else n_layers
+        distinct = [Layer(config, decodes=decodes) for _ in range(n_distinct)]
+        self.layers = nn.ModuleList(distinct * (n_layers // n_distinct))
         self.norm = nn.LayerNorm(config.d_model)
+
+
+class Encoder(_Stack):
+    """Encoder layers and a last normalisation."""
 
     def forward(self, x: Tensor) -> Tensor:
         """Map (B, V, D) to (B, V, D)."""
@@ -285,15 +260,11 @@ class Encoder(nn.Module):
         return output
 
 
-class Decoder(nn.Module):
+class Decoder(_Stack):
     """Decoder layers, a last normalisation, and the way back to time points."""
 
     def __init__(self, config: AutoencoderConfig, n_timepoints: int) -> None:
-        super().__init__()
-        self.layers = _layers(
-            lambda: DecoderLayer(config), config.n_decoder_layers, share=config.share_layers
-        )
-        self.norm = nn.LayerNorm(config.d_model)
+        super().__init__(config, config.n_decoder_layers, decodes=True)
         self.linear = nn.Linear(config.d_model, n_timepoints)
 
     def forward(self, x: Tensor, memory: Tensor) -> Tensor:
@@ -322,7 +293,7 @@ class TransformerAutoencoder(nn.Module):
         self.config = config
         self.n_timepoints = n_timepoints
         self.embedding = nn.Linear(n_timepoints, config.d_model)
-        self.encoder = Encoder(config)
+        self.encoder = Encoder(config, config.n_encoder_layers, decodes=False)
         self.decoder = Decoder(config, n_timepoints)
 
     def project(self, x: Tensor) -> Tensor:
@@ -395,26 +366,10 @@ def _initialise(module: nn.Module) -> None:
 # --- What it costs --------------------------------------------------------------------------
 
 
-@dataclass(frozen=True)
-class AttentionPlan:
-    """Which attention kernel a setting leads to, and what it keeps per training step.
-
-    Attributes
-    ----------
-    kernel : {"fused", "explicit"}
-        ``fused`` never holds a vertices-by-vertices array; ``explicit`` does.
-    pairwise_bytes : int
-        Memory of the vertices-by-vertices arrays of one training step; 0 if fused.
-    """
-
-    kernel: Literal["fused", "explicit"]
-    pairwise_bytes: int
-
-
-def attention_plan(
+def pairwise_bytes(
     config: AutoencoderConfig, n_vertices: int, device_type: str, bytes_per_number: int = 4
-) -> AttentionPlan:
-    """Tell which attention kernel a training step will use.
+) -> int:
+    """Return the memory of the vertices-by-vertices arrays of one training step.
 
     Parameters
     ----------
@@ -428,15 +383,16 @@ def attention_plan(
 
     Returns
     -------
-    AttentionPlan
+    int
+        0 where a fused attention kernel serves, which holds no such array.
     """
     # The fused kernel of the CPU has no dropout; those of CUDA do.
     if device_type == "cuda" or config.attention_dropout == 0:
-        return AttentionPlan("fused", 0)
+        return 0
     n_attentions = config.n_encoder_layers + 2 * config.n_decoder_layers
     # Kept for the backward pass: the weights, their dropped copy, and the mask of one byte.
     per_weight = 2 * bytes_per_number + 1
-    return AttentionPlan("explicit", n_attentions * config.n_heads * n_vertices**2 * per_weight)
+    return n_attentions * config.n_heads * n_vertices**2 * per_weight
 
 
 # --- Embeddings -----------------------------------------------------------------------------
@@ -445,17 +401,17 @@ def attention_plan(
 def embed(
     model: TransformerAutoencoder | None, bold: NDArray[np.floating], *, source: FeatureSource
 ) -> NDArray[np.float32]:
-    """Features of every vertex of one run.
+    """Features that a model gives every vertex of one run.
 
     Parameters
     ----------
     model : TransformerAutoencoder or None
-        Needed unless ``source`` is ``bold``.
+        Trained or not.
     bold : ndarray of shape (n_vertices, n_timepoints)
         Vertices with signal only: a masked vertex never enters the attention.
-    source : {"input_projection", "encoder", "bold"}
-        The first linear map (what the tutorial exports), the encoder's output (what the paper
-        describes), or the time series themselves (the control without a model).
+    source : {"input_projection", "encoder"}
+        The first linear map (what the tutorial exports), or the encoder's output (what the paper
+        describes).
 
     Returns
     -------
@@ -466,12 +422,8 @@ def embed(
     InputError
         If the run does not fit the model, or holds NaN or infinity.
     SettingsError
-        If a model is needed and none is given.
+        If no model is given.
     """
-    series = np.ascontiguousarray(bold, dtype=np.float32)
-    _check_run(series, None if source == "bold" else model)
-    if source == "bold":
-        return series
     if model is None:
         raise SettingsError(
             f"Feature source '{source}'",
@@ -479,22 +431,11 @@ def embed(
             found="none",
             remedy="Materialize trained_model first, or use the feature source 'bold'.",
         )
-    method = model.project if source == "input_projection" else model.encode
-    was_training = model.training
-    model.eval()
-    with torch.no_grad():
-        tokens = torch.tensor(series, device=model.embedding.weight.device)[None]
-        features: NDArray[np.float32] = method(tokens)[0].float().cpu().numpy()
-    model.train(was_training)
-    return features
-
-
-def _check_run(series: NDArray[np.float32], model: TransformerAutoencoder | None) -> None:
-    if series.ndim != 2 or (model is not None and series.shape[1] != model.n_timepoints):
-        n_timepoints = "n_timepoints" if model is None else str(model.n_timepoints)
+    series = np.ascontiguousarray(bold, dtype=np.float32)
+    if series.ndim != 2 or series.shape[1] != model.n_timepoints:
         raise InputError(
             "BOLD run",
-            expected=f"an array of shape (n_vertices, {n_timepoints})",
+            expected=f"an array of shape (n_vertices, {model.n_timepoints})",
             found=f"shape {series.shape}",
             remedy="Use runs of the length the model was trained on, or train a model on these.",
         )
@@ -505,6 +446,14 @@ def _check_run(series: NDArray[np.float32], model: TransformerAutoencoder | None
             found=f"{np.count_nonzero(~np.isfinite(series))} NaN or infinite values",
             remedy="Mask these vertices, or exclude the run.",
         )
+    method = model.project if source == "input_projection" else model.encode
+    was_training = model.training
+    model.eval()
+    with torch.no_grad():
+        tokens = torch.tensor(series, device=model.embedding.weight.device)[None]
+        features: NDArray[np.float32] = method(tokens)[0].float().cpu().numpy()
+    model.train(was_training)
+    return features
 
 
 @dataclass(frozen=True)

@@ -35,14 +35,14 @@ from trend_dagster.errors import CohortError, SettingsError, TrainingError
 from trend_dagster.files import replace_file
 from trend_dagster.science.features.autoencoder import (
     TransformerAutoencoder,
-    attention_plan,
     initial_model,
     model_from_arrays,
+    pairwise_bytes,
     weights_to_arrays,
 )
 from trend_dagster.science.features.model_settings import AutoencoderConfig
 from trend_dagster.science.features.model_settings import TrainingConfig as TrainingConfig
-from trend_dagster.science.identity import NO_IDENTITY
+from trend_dagster.science.identity import deciding
 
 RunLoader = Callable[[], NDArray[np.floating]]
 
@@ -255,8 +255,8 @@ def estimate_training_memory(
     # feed-forward network: the hidden layer before and after dropout, and the normalisation.
     per_vertex = n_attentions * 6 * config.d_model + 4 * n_timepoints
     per_vertex += n_layers * (2 * config.dim_feedforward + 2 * config.d_model)
-    plan = attention_plan(config, n_vertices, device_type, bytes_per_number)
-    return 16 * n_weights + n_vertices * per_vertex * bytes_per_number + plan.pairwise_bytes
+    pairs = pairwise_bytes(config, n_vertices, device_type, bytes_per_number)
+    return 16 * n_weights + n_vertices * per_vertex * bytes_per_number + pairs
 
 
 # --- State on disk --------------------------------------------------------------------------
@@ -334,25 +334,32 @@ class _Checkpoints:
             return None, None
         try:
             state = torch.load(self.state_path, map_location="cpu", weights_only=True)
-            changes = _differences(state["settings"], self.settings)
+            changed = self._changed(state)
             last = state["history"][-1]["epoch"]
         except Exception as error:  # a damaged file fails in any way it likes
             return None, self._keep_aside(error)
-        if changes:
-            return None, f"the settings changed: {'; '.join(changes)}"
-        if last > n_epochs:
-            return None, f"{last} epochs are trained, and n_epochs asks for {n_epochs} only"
-        return state, None
+        if changed is None and last > n_epochs:
+            changed = f"{last} epochs are trained, and n_epochs asks for {n_epochs} only"
+        return (state, None) if changed is None else (None, changed)
 
     def why_not(self) -> str | None:
         """Tell what sets these settings apart from a training that is found here."""
         try:
             # Mapped, not read: only the settings are looked at.
             state = torch.load(self.state_path, map_location="cpu", weights_only=True, mmap=True)
-            changes = _differences(state["settings"], self.settings)
+            return self._changed(state)
         except Exception:  # what cannot be read tells nothing
             return None
-        return f"the settings changed: {'; '.join(changes)}" if changes else None
+
+    def _changed(self, state: Mapping[str, Any]) -> str | None:
+        """One phrase for each setting that differs."""
+        old, new, missing = state["settings"], self.settings, "unset"
+        phrases = [
+            f"{name} from {str(old.get(name, missing))[:80]} to {str(new.get(name, missing))[:80]}"
+            for name in sorted(old.keys() | new.keys())
+            if old.get(name, missing) != new.get(name, missing)
+        ]
+        return f"the settings changed: {'; '.join(phrases)}" if phrases else None
 
     def _keep_aside(self, error: Exception) -> str:
         n = sum(1 for _ in self.state_path.parent.glob("state.pt.corrupt*"))
@@ -362,25 +369,13 @@ class _Checkpoints:
         return f"the state was corrupt ({reason[:120]}) and is kept as {aside.name}"
 
 
-def _differences(old: Mapping[str, Any], new: Mapping[str, Any]) -> list[str]:
-    """One phrase for each setting that differs."""
-    missing = "unset"
-    return [
-        f"{name} from {str(old.get(name, missing))[:80]} to {str(new.get(name, missing))[:80]}"
-        for name in sorted(old.keys() | new.keys())
-        if old.get(name, missing) != new.get(name, missing)
-    ]
-
-
 def _identity(
     split: Split, model: AutoencoderConfig, config: TrainingConfig, precision: str, cohort: str
 ) -> dict[str, Any]:
     """Return all that determines the weights after a given number of epochs."""
-    fields = TrainingConfig.model_fields
-    elsewhere = {name for name, f in fields.items() if f.json_schema_extra == NO_IDENTITY}
     # Training with more epochs continues the same training: n_epochs does not identify it.
-    settings = config.model_dump(exclude=elsewhere | {"n_epochs"})
-    named = {**model.model_dump(), **settings, "precision": precision, "cohort": cohort}
+    settings = {name: value for name, value in deciding(config).items() if name != "n_epochs"}
+    named = {**deciding(model), **settings, "precision": precision, "cohort": cohort}
     return {**named, "train": list(split.train), "validation": list(split.validation)}
 
 
@@ -398,10 +393,15 @@ class _Job:
     folder: Path
     on_epoch: Callable[[EpochRecord], None]
     on_notice: Callable[[str], None]
-    cohort: str
     abandoned: Path | None
-    precision: str
+    identity: dict[str, Any]
+    n_vertices: int  # of a step
     n_timepoints: int
+    device_type: str
+
+    @property
+    def bytes_per_number(self) -> int:
+        return 2 if self.identity["precision"] == "bf16" else 4
 
 
 class _Loop:
@@ -409,8 +409,7 @@ class _Loop:
 
     def __init__(self, fabric: Any, job: _Job) -> None:
         self.fabric, self.job, self.config = fabric, job, job.config
-        settings = _identity(job.split, job.model, job.config, job.precision, job.cohort)
-        self.files = _Checkpoints(job.folder, settings)
+        self.files = _Checkpoints(job.folder, job.identity)
         self.bare = initial_model(job.model, job.n_timepoints, job.config.random_state)
         trainable = [p for p in self.bare.parameters() if p.requires_grad]
         optimizer = torch.optim.Adam(trainable, lr=job.config.learning_rate)
@@ -671,25 +670,21 @@ def train(
         checkpoint_dir,
         on_epoch,
         on_notice,
-        cohort,
         abandoned,
-        precision,
+        identity=_identity(split, model_config, config, precision, cohort),
+        n_vertices=min(first[0], config.vertex_subsample or first[0]),
         n_timepoints=first[-1],
+        device_type=fabric.device.type,
     )
-    n_vertices = min(first[0], config.vertex_subsample or first[0])
-    device_type = fabric.device.type
-    _check_memory(job, n_vertices, device_type)
+    _check_memory(job)
     try:
         ended = _launch(fabric, job)
     except (RuntimeError, MemoryError) as error:
         if not _is_out_of_memory(error):
             raise
-        raise _out_of_memory(job, n_vertices, device_type) from error
+        raise _out_of_memory(job, "less") from error
     history = [EpochRecord(**record) for record in ended.pop("history")]
-    return _result(job, _Progress(history, **ended))
-
-
-def _result(job: _Job, progress: _Progress) -> TrainingResult:
+    progress = _Progress(history, **ended)
     if not math.isfinite(progress.best_loss):
         raise TrainingError(
             "Training",
@@ -697,15 +692,14 @@ def _result(job: _Job, progress: _Progress) -> TrainingResult:
             found=f"none in {progress.epoch}",
             remedy="Look at the validation runs' BOLD, or lower learning_rate.",
         )
-    settings = _identity(job.split, job.model, job.config, job.precision, job.cohort)
-    model = _Checkpoints(job.folder, settings).read_best(job.model, job.n_timepoints)
+    files = _Checkpoints(job.folder, job.identity)
     return TrainingResult(
-        model=model,
+        model=files.read_best(job.model, job.n_timepoints),
         history=tuple(progress.history),
         best_epoch=progress.best_epoch,
         resumed_from=progress.resumed_from,
         why_fresh=progress.why_fresh,
-        precision=job.precision,
+        precision=job.identity["precision"],
     )
 
 
@@ -781,29 +775,28 @@ def _launch(fabric: Any, job: _Job) -> dict[str, Any]:
     return ended
 
 
-def _check_memory(job: _Job, n_vertices: int, device_type: str) -> None:
+def _check_memory(job: _Job) -> None:
     """Say what a costly request costs, and refuse what this machine cannot hold."""
-    plan = attention_plan(job.model, n_vertices, device_type, 2 if job.precision == "bf16" else 4)
-    if plan.kernel == "explicit":
+    n, device = job.n_vertices, job.device_type
+    if pairs := pairwise_bytes(job.model, n, device, job.bytes_per_number):
         job.on_notice(
             f"attention_dropout={job.model.attention_dropout} has no fused kernel on the "
-            f"{device_type}: a step over {n_vertices} vertices keeps about "
-            f"{plan.pairwise_bytes / 1e9:.1f} GB of attention weights. attention_dropout=0 keeps "
-            "none."
+            f"{device}: a step over {n} vertices keeps about {pairs / 1e9:.1f} GB of attention "
+            "weights. attention_dropout=0 keeps none."
         )
     # A program that takes more than there is gets no error from the system: it is killed.
     there_is = psutil.virtual_memory().total
-    if device_type == "cpu" and _estimate(job, n_vertices, device_type) > there_is:
-        raise _out_of_memory(job, n_vertices, device_type, f"{there_is / 1e9:.1f} GB")
+    if device == "cpu" and _estimate(job) > there_is:
+        raise _out_of_memory(job, f"{there_is / 1e9:.1f} GB")
 
 
-def _estimate(job: _Job, n_vertices: int, device_type: str) -> int:
+def _estimate(job: _Job) -> int:
     return estimate_training_memory(
         job.model,
-        n_vertices,
+        job.n_vertices,
         job.n_timepoints,
-        device_type=device_type,
-        bytes_per_number=2 if job.precision == "bf16" else 4,
+        device_type=job.device_type,
+        bytes_per_number=job.bytes_per_number,
     )
 
 
@@ -813,13 +806,10 @@ def _is_out_of_memory(error: BaseException) -> bool:
     return "allocate memory" in str(error) or "out of memory" in str(error)
 
 
-def _out_of_memory(
-    job: _Job, n_vertices: int, device_type: str, found: str = "less"
-) -> TrainingError:
-    need = _estimate(job, n_vertices, device_type)
+def _out_of_memory(job: _Job, found: str) -> TrainingError:
     return TrainingError(
-        f"Training on {n_vertices} vertices and {job.n_timepoints} time points",
-        expected=f"about {need / 1e9:.1f} GB of memory on the {device_type}",
+        f"Training on {job.n_vertices} vertices and {job.n_timepoints} time points",
+        expected=f"about {_estimate(job) / 1e9:.1f} GB of memory on the {job.device_type}",
         found=found,
         remedy=(
             "Set vertex_subsample, precision 'bf16' or attention_dropout 0, or lower d_model, "

@@ -99,79 +99,48 @@ def cluster(
         One for each number of clusters. Where W has collapsed (fewer distinct rows than
         clusters) the labels are what KMeans gives, and `Clustering.collapsed` says so.
     """
+    from sklearn.preprocessing import normalize
+
     config = config or ClusteringConfig()
     kept = np.sort(matrix.permutation)
-    rows = scale_rows(W[kept]) if config.scale_rows else W[kept]
+    rows = normalize(W[kept], norm="l1") if config.scale_rows else W[kept]
     if labelings is None:
         fits = [_kmeans(rows, n, config.random_state) for n in n_clusters]
     else:
         fits = [_given(rows, labels[kept]) for labels in labelings]
-    one_hot, spans = _one_hots([fit.labels for fit in fits])
-    shared = _Shared(
-        rows=rows,
-        kept=kept,
-        n_vertices=matrix.n_vertices,
-        distinct=count_distinct_rows(rows),
-        distances=_distance_sums(rows, [fit.labels for fit in fits]),
-        thresholded=_thresholded_connectivity(matrix, one_hot),
-        full=None if full_correlation is None else _full_sums(full_correlation, kept, one_hot),
-    )
-    return tuple(
-        _describe(shared, n, fit, span, distances)
-        for n, fit, span, distances in zip(n_clusters, fits, spans, shared.distances, strict=True)
-    )
-
-
-@dataclass(frozen=True, eq=False)
-class _Fit:
-    """What KMeans found."""
-
-    labels: IntArray
-    inertia: float
-
-
-@dataclass(frozen=True, eq=False)
-class _Shared:
-    """What all numbers of clusters share: columns of all clusterings stand side by side."""
-
-    rows: FloatArray
-    kept: IntArray
-    n_vertices: int
-    distinct: int
-    distances: list[FloatArray]
-    thresholded: tuple[FloatArray, FloatArray]
-    full: tuple[FloatArray, FloatArray] | None
-
-
-def _describe(
-    shared: _Shared, n_clusters: int, fit: _Fit, span: slice, distances: FloatArray
-) -> Clustering:
-    labels = np.full(shared.n_vertices, -1, dtype=np.int32)
-    labels[shared.kept] = fit.labels
-    sizes = np.bincount(fit.labels, minlength=n_clusters)
-    present = sizes[: span.stop - span.start]
-    nothing = (float("nan"),) * 3
-    sums, traces = shared.thresholded
-    on_blocks = connectivity(sums[span, span], traces[span], present)
-    on_all = nothing
-    if shared.full is not None:
-        on_all = connectivity(shared.full[0][span, span], shared.full[1][span], present)
-    return Clustering(
-        n_clusters,
-        labels,
-        int(np.count_nonzero(sizes)),
-        shared.distinct,
-        fit.inertia,
-        _silhouette(distances, fit.labels),
-        davies_bouldin(shared.rows, fit.labels),
-        *on_blocks,
-        *on_all,
-        sizes,
-    )
+    found = [labels for labels, _ in fits]
+    # What follows is shared by all numbers of clusters, whose columns stand side by side.
+    one_hot, spans = _one_hots(found)
+    cut = _thresholded_sums(matrix, one_hot)
+    full = None if full_correlation is None else _full_sums(full_correlation, kept, one_hot)
+    distinct = count_distinct_rows(rows)
+    clusterings = []
+    for n, (labels, inertia), span, distances in zip(
+        n_clusters, fits, spans, distance_sums(rows, found), strict=True
+    ):
+        everywhere = np.full(matrix.n_vertices, -1, dtype=np.int32)
+        everywhere[kept] = labels
+        sizes = np.bincount(labels, minlength=n)
+        present = sizes[: span.stop - span.start]
+        clusterings.append(
+            Clustering(
+                n,
+                everywhere,
+                int(np.count_nonzero(sizes)),
+                distinct,
+                inertia,
+                silhouette(distances, labels),
+                davies_bouldin(rows, labels),
+                *connectivity(cut, span, present),
+                *((float("nan"),) * 3 if full is None else connectivity(full, span, present)),
+                sizes,
+            )
+        )
+    return tuple(clusterings)
 
 
 def davies_bouldin(rows: FloatArray, labels: IntArray) -> float:
-    """Return the Davies-Bouldin index of a labelling.
+    """Return scikit-learn's Davies-Bouldin index of a labelling; NaN where it is not defined.
 
     Parameters
     ----------
@@ -183,58 +152,39 @@ def davies_bouldin(rows: FloatArray, labels: IntArray) -> float:
     Returns
     -------
     float
-        Equal to `sklearn.metrics.davies_bouldin_score`, which takes a loop over clusters; NaN
-        where it is not defined.
     """
-    present, labels = np.unique(labels, return_inverse=True)
-    if not 2 <= len(present) <= len(labels) - 1:
-        return float("nan")
-    one_hot = np.eye(len(present))[labels]
-    sizes = one_hot.sum(axis=0)
-    centres = one_hot.T @ rows / sizes[:, None]
-    spread = one_hot.T @ np.linalg.norm(rows - centres[labels], axis=1) / sizes
-    apart = np.linalg.norm(centres[:, None] - centres[None], axis=2)
-    if np.allclose(spread, 0) or np.allclose(apart, 0):
-        return 0.0
-    apart[apart == 0] = np.inf
-    return float(((spread[:, None] + spread) / apart).max(axis=1).mean())
+    from sklearn.metrics import davies_bouldin_score
 
-
-def scale_rows(W: FloatArray) -> FloatArray:
-    """Divide rows of W, of shape (n, n_components), by their sums; rows of zeros stay."""
-    sums = W.sum(axis=1, keepdims=True)
-    scaled: FloatArray = np.divide(W, sums, out=np.zeros_like(W), where=sums > 0)
-    return scaled
+    defined = 2 <= len(np.unique(labels)) <= len(labels) - 1
+    return float(davies_bouldin_score(rows, labels)) if defined else float("nan")
 
 
 def count_distinct_rows(W: FloatArray) -> int:
     """Count the different rows of W, of shape (n, n_components)."""
-    if W.shape[1] == 0:
-        return min(len(W), 1)
     as_bytes = np.ascontiguousarray(W).view(np.dtype((np.void, W.itemsize * W.shape[1])))
     return len(np.unique(as_bytes))
 
 
-def _kmeans(rows: FloatArray, n_clusters: int, random_state: int) -> _Fit:
+def _kmeans(rows: FloatArray, n_clusters: int, random_state: int) -> tuple[IntArray, float]:
     """Cluster rows; each vertex is apart where there are no more of them than clusters."""
     from sklearn.cluster import KMeans
     from sklearn.exceptions import ConvergenceWarning
 
     if len(rows) <= n_clusters:
-        return _Fit(np.arange(len(rows)), 0.0)
+        return np.arange(len(rows)), 0.0
     with warnings.catch_warnings():
         # Fewer distinct rows than clusters: measured and named in the result instead.
         warnings.simplefilter("ignore", ConvergenceWarning)
         model = KMeans(n_clusters=n_clusters, n_init="auto", random_state=random_state).fit(rows)
-    return _Fit(model.labels_.astype(np.int64), float(model.inertia_))
+    return model.labels_.astype(np.int64), float(model.inertia_)
 
 
-def _given(rows: FloatArray, labels: IntArray) -> _Fit:
+def _given(rows: FloatArray, labels: IntArray) -> tuple[IntArray, float]:
     """Describe a labeling by the inertia that KMeans would report for it."""
     labels = np.asarray(np.maximum(labels, 0), dtype=np.int64)
     one_hot = np.eye(labels.max() + 1)[labels]
     centres = one_hot.T @ rows / np.maximum(one_hot.sum(axis=0), 1)[:, None]
-    return _Fit(labels, float(np.square(rows - centres[labels]).sum()))
+    return labels, float(np.square(rows - centres[labels]).sum())
 
 
 def _one_hots(labelings: Sequence[IntArray]) -> tuple[FloatArray, list[slice]]:
@@ -247,8 +197,8 @@ def _one_hots(labelings: Sequence[IntArray]) -> tuple[FloatArray, list[slice]]:
 # --- Silhouette ------------------------------------------------------------------------------
 
 
-def silhouette_scores(rows: FloatArray, labelings: Sequence[IntArray]) -> list[float]:
-    """Return the mean silhouette of several labelings of the same points.
+def distance_sums(rows: FloatArray, labelings: Sequence[IntArray]) -> list[FloatArray]:
+    """Sum each point's distances to the points of each cluster, for every labeling.
 
     All labelings share one pass over the pairwise distances, each pair once, in tiles: the
     distance matrix is never whole in memory.
@@ -262,15 +212,8 @@ def silhouette_scores(rows: FloatArray, labelings: Sequence[IntArray]) -> list[f
 
     Returns
     -------
-    list of float
-        Equal to `sklearn.metrics.silhouette_score`; NaN where that is not defined.
+    list of ndarray of shape (n, n_clusters)
     """
-    sums = _distance_sums(rows, labelings)
-    return [_silhouette(s, labels) for s, labels in zip(sums, labelings, strict=True)]
-
-
-def _distance_sums(rows: FloatArray, labelings: Sequence[IntArray]) -> list[FloatArray]:
-    """Sum each point's distances to the points of each cluster, for every labeling."""
     from trend_dagster.science.parcellation._distances import add_distances
 
     groups, group = np.unique(np.stack(labelings), axis=1, return_inverse=True)
@@ -290,7 +233,21 @@ def _distance_sums(rows: FloatArray, labelings: Sequence[IntArray]) -> list[Floa
     return [(sums @ np.eye(labels.max() + 1)[labels])[back] for labels in groups]
 
 
-def _silhouette(sums: FloatArray, labels: IntArray) -> float:
+def silhouette(sums: FloatArray, labels: IntArray) -> float:
+    """Return the mean silhouette of a labelling.
+
+    Parameters
+    ----------
+    sums : ndarray of shape (n, n_clusters)
+        Sum of the distances from each point to the others of each cluster.
+    labels : ndarray of int of shape (n,)
+        Cluster of each point, from 0.
+
+    Returns
+    -------
+    float
+        Equal to `sklearn.metrics.silhouette_score`; NaN where that is not defined.
+    """
     sizes = np.bincount(labels, minlength=sums.shape[1])
     present = sizes > 0
     if not 2 <= np.count_nonzero(present) <= len(labels) - 1:
@@ -311,17 +268,20 @@ def _silhouette(sums: FloatArray, labels: IntArray) -> float:
 # --- Connectivity ----------------------------------------------------------------------------
 
 
-def connectivity(
-    sums: FloatArray, traces: FloatArray, sizes: IntArray
-) -> tuple[float, float, float]:
+Sums = tuple[FloatArray, FloatArray]
+"""Sums of correlations between the vertices of each two clusters, and of their diagonal entries."""
+
+
+def connectivity(sums: Sums, span: slice, sizes: IntArray) -> tuple[float, float, float]:
     """Return mean connectivity within clusters, between clusters, and their ratio.
 
     Parameters
     ----------
-    sums : ndarray of shape (n_clusters, n_clusters)
-        Sum of correlations between the vertices of two clusters.
-    traces : ndarray of shape (n_clusters,)
-        Sum of the diagonal entries of each cluster, left out of the mean within.
+    sums : tuple of ndarray of shape (n_columns, n_columns) and (n_columns,)
+        Sum of correlations between the vertices of two clusters, and of the diagonal entries of
+        each, which are left out of the mean within.
+    span : slice
+        Columns of one clustering.
     sizes : ndarray of shape (n_clusters,)
         Vertices per cluster; clusters without any are passed over.
 
@@ -331,11 +291,11 @@ def connectivity(
         As the tutorial's loops: a cluster of one vertex counts 0 within; the ratio is infinite
         where nothing connects two clusters; NaN between where there is one cluster only.
     """
-    present = sizes > 0
-    sums, traces, sizes = sums[np.ix_(present, present)], traces[present], sizes[present]
+    own, traces, present = sums[0][span, span], sums[1][span], sizes > 0
+    own, traces, sizes = own[np.ix_(present, present)], traces[present], sizes[present]
     pairs = sizes * (sizes - 1)
-    within = np.divide(np.diag(sums) - traces, pairs, out=np.zeros(len(sizes)), where=pairs > 0)
-    means = sums / np.outer(sizes, sizes)
+    within = np.divide(np.diag(own) - traces, pairs, out=np.zeros(len(sizes)), where=pairs > 0)
+    means = own / np.outer(sizes, sizes)
     between = means[np.triu_indices(len(sizes), 1)]
     mean_within = float(within.mean()) if len(within) else float("nan")
     mean_between = float(between.mean()) if len(between) else float("nan")
@@ -343,9 +303,7 @@ def connectivity(
     return mean_within, mean_between, ratio
 
 
-def _thresholded_connectivity(
-    matrix: BlockMatrix, one_hot: FloatArray
-) -> tuple[FloatArray, FloatArray]:
+def _thresholded_sums(matrix: BlockMatrix, one_hot: FloatArray) -> Sums:
     """Return Z^T X Z and Z^T diag(X) for a one-hot Z over the vertices with signal."""
     kept = np.sort(matrix.permutation)
     Z = one_hot[np.searchsorted(kept, matrix.permutation)]
@@ -354,9 +312,7 @@ def _thresholded_connectivity(
     return Z.T.astype(np.float64) @ product, diagonal.astype(np.float64) @ Z
 
 
-def _full_sums(
-    correlation: Any, kept: IntArray, one_hot: FloatArray
-) -> tuple[FloatArray, FloatArray]:
+def _full_sums(correlation: Any, kept: IntArray, one_hot: FloatArray) -> Sums:
     """Return Z^T C Z and Z^T diag(C), reading C in stripes of rows."""
     n = correlation.shape[0]
     Z = np.zeros((n, one_hot.shape[1]), dtype=np.float32)

@@ -15,12 +15,14 @@ from __future__ import annotations
 
 import time
 import warnings
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Iterator, Sequence
 from concurrent.futures import Executor, ThreadPoolExecutor
+from contextlib import nullcontext
 from dataclasses import dataclass
 from typing import Any
 
 import numpy as np
+import scipy  # loads a part of its own when it is first asked for
 from numpy.typing import NDArray
 from threadpoolctl import threadpool_limits
 
@@ -30,6 +32,10 @@ from trend_dagster.science.connectivity.thresholding import BlockMatrix, FloatAr
 from trend_dagster.science.parcellation._hals_torch import TorchLockstep
 from trend_dagster.science.parcellation.graph_factorization import Graph, solve_smooth
 from trend_dagster.science.parcellation.settings import FactorizationConfig, Problem
+
+Factors = tuple[FloatArray, FloatArray]
+Solved = tuple[int, FloatArray, FloatArray, int, bool]
+"""Index of a problem, W transposed and H in block order, sweeps, and whether they converged."""
 
 _NNDSVD_EPS = 1e-6
 _TIE = 1e-6
@@ -124,20 +130,13 @@ def objective(matrix: BlockMatrix, W: FloatArray, H: FloatArray, l1: float, l2: 
     float
     """
     rows = matrix.permutation
-    left = W[rows].astype(np.float64)
-    right = H[:, rows].astype(np.float64)
+    left, right = W[rows].astype(np.float64).T, H[:, rows].astype(np.float64)
     cross = float((matrix.multiply_blocks(W[rows]).astype(np.float64) * right.T).sum())
-    return _objective(matrix.squared_norm(), cross, left.T, right, l1, l2)
-
-
-def _objective(
-    squared_norm: float, cross: float, Wt: FloatArray, H: FloatArray, l1: float, l2: float
-) -> float:
     # |X - W H|^2 without forming W H, which has V^2 entries.
-    gram_w, gram_h = Wt @ Wt.T, H @ H.T
-    fit = squared_norm - 2 * cross + float((gram_w * gram_h).sum())
+    gram_w, gram_h = left @ left.T, right @ right.T
+    fit = matrix.squared_norm() - 2 * cross + float((gram_w * gram_h).sum())
     ridge = float(np.trace(gram_w) + np.trace(gram_h))
-    return 0.5 * fit + l1 * float(Wt.sum() + H.sum()) + 0.5 * l2 * ridge
+    return 0.5 * fit + l1 * float(left.sum() + right.sum()) + 0.5 * l2 * ridge
 
 
 # --- Starting values -------------------------------------------------------------------------
@@ -202,10 +201,8 @@ def leading_eigenpairs(
 
 
 def _block_eigenpairs(block: FloatArray, n_pairs: int) -> tuple[FloatArray, FloatArray]:
-    from scipy.linalg import eigh
-
     if len(block) <= max(_LANCZOS_FROM * n_pairs, 2):
-        values, vectors = eigh(block, check_finite=False)
+        values, vectors = scipy.linalg.eigh(block, check_finite=False)
     else:
         values, vectors = _lanczos(block, n_pairs)
     order = np.argsort(-np.abs(values), kind="stable")[:n_pairs]
@@ -214,7 +211,6 @@ def _block_eigenpairs(block: FloatArray, n_pairs: int) -> tuple[FloatArray, Floa
 
 def _lanczos(block: FloatArray, n_pairs: int) -> tuple[FloatArray, FloatArray]:
     # A fixed start makes the result reproducible.
-    from scipy.linalg import eigh
     from scipy.sparse.linalg import ArpackError, LinearOperator, eigsh
 
     start = np.random.default_rng(0).random(len(block)).astype(block.dtype)
@@ -223,7 +219,7 @@ def _lanczos(block: FloatArray, n_pairs: int) -> tuple[FloatArray, FloatArray]:
         values, vectors = eigsh(operator, k=n_pairs, which="LM", v0=start)
     except ArpackError:
         # A label of zeros, or more equal eigenvalues than the iteration can tell apart.
-        values, vectors = eigh(block, check_finite=False)
+        values, vectors = scipy.linalg.eigh(block, check_finite=False)
     return values, vectors
 
 
@@ -319,13 +315,8 @@ class _Block:
         return _Block(self.X, self.W[rows], self.H[rows], self.problem[rows], self.component[rows])
 
 
-@dataclass(eq=False)
-class _Tile:
-    """A range of vertices of one block, the unit of work of one thread."""
-
-    block: int
-    begin: int
-    end: int
+Tile = tuple[int, int, int]
+"""A block and a range of its vertices: the unit of work of one thread."""
 
 
 class _Lockstep:
@@ -342,7 +333,7 @@ class _Lockstep:
         matrix: BlockMatrix,
         starts: Sequence[tuple[FloatArray, FloatArray]],
         penalty: Sequence[tuple[float, float]],
-        pool: Executor | None,
+        pool: Executor,
         n_threads: int,
     ) -> None:
         self.matrix = matrix
@@ -385,39 +376,39 @@ class _Lockstep:
     ) -> tuple[FloatArray, FloatArray, list[NDArray[np.bool_]]]:
         from trend_dagster.science.parcellation._hals import add_grams
 
-        def work(tiles: list[_Tile]) -> list[Any]:
+        def work(tiles: list[Tile]) -> list[Any]:
             return [self._update(tile, other_gram, update_W=update_W) for tile in tiles]
 
-        run = map if self.pool is None else self.pool.map
-        parts = [part for share in run(work, self.shares) for part in share]
+        parts = [part for share in self.pool.map(work, self.shares) for part in share]
         grams = np.zeros(other_gram.shape)
         violation = np.zeros(len(self.sizes))
         alive = [np.zeros(len(block.W), dtype=bool) for block in self.blocks]
         # Always added in the order of the tiles: the result does not depend on the threads.
-        for tile, gram, part_violation, part_alive in parts:
-            block = self.blocks[tile.block]
+        for b, gram, part_violation, part_alive in parts:
+            block = self.blocks[b]
             add_grams(grams, gram, block.component, block.problems, block.starts)
             violation += part_violation
-            alive[tile.block] |= part_alive
+            alive[b] |= part_alive
         return grams.astype(other_gram.dtype), violation, alive
 
     def _update(
-        self, tile: _Tile, other_gram: FloatArray, *, update_W: bool
-    ) -> tuple[_Tile, FloatArray, FloatArray, NDArray[np.bool_]]:
+        self, tile: Tile, other_gram: FloatArray, *, update_W: bool
+    ) -> tuple[int, FloatArray, FloatArray, NDArray[np.bool_]]:
         from trend_dagster.science.parcellation._hals import half_sweep
 
-        block = self.blocks[tile.block]
+        b, begin, end = tile
+        block = self.blocks[b]
         factor, other = (block.W, block.H) if update_W else (block.H, block.W)
-        product = other @ block.X[:, tile.begin : tile.end]
+        product = other @ block.X[:, begin:end]
         counts = np.diff(block.starts)
         gram = np.zeros(int((counts**2).sum()), dtype=factor.dtype)
         violation = np.zeros(len(self.sizes))
         alive = np.zeros(len(factor), dtype=np.bool_)
         half_sweep(
             factor, product, other_gram, block.component, block.problems, block.starts,
-            self.l1, self.l2, tile.begin, tile.end, gram, violation, alive,
+            self.l1, self.l2, begin, end, gram, violation, alive,
         )  # fmt: skip
-        return tile, gram, violation, alive
+        return b, gram, violation, alive
 
     def _drop(self, alive: Sequence[NDArray[np.bool_]]) -> None:
         """Leave out rows that can never move again."""
@@ -439,14 +430,14 @@ class _Lockstep:
         return Wt, H
 
 
-def _share_tiles(block_sizes: IntArray, n_threads: int, width: int = 512) -> list[list[_Tile]]:
+def _share_tiles(block_sizes: IntArray, n_threads: int, width: int = 512) -> list[list[Tile]]:
     """Cut blocks into tiles and deal them to threads so that each has as much work."""
     tiles = [
-        (size * (min(begin + width, size) - begin), _Tile(b, begin, min(begin + width, size)))
+        (size * (min(begin + width, size) - begin), (b, begin, min(begin + width, size)))
         for b, size in enumerate(block_sizes.tolist())
         for begin in range(0, size, width)
     ]
-    shares: list[list[_Tile]] = [[] for _ in range(n_threads)]
+    shares: list[list[Tile]] = [[] for _ in range(n_threads)]
     load = [0] * n_threads
     for cost, tile in sorted(tiles, key=lambda t: -t[0]):
         lightest = load.index(min(load))
@@ -460,21 +451,20 @@ def _share_tiles(block_sizes: IntArray, n_threads: int, width: int = 512) -> lis
 
 def _solve_block(
     matrix: BlockMatrix,
-    problems: Sequence[Problem],
-    starts: Sequence[tuple[FloatArray, FloatArray]],
+    starts: Sequence[Factors],
+    weights: Sequence[tuple[float, float]],
     config: FactorizationConfig,
-    pool: Executor | None,
+    pool: Executor,
     n_threads: int,
-) -> Iterator[tuple[int, FloatArray, FloatArray, int, bool]]:
-    """Yield index, W transposed, H, sweeps and convergence of each problem as it finishes."""
-    weights = [penalties(matrix, p.alpha_W, p.l1_ratio, config.penalty) for p in problems]
+) -> Iterator[Solved]:
+    """Solve all problems in lockstep; yield each as it finishes."""
     state: _Lockstep | TorchLockstep
     if config.device == "cpu":
         state = _Lockstep(matrix, starts, weights, pool, n_threads)
     else:
         state = TorchLockstep(matrix, starts, weights, config.device)
-    running = list(range(len(problems)))
-    initial: FloatArray = np.zeros(len(problems))
+    running = list(range(len(starts)))
+    initial: FloatArray = np.zeros(len(starts))
     for n_iter in range(1, config.max_iter + 1):
         violation = state.sweep()
         if n_iter == 1:
@@ -491,114 +481,59 @@ def _solve_block(
 
 def _solve_graph(
     matrix: BlockMatrix,
-    problems: Sequence[Problem],
-    starts: Sequence[tuple[FloatArray, FloatArray]],
+    starts: Sequence[Factors],
+    weights: Sequence[tuple[float, float]],
     config: FactorizationConfig,
     graph: Graph,
-    pool: Executor | None,
-) -> Iterator[tuple[int, FloatArray, FloatArray, int, bool]]:
+    pool: Executor,
+) -> Iterator[Solved]:
     """Solve each problem with smooth loadings; a graph joins blocks, so there is no lockstep."""
 
-    def solve(index: int) -> tuple[int, FloatArray, FloatArray, int, bool]:
-        p = problems[index]
-        l1, l2 = penalties(matrix, p.alpha_W, p.l1_ratio, config.penalty)
+    def solve(index: int) -> Solved:
+        l1, l2 = weights[index]
         found = solve_smooth(matrix, starts[index], graph, l1, l2, config.tol, config.max_iter)
         return index, *found
 
-    run = map if pool is None else pool.map
-    yield from run(solve, range(len(problems)))
+    yield from pool.map(solve, range(len(starts)))
 
 
 def _solve_sklearn(
     matrix: BlockMatrix,
-    problem: Problem,
-    start: tuple[FloatArray, FloatArray] | None,
+    problems: Sequence[Problem],
+    starts: Sequence[Factors] | None,
+    weights: Sequence[tuple[float, float]],
     config: FactorizationConfig,
-) -> tuple[FloatArray, FloatArray, int, bool]:
-    """Solve with scikit-learn on the dense matrix; vertices ascending."""
+) -> Iterator[Solved]:
+    """Solve each problem with scikit-learn on the dense matrix, its vertices ascending."""
     from sklearn.decomposition import non_negative_factorization
     from sklearn.exceptions import ConvergenceWarning
 
-    l1, l2 = penalties(matrix, problem.alpha_W, problem.l1_ratio, config.penalty)
-    total = l1 + l2
-    with warnings.catch_warnings(record=True) as caught:
-        warnings.simplefilter("always", ConvergenceWarning)
-        W, H, n_iter = non_negative_factorization(
-            matrix.to_dense_kept(),
-            W=None if start is None else start[0],
-            H=None if start is None else start[1],
-            n_components=problem.n_components,
-            init="nndsvda" if start is None else "custom",
-            solver="cd",
-            alpha_W=total / matrix.n_kept,
-            l1_ratio=l1 / total if total else 0.0,
-            tol=config.tol,
-            max_iter=config.max_iter,
-            random_state=config.random_state,
-        )
-    return W, H, int(n_iter), not any(w.category is ConvergenceWarning for w in caught)
+    ascending = np.argsort(matrix.permutation)
+    in_blocks, kept = np.argsort(ascending), matrix.permutation[ascending]
+    X = matrix.to_dense()[np.ix_(kept, kept)]
+    for index, (problem, (l1, l2)) in enumerate(zip(problems, weights, strict=True)):
+        start: dict[str, Any] = {"init": "nndsvda"}
+        if starts is not None:
+            Wt, H = (np.ascontiguousarray(factor[:, ascending]) for factor in starts[index])
+            start = {"init": "custom", "W": np.ascontiguousarray(Wt.T), "H": H}
+        with warnings.catch_warnings(record=True) as caught:
+            warnings.simplefilter("always", ConvergenceWarning)
+            W, H, n_iter = non_negative_factorization(
+                X,
+                n_components=problem.n_components,
+                solver="cd",
+                alpha_W=(l1 + l2) / matrix.n_kept,
+                l1_ratio=l1 / (l1 + l2) if l1 + l2 else 0.0,
+                tol=config.tol,
+                max_iter=config.max_iter,
+                random_state=config.random_state,
+                **start,
+            )
+        converged = not any(w.category is ConvergenceWarning for w in caught)
+        yield index, W.T[:, in_blocks], H[:, in_blocks], int(n_iter), converged
 
 
 # --- Public ----------------------------------------------------------------------------------
-
-
-def factorize(
-    matrix: BlockMatrix,
-    n_components: int,
-    alpha_W: float,
-    l1_ratio: float,
-    config: FactorizationConfig | None = None,
-    *,
-    W0: FloatArray | None = None,
-    H0: FloatArray | None = None,
-    eigenpairs: Eigenpairs | None = None,
-    graph: Any = None,
-    n_threads: int = 1,
-) -> Factorization:
-    """Factorise one block matrix.
-
-    Parameters
-    ----------
-    matrix : BlockMatrix
-        Non-negative and symmetric.
-    n_components : int
-        Columns of W.
-    alpha_W, l1_ratio : float
-        Elastic net of W and H, as in scikit-learn's NMF.
-    config : FactorizationConfig, optional
-        Solver and stop rule.
-    W0 : ndarray of shape (n_vertices, n_components), optional
-        Starting values, with H0; NNDSVDa if not given.
-    H0 : ndarray of shape (n_components, n_vertices), optional
-        Starting values, with W0.
-    eigenpairs : Eigenpairs, optional
-        From `leading_eigenpairs`, if they are known already.
-    graph : sparse array of shape (n_vertices, n_vertices), optional
-        Weights of neighbouring vertices, for smoothness > 0.
-    n_threads : int
-        Threads in use.
-
-    Returns
-    -------
-    Factorization
-
-    Raises
-    ------
-    FactorizationError
-        As for `factorize_many`.
-    """
-    start = None if W0 is None or H0 is None else [(W0, H0)]
-    problems = [Problem(n_components, alpha_W, l1_ratio)]
-    found = factorize_many(
-        matrix,
-        problems,
-        config,
-        starts=start,
-        eigenpairs=eigenpairs,
-        graph=graph,
-        n_threads=n_threads,
-    )
-    return next(iter(found))[1]
 
 
 def factorize_many(
@@ -606,8 +541,7 @@ def factorize_many(
     problems: Sequence[Problem],
     config: FactorizationConfig | None = None,
     *,
-    starts: Sequence[tuple[FloatArray, FloatArray]] | None = None,
-    eigenpairs: Eigenpairs | None = None,
+    starts: Sequence[Factors] | None = None,
     graph: Any = None,
     n_threads: int = 1,
     pool: Executor | None = None,
@@ -619,13 +553,11 @@ def factorize_many(
     matrix : BlockMatrix
         Non-negative and symmetric.
     problems : sequence of Problem
-        Numbers of components and penalties.
+        Numbers of components and penalties, as in scikit-learn's NMF.
     config : FactorizationConfig, optional
         Solver and stop rule.
     starts : sequence of tuple of ndarray, optional
         W0 and H0 of each problem, over all vertices; NNDSVDa if not given.
-    eigenpairs : Eigenpairs, optional
-        From `leading_eigenpairs`, if they are known already.
     graph : sparse array of shape (n_vertices, n_vertices), optional
         Weights of neighbouring vertices, for smoothness > 0.
     n_threads : int
@@ -647,99 +579,61 @@ def factorize_many(
     """
     config = config or FactorizationConfig()
     _check_problems(matrix, problems, starts)
-    _check_smoothness(config)
-    _check_device(config)
+    _check_solver(config)
     smooth = Graph.of(graph, matrix, config.smoothness) if config.smoothness > 0 else None
-    if config.solver == "sklearn":
-        with threadpool_limits(n_threads):
-            yield from _many_sklearn(matrix, problems, config, starts)
-        return
-    with threadpool_limits(1):
-        own = ThreadPoolExecutor(n_threads) if pool is None and n_threads > 1 else None
-        try:
-            yield from _many_block(
-                matrix, problems, config, starts, eigenpairs, smooth, pool or own, n_threads
-            )
-        finally:
-            if own is not None:
-                own.shutdown()
-
-
-def _many_block(
-    matrix: BlockMatrix,
-    problems: Sequence[Problem],
-    config: FactorizationConfig,
-    starts: Sequence[tuple[FloatArray, FloatArray]] | None,
-    eigenpairs: Eigenpairs | None,
-    graph: Graph | None,
-    pool: Executor | None,
-    n_threads: int,
-) -> Iterator[tuple[int, Factorization]]:
-    began = time.perf_counter()
-    rows = matrix.permutation
-    if starts is None:
-        k_max = max(p.n_components for p in problems)
-        pairs = eigenpairs or leading_eigenpairs(matrix, k_max, pool)
-        Wt, H = nndsvda(matrix, pairs, k_max)
-        inner = [(Wt[: p.n_components], H[: p.n_components]) for p in problems]
-    else:
-        dtype = matrix.dtype
-        inner = [(W0[rows].T.astype(dtype), H0[:, rows].astype(dtype)) for W0, H0 in starts]
-    finish = _finisher(matrix, config, graph)
-    if graph is None:
-        solved = _solve_block(matrix, problems, inner, config, pool, n_threads)
-    else:
-        solved = _solve_graph(matrix, problems, inner, config, graph, pool)
-    for index, Wt, H, n_iter, converged in solved:
-        seconds = time.perf_counter() - began
-        yield index, finish(problems[index], rows, Wt.T, H, n_iter, converged, seconds)
-
-
-def _many_sklearn(
-    matrix: BlockMatrix,
-    problems: Sequence[Problem],
-    config: FactorizationConfig,
-    starts: Sequence[tuple[FloatArray, FloatArray]] | None,
-) -> Iterator[tuple[int, Factorization]]:
-    kept = np.sort(matrix.permutation)
-    finish = _finisher(matrix, config)
-    for index, problem in enumerate(problems):
+    weights = [penalties(matrix, p.alpha_W, p.l1_ratio, config.penalty) for p in problems]
+    of_sklearn = config.solver == "sklearn"
+    with (
+        threadpool_limits(n_threads if of_sklearn else 1),
+        nullcontext(pool) if pool is not None else ThreadPoolExecutor(n_threads) as threads,
+    ):
         began = time.perf_counter()
-        start = None
+        inner: Sequence[Factors] | None = None
         if starts is not None:
-            W0, H0 = (factor.astype(matrix.dtype) for factor in starts[index])
-            start = np.ascontiguousarray(W0[kept]), np.ascontiguousarray(H0[:, kept])
-        W, H, n_iter, converged = _solve_sklearn(matrix, problem, start, config)
-        seconds = time.perf_counter() - began
-        yield index, finish(problem, kept, W, H, n_iter, converged, seconds)
+            rows, dtype = matrix.permutation, matrix.dtype
+            inner = [(W0[rows].T.astype(dtype), H0[:, rows].astype(dtype)) for W0, H0 in starts]
+        elif not of_sklearn:
+            inner = _common_starts(matrix, [p.n_components for p in problems], threads)
+        if inner is None or of_sklearn:
+            solved = _solve_sklearn(matrix, problems, inner, weights, config)
+        elif smooth is None:
+            solved = _solve_block(matrix, inner, weights, config, threads, n_threads)
+        else:
+            solved = _solve_graph(matrix, inner, weights, config, smooth, threads)
+        for found in solved:
+            seconds = time.perf_counter() - began
+            problem, penalty = problems[found[0]], weights[found[0]]
+            yield found[0], _finished(matrix, problem, penalty, smooth, seconds, found)
 
 
-def _finisher(
-    matrix: BlockMatrix, config: FactorizationConfig, graph: Graph | None = None
-) -> Callable[..., Factorization]:
-    """Return what turns factors over the vertices with signal into a Factorization."""
+def _common_starts(
+    matrix: BlockMatrix, n_components: Sequence[int], pool: Executor
+) -> list[Factors]:
+    """Begin each problem with the first components of one start."""
+    most = max(n_components)
+    Wt, H = nndsvda(matrix, leading_eigenpairs(matrix, most, pool), most)
+    return [(Wt[:k], H[:k]) for k in n_components]
 
-    def finish(
-        problem: Problem,
-        rows: IntArray,
-        W: FloatArray,
-        H: FloatArray,
-        n_iter: int,
-        converged: bool,
-        seconds: float,
-    ) -> Factorization:
-        k = problem.n_components
-        full_W = np.zeros((matrix.n_vertices, k), dtype=W.dtype)
-        full_H = np.zeros((k, matrix.n_vertices), dtype=H.dtype)
-        full_W[rows], full_H[:, rows] = W, H
-        l1, l2 = penalties(matrix, problem.alpha_W, problem.l1_ratio, config.penalty)
-        value = objective(matrix, full_W, full_H, l1, l2)
-        value += graph.energy(W.T) if graph is not None else 0.0
-        return Factorization(
-            k, problem.alpha_W, problem.l1_ratio, full_W, full_H, n_iter, value, converged, seconds
-        )
 
-    return finish
+def _finished(
+    matrix: BlockMatrix,
+    problem: Problem,
+    penalty: tuple[float, float],
+    graph: Graph | None,
+    seconds: float,
+    solved: Solved,
+) -> Factorization:
+    """Take factors in block order to all vertices."""
+    _, Wt, H, n_iter, converged = solved
+    full_W = np.zeros((matrix.n_vertices, len(Wt)), dtype=Wt.dtype)
+    full_H = np.zeros((len(H), matrix.n_vertices), dtype=H.dtype)
+    full_W[matrix.permutation], full_H[:, matrix.permutation] = Wt.T, H
+    value = objective(matrix, full_W, full_H, *penalty)
+    value += graph.energy(Wt) if graph is not None else 0.0
+    return Factorization(
+        problem.n_components, problem.alpha_W, problem.l1_ratio, full_W, full_H,
+        n_iter, value, converged, seconds,
+    )  # fmt: skip
 
 
 def too_many_components(n_kept: int, n_components: int) -> FactorizationError | None:
@@ -766,7 +660,7 @@ def too_many_components(n_kept: int, n_components: int) -> FactorizationError | 
     )
 
 
-def _check_smoothness(config: FactorizationConfig) -> None:
+def _check_solver(config: FactorizationConfig) -> None:
     if config.smoothness > 0 and config.solver == "sklearn":
         raise FactorizationError(
             "smoothness",
@@ -774,9 +668,6 @@ def _check_smoothness(config: FactorizationConfig) -> None:
             found=f"{config.smoothness}",
             remedy="Use solver='block'.",
         )
-
-
-def _check_device(config: FactorizationConfig) -> None:
     if config.device == "cpu":
         return
     if config.smoothness > 0 or config.solver == "sklearn":

@@ -12,15 +12,13 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from dataclasses import dataclass
-from typing import TYPE_CHECKING, Any
+from typing import Any
 
 import numpy as np
+import scipy  # loads a part of its own when it is first asked for
 
 from trend_dagster.errors import FactorizationError
 from trend_dagster.science.connectivity.thresholding import BlockMatrix, FloatArray
-
-if TYPE_CHECKING:
-    from scipy import sparse
 
 _STRIPE_ROWS = 512
 GRAPH_REACH = 3.0  # sigma; vertices further apart than this are no neighbours
@@ -38,14 +36,12 @@ class Graph:
         Row sums of weights.
     """
 
-    weights: sparse.csr_array
+    weights: scipy.sparse.csr_array
     degrees: FloatArray
 
     @classmethod
     def of(cls, weights: Any, matrix: BlockMatrix, smoothness: float) -> Graph:
         """Take the graph over all vertices to the vertices and the order of a matrix."""
-        from scipy import sparse
-
         if weights is None or weights.shape != (matrix.n_vertices, matrix.n_vertices):
             raise FactorizationError(
                 "smoothness",
@@ -54,7 +50,7 @@ class Graph:
                 remedy="Give the weights of neighbouring vertices, or set smoothness to 0.",
             )
         order = matrix.permutation
-        kept = sparse.csr_array(weights)[order][:, order] * smoothness
+        kept = scipy.sparse.csr_array(weights)[order][:, order] * smoothness
         kept = kept.astype(matrix.dtype)
         return cls(kept, np.asarray(kept.sum(axis=1)).ravel())
 
@@ -68,7 +64,7 @@ class Graph:
         return 0.5 * float(sum(w @ self.gradient(w) for w in Wt.astype(np.float64)))
 
 
-def neighbour_graph(distances: Sequence[Any], sigma_mm: float) -> sparse.csr_array:
+def neighbour_graph(distances: Sequence[Any], sigma_mm: float) -> scipy.sparse.csr_array:
     """Weigh neighbours by a Gaussian of their distance along the cortex.
 
     Parameters
@@ -89,14 +85,12 @@ def neighbour_graph(distances: Sequence[Any], sigma_mm: float) -> sparse.csr_arr
     FactorizationError
         If no two vertices are near enough to be neighbours.
     """
-    from scipy import sparse
-
     stripes = []
     for distance in distances:
         n = distance.shape[0]
         rows = [_near(distance, start, sigma_mm) for start in range(0, n, _STRIPE_ROWS)]
-        stripes.append(sparse.vstack(rows, format="csr"))
-    graph = sparse.csr_array(sparse.block_diag(stripes, format="csr"))
+        stripes.append(scipy.sparse.vstack(rows, format="csr"))
+    graph = scipy.sparse.csr_array(scipy.sparse.block_diag(stripes, format="csr"))
     total = float(graph.sum())
     if total == 0:
         raise FactorizationError(
@@ -108,14 +102,12 @@ def neighbour_graph(distances: Sequence[Any], sigma_mm: float) -> sparse.csr_arr
     return graph * (graph.shape[0] / total)
 
 
-def _near(distance: Any, start: int, sigma_mm: float) -> sparse.csr_array:
-    from scipy import sparse
-
+def _near(distance: Any, start: int, sigma_mm: float) -> scipy.sparse.csr_array:
     d = np.asarray(distance[start : start + _STRIPE_ROWS], dtype=np.float32)
     weights = np.exp(-0.5 * (d / np.float32(sigma_mm)) ** 2)
     weights[d > GRAPH_REACH * sigma_mm] = 0
     weights[np.arange(len(d)), start + np.arange(len(d))] = 0
-    return sparse.csr_array(weights)
+    return scipy.sparse.csr_array(weights)
 
 
 def solve_smooth(

@@ -20,12 +20,7 @@ from trend_dagster.science.parcellation.settings import SelectionConfig
 if TYPE_CHECKING:
     import pandas as pd
 
-TIES = {
-    "n_components": True,
-    "label_file": True,
-    "alpha_W": True,
-    "l1_ratio": True,
-}
+TIES = dict.fromkeys(("n_components", "label_file", "alpha_W", "l1_ratio"), True)
 """What is left to order by, so that chance has no part in it; True for ascending."""
 
 IMPOSES_LEAST = {"n_labels": True, "silhouette": False}

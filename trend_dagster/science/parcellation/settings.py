@@ -13,7 +13,7 @@ from typing import Annotated, Literal
 from pydantic import BaseModel, Field, field_validator
 
 from trend_dagster.science._device import DESCRIPTION, Device
-from trend_dagster.science.identity import NO_IDENTITY
+from trend_dagster.science.identity import NO_IDENTITY, no_value_twice
 
 
 @dataclass(frozen=True)
@@ -47,12 +47,7 @@ class SweepGrid(BaseModel, frozen=True, extra="forbid"):
         description="Clusters of vertices; the tutorial's 7 and 19 networks per hemisphere.",
     )
 
-    @field_validator("*")
-    @classmethod
-    def _no_value_twice(cls, values: tuple[float, ...]) -> tuple[float, ...]:
-        if len(set(values)) < len(values):
-            raise ValueError(f"a list without repeated values, not {list(values)}")
-        return values
+    _no_value_twice = field_validator("*")(no_value_twice)
 
     def problems(self) -> list[Problem]:
         """Return the factorisations to solve; clusterings share them."""

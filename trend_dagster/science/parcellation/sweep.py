@@ -43,53 +43,30 @@ PER_CLUSTERING = (
 
 
 @dataclass(frozen=True, eq=False)
-class Solution:
+class Solution(Factorization):
     """One factorisation of the grid, its health, and all of its clusterings.
 
     Parameters
     ----------
-    n_components, alpha_W, l1_ratio
-        Where in the grid.
-    W : ndarray of float32 of shape (n_vertices, n_components)
-        Loadings; rows without signal are zero.
-    H : ndarray of float32 of shape (n_components, n_vertices)
-        The other factor.
-    n_iter : int
-        Sweeps of coordinate descent.
-    converged : bool
-        Whether the stop rule was met.
-    objective : float
-        Value of the objective, penalties included.
     zero_row_share : float
         Share of the vertices with signal that load on nothing. Near 1, W has collapsed.
     dead_components : int
         Components that are zero everywhere in W or in H.
     distinct_rows : int
         Distinct rows of W among vertices with signal.
-    seconds : float
-        From the start of the solve to this solution; lockstep solves share the time.
     clusterings : tuple of Clustering
         One for each number of clusters.
     """
 
-    n_components: int
-    alpha_W: float
-    l1_ratio: float
-    W: FloatArray
-    H: FloatArray
-    n_iter: int
-    converged: bool
-    objective: float
     zero_row_share: float
     dead_components: int
     distinct_rows: int
-    seconds: float
     clusterings: tuple[Clustering, ...]
 
 
 def sweep(
     matrix: BlockMatrix,
-    grid: SweepGrid | None = None,
+    grid: SweepGrid,
     factorization: FactorizationConfig | None = None,
     clustering: ClusteringConfig | None = None,
     *,
@@ -104,8 +81,8 @@ def sweep(
     ----------
     matrix : BlockMatrix
         The thresholded correlation.
-    grid : SweepGrid, optional
-        The grid; the tutorial's by default.
+    grid : SweepGrid
+        What is tried in all combinations.
     factorization : FactorizationConfig, optional
         Solver and stop rule.
     clustering : ClusteringConfig, optional
@@ -131,7 +108,6 @@ def sweep(
     FactorizationError
         If there are more components or clusters than vertices with signal.
     """
-    grid = grid or SweepGrid()
     if (most := max(grid.n_clusters)) > matrix.n_kept:
         raise FactorizationError(
             "sweep.n_clusters",
@@ -139,63 +115,41 @@ def sweep(
             found=str(most),
             remedy="Ask for fewer clusters.",
         )
+
+    def solution(found: Factorization) -> Solution:
+        labelings = None if find is None else [find(found.W, found.H, n) for n in grid.n_clusters]
+        clusterings = cluster(
+            matrix,
+            found.W,
+            grid.n_clusters,
+            clustering,
+            full_correlation=full_correlation,
+            labelings=labelings,
+        )
+        dead = ~(found.W.any(axis=0) & found.H.any(axis=1))
+        return Solution(
+            **vars(found),
+            zero_row_share=float(np.mean(~found.W[matrix.permutation].any(axis=1))),
+            dead_components=int(np.count_nonzero(dead)),
+            distinct_rows=clusterings[0].distinct_rows,
+            clusterings=clusterings,
+        )
+
     n_threads = n_threads or usable_cores()
-    with threadpool_limits(1), _pool(n_threads) as pool:
-        waiting: list[tuple[Factorization, Future[tuple[Clustering, ...]]]] = []
+    # One pool for all work: each thread computes alone, so that cores are not oversubscribed.
+    # OpenMP keeps its number of threads per thread, so that each has to be told.
+    with (
+        threadpool_limits(1),
+        ThreadPoolExecutor(n_threads, initializer=threadpool_limits, initargs=(1,)) as pool,
+    ):
+        waiting: list[Future[Solution]] = []
         for _, found in factorize_many(
             matrix, grid.problems(), factorization, graph=graph, n_threads=n_threads, pool=pool
         ):
-            future = pool.submit(
-                _cluster, matrix, found, grid.n_clusters, clustering, full_correlation, find
-            )
-            waiting.append((found, future))
-            while waiting and waiting[0][1].done():
-                yield _solution(matrix, *waiting.pop(0))
-        for found, future in waiting:
-            yield _solution(matrix, found, future)
-
-
-def _cluster(
-    matrix: BlockMatrix,
-    found: Factorization,
-    n_clusters: Sequence[int],
-    config: ClusteringConfig | None,
-    full_correlation: Any,
-    find: Callable[[FloatArray, FloatArray, int], IntArray] | None,
-) -> tuple[Clustering, ...]:
-    labelings = None if find is None else [find(found.W, found.H, n) for n in n_clusters]
-    return cluster(
-        matrix, found.W, n_clusters, config, full_correlation=full_correlation, labelings=labelings
-    )
-
-
-def _pool(n_threads: int) -> ThreadPoolExecutor:
-    """Return one pool for all work; each thread computes alone, so cores are not oversubscribed."""
-    # OpenMP keeps its number of threads per thread, so that each has to be told.
-    return ThreadPoolExecutor(n_threads, initializer=threadpool_limits, initargs=(1,))
-
-
-def _solution(
-    matrix: BlockMatrix, found: Factorization, future: Future[tuple[Clustering, ...]]
-) -> Solution:
-    clusterings = future.result()
-    W = found.W[matrix.permutation]
-    dead = ~(found.W.any(axis=0) & found.H.any(axis=1))
-    return Solution(
-        n_components=found.n_components,
-        alpha_W=found.alpha_W,
-        l1_ratio=found.l1_ratio,
-        W=found.W,
-        H=found.H,
-        n_iter=found.n_iter,
-        converged=found.converged,
-        objective=found.objective,
-        zero_row_share=float(np.mean(~W.any(axis=1))),
-        dead_components=int(np.count_nonzero(dead)),
-        distinct_rows=clusterings[0].distinct_rows,
-        seconds=found.seconds,
-        clusterings=clusterings,
-    )
+            waiting.append(pool.submit(solution, found))
+            while waiting and waiting[0].done():
+                yield waiting.pop(0).result()
+        yield from (future.result() for future in waiting)
 
 
 # --- Around the sweep ------------------------------------------------------------------------
