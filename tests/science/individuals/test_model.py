@@ -8,6 +8,7 @@ import scipy.sparse as sp
 from scipy import signal
 
 from tests.science.individuals.conftest import CONFIG, Newborns
+from tests.spheres import measure_distances
 from trend_dagster.errors import InputError
 from trend_dagster.science.individuals.model import (
     Cortex,
@@ -19,7 +20,7 @@ from trend_dagster.science.individuals.model import (
     prepare_run,
     weight_of_evidence,
 )
-from trend_dagster.science.surface import Surface, measure_distances
+from trend_dagster.science.surface import Surface
 
 
 def agreement(one: np.ndarray, other: np.ndarray) -> float:
