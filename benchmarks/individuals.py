@@ -344,7 +344,7 @@ def measure(config: SimulationConfig, n_runs: int, everyone: bool) -> pd.DataFra
         cohort, runs = Cohort(config), tuple(range(n_runs))
         people = range(config.n_subjects)
         start = Start(cohort, runs, cohort.map_of(cohort.recording(people, runs)))
-        model = Ours(start, IndividualsConfig())
+        model = Ours(start, IndividualsConfig(n_nulls=N_NULLS))
         methods: dict[str, Method] = {
             PLANTED: lambda start, _: [cohort.planted] * config.n_subjects,
             COHORT: lambda start, _: [start.labels] * config.n_subjects,
