@@ -20,19 +20,26 @@ def test_planted_networks_come_back_without_label_files_or_a_model(tmp_path, sur
     for name, bold in runs:
         np.save(tmp_path / "bold" / f"{name}.npy", bold)
     text = new_settings_file(DEFAULT_PROFILE) + "inputs: {surface: fsaverage3}\n"
-    (tmp_path / "trend.yaml").write_text(text + "validation: {n_nulls: 1}\n")
+    text += "validation: {n_nulls: 1}\nindividuals: {n_nulls: 3}\n"
+    (tmp_path / "trend.yaml").write_text(text)
 
     outcomes = run(tmp_path)
 
     assert [outcome.errors for outcome in outcomes.values() if outcome.errors] == []
     store = Project.open(tmp_path).store
-    assert store.latest("trained_model") is None
+    assert store.latest("trained_model").excluded is not None
     chosen = store.latest("selected_parcellations")
     assert {c["label_file"] for c in chosen.facts["chosen"]} == {"surface_002"}
     found = dict(zip(chosen.read("n_clusters").tolist(), chosen.read("labels"), strict=True))
     assert mean_dice(found[14], truth) > 0.9
     controls = store.latest("control_correlation")
     assert "no model to control" in controls.excluded
+    # Several parcellations: the table of each has its own networks and no more.
+    for n in found:
+        for table in (tmp_path / "outputs" / "individuals").rglob(f"*seg-own{n}_*.tsv"):
+            assert table.read_text().splitlines()[0].count("network_") == n
+    people = np.genfromtxt(tmp_path / "outputs" / "individuals.csv", delimiter=",", names=True)
+    assert set(people["n_clusters"].astype(int)) == set(found)
 
 
 @pytest.mark.parametrize(

@@ -54,8 +54,8 @@ def series_files(
         for n, series in zip(n_clusters, parcellations, strict=True):
             for run, found in zip(runs, series, strict=True):
                 for what, values in (("mean", found.mean), ("eigenvariate", found.eigenvariate)):
-                    columns = [f"network_{k + 1:02d}" for k in range(values.shape[1])]
-                    table = pd.DataFrame(values, columns=columns)
+                    columns = [f"network_{k + 1:02d}" for k in range(n)]
+                    table = pd.DataFrame(values[:, :n], columns=columns)
                     text = table.to_csv(sep="\t", index=False, na_rep="n/a", float_format="%.6g")
                     file = f"{run}_seg-{name}{n}_stat-{what}_timeseries.tsv"
                     files[f"{FOLDER}/{subject}/{file}"] = text.encode()

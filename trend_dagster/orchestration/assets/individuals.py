@@ -180,7 +180,8 @@ def individual_networks(
     runs = [prepare_run(signal(run)[0], area) for run in bold]
     maker, n_clusters = SurrogateMaker(surface), individual_prior.read("n_clusters")
     cohort, found, departures, agreements = individual_prior.read("labels"), [], [], []
-    tables = []
+    # Not from the cohort's labels: a network may be nowhere the one that most newborns have.
+    tables, n_networks = [], max(individual_prior.facts["n_networks"])
     for i, n in enumerate(n_clusters.tolist()):
         task.progress(f"{n} clusters", i / len(n_clusters))
         others = _others(individual_prior, i, subject)
@@ -201,7 +202,7 @@ def individual_networks(
         | {"agreement": np.array(agreements)}
         | {
             f"network_{name}": np.stack(
-                [_filled(t[name].to_numpy(np.float64), cohort.max() + 1) for t in tables]
+                [_filled(t[name].to_numpy(np.float64), n_networks) for t in tables]
             )
             for name in ("area_mm2", "homogeneity", "silhouette", "confidence")
         },
