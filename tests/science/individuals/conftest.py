@@ -24,7 +24,7 @@ from trend_dagster.science.individuals.model import (
 from trend_dagster.science.individuals.settings import IndividualsConfig
 from trend_dagster.science.surface import Surface
 
-CONFIG = IndividualsConfig(n_nulls=8)
+CONFIG = IndividualsConfig()
 
 
 @dataclass(frozen=True)
