@@ -10,8 +10,8 @@ import numpy as np
 from numpy.typing import NDArray
 
 from trend_dagster.delivery.figures.newborns import association_figure
-from trend_dagster.delivery.figures.png import small_png, to_png
-from trend_dagster.delivery.figures.surface import maps_figure
+from trend_dagster.delivery.figures.png import to_png
+from trend_dagster.delivery.figures.surface import maps_png
 from trend_dagster.delivery.maps import MAPS, map_files, networks_of
 from trend_dagster.errors import InputError
 from trend_dagster.science.individuals.settings import IndividualsConfig
@@ -44,7 +44,7 @@ def newborn_maps(
     subject : str
         Its key.
     cohort : mapping of int to ndarray of shape (n_vertices,)
-        The cohort's map by number of clusters.
+        The chosen parcellation by number of clusters.
     labels : iterable of ndarray of shape (n_vertices,)
         The newborn's.
     surface : Surface
@@ -58,9 +58,9 @@ def newborn_maps(
         By path below the project's outputs.
     """
     files: dict[str, bytes] = {}
-    for (n, reference), own in zip(cohort.items(), labels, strict=True):
+    for (n, chosen), own in zip(cohort.items(), labels, strict=True):
         name, title = f"{subject}_{n}_clusters", f"{subject}: {n} clusters"
-        networks = networks_of(reference, surface, target)
+        networks = networks_of(chosen, surface, target)
         written = map_files(name, title, own, networks, surface, target)
         files |= {f"{MAPS}/{subject}/{file}": content for file, content in written.items()}
     return files
@@ -69,12 +69,10 @@ def newborn_maps(
 def map_pictures(
     surface: Surface, cohort: Mapping[int, Labels], labels: Iterable[Labels], title: str
 ) -> dict[str, bytes]:
-    """Draw maps beside the cohort's, small; arguments as of `newborn_maps`."""
+    """Draw maps beside the cohort's; arguments as of `newborn_maps`."""
     return {
-        f"{n} clusters": small_png(
-            maps_figure(surface, {"cohort": reference, title: own}, pixels_per_mm=1.2), dpi=64
-        )
-        for (n, reference), own in zip(cohort.items(), labels, strict=True)
+        f"{n} clusters": maps_png(surface, {"cohort": chosen, title: own})
+        for (n, chosen), own in zip(cohort.items(), labels, strict=True)
     }
 
 

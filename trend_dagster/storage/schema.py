@@ -221,6 +221,9 @@ SCHEMA: dict[str, dict[str, ArraySpec]] = {
     },
     "individual_prior": {
         "n_clusters": ArraySpec(("parcellation",), "int64", "number of clusters asked for"),
+        "chosen_labels": ArraySpec(
+            ("parcellation", "vertex"), "int32", "the chosen parcellation; -1 no signal or label"
+        ),
         "labels": ArraySpec(
             ("parcellation", "vertex"), "int32", "network most newborns have; -1 no signal"
         ),

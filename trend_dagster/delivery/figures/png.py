@@ -7,6 +7,7 @@ from typing import TYPE_CHECKING, Any
 
 if TYPE_CHECKING:
     from matplotlib.figure import Figure
+    from PIL import Image
 
 
 def new_figure(**how: Any) -> Figure:
@@ -36,7 +37,7 @@ def to_png(figure: Figure, dpi: int = 150) -> bytes:
     return target.getvalue()
 
 
-def small_png(figure: Figure, max_bytes: int = 40_000, dpi: int = 110) -> bytes:
+def small_png(figure: Figure, max_bytes: int = 40_000) -> bytes:
     """Render a figure small enough to travel in the metadata of a materialization.
 
     Parameters
@@ -45,14 +46,13 @@ def small_png(figure: Figure, max_bytes: int = 40_000, dpi: int = 110) -> bytes:
         Any matplotlib figure.
     max_bytes : int
         Largest size; resolution is lowered until the picture fits.
-    dpi : int
-        Resolution to begin with; each lower one that has to be tried takes its time.
 
     Returns
     -------
     bytes
         A PNG file with a palette of 255 colours.
     """
+    dpi = 110
     picture = _with_palette(to_png(figure, dpi))
     while len(picture) > max_bytes and dpi > 20:
         # Bytes grow a little slower than the number of pixels.
@@ -64,8 +64,15 @@ def small_png(figure: Figure, max_bytes: int = 40_000, dpi: int = 110) -> bytes:
 def _with_palette(png: bytes) -> bytes:
     from PIL import Image
 
-    target = io.BytesIO()
     with Image.open(io.BytesIO(png)) as picture:
-        few = picture.convert("RGB").quantize(255, dither=Image.Dither.NONE)
+        return palette_png(picture.convert("RGB"))
+
+
+def palette_png(picture: Image.Image) -> bytes:
+    """Write a picture as a PNG file with a palette of 255 colours."""
+    from PIL import Image
+
+    target = io.BytesIO()
+    few = picture.quantize(255, dither=Image.Dither.NONE)
     few.save(target, "PNG", optimize=True)
     return target.getvalue()

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from functools import lru_cache
 from typing import TYPE_CHECKING, Any
@@ -10,7 +10,7 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 from numpy.typing import NDArray
 
-from trend_dagster.delivery.figures.png import new_figure
+from trend_dagster.delivery.figures.png import new_figure, palette_png
 from trend_dagster.science.evidence.measures import match_labels
 from trend_dagster.science.surface import (
     Surface,
@@ -26,6 +26,7 @@ FloatArray = NDArray[np.floating]
 
 NO_SIGNAL = np.array([0.78, 0.78, 0.78])
 BORDER = np.array([0.16, 0.16, 0.18])
+GAP, TITLE = 6, 22  # pixels between views, and for what is written above them
 MIN_VERTICES_TO_DRAW = 10_000  # of one hemisphere; coarser meshes are refined
 
 
@@ -145,6 +146,14 @@ def label_colours(surface: Surface, labels: NDArray[np.integer]) -> dict[int, Fl
     return {name: np.clip(oklch_to_rgb(*table[name]), 0, 1) for name in sorted(table)}
 
 
+def shared_colours(surface: Surface, maps: Sequence[NDArray[np.integer]]) -> dict[int, FloatArray]:
+    """Colours of the first map, and spare ones for labels that only the others have."""
+    colours = label_colours(surface, maps[0])
+    extra = [int(k) for k in np.unique(np.concatenate(maps)) if k >= 0 and int(k) not in colours]
+    spare = distinct_colours(len(colours) + len(extra))[len(colours) :]
+    return colours | {k: np.clip(oklch_to_rgb(*c), 0, 1) for k, c in zip(extra, spare, strict=True)}
+
+
 # From mesh to picture
 
 
@@ -246,8 +255,9 @@ def _view(surface: Surface, side: int, from_right: bool, pixels_per_mm: float) -
     weights = _barycentric(centres, flat[corners])
     normal = np.einsum("ij,ijk->ik", weights, hemisphere.normals[corners])
     groove = np.einsum("ij,ij->i", weights, hemisphere.groove[corners])
-    places = (a.astype(np.int32) for a in (row, column, corners))
-    return _View((height, width), *places, weights, _light(normal, groove, towards))
+    places = [a.astype(np.int32) for a in (row, column, corners)]
+    light = _light(normal, groove, towards)
+    return _View((height, width), places[0], places[1], places[2], weights, light)
 
 
 def _image(view: _View, membership: FloatArray, palette: FloatArray) -> NDArray[np.uint8]:
@@ -298,7 +308,7 @@ def _barycentric(points: FloatArray, corners: FloatArray) -> FloatArray:
 
 
 def _label_of_pixel(
-    membership: FloatArray, corners: NDArray[np.intp], weights: FloatArray
+    membership: FloatArray, corners: NDArray[np.int32], weights: FloatArray
 ) -> NDArray[np.intp]:
     at_corner = membership.argmax(axis=1)[corners]
     label = at_corner[:, 0].copy()
@@ -353,6 +363,18 @@ def draw_parcellation(
         Resolution of the views.
     """
     colours = label_colours(surface, labels) if colours is None else colours
+    for (row, side), image in _images(surface, labels, colours, pixels_per_mm):
+        axes[row, side].imshow(image, interpolation="antialiased")
+        axes[row, side].set_axis_off()
+
+
+def _images(
+    surface: Surface,
+    labels: NDArray[np.integer],
+    colours: Mapping[int, FloatArray],
+    pixels_per_mm: float,
+) -> Iterator[tuple[tuple[int, int], NDArray[np.uint8]]]:
+    """Four views, each with its row and column."""
     names = np.array([-1, *colours])
     palette = np.array([NO_SIGNAL, *colours.values()], dtype=np.float32)
     for side in (0, 1):
@@ -361,9 +383,45 @@ def draw_parcellation(
         membership = hemisphere.finer @ member
         for row, from_right in enumerate((side == 1, side == 0)):
             view = _view(surface, side, from_right, pixels_per_mm)
-            image = _image(view, membership, palette)
-            axes[row, side].imshow(image, interpolation="antialiased")
-            axes[row, side].set_axis_off()
+            yield (row, side), _image(view, membership, palette)
+
+
+def maps_png(
+    surface: Surface, maps: Mapping[str, NDArray[np.integer]], pixels_per_mm: float = 1.0
+) -> bytes:
+    """Maps beside each other as a PNG file, in a tenth of the time of `maps_figure`.
+
+    Parameters
+    ----------
+    surface : Surface
+        The mesh.
+    maps : mapping of str to ndarray of shape (n_vertices,)
+        Label vectors by what is written above them; equal labels have one colour.
+    pixels_per_mm : float
+        Resolution.
+
+    Returns
+    -------
+    bytes
+        With a palette of 255 colours.
+    """
+    from PIL import Image, ImageDraw
+
+    colours, parts = shared_colours(surface, list(maps.values())), []
+    for title, labels in maps.items():
+        views = {
+            at: Image.fromarray(v) for at, v in _images(surface, labels, colours, pixels_per_mm)
+        }
+        width, height = (max(v.size[i] for v in views.values()) + GAP for i in (0, 1))
+        part = Image.new("RGB", (2 * width, 2 * height + TITLE), "white")
+        ImageDraw.Draw(part).text((width, 2), title, "black", anchor="ma", font_size=TITLE - 6)
+        for (row, side), view in views.items():
+            part.paste(view, (side * width, TITLE + row * height), view)
+        parts.append(part)
+    whole = Image.new("RGB", (sum(p.width for p in parts), max(p.height for p in parts)), "white")
+    for i, part in enumerate(parts):
+        whole.paste(part, (sum(p.width for p in parts[:i]), 0))
+    return palette_png(whole)
 
 
 def parcellation_figure(
@@ -420,13 +478,8 @@ def comparison_figure(
     Figure
         Eight views.
     """
-    matched = match_labels(other, reference)
-    colours = label_colours(surface, reference)
-    extra = [int(name) for name in np.unique(matched[matched >= 0]) if int(name) not in colours]
-    spare = distinct_colours(len(colours) + len(extra))[len(colours) :]
-    colours |= {k: np.clip(oklch_to_rgb(*c), 0, 1) for k, c in zip(extra, spare, strict=True)}
-    maps = dict(zip(titles, (reference, matched), strict=True))
-    return maps_figure(surface, maps, pixels_per_mm, colours)
+    maps = dict(zip(titles, (reference, match_labels(other, reference)), strict=True))
+    return maps_figure(surface, maps, pixels_per_mm)
 
 
 def maps_figure(
@@ -446,14 +499,14 @@ def maps_figure(
     pixels_per_mm : float
         Resolution; time grows with its square.
     colours : dict, optional
-        Label -> sRGB; by default as `label_colours` colours the first map.
+        Label -> sRGB; from `shared_colours` by default.
 
     Returns
     -------
     Figure
         Four views of each.
     """
-    colours = label_colours(surface, next(iter(maps.values()))) if colours is None else colours
+    colours = shared_colours(surface, list(maps.values())) if colours is None else colours
     figure = new_figure(figsize=(6.2 * len(maps), 4.7), layout="constrained")
     parts: Any = figure.subfigures(1, len(maps), wspace=0.04, squeeze=False)[0]
     for part, (title, labels) in zip(parts, maps.items(), strict=True):

@@ -8,7 +8,6 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
-from numpy.typing import NDArray
 
 from trend_dagster.delivery.individuals import (
     individuals_facts,
@@ -85,7 +84,8 @@ def individual_prior(
     noise = np.mean([maker.measure(signal(runs[0])[0]).sigma for runs in own.values()])
     area = _near(cortex.path, mask.tobytes(), config, float(noise))
     loads = {subject: partial(_prepared, runs, area) for subject, runs in own.items()}
-    maps = _maps(selected_parcellations)
+    both = (selected_parcellations.read(name) for name in ("n_clusters", "labels"))
+    maps = {int(n): labels for n, labels in zip(*both, strict=True)}
     prior = CohortPrior.learn(loads, maps, area, config, _parcellations(task))
     arrays, facts = prior.arrays(area), {"n_networks": prior.n_networks, "subjects": list(own)}
     return Result(
@@ -100,10 +100,6 @@ def _by_subject(runs: Mapping[str, Version]) -> dict[str, list[Version]]:
     for name, run in runs.items():
         own.setdefault(subject_key(name), []).append(run)
     return own
-
-
-def _maps(version: Version) -> dict[int, NDArray[np.int32]]:
-    return dict(zip(version.read("n_clusters").tolist(), version.read("labels"), strict=True))
 
 
 def _prepared(runs: Sequence[Version], area: Cortex) -> list[PreparedRun]:
@@ -181,14 +177,12 @@ def individual_networks(
     area = _near(cortex.path, mask.tobytes(), config, noise)
     prior, runs = _read_prior(individual_prior, subject), _prepared(bold, area)
     found = examine(runs, subject, prior, area, maker, config, _parcellations(task))
-    arrays, maps = newborn_arrays(found, prior, area), _maps(individual_prior)
+    arrays, target = newborn_arrays(found, prior, area), stored_target(task.project, len(mask))
     return Result(
         arrays=arrays,
         facts=newborn_facts(found, prior) | _recorded(bold),
-        pictures=map_pictures(surface, maps, arrays["labels"], subject),
-        files=newborn_maps(
-            subject, maps, arrays["labels"], surface, stored_target(task.project, len(mask))
-        ),
+        pictures=map_pictures(surface, prior.chosen, arrays["labels"], subject),
+        files=newborn_maps(subject, prior.chosen, arrays["labels"], surface, target),
     )
 
 

@@ -9,6 +9,7 @@ from typing import Any
 import numpy as np
 import pandas as pd
 from numpy.typing import NDArray
+from threadpoolctl import threadpool_limits
 
 from trend_dagster.science.evidence.nulls import SurrogateMaker
 from trend_dagster.science.individuals.differences import Departure, Noise, measure_departure
@@ -37,15 +38,15 @@ class CohortPrior:
 
     Attributes
     ----------
-    n_clusters : tuple of int
-        Of each parcellation.
+    chosen : mapping of int to ndarray of shape (n_vertices,)
+        The cohort's parcellations, by number of clusters.
     everyone : tuple of Others
         Of each parcellation.
     posteriors : mapping of str to sequence of ndarray of shape (n_kept, n_networks)
         Of newborns that it was learned from, one for each parcellation.
     """
 
-    n_clusters: tuple[int, ...]
+    chosen: Mapping[int, Labels]
     everyone: tuple[Others, ...]
     posteriors: Mapping[str, Sequence[FloatArray]]
 
@@ -76,10 +77,16 @@ class CohortPrior:
         found = []
         for done, labels in enumerate(parcellations.values()):
             progress(done, len(parcellations))
-            found.append(learn_prior(list(newborns.values()), labels, cortex, config))
+            with threadpool_limits(1, user_api="blas"):
+                found.append(learn_prior(list(newborns.values()), labels, cortex, config))
         everyone, posteriors = zip(*found, strict=True)
         by_subject = dict(zip(newborns, zip(*posteriors, strict=True), strict=True))
-        return cls(tuple(parcellations), everyone, by_subject)
+        return cls(parcellations, everyone, by_subject)
+
+    @property
+    def n_clusters(self) -> list[int]:
+        """Number of clusters asked for in each parcellation."""
+        return list(self.chosen)
 
     @property
     def n_networks(self) -> list[int]:
@@ -91,6 +98,7 @@ class CohortPrior:
         n = max(self.n_networks)
         return {
             "n_clusters": np.array(self.n_clusters),
+            "chosen_labels": np.stack(list(self.chosen.values())),
             "labels": np.stack([cortex.whole(others.labels) for others in self.everyone]),
             "map_prior": _padded([others.map_prior for others in self.everyone], n),
             "total": _padded([others.total for others in self.everyone], n),
@@ -127,7 +135,8 @@ class CohortPrior:
             subject: [found[i, :, :k] for i, k in enumerate(n_networks)]
             for subject, found in posteriors.items()
         }
-        return cls(tuple(arrays["n_clusters"].tolist()), everyone, own)
+        chosen = dict(zip(arrays["n_clusters"].tolist(), arrays["chosen_labels"], strict=True))
+        return cls(chosen, everyone, own)
 
     def without(self, subject: str) -> list[Others]:
         """Where the others of the cohort have the networks, for each parcellation."""
@@ -196,12 +205,14 @@ def examine(
     for i, others in enumerate(prior.without(subject)):
         progress(i, len(prior.n_clusters))
         rng = np.random.default_rng([config.random_state, prior.n_clusters[i], *subject.encode()])
-        labels = prior.everyone[i].labels
-        own = find_individual(runs, others, cortex, config)
-        departure = measure_departure(runs, own, others, labels, cortex, config, noise, rng)
-        n_networks = others.map_prior.shape[1]
-        table = network_table(runs, own.labels, own.confidence, cortex, n_networks)
-        found.append(Newborn(own, departure, _agreement(runs, others, cortex, config), table))
+        labels, n_networks = prior.everyone[i].labels, others.map_prior.shape[1]
+        # Products with some tens of networks are too small to be shared among threads.
+        with threadpool_limits(1, user_api="blas"):
+            own = find_individual(runs, others, cortex, config)
+            departure = measure_departure(runs, own, others, labels, cortex, config, noise, rng)
+            agreement = _agreement(runs, others, cortex, config)
+            table = network_table(runs, own.labels, own.confidence, cortex, n_networks)
+        found.append(Newborn(own, departure, agreement, table))
     return found
 
 

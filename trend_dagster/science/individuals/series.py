@@ -10,6 +10,7 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 from scipy.sparse.linalg import svds
+from threadpoolctl import threadpool_limits
 
 from trend_dagster.errors import InputError
 
@@ -99,7 +100,8 @@ def series_arrays(
         another, and ``n_timepoints`` of each run.
     """
     flat = maps.reshape(-1, maps.shape[-1])
-    made = [[network_series(run, labels, n_networks) for run in runs] for labels in flat]
+    with threadpool_limits(1, user_api="blas"):  # its products are small
+        made = [[network_series(run, labels, n_networks) for run in runs] for labels in flat]
     arrays: dict[str, NDArray[Any]] = {"n_timepoints": np.array([run.shape[1] for run in runs])}
     for name in ("mean", "eigenvariate"):
         values = np.stack([np.concatenate([getattr(s, name) for s in own]) for own in made])
@@ -236,7 +238,8 @@ def connectivity_arrays(
     """
     ends, before = np.cumsum(n_timepoints)[:-1], series.shape[:-2]
     flat = series.reshape(-1, *series.shape[-2:])
-    runs = [[network_connectivity(run) for run in np.split(own, ends)] for own in flat]
+    with threadpool_limits(1, user_api="blas"):
+        runs = [[network_connectivity(run) for run in np.split(own, ends)] for own in flat]
     both = [connectivity_of_newborn(own, n_timepoints) for own in runs]
     arrays = {}
     for name in (field.name for field in fields(NetworkConnectivity)):
