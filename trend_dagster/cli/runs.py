@@ -37,7 +37,11 @@ MAX_DOUBTS = 6  # of an asset; a cohort of hundreds may share one
 def run(
     folder: Folder = Path(),
     select: Annotated[
-        list[str] | None, typer.Option(help="Only this asset; may be given several times.")
+        list[str] | None,
+        typer.Option(
+            help="Only these assets: a name, or Dagster's selection syntax (+embeddings: and what "
+            "it is made from; bold+: and what is made from it; group:parcellation). Repeatable."
+        ),
     ] = None,
     force: Annotated[bool, typer.Option(help="Make anew even what is current.")] = False,
     retrain: Annotated[
@@ -50,15 +54,14 @@ def run(
     started = time.perf_counter()
     quiet(as_json)
     from trend_dagster.definitions import build_definitions
-    from trend_dagster.orchestration.assets import find_asset
+    from trend_dagster.orchestration.assets import select_assets
     from trend_dagster.orchestration.instance import only_run_here, open_instance
     from trend_dagster.orchestration.production import PROGRESS
     from trend_dagster.orchestration.running import Wish, run_all
     from trend_dagster.project.folder import Project
 
     project = Project.open(folder, profile)
-    for name in select or []:
-        find_asset(name)
+    selected = select_assets(select or [])
     definitions = build_definitions(project.folder, profile)
     outcomes: list[Outcome] = []
     with (
@@ -68,7 +71,7 @@ def run(
         progress_bar() as show,
     ):
         PROGRESS.set(lambda name, doing, share: show(f"{name}: {doing}", share))
-        wish = Wish(select=select or [], force=force, retrain=retrain)
+        wish = Wish(select=selected, force=force, retrain=retrain)
         for outcome in run_all(project, definitions, instance, wish):
             outcomes.append(outcome)
             _show_outcome(outcome)

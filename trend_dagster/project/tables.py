@@ -17,7 +17,7 @@ from trend_dagster.errors import InputError, MissingUpstreamError
 from trend_dagster.project.dimensions import LABEL_FILE, N_COMPONENTS
 from trend_dagster.project.folder import Project
 from trend_dagster.project.settings import Settings, why_no_stability
-from trend_dagster.science.evidence.measures import mean_dice
+from trend_dagster.science.evidence.measures import mean_dice, renumbered
 from trend_dagster.science.evidence.stability import COLUMNS, MIN_NULLS_FOR_Z
 from trend_dagster.science.parcellation.settings import SelectionConfig, SweepGrid
 from trend_dagster.storage.schema import SCHEMA
@@ -315,6 +315,44 @@ def choices(ranked: pd.DataFrame) -> list[dict[str, Any]]:
         }
         for row in ranked[ranked["rank"] == 1].to_dict("records")
     ]
+
+
+def chosen_labels(selected: Version) -> dict[Key, NDArray[np.int32]]:
+    """Labels of the chosen cells, with the numbers that maps and pictures give the networks."""
+    labels = np.asarray(selected.read("labels"), dtype=np.int32)
+    return dict(zip(map(key_of, selected.facts["chosen"]), labels, strict=True))
+
+
+def numbered_like(
+    before: Version | None, n_clusters: Sequence[int], labels: NDArray[np.int32]
+) -> tuple[NDArray[np.int32], dict[str, Any]]:
+    """Give networks the numbers of those of an older version that they overlap best.
+
+    Parameters
+    ----------
+    before : Version or None
+        Chosen parcellations that people know.
+    n_clusters : sequence of int
+        Number of networks of each parcellation.
+    labels : ndarray of shape (n_parcellations, n_vertices)
+        Label vectors.
+
+    Returns
+    -------
+    labels : ndarray of shape (n_parcellations, n_vertices)
+        The same networks; where there is nothing to compare with, under the same numbers.
+    facts : dict
+        Which version gave the numbers, and how alike the networks are to it (mean Dice).
+    """
+    if before is None or before.excluded is not None:
+        return labels, {}
+    known = dict(zip(before.read("n_clusters").tolist(), before.read("labels"), strict=True))
+    labels, alike = labels.copy(), {}
+    for i, n in enumerate(n_clusters):
+        if n in known and len(known[n]) == labels.shape[1]:
+            labels[i] = renumbered(labels[i], known[n])
+            alike[str(n)] = round(mean_dice(labels[i], known[n]), 3)
+    return labels, {"numbered_like": before.path.name, "dice_with_it": alike} if alike else {}
 
 
 # Beside the controls

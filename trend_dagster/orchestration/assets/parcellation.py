@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Iterator, Mapping, Sequence
+from contextlib import suppress
 from typing import TYPE_CHECKING
 
 import numpy as np
@@ -16,7 +17,7 @@ from trend_dagster.delivery.pictures import (
     sweep_markdown,
 )
 from trend_dagster.delivery.workbook import WORKBOOK, label_vectors, workbook_bytes
-from trend_dagster.errors import CohortError, TrendError
+from trend_dagster.errors import CohortError, StoreError, TrendError
 from trend_dagster.orchestration.assets.connectivity import (
     average_correlation,
     geodesic_distances,
@@ -46,6 +47,7 @@ from trend_dagster.project.tables import (
     finished,
     labels_of,
     number_columns,
+    numbered_like,
     rule_facts,
     summary_facts,
     summary_table,
@@ -135,7 +137,7 @@ _sweep = stored(nmf_sweep)  # below, parameters have that name
     group="parcellation",
     inputs=[nmf_sweep, thresholded_matrix, stability],
     settings=("sweep", "delivery", "selection"),
-    code_version="2",
+    code_version="3",
 )
 def sweep_summary(
     task: Task, nmf_sweep: Available, thresholded_matrix: Available, stability: Available
@@ -156,7 +158,10 @@ def sweep_summary(
         facts=summary_facts(table, stability, settings),
         tables={"sweep": sweep_markdown(table)},
         pictures=heat_maps(finished(table)),
-        files={WORKBOOK: workbook_bytes(table, names, ranked), **vectors},
+        files={
+            WORKBOOK: workbook_bytes(table, names, ranked, settings.networks.method),
+            **vectors,
+        },
     )
 
 
@@ -190,7 +195,7 @@ def _why_missing(task: Task, partition: Partition) -> str:
     group="parcellation",
     inputs=[sweep_summary, nmf_sweep, cortex],
     settings=("selection",),
-    code_version="3",
+    code_version="4",
 )
 def selected_parcellations(
     task: Task, sweep_summary: Version, nmf_sweep: Available, cortex: Optional
@@ -200,16 +205,27 @@ def selected_parcellations(
     The rule (`selection.rule`) never sees planted networks or an atlas. Across label files it
     compares only what exceeds the same measure on noise, because every raw metric rewards the
     label file itself; where that is not known, it takes the label file with the fewest labels.
+    Networks have the numbers of those of the version before that they overlap best.
     """
     table = summary_table(sweep_summary, nmf_sweep)
     ranked = rank_cells(table, task.settings.selection)
     chosen = choices(ranked)
     labels = np.stack([labels_of(nmf_sweep, choice) for choice in chosen])
+    labels, numbered = numbered_like(_before(task), [c["n_clusters"] for c in chosen], labels)
     pictures, files = draw_chosen(mesh_of(cortex(), labels.shape[1]), ranked, labels)
     return Result(
         arrays={"n_clusters": np.array([c["n_clusters"] for c in chosen]), "labels": labels},
-        facts=rule_facts(task.settings.selection, table, sweep_summary) | {"chosen": chosen},
+        facts=rule_facts(task.settings.selection, table, sweep_summary)
+        | {"chosen": chosen}
+        | numbered,
         tables={"ranking": ranking_markdown(ranked)},
         pictures=pictures,
         files=files,
     )
+
+
+def _before(task: Task) -> Version | None:
+    """The version that people have worked with until now."""
+    with suppress(StoreError):  # damaged: its numbers are lost
+        return task.project.store.latest(task.draft.asset, task.partition)
+    return None
