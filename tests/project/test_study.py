@@ -30,7 +30,7 @@ def test_an_asset_is_a_dataset_with_named_dimensions_and_its_provenance(study):
 
 def test_one_output_of_several_is_named_by_its_keys(study):
     run = study["bold", "sub-01_run-1"]["bold"]
-    assert run.dims == ("vertex", "time")
+    assert run.dims == ("vertex", "timepoint")
     assert not run.values[MEDIAL_WALL].any()
     cell = study["nmf_sweep", "two", 4]
     assert cell["labels"].sel(n_clusters=3).shape == (1, N_VERTICES)
