@@ -889,7 +889,7 @@ def _(desk):
     return desk.run("bold")
 
 
-@case("cortex-masks-exchanged")
+@case("cortex-masks-exchanged", may_change=("bold",))
 def _(desk):
     bold = simulate_run(1)
     cortex = np.ones(N_VERTICES)

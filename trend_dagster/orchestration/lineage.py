@@ -6,7 +6,7 @@ What belongs here: comparing what is stored with what would be made today. What 
 
 from __future__ import annotations
 
-from collections.abc import Iterator
+from collections.abc import Collection, Iterator
 from contextlib import suppress
 from dataclasses import dataclass, replace
 from typing import Literal
@@ -61,6 +61,15 @@ class State:
         return self.status == "out of date" and all(
             reason.startswith("input ") or reason in self.waits_for for reason in self.reasons
         )
+
+    @property
+    def only_waits(self) -> bool:
+        """Whether it is out of date only because of what it is made from: made now, it is equal."""
+        return self.version is not None and 0 < len(self.reasons) == len(self.waits_for)
+
+    def waits_among(self, names: Collection[str]) -> bool:
+        """Tell whether one of these outputs is what it waits for."""
+        return any(waited.rpartition(" is ")[0] in names for waited in self.waits_for)
 
 
 class Lineage:

@@ -13,7 +13,7 @@ from typing import get_args
 from trend_dagster.errors import StoreError
 from trend_dagster.orchestration.assets import ASSETS
 from trend_dagster.orchestration.lineage import Lineage, State, Status
-from trend_dagster.orchestration.production import StoredAsset, removed
+from trend_dagster.orchestration.production import StoredAsset, removed, under_way
 from trend_dagster.project.folder import BOLD_RUN, Project
 from trend_dagster.project.recordings import run_doubts
 from trend_dagster.science.plausibility import doubts
@@ -40,6 +40,8 @@ class AssetStatus:
         What is odd about an output, by output.
     removed : tuple of str
         Stored outputs whose input file is gone; they stay, and are left out of new averages.
+    under_way : mapping of str to str
+        How far outputs are that are being made, or were when they were stopped.
     n_bytes : int
         Size of all its versions on disk.
     """
@@ -50,6 +52,7 @@ class AssetStatus:
     excluded: Mapping[str, str]
     doubts: Mapping[str, tuple[str, ...]]
     removed: tuple[str, ...]
+    under_way: Mapping[str, str]
     n_bytes: int
 
 
@@ -83,6 +86,11 @@ def _status(project: Project, asset: StoredAsset, found: list[State]) -> AssetSt
         },
         doubts=doubts_about(project, asset, found),
         removed=tuple(describe(asset.name, p) for p in removed(project, asset)),
+        under_way={
+            describe(s.asset, s.partition): said
+            for s in found
+            if s.status != "current" and (said := under_way(project, asset, s.partition))
+        },
         n_bytes=project.store.size(asset.name),
     )
 

@@ -24,6 +24,7 @@ See https://docs.dagster.io/guides/build/assets.
 import importlib
 import inspect
 import itertools
+import json
 import os
 import resource
 import shlex
@@ -34,7 +35,7 @@ import time
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import ExitStack, contextmanager, suppress
 from contextvars import ContextVar
-from dataclasses import dataclass, replace
+from dataclasses import dataclass, field, replace
 from functools import cached_property, partial
 from pathlib import Path
 from typing import Any
@@ -70,6 +71,9 @@ Progress = Callable[[str, str, float], None]
 
 PROGRESS: ContextVar[Progress] = ContextVar("progress", default=lambda name, doing, share: None)
 """Where progress is shown besides Dagster's log; the command line puts a progress bar here."""
+
+UNDER_WAY = "under_way.json"
+"""In the scratch folder of an output that is being made: how far it is."""
 
 OWNER = "team:neuroimaging"
 
@@ -161,6 +165,7 @@ class Task:
     draft: Draft
     scratch: Path
     log: Callable[[str], None]
+    _written_down: float = field(default=0.0, init=False)
 
     @property
     def name(self) -> str:
@@ -173,8 +178,18 @@ class Task:
         return self.project.settings
 
     def progress(self, doing: str, share: float) -> None:
-        """Show how far this task is: a few words, and the share done from 0 to 1."""
+        """Show how far this task is: a few words, and the share done from 0 to 1.
+
+        Once a second it is written down beside the unfinished work as well, for `trend status`.
+        """
         PROGRESS.get()(self.name, doing, share)
+        now = time.time()
+        if now - self._written_down > 1:
+            self._written_down = now
+            told = json.dumps({"doing": doing, "share": share, "at": now}).encode()
+            with suppress(OSError):  # a full disk is told by what has to be kept
+                self.scratch.mkdir(parents=True, exist_ok=True)
+                replace_file(self.scratch / UNDER_WAY, told)
 
 
 Compute = Callable[..., Any]
@@ -883,6 +898,35 @@ def publish_alone(
         scratch = store.scratch(asset.name, partition, recipe)
         task = Task(project, partition, draft, scratch, lambda line: None)
         return _publish(task, result, recipe, run_id="", seconds=0.0)
+
+
+def under_way(project: Project, asset: StoredAsset, partition: Partition) -> str | None:
+    """Say how far an output is that is being made, or was when it was stopped.
+
+    Parameters
+    ----------
+    project : Project
+        Where.
+    asset : StoredAsset
+        Which asset.
+    partition : mapping
+        Which output.
+
+    Returns
+    -------
+    str or None
+        A clause; None where nothing was begun.
+    """
+    files = project.store.folder(asset.name, partition).glob(f".scratch-*/{UNDER_WAY}")
+    found = []
+    for file in files:
+        with suppress(OSError, ValueError):  # finished since, or damaged
+            found.append(json.loads(file.read_bytes()))
+    if not found:
+        return None
+    last = max(found, key=lambda told: told["at"])
+    at = time.strftime("%d %b %H:%M:%S", time.localtime(last["at"]))
+    return f"{last['doing']}, {last['share']:.0%} done ({at})"
 
 
 def removed(project: Project, asset: StoredAsset) -> list[Partition]:
