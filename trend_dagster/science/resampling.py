@@ -7,7 +7,7 @@ its area out among the corners of the coarse triangle that it lies in. The libra
 
 from __future__ import annotations
 
-from dataclasses import dataclass, replace
+from dataclasses import dataclass
 
 import numpy as np
 import scipy
@@ -148,24 +148,25 @@ def coarser(surface: Surface, frequency: int) -> Resampling:
     rising = scipy.sparse.csr_array(scipy.sparse.block_diag(up, format="csr"))
     area = vertex_areas(surface)
     down = scipy.sparse.csr_array(rising.T * area)
-    alone = down.sum(axis=1) == 0  # no fine vertex lies around it: it takes those it lies among
-    down = scipy.sparse.csr_array(
-        down + scipy.sparse.diags_array(alone * 1.0) @ interpolated * area
-    )
+    # No fine vertex lies around some: these take the ones that they lie among.
+    alone = scipy.sparse.diags_array((down.sum(axis=1) == 0).astype(np.float64))
+    down = scipy.sparse.csr_array(down + alone @ interpolated * area)
+
+    def at_coarse(values: NDArray[np.floating]) -> NDArray[np.float32]:
+        return np.asarray(interpolated @ values, dtype=np.float32)
+
+    inflated, sphere, depth = surface.inflated, surface.sphere, surface.sulcal_depth
+    wall = surface.medial_wall
     coarse = Surface(
-        coordinates=np.asarray(interpolated @ surface.coordinates, dtype=np.float32),
+        coordinates=at_coarse(surface.coordinates),
         triangles=np.concatenate([triangles[0], triangles[1] + n_coarse]).astype(np.int32),
         hemisphere=np.repeat(np.array([0, 1], dtype=np.int8), n_coarse),
+        medial_wall=None if wall is None else _labels_of_most(down, wall.astype(np.int64)) == 1,
+        inflated=None if inflated is None else at_coarse(inflated),
+        sphere=at_coarse(sphere),
+        sulcal_depth=None if depth is None else at_coarse(depth),
         kind=surface.kind,
-        **{
-            name: np.asarray(interpolated @ values, dtype=np.float32)
-            for name in ("inflated", "sphere", "sulcal_depth")
-            if (values := getattr(surface, name)) is not None
-        },
     )
-    if surface.medial_wall is not None:
-        wall = _labels_of_most(down, surface.medial_wall.astype(np.int64)) == 1
-        coarse = replace(coarse, medial_wall=wall)
     return Resampling(coarse, down.astype(np.float32), rising.astype(np.float32))
 
 
