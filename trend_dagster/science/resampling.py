@@ -70,11 +70,11 @@ class Resampling:
         series[inside] = found[inside] / known[inside, None]
         return series, inside
 
-    def labels_down(self, labels: NDArray[np.integer]) -> NDArray[np.integer]:
+    def labels_down(self, labels: NDArray[np.integer]) -> NDArray[np.int64]:
         """Give each coarse vertex the label of most of its area; -1 where most has none."""
         return _labels_of_most(self.down, labels)
 
-    def labels_up(self, labels: NDArray[np.integer]) -> NDArray[np.integer]:
+    def labels_up(self, labels: NDArray[np.integer]) -> NDArray[np.int64]:
         """Give each fine vertex the label of the corners that weigh most; -1 where none has one."""
         return _labels_of_most(self.up, labels)
 
@@ -211,7 +211,7 @@ def _barycentric(
 
 def _labels_of_most(
     weights: scipy.sparse.csr_array, labels: NDArray[np.integer]
-) -> NDArray[np.integer]:
+) -> NDArray[np.int64]:
     """Label of each row that has the largest share of its weights; -1 if those without have."""
     values, number = np.unique(labels, return_inverse=True)
     n = len(values)
@@ -223,6 +223,6 @@ def _labels_of_most(
     order = np.lexsort((-shares.col, shares.data, shares.row))
     row, column = shares.row[order], shares.col[order]
     last = np.flatnonzero(np.append(np.diff(row) > 0, True))
-    most = np.full(weights.shape[0], -1, dtype=labels.dtype)
+    most = np.full(weights.shape[0], -1, dtype=np.int64)
     most[row[last]] = values[column[last]]
     return most

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 
@@ -24,7 +25,12 @@ def _recorded(project: Project, partition: Partition) -> dict[str, Path]:
     return recording_files(project, project.bold_run(partition[BOLD_RUN]))
 
 
-@stored_asset(group="inputs", dims=(BOLD_RUN,), settings=("bold",), files=_recorded)
+def _resampled(settings: Settings) -> dict[str, dict[str, Any]]:
+    to = settings.inputs.resample
+    return {} if to is None else {"inputs": {"resample": to}}
+
+
+@stored_asset(group="inputs", dims=(BOLD_RUN,), settings=("bold", _resampled), files=_recorded)
 def bold(task: Task) -> Result:
     """Resting-state BOLD of one run on the cortical surface, with its mask of usable vertices.
 
@@ -44,7 +50,7 @@ def bold(task: Task) -> Result:
         run.sample_mask,
     )
     return Result(
-        arrays={"bold": prepared, "vertex_mask": mask, **run.raw.space.arrays()},
+        arrays={"bold": prepared, "vertex_mask": mask, **run.space_arrays()},
         facts=run.facts,
         pictures={"carpet": small_png(carpet_figure(prepared[mask]))},
     )
