@@ -28,7 +28,7 @@ from trend_dagster.orchestration.assets.loading import (
 from trend_dagster.orchestration.io_managers import Result
 from trend_dagster.orchestration.production import Optional, Task, needed, stored_asset
 from trend_dagster.project.folder import LABEL_FILE, Project
-from trend_dagster.project.mesh import mesh_of
+from trend_dagster.project.mesh import mesh_of, resampling_of
 from trend_dagster.project.settings import (
     Settings,
     made_encodings,
@@ -198,6 +198,8 @@ def geodesic_labels(task: Task, geodesic_distances: Optional, cortex: Optional) 
         return _cut_labels(task, needed(cortex, task, "cortex"))
     file = task.project.label_file(key)
     labels = read_geodesic_labels(file)
+    if (way := resampling_of(task.project)) is not None:
+        labels = way.labels_down(labels)
     return Result(
         arrays={"labels": labels},
         facts={
