@@ -136,6 +136,11 @@ def read_recording(project: Project, run: BoldRun) -> Recording:
         facts["notes"] = notes
     mask = np.zeros(len(raw.signal), dtype=bool)
     if (reason := why_unusable(raw.signal)) is not None:
+        if 2 * outside.sum() > len(outside):
+            reason += (
+                f" inside inputs.cortex_mask, which leaves out {outside.mean():.0%} of the "
+                "vertices: it is to be 1 on cortex and 0 on the medial wall"
+            )
         return Recording(raw, mask, time, None, None, facts, f"{run.name}: {reason}")
     mask = signal_mask(raw.signal)
     confounds = None

@@ -45,6 +45,7 @@ from trend_dagster.science.surface import (
     Surface,
     cut_into_labels,
     distance_rows,
+    nearest_vertex,
     step_graph,
     vertex_areas,
 )
@@ -135,6 +136,7 @@ def geodesic_distances(task: Task, cortex: Optional) -> Result:
             "distance_files": names,
             "n_vertices": sum(sizes),
             "vertices_per_hemisphere": sizes,
+            **({"nearest_mm": nearest_vertex(arrays[HEMISPHERES[0]])} if files else {}),
         },
     )
 
