@@ -64,7 +64,7 @@ from trend_dagster.storage.provenance import (
     digest_of_file,
     digest_of_input,
 )
-from trend_dagster.storage.stores import Draft, Partition, Version, describe
+from trend_dagster.storage.stores import Draft, Partition, Version, describe, described
 
 Progress = Callable[[str, str, float], None]
 """Takes the name of an output, what happens to it, and the share done from 0 to 1."""
@@ -137,7 +137,7 @@ def needed(optional: Optional, task: "Task", upstream: str) -> Version:
             task.name,
             expected=f"{upstream}, which the settings ask for",
             found="none" + _why_missing(task.project, upstream, {}),
-            remedy=f"`{_command(task.project, task.draft.asset)}` makes it first.",
+            remedy=f"`{command(task.project, task.draft.asset)}` makes it first.",
         )
     return version
 
@@ -341,7 +341,7 @@ class StoredAsset:
                 expected=f"all of {upstream.name}",
                 found=f"{len(missing)} missing, first {describe(upstream.name, missing[0])}"
                 + _why_missing(project, upstream.name, missing[0]),
-                remedy=f"`{_command(project, self.name)}` makes it first; or mend or remove the "
+                remedy=f"`{command(project, self.name)}` makes it first; or mend or remove the "
                 "input it fails on.",
             )
         return [version for _, version in found if version is not None]
@@ -449,8 +449,7 @@ class StoredAsset:
         ]
 
     def _came_later(self, key: str, stored: Version) -> bool:
-        name, _, rest = key.rstrip("]").partition("[")
-        partition = dict(part.split("=", 1) for part in rest.split(", ")) if rest else {}
+        name, partition = described(key)
         pointer = stored.path.parents[1 + len(stored.partition)].joinpath(
             name, *(f"{d}={k}" for d, k in partition.items())
         )
@@ -812,7 +811,7 @@ def _remember(
     return error
 
 
-def _command(project: Project, asset: str) -> str:
+def command(project: Project, asset: str) -> str:
     """What makes an asset with all that it is made from, as one types it anywhere."""
     return f"trend run {shlex.quote(str(project.folder))} --select +{asset}"
 

@@ -13,7 +13,8 @@ from functools import cached_property
 from pathlib import Path
 from typing import TypeVar
 
-from trend_dagster.errors import InputError, SettingsError
+from trend_dagster.errors import InputError, SettingsError, TrendError
+from trend_dagster.files import replace_file
 from trend_dagster.project.dimensions import BOLD_RUN as BOLD_RUN
 from trend_dagster.project.dimensions import LABEL_FILE as LABEL_FILE
 from trend_dagster.project.dimensions import N_COMPONENTS as N_COMPONENTS
@@ -91,13 +92,13 @@ class Project:
         choose = {"space": inputs.space, "den": inputs.density, "desc": inputs.desc}
         try:
             runs = find_runs(self.folder / inputs.bold, {**choose, **inputs.select})
-            _check_excluded(inputs.exclude, runs)
-            return runs
         except InputError:
             correlation = self.store.latest("average_correlation")
             if correlation is not None and correlation.imported:
                 return {}
             raise
+        _check_excluded(inputs.exclude, runs)
+        return runs
 
     @cached_property
     def label_files(self) -> dict[str, LabelFile]:
@@ -171,6 +172,22 @@ class Project:
         """Why the user leaves a run out (``inputs.exclude``); None for one that is taken."""
         excluded = self.settings.inputs.exclude.items()
         return next((why for pattern, why in excluded if fnmatchcase(run, pattern)), None)
+
+    @property
+    def failed_import(self) -> str | None:
+        """What the last import failed with; None if it did not. Nothing is trained in its place."""
+        return self._failed_import.read_text() if self._failed_import.exists() else None
+
+    def record_import(self, error: TrendError | None) -> None:
+        """Remember how an import ended."""
+        if error is None:
+            self._failed_import.unlink(missing_ok=True)
+        else:
+            replace_file(self._failed_import, str(error).encode())
+
+    @property
+    def _failed_import(self) -> Path:
+        return self.folder / "store" / ".failed-import"
 
     def mask_of(self, run: BoldRun) -> Path | None:
         """Mask of the voxels to use, for a volume: the one that the settings name, or its own."""

@@ -142,6 +142,41 @@ def sweep_cells(project: Project) -> list[Version]:
     return cells
 
 
+def cell_labels(project: Project, cell: str) -> tuple[Version, dict[int, NDArray[np.int32]]]:
+    """Labels of a cell of the sweep, by number of clusters.
+
+    Parameters
+    ----------
+    project : Project
+        Where.
+    cell : str
+        ``label_file/n_components``, and ``/alpha_W/l1_ratio`` where there are several of them.
+
+    Raises
+    ------
+    InputError
+        If there is no such cell, or several; names those that there are.
+    """
+    cells, named = sweep_cells(project), cell.split("/")
+    found: dict[str, dict[int, tuple[Version, dict[str, Any]]]] = {}
+    for version in cells:
+        for row in tidy_rows(version):
+            name = [str(row["label_file"]), *(f"{row[column]:g}" for column in CELL[1:-1])]
+            if name[: len(named)] == named:
+                found.setdefault("/".join(name), {})[row["n_clusters"]] = (version, row)
+    if len(found) != 1:
+        known = found or dict.fromkeys("/".join(version.partition.values()) for version in cells)
+        raise InputError(
+            f"cell {cell} of the sweep of {project.folder}",
+            expected=f"one of {', '.join(known)}",
+            found=f"{len(found)} cells of that name",
+            remedy="Name one of them.",
+        )
+    (rows,) = found.values()
+    version = next(iter(rows.values()))[0]
+    return version, {n: labels_of([version], row) for n, (version, row) in rows.items()}
+
+
 def sweep_table(
     cells: Sequence[Version],
     thresholded: Sequence[Version],

@@ -309,6 +309,13 @@ def _distances_from(
     return np.asarray(found, dtype=np.float32)
 
 
+def nearest_vertex(distances: FloatArray, n_rows: int = 64) -> float:
+    """Distance of a vertex to the nearest other one: the median over some rows of a matrix."""
+    some = np.linspace(0, len(distances) - 1, min(n_rows, len(distances)), dtype=int)
+    rows = np.array([distances[i] for i in some], dtype=np.float64)
+    return float(np.median(rows.min(axis=1, where=rows > 0, initial=np.inf)))
+
+
 def geodesic_neighbours(
     surface: Surface, radius: float, sources: IntArray | None = None
 ) -> scipy.sparse.csr_array:

@@ -147,6 +147,9 @@ SCHEMA: dict[str, dict[str, ArraySpec]] = {
         "bold": ArraySpec(("vertex", "timepoint"), "float32", "BOLD signal", "as in the file"),
         "vertex_mask": _MASK,
         # Of CIFTI files and of volumes only: storage.space.
+        "input_in_data": ArraySpec(
+            ("input_vertex",), "bool", "in_data of the files, if resampled", optional=True
+        ),
         "in_data": _per_vertex("bool", "true where the file holds the vertex", optional=True),
         "voxels": _per_vertex("int64", "place of each row in the volume, C order", optional=True),
     },

@@ -36,6 +36,7 @@ from trend_dagster.orchestration.production import (
     Available,
     Optional,
     Task,
+    command,
     stored,
     stored_asset,
 )
@@ -174,7 +175,7 @@ def _missing(task: Task, cells: Sequence[Version]) -> dict[tuple[str, ...], str]
             "sweep_summary",
             expected="at least one cell of nmf_sweep",
             found=f"none ({_why_missing(task, wanted[0])})",
-            remedy="Materialize nmf_sweep first.",
+            remedy=f"`{command(task.project, 'sweep_summary')}` makes them first.",
         )
     missing = [partition for partition in wanted if tuple(partition.values()) not in done]
     return {tuple(partition.values()): _why_missing(task, partition) for partition in missing}
