@@ -18,9 +18,8 @@ from trend_dagster.delivery.export import export_cells
 from trend_dagster.delivery.maps import map_files, networks_of
 from trend_dagster.errors import MissingUpstreamError, SettingsError
 from trend_dagster.project.folder import Project
-from trend_dagster.project.mesh import stored_mesh
 from trend_dagster.project.tables import key_of, labels_of, sweep_cells
-from trend_dagster.project.target import stored_target
+from trend_dagster.project.target import map_space
 from trend_dagster.science.surface import cut_into_labels
 from trend_dagster.storage.label_images import cifti_labels, keys_of, label_tsv
 from trend_dagster.storage.space import VertexSpace
@@ -133,8 +132,8 @@ def export(project, wanted, folder):
     cells = sweep_cells(project)
     n_vertices = cells[0].array("labels").shape[-1]
     selected = project.store.latest("selected_parcellations")
-    surface, target = stored_mesh(project, n_vertices), stored_target(project, n_vertices)
-    return list(export_cells(cells, selected, wanted, surface, target, folder))
+    space = map_space(project, project.store.latest("cortex"), n_vertices)
+    return list(export_cells(cells, selected, wanted, space, folder))
 
 
 def test_any_cell_can_be_exported(finished, tmp_path):

@@ -16,6 +16,8 @@ from trend_dagster.project.mesh import (
     cortex_mask_files,
     read_mask,
     read_mesh,
+    read_named_mesh,
+    resampling_of,
     wrong_density,
 )
 from trend_dagster.science.surface import Surface, vertex_areas
@@ -122,7 +124,9 @@ def _check_density(surface: Surface, files: Sequence[str], run: Version) -> None
             remedy="Sample the BOLD onto the surface, or leave the surface out of trend.yaml.",
         )
     counts = np.bincount(surface.hemisphere, minlength=2).tolist()
-    told = list(space.get("n_vertices", {}).values())
+    # Of a run that was resampled the files tell another mesh, which is compared where it is read.
+    resampled = "n_vertices_of_the_files" in run.facts
+    told = [] if resampled else list(space.get("n_vertices", {}).values())
     if told and told != counts:
         expected = " and ".join(f"{n} {side}" for n, side in zip(told, SIDES, strict=True))
         found = " and ".join(f"{n} {side}" for n, side in zip(counts, SIDES, strict=True))
@@ -139,9 +143,14 @@ def _where_it_is(
         signal = np.any([run.read("vertex_mask") for run in runs], axis=0)
         return np.asarray(signal), f"signal of {len(runs)} BOLD runs"
     if cortex_mask_files(project):
-        left = int((surface.hemisphere == 0).sum())
-        counts: dict[Side, int] = {"L": left, "R": surface.n_vertices - left}
-        return read_mask(project, surface.n_vertices, counts), "inputs.cortex_mask"
+        way, fine = resampling_of(project), read_named_mesh(project)
+        assert fine is not None
+        left = int((fine.hemisphere == 0).sum())
+        counts: dict[Side, int] = {"L": left, "R": fine.n_vertices - left}
+        mask = read_mask(project, fine.n_vertices, counts)
+        if way is not None:
+            mask = way.labels_down(mask.astype(np.int64)) == 1
+        return mask, "inputs.cortex_mask"
     if surface.medial_wall is not None:
         return ~surface.medial_wall, "an estimate: where the average cortex is thin"
     return np.ones(surface.n_vertices, dtype=bool), "nothing"

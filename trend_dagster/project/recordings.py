@@ -9,7 +9,7 @@ from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
 from contextlib import suppress
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
 
@@ -19,7 +19,14 @@ from numpy.typing import NDArray
 from trend_dagster.errors import CohortError, InputError, SettingsError, StoreError
 from trend_dagster.project.folder import BOLD_RUN, Project
 from trend_dagster.project.fsaverage import FSAVERAGE, load_fsaverage
-from trend_dagster.project.mesh import cortex_mask_files, mesh_sizes, read_mask
+from trend_dagster.project.mesh import (
+    cortex_mask_files,
+    mesh_files,
+    mesh_sizes,
+    read_mask,
+    resampling_of,
+    wrong_density,
+)
 from trend_dagster.project.settings import nearest
 from trend_dagster.science.bold import (
     same_recordings,
@@ -29,6 +36,7 @@ from trend_dagster.science.bold import (
     why_unusable,
 )
 from trend_dagster.science.plausibility import outlying
+from trend_dagster.science.resampling import Resampling
 from trend_dagster.storage.arrays import subject_of
 from trend_dagster.storage.confounds import (
     beside,
@@ -40,6 +48,9 @@ from trend_dagster.storage.confounds import (
 from trend_dagster.storage.runs import BoldRun, RawRun, read_run
 from trend_dagster.storage.sides import twins
 from trend_dagster.storage.stores import Version
+
+INPUT = "input_"
+"""Before the name of an array whose rows are those of the files, where BOLD was resampled."""
 
 COMPARED_ROWS = 16  # of each hemisphere; neighbours, so that few chunks are read
 
@@ -74,6 +85,11 @@ class Recording:
     facts: Mapping[str, Any]
     unusable: str | None
 
+    def space_arrays(self) -> dict[str, NDArray[Any]]:
+        """Arrays of the files' space; of a run that was resampled they have other rows."""
+        prefix = INPUT if "n_vertices_of_the_files" in self.facts else ""
+        return {f"{prefix}{name}": array for name, array in self.raw.space.arrays().items()}
+
 
 def recording_files(project: Project, run: BoldRun) -> dict[str, Path]:
     """Everything that decides what is read of a run: its data, mask, sidecars and confounds."""
@@ -88,6 +104,8 @@ def recording_files(project: Project, run: BoldRun) -> dict[str, Path]:
     censor = project.settings.bold.censor
     if censor is not None and censor.file is not None:
         files["censored"] = _censor_table(run, censor.file)
+    if project.settings.inputs.resample is not None:
+        files |= mesh_files(project)
     return files | cortex_mask_files(project)
 
 
@@ -118,6 +136,11 @@ def read_recording(project: Project, run: BoldRun) -> Recording:
         facts["notes"] = notes
     mask = np.zeros(len(raw.signal), dtype=bool)
     if (reason := why_unusable(raw.signal)) is not None:
+        if 2 * outside.sum() > len(outside):
+            reason += (
+                f" inside inputs.cortex_mask, which leaves out {outside.mean():.0%} of the "
+                "vertices: it is to be 1 on cortex and 0 on the medial wall"
+            )
         return Recording(raw, mask, time, None, None, facts, f"{run.name}: {reason}")
     mask = signal_mask(raw.signal)
     confounds = None
@@ -127,6 +150,9 @@ def read_recording(project: Project, run: BoldRun) -> Recording:
     kept = _kept_volumes(project, run, files, raw.signal.shape[1], time, facts)
     if (reason := _too_little(project, kept, time)) is not None:
         return Recording(raw, mask, time, None, None, facts, f"{run.name}: {reason}")
+    if (way := resampling_of(project)) is not None:
+        facts |= {"n_vertices": way.surface.n_vertices, "n_vertices_of_the_files": len(mask)}
+        raw, mask = _resampled(project, run, raw, mask, way)
     facts |= {
         "n_vertices_without_signal": int((~mask).sum()),
         "n_vertices_outside_cortex_mask": int(outside.sum()),
@@ -146,6 +172,20 @@ def _motion(files: Mapping[str, Path], n_timepoints: int) -> dict[str, float]:
             moved = read_confounds(files["confounds"], ("framewise_displacement",), n_timepoints)
             return {"mean_framewise_displacement": round(float(moved.mean()), 4)}
     return {}
+
+
+def _resampled(
+    project: Project, run: BoldRun, raw: RawRun, mask: NDArray[np.bool_], way: Resampling
+) -> tuple[RawRun, NDArray[np.bool_]]:
+    n_fine = way.up.shape[0]
+    if len(mask) != n_fine:
+        raise wrong_density(
+            list(project.settings.inputs.surfaces) or [str(project.settings.inputs.surface)],
+            f"{len(mask)} (BOLD run {run.key})",
+            n_fine,
+        )
+    series, mask = way.series_down(raw.signal, mask)
+    return replace(raw, signal=series), mask
 
 
 # Volumes that are left out

@@ -168,6 +168,16 @@ TABLE: tuple[Plausible, ...] = (
         "8 to 10 % on fsaverage, fsLR and dHCP's template",
         _wall,
     ),
+    Plausible(
+        "geodesic_distances",
+        "distance to the nearest vertex",
+        "mm",
+        0.2,
+        15,
+        "another unit than mm, or distances of another mesh",
+        "0.7 mm on native meshes, 11 mm on fsaverage3",
+        _fact("nearest_mm"),
+    ),
 )
 
 

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 
@@ -24,6 +25,11 @@ def _recorded(project: Project, partition: Partition) -> dict[str, Path]:
     return recording_files(project, project.bold_run(partition[BOLD_RUN]))
 
 
+def _resampled(settings: Settings) -> dict[str, dict[str, Any]]:
+    to = settings.inputs.resample
+    return {} if to is None else {"inputs": {"resample": to}}
+
+
 def _left_out(project: Project, partition: Partition) -> str | None:
     why = project.why_left_out(partition[BOLD_RUN])
     return None if why is None else f"{why} (inputs.exclude)"
@@ -38,7 +44,7 @@ def _wall(settings: Settings) -> dict[str, dict[str, str]]:
 @stored_asset(
     group="inputs",
     dims=(BOLD_RUN,),
-    settings=("bold", _wall),
+    settings=("bold", _wall, _resampled),
     code_version="2",
     left_out=_left_out,
     files=_recorded,
@@ -63,7 +69,7 @@ def bold(task: Task) -> Result:
         run.sample_mask,
     )
     return Result(
-        arrays={"bold": prepared, "vertex_mask": mask, **run.raw.space.arrays()},
+        arrays={"bold": prepared, "vertex_mask": mask, **run.space_arrays()},
         facts=run.facts,
         pictures={"carpet": small_png(carpet_figure(prepared[mask]))},
     )

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Iterator, Mapping, Sequence
 from contextlib import suppress
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING
 
 import numpy as np
 
@@ -25,7 +25,12 @@ from trend_dagster.orchestration.assets.connectivity import (
 )
 from trend_dagster.orchestration.assets.evidence import stability
 from trend_dagster.orchestration.assets.inputs import cortex
-from trend_dagster.orchestration.assets.loading import by_components, distances_of, feasible
+from trend_dagster.orchestration.assets.loading import (
+    averaged,
+    by_components,
+    distances_of,
+    feasible,
+)
 from trend_dagster.orchestration.io_managers import Result
 from trend_dagster.orchestration.production import (
     Available,
@@ -59,19 +64,11 @@ if TYPE_CHECKING:
     from trend_dagster.science.parcellation.sweep import Solution
 
 
-def _correlation_fits(settings: Settings, correlation: Version) -> bool:
-    """Tell whether the whole correlation may be in memory; every factorisation reads all of it."""
-    budget = settings.correlation.memory_budget_gib * 2**30
-    return bool(correlation.array("correlation").nbytes <= budget)
-
-
 def _worker_bytes(settings: Settings, inputs: Mapping[str, list[Version]], n_threads: int) -> int:
-    (matrix,), (correlation,) = inputs["thresholded_matrix"], inputs["average_correlation"]
+    (matrix,) = inputs["thresholded_matrix"]
     if "block_sizes" not in matrix.names():  # excluded, nothing is computed
         return 0
-    fits = _correlation_fits(settings, correlation)
-    whole = correlation.array("correlation").nbytes if fits else 0
-    return worker_memory(matrix.read("block_sizes"), settings.sweep, n_threads) + whole
+    return worker_memory(matrix.read("block_sizes"), settings.sweep, n_threads)
 
 
 @stored_asset(
@@ -99,8 +96,7 @@ def nmf_sweep(
     possible, errors = feasible(tasks, matrix.n_kept)
     yield from errors
     by_k = by_components(possible)
-    full: Any = average_correlation.array("correlation")
-    full = full[...] if _correlation_fits(settings, average_correlation) else full
+    full = averaged(tasks[0], average_correlation).smoothed(None)
     near = geodesic_distances() if settings.factorization.smoothness > 0 else None
     graph = loadings_graph(() if near is None else distances_of(near), settings)
     swept = sweep_solutions(matrix, settings, list(by_k), full_correlation=full, graph=graph)
