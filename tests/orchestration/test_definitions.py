@@ -41,11 +41,11 @@ def test_a_broken_trend_yaml_fails_a_run_in_its_step_which_is_not_tried_again(
     assert str(tmp_path / "trend.yaml") in str(failure.step_failure_data.error)
 
 
-def test_the_launchpad_offers_no_other_project(finished_once):
-    job = build_definitions(finished_once.folder).resolve_job_def("train")
-    dg.validate_run_config(job, {})
-    with pytest.raises(dg.DagsterInvalidConfigError):
-        dg.validate_run_config(job, {"resources": {"project": {"config": {"folder": "/tmp"}}}})
+def test_the_launchpad_cannot_name_another_project(tmp_path):
+    resources = build_definitions(tmp_path).resolve_job_def("train").resource_defs
+    elsewhere = {"project": {"config": {"folder": "/tmp"}}}
+    with dg.build_resources({"project": resources["project"]}, resource_config=elsewhere) as found:
+        assert found.project.folder == tmp_path
 
 
 def test_single_numbers_of_a_nested_fact_have_names_of_their_own():

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import shlex
 import threading
 import time
 from pathlib import Path
@@ -9,8 +10,9 @@ from pathlib import Path
 import pytest
 
 from tests.conftest import run
+from tests.faults.workload import leavings, make_project
 from tests.orchestration.test_engines import all_digests, ask_for_dask
-from tests.service import wait_until
+from tests.service import TREND, wait_until
 from tests.slurm import ask
 from trend_dagster.orchestration.assets import ASSETS
 from trend_dagster.orchestration.engines import on_dask
@@ -62,3 +64,39 @@ def test_a_job_that_is_cancelled_is_replaced_and_its_task_done_again(tmp_path, s
     config = DaskConfig(cluster="slurm", queue="short", memory="1 GiB", most_jobs=1, interface="lo")
     assert list(on_dask([lambda: _first_try_hangs(marker)], config, tmp_path)) == [(0, "done")]
     canceller.join()
+
+
+SCRIPT = Path(__file__).parents[2] / "docs" / "trend.sbatch"
+
+
+def submit(project: Path, folder: Path) -> tuple[str, Path]:
+    """Submit the script of the docs, as a user does; number of the job, and its log."""
+    trend = folder / "trend"
+    trend.write_text(f'#!/bin/sh\nexec {shlex.join(TREND)} "$@"\n')
+    trend.chmod(0o755)
+    said = ask(
+        "sbatch",
+        "--parsable",
+        f"--chdir={folder}",
+        f"--export=ALL,TREND={trend}",
+        "--mem=2G",
+        str(SCRIPT),
+        str(project),
+    )
+    return said.strip(), folder / f"trend-{said.strip()}.log"
+
+
+def test_the_script_of_the_docs_makes_a_project(finished, tmp_path, slurm):
+    job, log = submit(finished, tmp_path)
+    wait_until(lambda: job not in ask("squeue", "-h", "-o", "%i"), 240, "the job ends")
+    assert "nothing was computed" in log.read_text()
+
+
+def test_the_script_is_ended_in_order_by_the_signal_that_it_asks_for(tmp_path, slurm):
+    project = make_project(tmp_path / "project")
+    job, log = submit(project, tmp_path)
+    wait_until(lambda: log.exists() and "bold" in log.read_text(), 240, "it works")
+    ask("scancel", "--signal=INT", "--batch", job)
+    wait_until(lambda: job not in ask("squeue", "-h", "-o", "%i"), 60, "the job ends")
+    assert "Stopped. What was finished is kept" in log.read_text()
+    assert not leavings(project)
