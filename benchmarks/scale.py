@@ -92,7 +92,7 @@ def _write_mesh(folder: Path, name: str, surface: Surface, side: int) -> None:
     assert surface.sphere is not None
     for ending, points in (("surf", surface.coordinates), ("sphere.surf", surface.sphere)):
         kind = "Spherical" if ending != "surf" else "MidThickness"
-        content = gifti_surface(points[inside], triangles, "LR"[side], kind)
+        content = gifti_surface(points[inside], triangles, "R" if side else "L", kind)
         (folder / f"{name}.{ending}.gii").write_bytes(content)
 
 
@@ -203,15 +203,15 @@ def _coarse(folder: Path, size: str) -> float:
 
 def growth(cases: list[Case]) -> dict[str, Any]:
     """Measure all sizes; the exponents of each asset over those where it takes a second."""
-    found = [in_process(_itself, measure_case, case, n_threads=usable_cores()).value for case in cases]
-    rows = [
-        {"vertices": one["figures"]["vertices"], **row} for one in found for row in one["rows"]
+    found = [
+        in_process(_itself, measure_case, case, n_threads=usable_cores()).value for case in cases
     ]
+    rows = [{"vertices": one["figures"]["vertices"], **row} for one in found for row in one["rows"]]
     table = pd.DataFrame(rows)
     print(table.round(2).to_string(index=False))
     exponents = {}
     for asset, own in table.groupby("asset", sort=False):
-        long = own[own["seconds"] > 1].to_dict("records")
+        long: list[dict[str, Any]] = own[own["seconds"] > 1].to_dict("records")  # type: ignore[assignment]
         exponents[str(asset)] = exponent(long, "vertices", "seconds")
     return {**found[-1]["figures"], "sizes": [one["figures"] for one in found], "rows": rows,
             "seconds_exponent_in_vertices": exponents}  # fmt: skip
