@@ -35,13 +35,13 @@ def export(
     """Write cells of the sweep as label images; by default the chosen ones."""
     from trend_dagster.delivery.export import export_cells
     from trend_dagster.project.folder import Project
-    from trend_dagster.project.mesh import stored_mesh
     from trend_dagster.project.tables import sweep_cells
-    from trend_dagster.project.target import stored_target
+    from trend_dagster.project.target import map_space
 
     project = Project.open(folder)
     cells = sweep_cells(project)
     n_vertices = cells[0].array("labels").shape[-1]
+    mesh = project.store.latest("cortex") if project.settings.inputs.has_mesh else None
     wanted = {
         "label_file": label_file,
         "n_components": n_components,
@@ -54,8 +54,7 @@ def export(
         cells,
         project.store.latest("selected_parcellations"),
         wanted,
-        stored_mesh(project, n_vertices),
-        stored_target(project, n_vertices),
+        map_space(project, mesh, n_vertices),
         project.outputs / "export" if to is None else to,
     ):
         written.append(str(path))

@@ -14,10 +14,10 @@ from trend_dagster.delivery.figures.png import to_png
 from trend_dagster.delivery.figures.surface import maps_png
 from trend_dagster.delivery.maps import MAPS, map_files, networks_of
 from trend_dagster.errors import InputError
+from trend_dagster.project.target import MapSpace
 from trend_dagster.science.individuals.settings import IndividualsConfig
 from trend_dagster.science.surface import Surface
 from trend_dagster.storage.stores import Version
-from trend_dagster.storage.template import Target
 
 if TYPE_CHECKING:
     import pandas as pd
@@ -34,8 +34,7 @@ def newborn_maps(
     subject: str,
     cohort: Mapping[int, Labels],
     labels: Iterable[Labels],
-    surface: Surface,
-    target: Target | None,
+    space: MapSpace,
 ) -> dict[str, bytes]:
     """Write a newborn's maps in the formats of the cohort's; colours and names are the cohort's.
 
@@ -47,10 +46,8 @@ def newborn_maps(
         The chosen parcellation by number of clusters.
     labels : iterable of ndarray of shape (n_vertices,)
         The newborn's.
-    surface : Surface
-        The mesh.
-    target : Grayordinates or Voxels, optional
-        What the rows are, where files say so.
+    space : MapSpace
+        What they are written on.
 
     Returns
     -------
@@ -58,10 +55,11 @@ def newborn_maps(
         By path below the project's outputs.
     """
     files: dict[str, bytes] = {}
+    surface, target = space.surface, space.target
     for (n, chosen), own in zip(cohort.items(), labels, strict=True):
         name, title = f"{subject}_{n}_clusters", f"{subject}: {n} clusters"
-        networks = networks_of(chosen, surface, target)
-        written = map_files(name, title, own, networks, surface, target)
+        networks = networks_of(space.labels(chosen), surface, target)
+        written = map_files(name, title, space.labels(own), networks, surface, target)
         files |= {f"{MAPS}/{subject}/{file}": content for file, content in written.items()}
     return files
 

@@ -18,6 +18,7 @@ from trend_dagster.delivery.figures.surface import (
     label_colours,
     oklch_to_rgb,
 )
+from trend_dagster.project.target import MapSpace
 from trend_dagster.science.surface import Surface, hemisphere_triangles
 from trend_dagster.storage.arrays import npy_bytes
 from trend_dagster.storage.label_images import (
@@ -62,19 +63,15 @@ def cell_title(cell: Mapping[Any, Any]) -> str:
     )
 
 
-def chosen_maps(
-    selected: Version, surface: Surface | None, target: Target | None
-) -> tuple[dict[str, bytes], dict[str, str]]:
+def chosen_maps(selected: Version, space: MapSpace) -> tuple[dict[str, bytes], dict[str, str]]:
     """Write the chosen parcellations.
 
     Parameters
     ----------
     selected : Version
         The chosen parcellations.
-    surface : Surface, optional
-        The mesh.
-    target : Grayordinates or Voxels, optional
-        What the rows are, where files say so.
+    space : MapSpace
+        What they are written on.
 
     Returns
     -------
@@ -85,7 +82,9 @@ def chosen_maps(
     """
     files: dict[str, bytes] = {}
     tables: dict[str, str] = {}
-    for choice, labels in zip(selected.facts["chosen"], selected.read("labels"), strict=True):
+    surface, target = space.surface, space.target
+    for choice, found in zip(selected.facts["chosen"], selected.read("labels"), strict=True):
+        labels = space.labels(found)
         networks = networks_of(labels, surface, target)
         name = f"selected_{choice['n_clusters']}_clusters"
         written = map_files(name, cell_title(choice), labels, networks, surface, target)

@@ -24,8 +24,10 @@ See https://docs.dagster.io/guides/build/assets.
 import importlib
 import inspect
 import itertools
+import json
 import os
 import resource
+import shlex
 import shutil
 import socket
 import sys
@@ -33,25 +35,30 @@ import time
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import ExitStack, contextmanager, suppress
 from contextvars import ContextVar
-from dataclasses import dataclass, replace
+from dataclasses import dataclass, field, replace
 from functools import cached_property, partial
 from pathlib import Path
-from typing import Any
+from typing import Any, TypeVar
 
 import dagster as dg
 from pydantic import Field
 
 from trend_dagster.errors import (
+    FactorizationError,
     InputError,
     MissingUpstreamError,
+    RunDiedError,
+    ServerError,
+    SettingsError,
     StoreError,
     TrendError,
     cannot_write,
 )
 from trend_dagster.files import replace_file
+from trend_dagster.orchestration.engines import on_dask
 from trend_dagster.orchestration.io_managers import NONE, Published, Result
 from trend_dagster.orchestration.partitions import PARTITIONS, to_partition
-from trend_dagster.orchestration.private import HOST_TAG, PROCESS_TAG, RECORDED_ONE_BY_ONE
+from trend_dagster.orchestration.private import RECORDED_ONE_BY_ONE
 from trend_dagster.project.folder import BOLD_RUN, N_COMPONENTS, SUBJECT, Project, subject_key
 from trend_dagster.project.settings import Settings
 from trend_dagster.science.cores import usable_cores
@@ -62,7 +69,9 @@ from trend_dagster.storage.provenance import (
     digest_of_file,
     digest_of_input,
 )
-from trend_dagster.storage.stores import Draft, Partition, Version, describe
+from trend_dagster.storage.stores import Draft, Partition, Version, describe, described
+
+T = TypeVar("T")
 
 Progress = Callable[[str, str, float], None]
 """Takes the name of an output, what happens to it, and the share done from 0 to 1."""
@@ -70,10 +79,44 @@ Progress = Callable[[str, str, float], None]
 PROGRESS: ContextVar[Progress] = ContextVar("progress", default=lambda name, doing, share: None)
 """Where progress is shown besides Dagster's log; the command line puts a progress bar here."""
 
+UNDER_WAY = "under_way.json"
+"""In the scratch folder of an output that is being made: how far it is."""
+
 OWNER = "team:neuroimaging"
+
+GROUPS = (
+    "inputs",
+    "features",
+    "connectivity",
+    "parcellation",
+    "evidence",
+    "individuals",
+    "delivery",
+)
+"""Groups of assets in the order of the method."""
+
+DOCS_VARIABLE = "TREND_DOCS_URL"
+"""Environment variable: where the pages that `make docs` builds are served."""
+
+
+def group_in_order(group: str) -> str:
+    """Name a group as the page does, which sorts by name: in the order of the method."""
+    return f"{GROUPS.index(group) + 1}_{group}"
+
+
+def _documentation(asset: str) -> dg.MetadataValue[Any]:
+    page = f"reference/assets.html#{asset}"
+    served = os.environ.get(DOCS_VARIABLE)
+    if served is None:
+        return dg.MetadataValue.text(page)
+    return dg.MetadataValue.url(f"{served.rstrip('/')}/{page}")
+
 
 FORCE_TAG = "trend/force"
 """Tag of runs that compute even what is current: the names of those assets."""
+
+LEFT_OUT = "left_out"
+"""Section of the recipe of what the user leaves out."""
 
 MISSING = "missing:"
 """In a recipe, what the digest of a partition that was passed over begins with."""
@@ -129,7 +172,7 @@ def needed(optional: Optional, task: "Task", upstream: str) -> Version:
             task.name,
             expected=f"{upstream}, which the settings ask for",
             found="none" + _why_missing(task.project, upstream, {}),
-            remedy=f"Materialize {upstream} first (`trend run` makes all that is needed).",
+            remedy=f"`{command(task.project, task.draft.asset)}` makes it first.",
         )
     return version
 
@@ -157,6 +200,7 @@ class Task:
     draft: Draft
     scratch: Path
     log: Callable[[str], None]
+    _written_down: float = field(default=0.0, init=False)
 
     @property
     def name(self) -> str:
@@ -169,14 +213,25 @@ class Task:
         return self.project.settings
 
     def progress(self, doing: str, share: float) -> None:
-        """Show how far this task is: a few words, and the share done from 0 to 1."""
+        """Show how far this task is: a few words, and the share done from 0 to 1.
+
+        Once a second it is written down beside the unfinished work as well, for `trend status`.
+        """
         PROGRESS.get()(self.name, doing, share)
+        now = time.time()
+        if now - self._written_down > 1:
+            self._written_down = now
+            told = json.dumps({"doing": doing, "share": share, "at": now}).encode()
+            with suppress(OSError):  # a full disk is told by what has to be kept
+                self.scratch.mkdir(parents=True, exist_ok=True)
+                replace_file(self.scratch / UNDER_WAY, told)
 
 
 Compute = Callable[..., Any]
 FilesOf = Callable[[Project, Partition], Mapping[str, Path]]
 Deciding = Callable[[Settings], Mapping[str, dict[str, Any]]]
 NothingToDo = Callable[[Settings], str | None]
+LeftOut = Callable[[Project, Partition], str | None]
 WorkerBytes = Callable[[Settings, Mapping[str, list[Version]], int], int]
 Inputs = dict[str, list[Version]]
 """What is stored of each input today, by the input's name."""
@@ -207,6 +262,8 @@ class StoredAsset:
         Raised when a change of code changes results.
     nothing_to_do : callable, optional
         Takes the settings; says why no output is needed under them, or None.
+    left_out : callable, optional
+        Takes the project and a partition; says why the user leaves it out, or None.
     files : callable, optional
         Takes the project and a partition, returns the input files that this asset reads, by name.
     together : str, optional
@@ -228,6 +285,7 @@ class StoredAsset:
     settings: tuple[str | Deciding, ...] = ()
     code_version: str = "1"
     nothing_to_do: NothingToDo | None = None
+    left_out: LeftOut | None = None
     files: FilesOf | None = None
     together: str | None = None
     keep_when_inputs_change: bool = False
@@ -318,8 +376,8 @@ class StoredAsset:
                 expected=f"all of {upstream.name}",
                 found=f"{len(missing)} missing, first {describe(upstream.name, missing[0])}"
                 + _why_missing(project, upstream.name, missing[0]),
-                remedy=f"Materialize {upstream.name} first (`trend run` makes all that is needed), "
-                "or mend or remove the input it fails on.",
+                remedy=f"`{command(project, self.name)}` makes it first; or mend or remove the "
+                "input it fails on.",
             )
         return [version for _, version in found if version is not None]
 
@@ -341,6 +399,8 @@ class StoredAsset:
         """
         if (why := self.idle(project.settings)) is not None:
             return Recipe(self.name, self.code_version, {"nothing_to_do": {"because": why}})
+        if self.left_out is not None and (why := self.left_out(project, partition)) is not None:
+            return Recipe(self.name, self.code_version, {LEFT_OUT: {"because": why}})
         digests: dict[str, str] = {}
         for name, versions in inputs.items():
             if self.asks_for(name):
@@ -424,8 +484,7 @@ class StoredAsset:
         ]
 
     def _came_later(self, key: str, stored: Version) -> bool:
-        name, _, rest = key.rstrip("]").partition("[")
-        partition = dict(part.split("=", 1) for part in rest.split(", ")) if rest else {}
+        name, partition = described(key)
         pointer = stored.path.parents[1 + len(stored.partition)].joinpath(
             name, *(f"{d}={k}" for d, k in partition.items())
         )
@@ -440,7 +499,8 @@ class StoredAsset:
             name=self.name,
             deps=[self._dep(upstream) for upstream in self.inputs],
             partitions_def=PARTITIONS[self.dims],
-            group_name=self.group,
+            group_name=group_in_order(self.group),
+            metadata={"docs": _documentation(self.name)},
             description=inspect.getdoc(self.compute),
             code_version=self.code_version,
             owners=[OWNER],
@@ -455,8 +515,6 @@ class StoredAsset:
             keys = context.partition_keys if context.has_partition_key_range else None
             if keys is None:
                 keys = [context.partition_key] if context.has_partition_key else [None]
-            here = {PROCESS_TAG: str(os.getpid()), HOST_TAG: socket.gethostname()}
-            context.instance.add_run_tags(context.run.run_id, here)
             produced = produce(
                 self,
                 context.resources.project.open(),
@@ -565,7 +623,7 @@ def produce(
                 pending.append((partition, inputs))
             else:
                 yield Published(version, version.recipe, None)
-        if pending and asset.worker_bytes is not None and project.settings.compute.workers > 1:
+        if pending and _goes_elsewhere(asset, project.settings):
             batches.append(pending)
         elif pending:
             yield from _compute(asset, project, pending, errors, run_id=run_id, log=log)
@@ -617,6 +675,15 @@ def imported_version(asset: StoredAsset, project: Project, partition: Partition)
     return version if version is not None and version.imported else None
 
 
+def _goes_elsewhere(asset: StoredAsset, settings: Settings) -> bool:
+    """Tell whether batches are computed by other processes than that of the run."""
+    if asset.idle(settings) is not None:
+        return False
+    if settings.compute.engine == "dask":
+        return bool(asset.dims)
+    return asset.worker_bytes is not None and settings.compute.workers > 1
+
+
 def _side_by_side(
     asset: StoredAsset,
     project: Project,
@@ -626,23 +693,7 @@ def _side_by_side(
     run_id: str,
     log: Callable[[str], None],
 ) -> Iterator[Published]:
-    """Compute batches in processes of their own; each publishes what it makes by itself."""
-    from trend_dagster.science.parcellation.fanout import count_workers, side_by_side
-
-    compute, cores = project.settings.compute, usable_cores()
-
-    def needs(n_threads: int) -> list[int]:
-        assert asset.worker_bytes is not None
-        return [asset.worker_bytes(project.settings, b[0][1], n_threads) for b in batches]
-
-    try:
-        n_tasks = min(len(batches), compute.workers)
-        n_workers = count_workers(needs, n_tasks, cores, compute.memory_gib)
-    except TrendError as error:
-        errors += [_remember(project, asset, p, error) for b in batches for p, _ in b][:1]
-        return
-    most = max(needs(cores // n_workers)) / 2**30
-    log(f"{n_workers} workers of {cores // n_workers} cores, at most {most:.2g} GiB each")
+    """Compute batches elsewhere; each publishes what it makes by itself."""
     elsewhere = Project(project.folder, project.settings)
     tasks = [
         partial(
@@ -655,16 +706,53 @@ def _side_by_side(
         )
         for b in batches
     ]
-    for done, (_, (published, failed)) in enumerate(side_by_side(tasks, n_workers, cores), 1):
-        errors += failed
-        yield from published
-        PROGRESS.get()(asset.name, f"{done} of {len(tasks)} batches", done / len(tasks))
+    try:
+        if project.settings.compute.dask is not None and project.settings.compute.engine == "dask":
+            finished = on_dask(tasks, project.settings.compute.dask, project.folder)
+        else:
+            finished = _in_processes(asset, project, batches, tasks, log)
+        for done, (_, (published, failed)) in enumerate(finished, 1):
+            errors += failed
+            yield from published
+            PROGRESS.get()(asset.name, f"{done} of {len(tasks)} batches", done / len(tasks))
+    except (SettingsError, ServerError, FactorizationError, RunDiedError) as error:
+        errors += [_remember(project, asset, p, error) for b in batches for p, _ in b][:1]
+
+
+def _in_processes(
+    asset: StoredAsset,
+    project: Project,
+    batches: Sequence[Pending],
+    tasks: Sequence[Callable[[], T]],
+    log: Callable[[str], None],
+) -> Iterator[tuple[int, T]]:
+    """Do tasks in processes of this machine, as many as fit its cores and the memory."""
+    from trend_dagster.science.parcellation.fanout import count_workers, side_by_side
+
+    compute, cores = project.settings.compute, usable_cores()
+
+    def needs(n_threads: int) -> list[int]:
+        assert asset.worker_bytes is not None
+        return [asset.worker_bytes(project.settings, b[0][1], n_threads) for b in batches]
+
+    n_tasks = min(len(batches), compute.workers)
+    n_workers = count_workers(needs, n_tasks, cores, compute.memory_gib)
+    most = max(needs(cores // n_workers)) / 2**30
+    log(f"{n_workers} workers of {cores // n_workers} cores, at most {most:.2g} GiB each")
+    yield from side_by_side(tasks, n_workers, cores)
 
 
 def _compute_elsewhere(
     module: str, name: str, project: Project, partitions: Sequence[Partition], run_id: str
 ) -> tuple[list[Published], list[TrendError]]:
     """Compute a batch in this process, and return what there is to be recorded of it."""
+    if not project.folder.is_dir():
+        raise InputError(
+            f"project {project.folder} on {socket.gethostname()}",
+            expected="its folder under the same path on every machine that computes for it",
+            found="no such folder",
+            remedy="Mount it there, or set compute.engine to local.",
+        )
     asset = stored(getattr(importlib.import_module(module), name))
     errors: list[TrendError] = []
     pending = [(partition, asset.find(project, partition)) for partition in partitions]
@@ -725,8 +813,10 @@ def _results(
     arguments: Mapping[str, Any],
 ) -> Iterator[tuple[Task, Result | TrendError]]:
     """Compute the tasks of a batch one by one; those made from an exclusion are excluded."""
-    settings = tasks[0].settings
-    reason = asset.idle(settings) or _excluded_by(asset, inputs)
+    first = tasks[0]
+    reason = asset.idle(first.settings) or _excluded_by(asset, inputs)
+    if asset.left_out is not None:
+        reason = reason or asset.left_out(first.project, first.partition)
     if reason is not None:
         yield from ((task, Result(excluded=reason)) for task in tasks)
     elif asset.together is not None:
@@ -783,6 +873,11 @@ def _remember(
 ) -> TrendError:
     project.store.record_failure(asset.name, partition, str(error))
     return error
+
+
+def command(project: Project, asset: str) -> str:
+    """What makes an asset with all that it is made from, as one types it anywhere."""
+    return f"trend run {shlex.quote(str(project.folder))} --select +{asset}"
 
 
 def _why_missing(project: Project, asset: str, partition: Partition) -> str:
@@ -867,6 +962,35 @@ def publish_alone(
         scratch = store.scratch(asset.name, partition, recipe)
         task = Task(project, partition, draft, scratch, lambda line: None)
         return _publish(task, result, recipe, run_id="", seconds=0.0)
+
+
+def under_way(project: Project, asset: StoredAsset, partition: Partition) -> str | None:
+    """Say how far an output is that is being made, or was when it was stopped.
+
+    Parameters
+    ----------
+    project : Project
+        Where.
+    asset : StoredAsset
+        Which asset.
+    partition : mapping
+        Which output.
+
+    Returns
+    -------
+    str or None
+        A clause; None where nothing was begun.
+    """
+    files = project.store.folder(asset.name, partition).glob(f".scratch-*/{UNDER_WAY}")
+    found = []
+    for file in files:
+        with suppress(OSError, ValueError):  # finished since, or damaged
+            found.append(json.loads(file.read_bytes()))
+    if not found:
+        return None
+    last = max(found, key=lambda told: told["at"])
+    at = time.strftime("%d %b %H:%M:%S", time.localtime(last["at"]))
+    return f"{last['doing']}, {last['share']:.0%} done ({at})"
 
 
 def removed(project: Project, asset: StoredAsset) -> list[Partition]:

@@ -10,9 +10,10 @@ See https://docs.dagster.io/guides/test/running-assets-in-process.
 from __future__ import annotations
 
 import os
+import shlex
 import socket
 from collections.abc import Collection, Iterator, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 
 import dagster as dg
 
@@ -90,7 +91,8 @@ class Outcome:
     excluded : tuple of str
         Why partitions are exclusions.
     errors : tuple of str
-        Why partitions could not be made; for those that wait for others, the first reason.
+        Why partitions could not be made; for those that wait for others the first reason, unless
+        an asset before has said it.
     blocked : int
         Partitions that wait for others.
     notes : tuple of str
@@ -138,12 +140,18 @@ class Todo:
 
 
 def decide(
-    asset: StoredAsset, found: Sequence[State], instance: dg.DagsterInstance, wish: Wish
+    project: Project,
+    asset: StoredAsset,
+    found: Sequence[State],
+    instance: dg.DagsterInstance,
+    wish: Wish,
 ) -> Todo:
     """Decide what to do about each output of an asset.
 
     Parameters
     ----------
+    project : Project
+        Where.
     asset : StoredAsset
         Which asset.
     found : sequence of State
@@ -182,7 +190,21 @@ def decide(
         and (selected or s.status != "not needed")
         and (force or s.status != "current" or s in unrecorded)
     ]
+    if make and not (selected or wish.retrain) and (why := _not_asked_for(project, asset)):
+        waiting += [replace(s, reasons=(why,), waits_for=()) for s in make]
+        make = []
     return Todo(make, waiting, kept, force)
+
+
+def _not_asked_for(project: Project, asset: StoredAsset) -> str | None:
+    """Why nothing is trained now: who meant to bring something else has not said so."""
+    trains = asset.keep_when_inputs_change and asset.idle(project.settings) is None
+    if not trains or (error := project.failed_import) is None:
+        return None
+    return (
+        f"{asset.name} is not made, for the last import failed ({error}). Import the right file, "
+        f"or train: trend run {shlex.quote(str(project.folder))} --select +{asset.name}"
+    )
 
 
 def run_all(
@@ -211,10 +233,16 @@ def run_all(
         return
     lineage = Lineage(project)
     made, all_current = 0, True
+    stopped: set[str] = set()
     for asset in wish.assets():
         outcome = _run(asset, lineage, definitions, instance, wish)
+        if outcome.blocked and stopped & asset.upstream.keys():
+            # One cause is one error, said where it is; what waits for it is counted.
+            outcome = replace(outcome, errors=outcome.errors[:-1])
+        if outcome.errors or outcome.blocked:
+            stopped.add(asset.name)
         made += outcome.made
-        all_current = all_current and not (outcome.errors or outcome.notes)
+        all_current = all_current and not (outcome.errors or outcome.blocked or outcome.notes)
         yield outcome
     if made or not all_current:
         _check_up_to_date(definitions, instance)
@@ -231,7 +259,7 @@ def _run(
     for state in before:
         if state.version is not None:
             restore_files(lineage.project, state.version)
-    todo = decide(asset, before, instance, wish)
+    todo = decide(lineage.project, asset, before, instance, wish)
     launched = Launched()
     if todo.make:
         launched = _launch(asset, todo, definitions, instance)
@@ -249,7 +277,7 @@ def _run(
             for s in after
             if idle is None and s.version is not None and s.version.excluded
         ),
-        errors=tuple(dict.fromkeys((*launched.errors, *blocked[:1]))),
+        errors=(*(e for e in launched.errors if e not in blocked[:1]), *blocked[:1]),
         blocked=len(blocked),
         notes=tuple(
             f"{s.asset} is used as it is ({'; '.join(s.reasons)}); to train anew: --retrain"
@@ -335,6 +363,7 @@ QUIET = {"loggers": {"console": {"config": {"log_level": "CRITICAL"}}}}
 
 
 def _tags() -> dict[str, str]:
+    # Named from the beginning: this process may be killed before the run begins to execute.
     return {PLANNED_TAG: "true", PROCESS_TAG: str(os.getpid()), HOST_TAG: socket.gethostname()}
 
 

@@ -23,7 +23,7 @@ from numpy.typing import NDArray
 
 from trend_dagster.errors import InputError
 from trend_dagster.storage.arrays import key_of, lies_wrong_way, read_bold
-from trend_dagster.storage.gifti import read_series
+from trend_dagster.storage.gifti import external_files, read_series
 from trend_dagster.storage.sides import (
     SIDES,
     check_side,
@@ -55,6 +55,18 @@ BLOCK_TIMEPOINTS = 64  # read from a file at a time, so that no second copy of a
 
 # Entities that tell how a recording was processed, not which one it is.
 PROCESSING = ("hemi", "space", "cohort", "den", "res", "desc")
+# Entities in which the runs of a cohort are alike, or somebody has said that they need not be.
+ALIKE = {
+    "task": ("task", "tasks"),
+    "echo": ("echo", "echoes"),
+    "part": ("part of the signal", "parts of the signal"),
+    "rec": ("reconstruction", "reconstructions"),
+    "space": ("space", "spaces"),
+    "cohort": ("cohort of a template", "cohorts of a template"),
+    "den": ("density", "densities"),
+    "res": ("resolution", "resolutions"),
+    "desc": ("description", "descriptions"),
+}
 _ENTITY = re.compile(r"(?:^|_)([a-z]+)-([A-Za-z0-9+]+)(?=[_.]|$)")
 _FORMAT_ENTITY = re.compile(r"_(space|den|res|desc)-([A-Za-z0-9+]+)")
 _COHORT = re.compile(r"_cohort-[A-Za-z0-9+]+")
@@ -178,7 +190,7 @@ def find_runs(folder: Path, choose: Choice | None = None) -> dict[str, BoldRun]:
     ------
     InputError
         If there are none, if several files claim one key, if a hemisphere is missing, if a name
-        is not UTF-8, or if there are runs of several tasks and nothing chooses.
+        is not UTF-8, or if there are runs of several tasks, spaces, echoes ... and nothing chooses.
     """
     if not folder.is_dir():
         raise InputError(
@@ -198,7 +210,7 @@ def find_runs(folder: Path, choose: Choice | None = None) -> dict[str, BoldRun]:
         seen.append(path)
         check_name(path, "BOLD file")
         entities = entities_of(_stem(path))
-        if not all(_fits(entities.get(name), values) for name, values in wanted.items()):
+        if not all(fits(entities.get(name), values) for name, values in wanted.items()):
             continue
         side, rest = _hemisphere(path)
         key = _run_key(path, rest)
@@ -210,8 +222,7 @@ def find_runs(folder: Path, choose: Choice | None = None) -> dict[str, BoldRun]:
     if not groups:
         raise _none_chosen(folder, seen, wanted)
     runs = [_one_run(key, several) for key, several in groups.items()]
-    if "task" not in wanted:
-        _check_one_task(folder, runs)
+    _check_alike(folder, runs, wanted)
     return {run.key: run for run in sorted(runs, key=lambda run: run.key)}
 
 
@@ -260,8 +271,8 @@ def _none_chosen(
     )
 
 
-def _fits(value: str | None, wanted: tuple[str, ...]) -> bool:
-    """Compare an entity's value; run-01 is run 1."""
+def fits(value: str | None, wanted: tuple[str, ...]) -> bool:
+    """Tell whether an entity's value is one of those wanted; run-01 is run 1."""
     if value is None:
         return False
     return any(
@@ -270,21 +281,26 @@ def _fits(value: str | None, wanted: tuple[str, ...]) -> bool:
     )
 
 
-def _check_one_task(folder: Path, runs: list[BoldRun]) -> None:
-    tasks: dict[str, int] = {}
-    for run in runs:
-        if (task := run.entities.get("task")) is not None:
-            tasks[task] = tasks.get(task, 0) + 1
-    if len(tasks) > 1:
-        counts = ", ".join(f"{task} ({n} runs)" for task, n in sorted(tasks.items()))
-        listed = ", ".join(sorted(tasks))
-        raise InputError(
-            f"BOLD folder {folder}",
-            expected="runs of one task, or a choice",
-            found=f"several tasks: {counts}",
-            remedy="Say which to take in trend.yaml: `inputs: {select: {task: rest}}`, or all of "
-            f"them: `select: {{task: [{listed}]}}`.",
-        )
+def _check_alike(folder: Path, runs: list[BoldRun], wanted: Mapping[str, tuple[str, ...]]) -> None:
+    """Make sure that a folder with runs of several kinds is taken whole only where it is said."""
+    for entity, kinds in ALIKE.items():
+        counts: dict[str, int] = {}
+        for run in runs:
+            # The whole name of a .npy is the key, and its words are its author's own.
+            value = run.entities.get(entity)
+            if value is not None and (entity == "task" or run.source != "npy"):
+                counts[value] = counts.get(value, 0) + 1
+        if len(counts) > 1 and entity not in wanted:
+            shown = ", ".join(f"{value} ({n} runs)" for value, n in sorted(counts.items()))
+            listed = ", ".join(sorted(counts))
+            one = "rest" if entity == "task" else min(counts)
+            raise InputError(
+                f"BOLD folder {folder}",
+                expected=f"runs of one {kinds[0]}, or a choice",
+                found=f"several {kinds[1]}: {shown}",
+                remedy=f"Say which to take in trend.yaml: `inputs: {{select: {{{entity}: {one}}}}}"
+                f"`, or all of them: `select: {{{entity}: [{listed}]}}`.",
+            )
 
 
 def _places(folder: Path) -> Iterator[Path]:
@@ -494,6 +510,8 @@ def reading(path: Path, what: str) -> Iterator[None]:
         yield
     except (OSError, EOFError, ValueError, TypeError, LookupError, AttributeError) as error:
         raise _unreadable(path, f"a complete {what}", error) from error
+    except (MemoryError, OverflowError) as error:  # what its header claims
+        raise _unreadable(path, f"a {what} that fits into memory", error) from error
     except (zlib.error, ExpatError, ImageFileError, HeaderDataError) as error:
         raise _unreadable(path, f"a complete {what}", error) from error
 
@@ -502,6 +520,8 @@ def load_image(path: Path, what: str) -> Any:
     """Open an image with nibabel; a damaged one is an InputError."""
     import nibabel as nib
 
+    if ".gii" in path.suffixes:
+        external_files(path)  # refuses those that do not lie beside it
     with reading(path, what):
         return nib.load(path)
 
@@ -577,15 +597,32 @@ def _milliseconds(text: str) -> float | None:
     return step if 0 < step < float("inf") else None
 
 
+_MGH_FOOTER = 2**20  # bytes; scan parameters and tags behind the data, generously
+
+
+def _unzipped_mgh(path: Path) -> bytes:
+    """Unzip as much as the header says that there is: a small file may hold any number of zeros."""
+    from nibabel.freesurfer.mghformat import MGHHeader
+
+    with gzip.open(path) as file:
+        header: Any = MGHHeader.from_fileobj(file)  # type: ignore[no-untyped-call]
+        n_bytes = int(np.prod(header.get_data_shape(), dtype=np.int64))
+        most = header.get_data_offset() + n_bytes * header.get_data_dtype().itemsize + _MGH_FOOTER
+        file.seek(0)
+        content = file.read(most + 1)
+    if len(content) > most:
+        raise ValueError(f"more than the {most - _MGH_FOOTER} bytes that its header says")
+    return content
+
+
 def _read_mgh(path: Path) -> tuple[NDArray[np.float32], float | None]:
     what = "FreeSurfer overlay (.mgh, .mgz)"
     from nibabel.freesurfer.mghformat import MGHImage
 
     with reading(path, what):
         # Not nibabel.load, which leaves the file open.
-        content = path.read_bytes()
         image: Any = MGHImage.from_bytes(
-            gzip.decompress(content) if path.suffix == ".mgz" else content
+            _unzipped_mgh(path) if path.suffix == ".mgz" else path.read_bytes()
         )
         data = np.asarray(image.dataobj).astype(np.float32)
         time = float(image.header["tr"]) / 1000  # FreeSurfer: milliseconds

@@ -30,6 +30,7 @@ from trend_dagster.storage.space import Side
 
 _KIND = {"MidThickness": "midthickness", "Pial": "pial", "GrayWhite": "white"}  # of GIFTI
 _APART = 10.0  # mm between the centres of hemispheres that share a coordinate system
+_ROUND = 1.02  # largest over smallest radius of a sphere
 SIZE_MM = (20.0, 600.0)  # a hemisphere's longest side, inflated or spherical: marmoset to human
 _LEFT_FIRST = "Name the left one first, then the right one ({} in trend.yaml)."
 
@@ -58,6 +59,8 @@ class MeshFiles:
         ``midthickness``, ``pial``, ``white`` or ``anatomical``.
     inflated : ndarray of shape (n_vertices, 3), float32, optional
         Coordinates to draw it with.
+    sphere : ndarray of shape (n_vertices, 3), float32, optional
+        Coordinates on a sphere about the origin.
     """
 
     coordinates: NDArray[np.float32]
@@ -65,6 +68,7 @@ class MeshFiles:
     hemisphere: NDArray[np.int8]
     kind: str
     inflated: NDArray[np.float32] | None = None
+    sphere: NDArray[np.float32] | None = None
 
 
 Check = Callable[[str, NDArray[np.float32], NDArray[np.int32]], None]
@@ -72,7 +76,11 @@ Check = Callable[[str, NDArray[np.float32], NDArray[np.int32]], None]
 
 
 def read_surfaces(
-    files: Sequence[Path], inflated: Sequence[Path] = (), *, check: Check
+    files: Sequence[Path],
+    inflated: Sequence[Path] = (),
+    spheres: Sequence[Path] = (),
+    *,
+    check: Check,
 ) -> MeshFiles:
     """Read both hemispheres.
 
@@ -82,6 +90,8 @@ def read_surfaces(
         Left, right: the mesh that distances are measured on.
     inflated : sequence of Path
         Left, right: the same mesh with the coordinates to draw it with, if there is one.
+    spheres : sequence of Path
+        Left, right: the same mesh on a sphere, if there is one.
     check : callable
         Tells whether a hemisphere is one closed, connected surface
         (:func:`trend_dagster.science.surface.check_hemisphere`).
@@ -95,7 +105,8 @@ def read_surfaces(
     ------
     InputError
         If a file cannot be read; if its mesh is not one closed, connected surface; if a hemisphere
-        is in the other's place, or there twice; or if the inflated mesh is another one.
+        is in the other's place, or there twice; or if the inflated mesh or the sphere is another
+        one, or no sphere.
     """
     left, right = (_read(path) for path in files)
     for path, mesh in zip(files, (left, right), strict=True):
@@ -109,15 +120,26 @@ def read_surfaces(
         hemisphere=np.repeat(np.array([0, 1], dtype=np.int8), [n, len(right.points)]),
         kind=left.kind if left.kind == right.kind else "anatomical",
     )
-    if not inflated:
-        return surface
-    drawn = [
-        _same_mesh(path, side, mesh)
-        for path, side, mesh in zip(inflated, SIDES, (left, right), strict=True)
+    if inflated:
+        drawn = _shapes(inflated, (left, right), "inflated", "inputs.inflated")
+        if np.array_equal(drawn[0], drawn[1]):
+            raise _twice(inflated, "inputs.inflated")
+        surface = replace(surface, inflated=np.concatenate(drawn))
+    if spheres:  # those of a symmetric mesh may be the same
+        round_ones = _shapes(spheres, (left, right), "sphere", "inputs.spheres")
+        for path, points in zip(spheres, round_ones, strict=True):
+            _check_sphere(path, points)
+        surface = replace(surface, sphere=np.concatenate(round_ones))
+    return surface
+
+
+def _shapes(
+    paths: Sequence[Path], meshes: Sequence[_Hemisphere], what: str, setting: str
+) -> list[NDArray[np.float32]]:
+    return [
+        _same_mesh(path, side, mesh, what, setting)
+        for path, side, mesh in zip(paths, SIDES, meshes, strict=True)
     ]
-    if drawn[0].shape == drawn[1].shape and np.array_equal(drawn[0], drawn[1]):
-        raise _twice(inflated, "inputs.inflated")
-    return replace(surface, inflated=np.concatenate(drawn))
 
 
 def count_vertices(path: Path) -> int:
@@ -221,20 +243,34 @@ def _twice(files: Sequence[Path], setting: str) -> InputError:
     )
 
 
-def _same_mesh(path: Path, side: Side, mesh: _Hemisphere) -> NDArray[np.float32]:
+def _same_mesh(
+    path: Path, side: Side, mesh: _Hemisphere, what: str, setting: str
+) -> NDArray[np.float32]:
     """Coordinates of another shape of the same mesh."""
     found = _read(path)
-    remedy = _LEFT_FIRST.format("inputs.inflated")
-    check_side("inflated surface file", path, side, remedy, header=found.sides)
+    remedy = _LEFT_FIRST.format(setting)
+    check_side(f"{what} surface file", path, side, remedy, header=found.sides)
     if not (np.array_equal(found.triangles, mesh.triangles) and np.isfinite(found.points).all()):
         raise InputError(
-            f"inflated surface file {path}",
+            f"{what} surface file {path}",
             expected=f"the triangles of the surface itself, {len(mesh.triangles)} between "
             f"{len(mesh.points)} vertices, and finite coordinates",
             found=f"{len(found.triangles)} between {len(found.points)} vertices, or others",
-            remedy="Name the inflated surface of the same mesh, or take inputs.inflated out.",
+            remedy=f"Name the {what} surface of the same mesh, or take {setting} out.",
         )
     return found.points
+
+
+def _check_sphere(path: Path, points: NDArray[np.float32]) -> None:
+    radius = np.linalg.norm(points, axis=1)
+    if radius.max() > _ROUND * radius.min():
+        raise InputError(
+            f"sphere surface file {path}",
+            expected="points on a sphere about the origin",
+            found=f"points {radius.min():.1f} to {radius.max():.1f} from it",
+            remedy="Name the spherical surface (lh.sphere, ...sphere.surf.gii) in trend.yaml "
+            "(inputs.spheres).",
+        )
 
 
 def read_cortex_mask(

@@ -5,7 +5,8 @@ computation longer than that (``science``) and the handling of partitions, versi
 (``production``, ``io_managers``).
 """
 
-from collections.abc import Iterable, Iterator
+import re
+from collections.abc import Iterable, Iterator, Sequence
 
 import dagster as dg
 
@@ -19,7 +20,7 @@ from trend_dagster.orchestration.assets import (
     inputs,
     parcellation,
 )
-from trend_dagster.orchestration.production import StoredAsset, stored
+from trend_dagster.orchestration.production import GROUPS, StoredAsset, group_in_order, stored
 from trend_dagster.project.settings import nearest
 
 _DEFINED: dict[str, dg.AssetsDefinition] = {
@@ -71,3 +72,59 @@ def find_asset(name: str) -> StoredAsset:
             remedy="Correct the name.",
         )
     return ASSETS[name]
+
+
+_GROUP = re.compile(rf"\bgroup:\"?({'|'.join(GROUPS)})\"?")
+_NAME = re.compile(r"(\d*\+)?(\w+)(\+\d*)?")
+
+
+def _selection(word: str) -> dg.AssetSelection:
+    """Read a word as the page does: a bare name is a key, and `+` goes all the way."""
+    if (plain := _NAME.fullmatch(word)) is not None:
+        before, name, after = plain.groups(default="")
+        word = f'{before}key:"{name}"{after}'
+    return dg.AssetSelection.from_string(
+        _GROUP.sub(lambda found: f'group:"{group_in_order(found.group(1))}"', word)
+    )
+
+
+def select_assets(words: Sequence[str]) -> list[str]:
+    """Find the assets that are meant by names or by Dagster's selection syntax.
+
+    Parameters
+    ----------
+    words : sequence of str
+        Such as ``embeddings``, ``+embeddings`` (and what it is made from), ``bold+`` (and what is
+        made from it), ``group:parcellation``, ``*``.
+
+    Returns
+    -------
+    list of str
+        Names, in the order of computation.
+
+    Raises
+    ------
+    SettingsError
+        If a word selects nothing; the nearest name is named.
+
+    Notes
+    -----
+    https://docs.dagster.io/guides/build/assets/asset-selection-syntax/reference
+    """
+    meant: set[str] = set()
+    for word in words:
+        try:
+            keys = _selection(word).resolve(DEFINITIONS)
+        except dg.DagsterError:
+            keys = set()
+        if not keys:
+            find_asset(word.strip("+* "))  # names the nearest
+            raise SettingsError(
+                f"selection {word!r}",
+                expected="an asset, or Dagster's selection syntax: +embeddings, bold+, "
+                "group:parcellation",
+                found="something that selects no asset",
+                remedy="Correct it.",
+            )
+        meant |= {key.to_user_string() for key in keys}
+    return [name for name in ASSETS if name in meant]

@@ -32,7 +32,7 @@ from trend_dagster.orchestration.production import (
     stored_asset,
 )
 from trend_dagster.project.folder import Project
-from trend_dagster.project.mesh import mesh_of
+from trend_dagster.project.mesh import mesh_of, resampling_of
 from trend_dagster.project.tables import (
     check_truth,
     comparison,
@@ -41,7 +41,7 @@ from trend_dagster.project.tables import (
     number_columns,
     summary_table,
 )
-from trend_dagster.project.target import stored_target, target_files
+from trend_dagster.project.target import map_space, target_files
 from trend_dagster.storage.label_files import LabelFile, label_file_at, read_networks
 from trend_dagster.storage.label_images import keys_of
 from trend_dagster.storage.stores import POINTER, Partition, Version, describe
@@ -98,6 +98,8 @@ def _read_truth(project: Project, cells: Sequence[Version]) -> NDArray[np.int64]
     if file is None or not cells:
         return None
     truth = read_networks(file)
+    if (way := resampling_of(project)) is not None:
+        truth = way.labels_down(truth)
     check_truth(truth, cells[0].array("labels").shape[-1], file.name)
     return truth
 
@@ -117,9 +119,8 @@ def parcellation_images(task: Task, selected_parcellations: Version, cortex: Opt
     share a number and a hue. 0 is where there is no signal.
     """
     labels = selected_parcellations.read("labels")
-    surface = mesh_of(cortex(), labels.shape[1])
-    target = stored_target(task.project, labels.shape[1])
-    files, tables = chosen_maps(selected_parcellations, surface, target)
+    space = map_space(task.project, cortex(), labels.shape[1])
+    files, tables = chosen_maps(selected_parcellations, space)
     return Result(
         arrays={"n_clusters": selected_parcellations.read("n_clusters"), "keys": keys_of(labels)},
         facts={"n_files": len(files)},

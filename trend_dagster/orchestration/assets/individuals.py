@@ -28,7 +28,7 @@ from trend_dagster.project.folder import BOLD_RUN, SUBJECT, Project, subject_key
 from trend_dagster.project.mesh import mesh_of
 from trend_dagster.project.settings import Settings, why_no_individuals
 from trend_dagster.project.tables import number_columns
-from trend_dagster.project.target import stored_target
+from trend_dagster.project.target import map_space
 from trend_dagster.science.individuals.settings import IndividualsConfig
 from trend_dagster.science.surface import Surface
 from trend_dagster.storage.stores import Partition, Version
@@ -177,12 +177,12 @@ def individual_networks(
     area = _near(cortex.path, mask.tobytes(), config, noise)
     prior, runs = _read_prior(individual_prior, subject), _prepared(bold, area)
     found = examine(runs, subject, prior, area, maker, config, _parcellations(task))
-    arrays, target = newborn_arrays(found, prior, area), stored_target(task.project, len(mask))
+    arrays, space = newborn_arrays(found, prior, area), map_space(task.project, cortex, len(mask))
     return Result(
         arrays=arrays,
         facts=newborn_facts(found, prior) | _recorded(bold),
         pictures=map_pictures(surface, prior.chosen, arrays["labels"], subject),
-        files=newborn_maps(subject, prior.chosen, arrays["labels"], surface, target),
+        files=newborn_maps(subject, prior.chosen, arrays["labels"], space),
     )
 
 
