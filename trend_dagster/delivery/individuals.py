@@ -25,7 +25,7 @@ if TYPE_CHECKING:
 FOLDER = "individuals"
 MAP_NAMES = ("cohort", "own")
 ASSOCIATED = ("area_mm2", "homogeneity")
-PERSON = ["subject", "n_clusters", "minutes", "different", "excess_vertices", "z"]
+PERSON = ["subject", "n_clusters", "minutes", "share", "null", "z", "different", "excess_vertices"]
 
 Labels = NDArray[np.integer]
 
@@ -162,6 +162,10 @@ def individuals_facts(table: pd.DataFrame) -> dict[str, Any]:
     return {
         "n_subjects": int(people["subject"].nunique()),
         "n_different": {str(n): int(count) for n, count in by_clusters.items()},
+        "newborns": [
+            {str(k): None if v != v else v for k, v in row.items()}
+            for row in people[PERSON].to_dict("records")
+        ],
     }
 
 

@@ -153,6 +153,7 @@ def gather(
     settings: Settings,
     found: Sequence[Version],
     surface: Surface | None,
+    individuals: Version | None = None,
 ) -> Report:
     """Put a report together.
 
@@ -168,6 +169,8 @@ def gather(
         ``embeddings``, ``average_correlation`` and ``geodesic_labels``, which are shown as well.
     surface : Surface, optional
         The mesh.
+    individuals : Version, optional
+        Of the asset of that name.
 
     Returns
     -------
@@ -207,6 +210,8 @@ def gather(
         rule=selected.facts["rule"],
         not_null_corrected=selected.facts["no_stability"],
         surface=surface,
+        newborns=[] if individuals is None else individuals.facts.get("newborns", []),
+        pages=settings.individuals.pages,
         provenance=[
             {
                 "output": describe(v.asset, v.partition),

@@ -245,6 +245,9 @@ SCHEMA: dict[str, dict[str, ArraySpec]] = {
         "labels": ArraySpec(
             ("parcellation", "vertex"), "int32", "the newborn's network; -1 no signal"
         ),
+        "chosen_labels": ArraySpec(
+            ("parcellation", "vertex"), "int32", "the chosen parcellation; -1 no signal or label"
+        ),
         "cohort_labels": ArraySpec(
             ("parcellation", "vertex"), "int32", "the cohort's network; -1 no signal"
         ),
@@ -291,6 +294,7 @@ SCHEMA: dict[str, dict[str, ArraySpec]] = {
     "individuals": {
         ANY_ARRAYS: ArraySpec(("row",), "float64", "one column of the table"),
     },
+    "individual_page": {"sha256": ArraySpec(("byte",), "uint8", "SHA-256 of the page")},
     "report": {"sha256": ArraySpec(("byte",), "uint8", "SHA-256 of the page")},
     "control_correlation": {
         "correlation": _correlation("mean over runs", "control"),

@@ -69,8 +69,8 @@ def series_figure(series: FloatArray, lengths: NDArray[np.integer[Any]]) -> Figu
     Figure
         A row for each network, the first on top.
     """
-    scale = np.nanstd(series, axis=0)
-    shown = (series - np.nanmean(series, axis=0)) / np.where(scale > 0, scale, 1)
+    known = np.ma.masked_invalid(series)  # a network may be missing, in one run or in all
+    shown = ((known - known.mean(axis=0)) / known.std(axis=0)).filled(np.nan)
     n = shown.shape[1]
     figure = new_figure(figsize=(8, 0.9 + 0.22 * n), layout="constrained")
     axes = figure.subplots()

@@ -5,6 +5,7 @@ from __future__ import annotations
 import hashlib
 from collections.abc import Iterator, Sequence
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 from numpy.typing import NDArray
@@ -16,6 +17,7 @@ from trend_dagster.delivery.report import gather
 from trend_dagster.orchestration.assets.connectivity import average_correlation, geodesic_labels
 from trend_dagster.orchestration.assets.evidence import control_sweep
 from trend_dagster.orchestration.assets.features import embeddings, trained_model
+from trend_dagster.orchestration.assets.individuals import individuals
 from trend_dagster.orchestration.assets.inputs import bold, cortex
 from trend_dagster.orchestration.assets.parcellation import (
     nmf_sweep,
@@ -33,6 +35,7 @@ from trend_dagster.orchestration.production import (
 )
 from trend_dagster.project.folder import Project
 from trend_dagster.project.mesh import mesh_of, resampling_of
+from trend_dagster.project.settings import Settings
 from trend_dagster.project.tables import (
     check_truth,
     comparison,
@@ -152,6 +155,11 @@ def _pointers(project: Project, partition: Partition) -> dict[str, Path]:
     }
 
 
+def _pages(settings: Settings) -> dict[str, dict[str, Any]]:
+    """Whether there are pages to link to."""
+    return {"individuals": {"pages": settings.individuals.pages}}
+
+
 def _versions_beside(project: Project) -> list[Version]:
     found = (project.store.latest(name, key) for name, key in _shown_beside(project))
     return [version for version in found if version is not None]
@@ -159,8 +167,16 @@ def _versions_beside(project: Project) -> list[Version]:
 
 @stored_asset(
     group="delivery",
-    inputs=[sweep_summary, nmf_sweep, selected_parcellations, control_comparison, cortex],
-    settings=("selection",),
+    inputs=[
+        sweep_summary,
+        nmf_sweep,
+        selected_parcellations,
+        control_comparison,
+        cortex,
+        individuals,
+    ],
+    settings=("selection", _pages),
+    code_version="2",
     files=_pointers,
 )
 def report(
@@ -170,6 +186,7 @@ def report(
     selected_parcellations: Version,
     control_comparison: Version,
     cortex: Optional,
+    individuals: Optional,
 ) -> Result:
     """Everything a reader asks of a run, in one HTML file that works offline.
 
@@ -178,7 +195,9 @@ def report(
     """
     made_from = [*nmf_sweep, sweep_summary, selected_parcellations, control_comparison]
     versions = [*_versions_beside(task.project), *made_from]
-    said = gather(task.project.folder.name, task.settings, versions, mesh_of(cortex()))
+    said = gather(
+        task.project.folder.name, task.settings, versions, mesh_of(cortex()), individuals()
+    )
     page = render(said).encode()
     pictures = {f"{c.n_clusters} clusters, sorted correlation": c.correlation for c in said.chosen}
     return Result(

@@ -2,12 +2,14 @@
 
 from __future__ import annotations
 
+import hashlib
 from collections.abc import Mapping, Sequence
 from functools import lru_cache, partial
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
+from numpy.typing import NDArray
 
 from trend_dagster.delivery.individuals import (
     individuals_facts,
@@ -18,6 +20,7 @@ from trend_dagster.delivery.individuals import (
     newborns_markdown,
     series_files,
 )
+from trend_dagster.delivery.newborn_page import newborn_page
 from trend_dagster.errors import MissingUpstreamError
 from trend_dagster.orchestration.assets.inputs import bold, cortex
 from trend_dagster.orchestration.assets.loading import signal, usable_runs
@@ -27,10 +30,11 @@ from trend_dagster.orchestration.production import Available, Task, stored_asset
 from trend_dagster.project.folder import BOLD_RUN, SUBJECT, Project, subject_key
 from trend_dagster.project.mesh import mesh_of
 from trend_dagster.project.settings import Settings, why_no_individuals
-from trend_dagster.project.tables import number_columns
+from trend_dagster.project.tables import check_truth, number_columns
 from trend_dagster.project.target import map_space
 from trend_dagster.science.individuals.settings import IndividualsConfig
 from trend_dagster.science.surface import Surface
+from trend_dagster.storage.label_files import label_file_at, read_networks
 from trend_dagster.storage.stores import Partition, Version
 
 if TYPE_CHECKING:  # scipy takes a while to import: only what computes with it does
@@ -53,7 +57,7 @@ COHORT_SECTIONS = (
 
 def _how(settings: Settings) -> dict[str, dict[str, Any]]:
     """How newborns' networks are found; what is made of them later changes none."""
-    later = {"participants", "associate", "covariates"}
+    later = {"participants", "associate", "covariates", "pages", "truth"}
     section = settings.identity("individuals")
     return {"individuals": {k: v for k, v in section.items() if k not in later}}
 
@@ -234,6 +238,60 @@ def network_connectivity(task: Task, network_series: Version) -> Result:
         arrays=arrays | {"n_clusters": network_series.read("n_clusters")},
         facts={"runs": network_series.facts["runs"]},
     )
+
+
+def _no_pages(settings: Settings) -> str | None:
+    if not settings.individuals.pages:
+        return "no pages are asked for (individuals.pages is off)"
+    return why_no_individuals(settings)
+
+
+def _planted(project: Project, partition: Partition) -> Mapping[str, Path]:
+    name = project.settings.individuals.truth
+    if name is None:
+        return {}
+    file = label_file_at(project.folder / name.replace("{subject}", partition[SUBJECT]))
+    return file.named_files("truth")
+
+
+@stored_asset(
+    group="individuals",
+    dims=(SUBJECT,),
+    inputs=[bold, individual_networks, network_series, network_connectivity, cortex],
+    nothing_to_do=_no_pages,
+    files=_planted,
+)
+def individual_page(
+    task: Task,
+    bold: Available,
+    individual_networks: Version,
+    network_series: Version,
+    network_connectivity: Version,
+    cortex: Version,
+) -> Result:
+    """A page for one newborn: its map beside the cohort's, confidence, series, runs.
+
+    Where `individuals.truth` says what was planted for it, that stands beside both, with the Dice.
+    """
+    versions = individual_networks, network_series, network_connectivity
+    n_vertices = individual_networks.array("labels").shape[1]
+    surface, planted = _mesh(cortex.path, n_vertices)[0], _read_planted(task, n_vertices)
+    note = task.settings.inputs.note or ""
+    page, facts = newborn_page(task.project.folder.name, note, bold, *versions, surface, planted)
+    return Result(
+        arrays={"sha256": np.frombuffer(hashlib.sha256(page).digest(), dtype=np.uint8)},
+        facts=facts | {"megabytes": round(len(page) / 1e6, 2)},
+        files={f"individuals/{task.partition[SUBJECT]}.html": page},
+    )
+
+
+def _read_planted(task: Task, n_vertices: int) -> NDArray[np.int64] | None:
+    files = list(_planted(task.project, task.partition).values())
+    if not files:
+        return None
+    planted = read_networks(label_file_at(files[0]))
+    check_truth(planted, n_vertices, files[0].name)
+    return planted
 
 
 def _participants(project: Project, partition: Partition) -> Mapping[str, Path]:

@@ -256,6 +256,7 @@ def newborn_arrays(found: Sequence[Newborn], prior: CohortPrior, cortex: Cortex)
     departures = [f.departure for f in found]
     return {
         "n_clusters": np.array(prior.n_clusters),
+        "chosen_labels": np.stack(list(prior.chosen.values())),
         "labels": np.stack([cortex.whole(f.individual.labels) for f in found]),
         "cohort_labels": np.stack([cortex.whole(others.labels) for others in prior.everyone]),
         "probability": probability,

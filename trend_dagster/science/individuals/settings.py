@@ -72,6 +72,17 @@ class IndividualsConfig(BaseModel, frozen=True, extra="forbid"):
         "looked for at all, for without the null nobody knows what a difference means.",
     )
     random_state: int = Field(108, ge=0, description="Seed of the nulls.")
+    pages: bool = Field(
+        False,
+        description="Write a page for each newborn, outputs/individuals/SUBJECT.html, which the "
+        "report links to.",
+    )
+    truth: str | None = Field(
+        None,
+        description="What was planted for each newborn of a simulated cohort: a file as of "
+        "inputs.truth, with {subject} in the place of the newborn. Shown on its page and never "
+        "used.",
+    )
     participants: str | None = Field(
         None,
         description="Table of the newborns (BIDS participants.tsv), relative to the project "
