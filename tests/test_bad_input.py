@@ -577,6 +577,25 @@ def _(desk):
     return desk.run("bold")
 
 
+def write_dense(desk: Desk, *names: str) -> None:
+    shutil.rmtree(desk.folder / "bold")
+    (desk.folder / "bold").mkdir()
+    for name in names:
+        write_dtseries(desk.folder / "bold" / f"{name}_bold.dtseries.nii")
+
+
+@case("bold-spaces", fast=True)
+def _(desk):
+    write_dense(desk, "sub-01_space-fsLR", "sub-02_space-dhcpSym")
+    return desk.run("bold")
+
+
+@case("bold-echoes", fast=True)
+def _(desk):
+    write_dense(desk, "sub-01_echo-1", "sub-01_echo-2")
+    return desk.run("bold")
+
+
 @case("bold-select", fast=True)
 def _(desk):
     desk.replace_settings("inputs: {", "inputs: {select: {sesion: 1, run: 1}, ")
@@ -783,6 +802,12 @@ def write_labels(desk: Desk, header: dict[str, str], arrays: np.ndarray) -> None
         path.write_bytes(image.to_bytes())
 
 
+@case("labels-names-inside")
+def _(desk):
+    write_dlabel(desk, "R_V1_ROI", n_maps=1)
+    return desk.run("geodesic_labels")
+
+
 @case("labels-header-side")
 def _(desk):
     write_labels(desk, {"L": "R", "R": "L"}, 1 + HALVES)
@@ -907,6 +932,25 @@ def _(desk):
     np.save(desk.folder / "cortex.npy", np.ones(N_VERTICES - 10))
     desk.replace_settings("inputs: {", "inputs: {cortex_mask: [cortex.npy], ")
     return desk.run("bold")
+
+
+@case("cortex-mask-turned", may_change=("bold",))
+def _(desk):
+    wall = np.zeros(N_VERTICES)
+    wall[MEDIAL_WALL] = 1
+    np.save(desk.folder / "wall.npy", wall)
+    desk.replace_settings("inputs: {", "inputs: {cortex_mask: [wall.npy], ")
+    return desk.run("bold", status=0)
+
+
+@case("distances-metres", may_change=("geodesic_distances",))
+def _(desk):
+    along = np.abs(np.subtract.outer(np.arange(45), np.arange(45))) / 1000
+    for side in "LR":
+        np.save(desk.folder / f"along_hemi-{side}.npy", along)
+    names = "along_hemi-L.npy, along_hemi-R.npy"
+    desk.replace_settings("inputs: {", f"inputs: {{geodesic_distances: [{names}], ")
+    return desk.run("geodesic_distances", status=0)
 
 
 # The sweep

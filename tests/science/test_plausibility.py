@@ -46,6 +46,7 @@ def test_usual_values_and_older_facts_raise_no_doubt():
         ("cortex", {"vertices_per_hemisphere": [60, 642]}, "mean length of edges of the left"),
         ("cortex", {"n_medial_wall": 0}, "share of vertices on the medial wall is 0"),
         ("cortex", {"n_medial_wall": 800}, "inputs.cortex_mask"),
+        ("geodesic_distances", {"nearest_mm": 0.004}, "nearest vertex is 0.004 mm"),
     ],
 )
 def test_a_value_out_of_its_range_is_said(asset, change, said):

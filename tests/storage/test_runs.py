@@ -228,6 +228,19 @@ def test_runs_are_chosen_by_any_entity(tmp_path, signal):
         find_runs(tmp_path, {"tsk": "rest", "run": "3"})
 
 
+@pytest.mark.parametrize("entity", ["echo", "part", "rec", "space", "den", "desc"])
+def test_a_folder_of_several_kinds_is_not_taken_whole(tmp_path, signal, entity):
+    for i in (1, 2):
+        for side, half in zip("LR", np.split(signal, [N_LEFT]), strict=True):
+            name = f"sub-0{i}_{entity}-v{i}_hemi-{side}_bold.func.gii"
+            write_gifti(tmp_path / name, half)
+    with pytest.raises(InputError, match=r"v1 \(1 runs\), v2 \(1 runs\)") as caught:
+        find_runs(tmp_path)
+    assert f"select: {{{entity}: [v1, v2]}}" in str(caught.value)
+    assert len(find_runs(tmp_path, {entity: "v2"})) == 1
+    assert len(find_runs(tmp_path, {entity: ("v1", "v2")})) == 2
+
+
 def test_two_cohorts_of_a_template_are_two_versions_of_a_recording(tmp_path, signal):
     func = tmp_path / "sub-01" / "func"
     for cohort in (1, 2):
@@ -480,6 +493,20 @@ def test_a_table_belongs_to_a_recording_however_that_was_processed(tmp_path, sig
     for other in (own, own.replace("run-1", "run-2"), own.replace("_run-1", ""), "sub-02"):
         (tmp_path / f"{other}_desc-confounds_timeseries.tsv").write_text("a\n1\n")
     assert confounds_file(the_run(tmp_path)).name.startswith(f"{own}_desc-")
+
+
+@pytest.mark.parametrize(
+    ("run", "table"),
+    [
+        ("sub-01_task-rest_run-1", "sub-01_task-rest_run-01"),
+        ("sub-01_task-rest_echo-1_part-mag_run-2", "sub-01_task-rest_run-2"),
+    ],
+)
+def test_a_table_may_number_otherwise_and_serve_all_echoes(tmp_path, signal, run, table):
+    np.save(tmp_path / f"{run}_bold.npy", signal)
+    for other in (table, "sub-01_task-rest_run-3", "sub-01_task-rest", "sub-02_task-rest_run-1"):
+        (tmp_path / f"{other}_desc-confounds_timeseries.tsv").write_text("a\n1\n")
+    assert confounds_file(the_run(tmp_path)).name.startswith(f"{table}_desc-")
 
 
 def test_confounds_that_are_not_there(tmp_path, signal):

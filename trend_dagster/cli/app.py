@@ -32,6 +32,27 @@ problems = Console(stderr=True, highlight=False, width=None if sys.stderr.isatty
 
 _debugging = False
 
+
+def _version(wanted: bool) -> None:
+    if wanted:
+        from trend_dagster import __version__
+
+        typer.echo(f"trend_dagster {__version__}")
+        raise typer.Exit
+
+
+@app.callback()
+def _common(
+    version: Annotated[
+        bool,
+        typer.Option(
+            "--version", callback=_version, is_eager=True, help="Say the version, and end."
+        ),
+    ] = False,
+) -> None:
+    pass
+
+
 Folder = Annotated[Path, typer.Argument(help="Folder of the project.")]
 ProjectFolder = Annotated[Path, typer.Option("--folder", help="Folder of the project.")]
 Profile = Annotated[

@@ -14,7 +14,7 @@ from typing import TYPE_CHECKING, Any
 from trend_dagster.delivery.maps import cell_title, map_files, networks_of
 from trend_dagster.errors import MissingUpstreamError, SettingsError
 from trend_dagster.files import replace_file
-from trend_dagster.project.tables import CELL, labels_of, tidy_rows
+from trend_dagster.project.tables import CELL, chosen_labels, key_of, labels_of, tidy_rows
 from trend_dagster.project.target import MapSpace
 from trend_dagster.storage.stores import Version
 
@@ -69,8 +69,11 @@ def export_cells(
     if found.empty:
         raise _no_such_cell(table, wanted)
     several = [name for name in ("alpha_W", "l1_ratio") if len(table[name].unique()) > 1]
+    known = {} if selected is None else chosen_labels(selected)
     for row in found.to_dict("records"):
-        labels = space.labels(labels_of(cells, row))
+        labels = known.get(key_of(row))
+        labels = labels_of(cells, row) if labels is None else labels
+        labels = space.labels(labels)
         surface, target = space.surface, space.target
         networks = networks_of(labels, surface, target)
         files = map_files(_name(row, several), cell_title(row), labels, networks, surface, target)

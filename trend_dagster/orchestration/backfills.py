@@ -89,7 +89,7 @@ def plan(
     """
     lineage, found = Lineage(project), Plan()
     for asset in wish.assets():
-        todo = decide(asset, lineage.states(asset), instance, wish)
+        todo = decide(project, asset, lineage.states(asset), instance, wish)
         comes = bool(asset.upstream.keys() & found.wanted.keys())
         waiting = [s for s in todo.waiting if s.status != "damaged"]
         coming = {describe(s.asset, s.partition) for ss in found.wanted.values() for s in ss}

@@ -17,7 +17,7 @@ from trend_dagster.orchestration.io_managers import NONE
 from trend_dagster.orchestration.production import MISSING, StoredAsset, missing_files
 from trend_dagster.project.folder import Project
 from trend_dagster.storage.provenance import Recipe
-from trend_dagster.storage.stores import Partition, Version, describe
+from trend_dagster.storage.stores import Partition, Version, describe, described
 
 Status = Literal["current", "out of date", "missing", "blocked", "damaged", "not needed"]
 
@@ -229,8 +229,5 @@ def ancestry(
 
 
 def _stored(project: Project, name: str) -> Version | None:
-    asset, _, rest = name.rstrip("]").partition("[")
-    if asset not in ASSETS:
-        return None
-    partition = dict(part.split("=", 1) for part in rest.split(", ")) if rest else {}
-    return project.store.latest(asset, partition)
+    asset, partition = described(name)
+    return project.store.latest(asset, partition) if asset in ASSETS else None

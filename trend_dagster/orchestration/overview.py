@@ -15,7 +15,7 @@ from trend_dagster.orchestration.assets import ASSETS
 from trend_dagster.orchestration.lineage import Lineage, State, Status
 from trend_dagster.orchestration.production import StoredAsset, removed, under_way
 from trend_dagster.project.folder import BOLD_RUN, Project
-from trend_dagster.project.recordings import copies
+from trend_dagster.project.recordings import run_doubts
 from trend_dagster.science.plausibility import doubts
 from trend_dagster.storage.stores import describe
 
@@ -120,8 +120,8 @@ def doubts_about(
         if s.version is not None
     }
     if asset.dims == (BOLD_RUN,) and asset.name == "bold":
-        for first, second, what in copies(project, [s.partition[BOLD_RUN] for s in found]):
-            said[describe("bold", {BOLD_RUN: second})].append(f"{first} and this one {what}")
+        for run, lines in run_doubts(project, [s.partition[BOLD_RUN] for s in found]).items():
+            said[describe("bold", {BOLD_RUN: run})] += lines
     return {name: tuple(lines) for name, lines in said.items() if lines}
 
 

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 from typing import Any
 
@@ -39,12 +39,15 @@ class Cortex:
         Where the mesh comes from.
     told_by : str
         What tells where there is cortex.
+    notes : tuple of str
+        What a reader should know of it.
     """
 
     surface: Surface
     is_cortex: NDArray[np.bool_]
     files: tuple[str, ...]
     told_by: str
+    notes: tuple[str, ...] = ()
 
     def arrays(self) -> dict[str, NDArray[Any]]:
         """What is stored: the mesh, the medial wall, and the area of each vertex in mm^2."""
@@ -58,6 +61,7 @@ class Cortex:
         area, left = vertex_areas(self.surface), self.surface.hemisphere == 0
         sides = zip(SIDES, (left, ~left), strict=True)
         return {
+            **({"notes": list(self.notes)} if self.notes else {}),
             "mesh_files": list(self.files),
             "kind": self.surface.kind,
             "n_vertices": self.surface.n_vertices,
@@ -98,7 +102,16 @@ def read_cortex(project: Project, runs: Sequence[Version]) -> Cortex:
     for run in runs:
         _check_density(surface, files, run)
     is_cortex, told_by = _where_it_is(project, surface, runs)
-    return Cortex(surface, is_cortex, files, told_by)
+    return Cortex(surface, is_cortex, files, told_by, tuple(_notes(runs)))
+
+
+def _notes(runs: Sequence[Version]) -> Iterator[str]:
+    taken = [run.facts["medial_wall_of"] for run in runs if "medial_wall_of" in run.facts]
+    if taken:
+        yield (
+            f"{len(taken)} of {len(runs)} BOLD runs have values on the medial wall; that of "
+            f"{taken[0]} was taken out of them (an estimate; inputs.cortex_mask names another)"
+        )
 
 
 def _check_density(surface: Surface, files: Sequence[str], run: Version) -> None:

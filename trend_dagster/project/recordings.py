@@ -18,6 +18,7 @@ from numpy.typing import NDArray
 
 from trend_dagster.errors import CohortError, InputError, SettingsError, StoreError
 from trend_dagster.project.folder import BOLD_RUN, Project
+from trend_dagster.project.fsaverage import FSAVERAGE, load_fsaverage
 from trend_dagster.project.mesh import (
     cortex_mask_files,
     mesh_files,
@@ -34,6 +35,7 @@ from trend_dagster.science.bold import (
     volumes_to_drop,
     why_unusable,
 )
+from trend_dagster.science.plausibility import outlying
 from trend_dagster.science.resampling import Resampling
 from trend_dagster.storage.arrays import subject_of
 from trend_dagster.storage.confounds import (
@@ -96,7 +98,8 @@ def recording_files(project: Project, run: BoldRun) -> dict[str, Path]:
     files |= {f"sidecar {i}": path for i, path in enumerate(run.sidecars)}
     if (mask := project.mask_of(run)) is not None:
         files["mask"] = mask
-    if project.settings.bold.confounds or _censored_by_confounds(project):
+    asked = project.settings.bold.confounds or _censored_by_confounds(project)
+    with suppress(*() if asked else (InputError,)):  # also without, it tells the motion
         files["confounds"] = confounds_file(run)
     censor = project.settings.bold.censor
     if censor is not None and censor.file is not None:
@@ -133,6 +136,11 @@ def read_recording(project: Project, run: BoldRun) -> Recording:
         facts["notes"] = notes
     mask = np.zeros(len(raw.signal), dtype=bool)
     if (reason := why_unusable(raw.signal)) is not None:
+        if 2 * outside.sum() > len(outside):
+            reason += (
+                f" inside inputs.cortex_mask, which leaves out {outside.mean():.0%} of the "
+                "vertices: it is to be 1 on cortex and 0 on the medial wall"
+            )
         return Recording(raw, mask, time, None, None, facts, f"{run.name}: {reason}")
     mask = signal_mask(raw.signal)
     confounds = None
@@ -150,8 +158,20 @@ def read_recording(project: Project, run: BoldRun) -> Recording:
         "n_vertices_outside_cortex_mask": int(outside.sum()),
         "temporal_snr": temporal_snr(raw.signal, mask),
         "cleaned": ", ".join(config.taken_out) or "nothing taken out",
+        **_motion(files, raw.signal.shape[1]),
     }
+    if outside.any() and not cortex_mask_files(project):
+        facts["medial_wall_of"] = project.settings.inputs.surface
     return Recording(raw, mask, time, confounds, None if kept.all() else kept, facts, None)
+
+
+def _motion(files: Mapping[str, Path], n_timepoints: int) -> dict[str, float]:
+    """Mean framewise displacement in mm, where a table beside the run has it."""
+    with suppress(InputError):
+        if "confounds" in files:
+            moved = read_confounds(files["confounds"], ("framewise_displacement",), n_timepoints)
+            return {"mean_framewise_displacement": round(float(moved.mean()), 4)}
+    return {}
 
 
 def _resampled(
@@ -308,15 +328,30 @@ def _repetition_time(project: Project, run: BoldRun, raw: RawRun) -> tuple[float
 
 
 def _outside_cortex(project: Project, raw: RawRun) -> NDArray[np.bool_]:
-    """Vertices that the user's mask leaves out."""
+    """Vertices that the user's mask leaves out, or the mesh's wall where the file has values."""
     n = len(raw.signal)
     files = list(cortex_mask_files(project).values())
     if not files:
-        return np.zeros(n, dtype=bool)
+        return _wall_with_values(project, raw)
     outside = ~read_mask(project, n, raw.space.n_vertices)
     if len(files) == 2:
         _check_not_exchanged(files, outside, raw.signal)
     return outside
+
+
+def _wall_with_values(project: Project, raw: RawRun) -> NDArray[np.bool_]:
+    """The medial wall of a mesh that comes along, if most of it has values or NaN in this file.
+
+    A file without them has a wall of its own, which is taken as it is.
+    """
+    none = np.zeros(len(raw.signal), dtype=bool)
+    name = project.settings.inputs.surface
+    if name is None or len(raw.signal) != 2 * FSAVERAGE[name] or raw.space.source == "nifti":
+        return none
+    wall = load_fsaverage(FSAVERAGE[name]).medial_wall
+    assert wall is not None  # fsaverage always has one
+    there = raw.signal[wall]
+    return wall if (there != there[:, :1]).any(axis=1).mean() > 0.5 else none
 
 
 def _notes_on_mask(project: Project, outside: NDArray[np.bool_]) -> list[str]:
@@ -349,7 +384,28 @@ def _check_not_exchanged(
         )
 
 
-# Recordings of their own
+# Runs beside each other
+
+
+def run_doubts(project: Project, runs: Sequence[str]) -> dict[str, list[str]]:
+    """Say what is odd about stored runs beside the others: copies, and runs that stand out.
+
+    Parameters
+    ----------
+    project : Project
+        Whose stored runs.
+    runs : sequence of str
+        Keys.
+
+    Returns
+    -------
+    dict of str to list of str
+        By key; runs about which nothing is odd are left out.
+    """
+    found = outlying({key: version.facts for key, version in _stored(project, runs).items()})
+    for first, second, what in copies(project, runs):
+        found.setdefault(second, []).append(f"{first} and this one {what}")
+    return found
 
 
 def check_recordings(project: Project, runs: Sequence[str]) -> None:

@@ -60,6 +60,11 @@ class InputsConfig(BaseModel, frozen=True, extra="forbid"):
     space: str | None = _place(None, "As select: {space: ...}.")
     density: str | None = _place(None, "As select: {den: ...}.")
     desc: str | None = _place(None, "As select: {desc: ...}.")
+    exclude: dict[str, str] = _place(
+        {},
+        "Runs to leave out, each with the reason, which status and report show: a key or a pattern "
+        "of keys. {sub-07_ses-1: fell asleep late, 'sub-09_*': another scanner}.",
+    )
     volume_mask: str | None = _place(
         None,
         "For volumes: a NIfTI that is not 0 in the voxels to use. None takes the "
@@ -108,7 +113,8 @@ class InputsConfig(BaseModel, frozen=True, extra="forbid"):
         (),
         "Where there is cortex; the rest, the medial wall, is taken out of the BOLD. "
         "One .npy or CIFTI-2 file, or two files, left and right: .npy, .shape.gii, .label.gii or "
-        "FreeSurfer's lh.cortex.label. None takes what has signal.",
+        "FreeSurfer's lh.cortex.label. None takes what has signal; where BOLD has values on the "
+        "medial wall of inputs.surface, that wall is taken out.",
     )
     template: str | None = _place(
         None,
@@ -128,6 +134,13 @@ class InputsConfig(BaseModel, frozen=True, extra="forbid"):
             str(name): [str(v) for v in value] if isinstance(value, list | tuple) else str(value)
             for name, value in select.items()
         }
+
+    @field_validator("exclude")
+    @classmethod
+    def _has_reasons(cls, exclude: dict[str, str]) -> dict[str, str]:
+        if nameless := [pattern for pattern, why in exclude.items() if not why.strip()]:
+            raise ValueError(f"a reason for each, also for {nameless[0]}")
+        return exclude
 
     @field_validator("surfaces", "inflated", "spheres")
     @classmethod

@@ -10,7 +10,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from trend_dagster.errors import InputError
-from trend_dagster.storage.runs import PROCESSING, BoldRun, entities_of
+from trend_dagster.storage.runs import PROCESSING, BoldRun, entities_of, fits
 
 _ENDINGS = ("_desc-confounds_timeseries.tsv", "_desc-confounds_regressors.tsv")  # fMRIPrep's
 
@@ -19,7 +19,7 @@ def confounds_file(run: BoldRun) -> Path:
     """Find the confounds table beside a run, by the entities of its name.
 
     The table is named like the run, but for what tells how the run was processed: hemisphere,
-    space, cohort, density, resolution, description.
+    space, cohort, density, resolution, description; and it may leave out echo and part.
 
     Raises
     ------
@@ -40,13 +40,14 @@ def confounds_file(run: BoldRun) -> Path:
 
 def beside(run: BoldRun, endings: tuple[str, ...]) -> list[Path]:
     """Tables of a recording that lie beside it: of its entities, but those of processing."""
-    own = _own(run.entities) or run.key
+    own = _own(run.entities)
     found = []
     for path in sorted(run.files[0].parent.glob("*.tsv")):
         ending = next((each for each in endings if path.name.endswith(each)), None)
         if ending is not None:
             stem = path.name.removesuffix(ending)
-            if (_own(entities_of(stem)) or stem) == own or stem == run.key:
+            told = _own(entities_of(stem))
+            if stem == run.key or (told and _of_recording(told, own)):
                 found.append(path)
     exact = [path for path in found if path.name.removesuffix(endings[0]) == run.key]
     return exact or found
@@ -54,6 +55,12 @@ def beside(run: BoldRun, endings: tuple[str, ...]) -> list[Path]:
 
 def _own(entities: Mapping[str, str]) -> dict[str, str]:
     return {name: value for name, value in entities.items() if name not in PROCESSING}
+
+
+def _of_recording(told: Mapping[str, str], own: Mapping[str, str]) -> bool:
+    """Whether a table is of a recording: one table serves all echoes and parts of the signal."""
+    same = all(name in own and fits(own[name], (value,)) for name, value in told.items())
+    return same and own.keys() - told.keys() <= {"echo", "part"}
 
 
 def _name_of(run: BoldRun) -> str:

@@ -387,8 +387,10 @@ def _gifti_maps(path: Path, side: Side) -> list[_Map]:
             "Check what the file is; wb_command -metric-label-import makes labels of numbers.",
         )
     _check_told_apart(path, [(key, name) for key, name in table if name != names[key]], "number")
-    _check_hemisphere(path, side, names, header)
-    return [_Map(name, _integers(path, data.ravel()), names) for name, data, _ in arrays]
+    maps = [_Map(name, _integers(path, data.ravel()), names) for name, data, _ in arrays]
+    for each in maps:
+        _check_hemisphere(path, side, each.keys, names, header)
+    return maps
 
 
 def _check_told_apart(path: Path, twice: list[tuple[int, str]], what: str) -> None:
@@ -403,9 +405,14 @@ def _check_told_apart(path: Path, twice: list[tuple[int, str]], what: str) -> No
 
 
 def _check_hemisphere(
-    path: Path, side: Side, names: Mapping[int, str], header: Iterable[Side] = ()
+    path: Path,
+    side: Side,
+    keys: NDArray[np.int64],
+    names: Mapping[int, str],
+    header: Iterable[Side] = (),
 ) -> None:
-    said = [name for key, name in names.items() if not _is_none(key, name)]
+    """Compare a hemisphere with what the names of the labels in it say: tables may list both."""
+    present = {key: names[key] for key in np.unique(keys).tolist() if key in names}
     check_side(
         "label file",
         path,
@@ -413,7 +420,7 @@ def _check_hemisphere(
         "Rename the file, or mend it: wb_command -set-structure.",
         header=header,
         name=False,
-        labels=told_by_labels(said),
+        labels=told_by_labels(n for key, n in present.items() if not _is_none(key, n)),
     )
 
 
@@ -448,10 +455,10 @@ def _annot_maps(path: Path, side: Side) -> list[_Map]:
         if name != other and colour in colours and not (colour == 0 and _is_none(row, name)):
             twice.append((row, name))
     _check_told_apart(path, twice, "colour")
-    _check_hemisphere(path, side, said)
     used, place = np.unique(colours, return_inverse=True)
     # FreeSurfer's colour 0 stands for no label.
     keys = np.array([known[c] if c else NO_LABEL for c in used.tolist()], dtype=np.int64)[place]
+    _check_hemisphere(path, side, keys, said)
     return [_Map("", keys, said)]
 
 
@@ -480,7 +487,10 @@ def _cifti_maps(path: Path) -> list[_Map]:
         keys = np.full(sum(n_vertices.values()), NO_LABEL, dtype=np.int64)
         keys[rows] = _integers(path, row)
         title = "" if name == "None" else str(name)  # what nibabel makes of a missing name
-        found.append(_Map(title, keys, {k: str(label) for k, (label, _) in table.items()}))
+        names = {k: str(label) for k, (label, _) in table.items()}
+        for side, half in zip(SIDES, np.split(keys, [n_vertices["L"]]), strict=True):
+            _check_hemisphere(path, side, half, names)
+        found.append(_Map(title, keys, names))
     return found
 
 

@@ -55,6 +55,18 @@ BLOCK_TIMEPOINTS = 64  # read from a file at a time, so that no second copy of a
 
 # Entities that tell how a recording was processed, not which one it is.
 PROCESSING = ("hemi", "space", "cohort", "den", "res", "desc")
+# Entities in which the runs of a cohort are alike, or somebody has said that they need not be.
+ALIKE = {
+    "task": ("task", "tasks"),
+    "echo": ("echo", "echoes"),
+    "part": ("part of the signal", "parts of the signal"),
+    "rec": ("reconstruction", "reconstructions"),
+    "space": ("space", "spaces"),
+    "cohort": ("cohort of a template", "cohorts of a template"),
+    "den": ("density", "densities"),
+    "res": ("resolution", "resolutions"),
+    "desc": ("description", "descriptions"),
+}
 _ENTITY = re.compile(r"(?:^|_)([a-z]+)-([A-Za-z0-9+]+)(?=[_.]|$)")
 _FORMAT_ENTITY = re.compile(r"_(space|den|res|desc)-([A-Za-z0-9+]+)")
 _COHORT = re.compile(r"_cohort-[A-Za-z0-9+]+")
@@ -178,7 +190,7 @@ def find_runs(folder: Path, choose: Choice | None = None) -> dict[str, BoldRun]:
     ------
     InputError
         If there are none, if several files claim one key, if a hemisphere is missing, if a name
-        is not UTF-8, or if there are runs of several tasks and nothing chooses.
+        is not UTF-8, or if there are runs of several tasks, spaces, echoes ... and nothing chooses.
     """
     if not folder.is_dir():
         raise InputError(
@@ -198,7 +210,7 @@ def find_runs(folder: Path, choose: Choice | None = None) -> dict[str, BoldRun]:
         seen.append(path)
         check_name(path, "BOLD file")
         entities = entities_of(_stem(path))
-        if not all(_fits(entities.get(name), values) for name, values in wanted.items()):
+        if not all(fits(entities.get(name), values) for name, values in wanted.items()):
             continue
         side, rest = _hemisphere(path)
         key = _run_key(path, rest)
@@ -210,8 +222,7 @@ def find_runs(folder: Path, choose: Choice | None = None) -> dict[str, BoldRun]:
     if not groups:
         raise _none_chosen(folder, seen, wanted)
     runs = [_one_run(key, several) for key, several in groups.items()]
-    if "task" not in wanted:
-        _check_one_task(folder, runs)
+    _check_alike(folder, runs, wanted)
     return {run.key: run for run in sorted(runs, key=lambda run: run.key)}
 
 
@@ -260,8 +271,8 @@ def _none_chosen(
     )
 
 
-def _fits(value: str | None, wanted: tuple[str, ...]) -> bool:
-    """Compare an entity's value; run-01 is run 1."""
+def fits(value: str | None, wanted: tuple[str, ...]) -> bool:
+    """Tell whether an entity's value is one of those wanted; run-01 is run 1."""
     if value is None:
         return False
     return any(
@@ -270,21 +281,26 @@ def _fits(value: str | None, wanted: tuple[str, ...]) -> bool:
     )
 
 
-def _check_one_task(folder: Path, runs: list[BoldRun]) -> None:
-    tasks: dict[str, int] = {}
-    for run in runs:
-        if (task := run.entities.get("task")) is not None:
-            tasks[task] = tasks.get(task, 0) + 1
-    if len(tasks) > 1:
-        counts = ", ".join(f"{task} ({n} runs)" for task, n in sorted(tasks.items()))
-        listed = ", ".join(sorted(tasks))
-        raise InputError(
-            f"BOLD folder {folder}",
-            expected="runs of one task, or a choice",
-            found=f"several tasks: {counts}",
-            remedy="Say which to take in trend.yaml: `inputs: {select: {task: rest}}`, or all of "
-            f"them: `select: {{task: [{listed}]}}`.",
-        )
+def _check_alike(folder: Path, runs: list[BoldRun], wanted: Mapping[str, tuple[str, ...]]) -> None:
+    """Make sure that a folder with runs of several kinds is taken whole only where it is said."""
+    for entity, kinds in ALIKE.items():
+        counts: dict[str, int] = {}
+        for run in runs:
+            # The whole name of a .npy is the key, and its words are its author's own.
+            value = run.entities.get(entity)
+            if value is not None and (entity == "task" or run.source != "npy"):
+                counts[value] = counts.get(value, 0) + 1
+        if len(counts) > 1 and entity not in wanted:
+            shown = ", ".join(f"{value} ({n} runs)" for value, n in sorted(counts.items()))
+            listed = ", ".join(sorted(counts))
+            one = "rest" if entity == "task" else min(counts)
+            raise InputError(
+                f"BOLD folder {folder}",
+                expected=f"runs of one {kinds[0]}, or a choice",
+                found=f"several {kinds[1]}: {shown}",
+                remedy=f"Say which to take in trend.yaml: `inputs: {{select: {{{entity}: {one}}}}}"
+                f"`, or all of them: `select: {{{entity}: [{listed}]}}`.",
+            )
 
 
 def _places(folder: Path) -> Iterator[Path]:

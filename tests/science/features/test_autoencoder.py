@@ -11,6 +11,7 @@ from torch import Tensor
 from torch.nn.attention import SDPBackend, sdpa_kernel
 
 from benchmarks.tutorial_model import TutorialModel
+from tests.models import SMALL, TUTORIAL, T, fresh_seed
 from trend_dagster.errors import InputError, SettingsError
 from trend_dagster.science.features import autoencoder
 from trend_dagster.science.features.autoencoder import (
@@ -28,24 +29,6 @@ from trend_dagster.science.features.autoencoder import (
 )
 
 torch.set_num_threads(1)  # these arrays are too small to share among threads
-
-T = 30
-SMALL = AutoencoderConfig(
-    d_model=24,
-    n_heads=4,
-    n_encoder_layers=2,
-    n_decoder_layers=3,
-    dim_feedforward=20,
-    confidence_hidden=12,
-)
-TUTORIAL = SMALL.model_copy(update={"confidence": "tutorial"})
-
-
-def fresh_seed() -> int:
-    """Return a new seed in every run of the tests, shown by pytest when a test fails."""
-    seed = int(np.random.default_rng().integers(2**31))
-    print(f"seed {seed}")
-    return seed
 
 
 @pytest.fixture

@@ -18,7 +18,7 @@ from trend_dagster.orchestration.assets.features import embeddings
 from trend_dagster.orchestration.assets.inputs import cortex
 from trend_dagster.orchestration.assets.loading import (
     HEMISPHERES,
-    correlation,
+    averaged,
     distances_of,
     encoding_of,
     features,
@@ -45,6 +45,7 @@ from trend_dagster.science.surface import (
     Surface,
     cut_into_labels,
     distance_rows,
+    nearest_vertex,
     step_graph,
     vertex_areas,
 )
@@ -135,6 +136,7 @@ def geodesic_distances(task: Task, cortex: Optional) -> Result:
             "distance_files": names,
             "n_vertices": sum(sizes),
             "vertices_per_hemisphere": sizes,
+            **({"nearest_mm": nearest_vertex(arrays[HEMISPHERES[0]])} if files else {}),
         },
     )
 
@@ -268,10 +270,11 @@ def thresholded_matrix(
     Between labels it is zero, so with vertices sorted by label it is block diagonal: L blocks of
     about (V/L) x (V/L) are stored in place of V x V numbers. A smooth encoding weights by distance
     instead and has a block per hemisphere. NMF takes no negative numbers; what is done with them
-    is a setting, and their share is recorded.
+    is a setting, and their share is recorded. Computed from the features that the average was made
+    from, where they are still there: smoothing them costs less than smoothing the matrix.
     """
     encoding = encoding_of(task, geodesic_labels, geodesic_distances, cortex, loadings=False)
-    matrix = encode(correlation(average_correlation), encoding, task.settings)
+    matrix = encode(averaged(task, average_correlation), encoding, task.settings)
     sizes = _sizes(matrix, encoding)
     return Result(
         arrays=matrix.arrays(),
