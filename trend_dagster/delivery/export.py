@@ -71,9 +71,8 @@ def export_cells(
     several = [name for name in ("alpha_W", "l1_ratio") if len(table[name].unique()) > 1]
     known = {} if selected is None else chosen_labels(selected)
     for row in found.to_dict("records"):
-        labels = known.get(key_of(row))
-        labels = labels_of(cells, row) if labels is None else labels
-        labels = space.labels(labels)
+        chosen = known.get(key_of(row))
+        labels = space.labels(labels_of(cells, row) if chosen is None else chosen)
         surface, target = space.surface, space.target
         networks = networks_of(labels, surface, target)
         files = map_files(_name(row, several), cell_title(row), labels, networks, surface, target)
