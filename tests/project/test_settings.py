@@ -267,6 +267,7 @@ def test_identity_leaves_out_what_only_changes_speed_or_place(section):
     assert left_out == {
         "inputs": {
             "bold",
+            "exclude",
             "select",
             "space",
             "density",

@@ -65,7 +65,9 @@ def test_an_inflated_surface_is_for_drawing(surface, tmp_path):
 def test_a_sphere_is_kept_if_it_is_one_and_of_this_mesh(surface, tmp_path):
     files = write_freesurfer(tmp_path, surface)
     about_one_origin = surface.coordinates - np.repeat(
-        [surface.coordinates[surface.hemisphere == side].mean(axis=0) for side in (0, 1)], 60, axis=0
+        [surface.coordinates[surface.hemisphere == side].mean(axis=0) for side in (0, 1)],
+        60,
+        axis=0,
     )
     about_one_origin *= 100 / np.linalg.norm(about_one_origin, axis=1, keepdims=True)
     round_one = replace(surface, coordinates=about_one_origin.astype(np.float32))

@@ -51,7 +51,7 @@ def compare(
     from trend_dagster.delivery.figures.surface import comparison_figure
     from trend_dagster.files import replace_file
     from trend_dagster.project.history import settings_behind
-    from trend_dagster.project.mesh import stored_mesh
+    from trend_dagster.project.mesh import mesh_of
     from trend_dagster.science.evidence.measures import adjusted_rand_index, mean_dice
 
     sides = (_side(a), _side(b))
@@ -61,7 +61,7 @@ def compare(
     was, now = (settings_behind(side.project, side.version) for side in sides)
     differ = {n: (was.get(n), now.get(n)) for n in sorted(was.keys() | now.keys())}
     differ = {name: values for name, values in differ.items() if values[0] != values[1]}
-    mesh = stored_mesh(first.project, len(first.labels[common[0]]))
+    mesh = mesh_of(first.project.store.latest("cortex"), len(first.labels[common[0]]))
     rows: list[dict[str, Any]] = []
     for n in common:
         one, other = first.labels[n], second.labels[n]

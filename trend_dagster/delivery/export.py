@@ -71,8 +71,8 @@ def export_cells(
     several = [name for name in ("alpha_W", "l1_ratio") if len(table[name].unique()) > 1]
     known = {} if selected is None else chosen_labels(selected)
     for row in found.to_dict("records"):
-        chosen = known.get(key_of(row))
-        labels = space.labels(labels_of(cells, row) if chosen is None else chosen)
+        numbered = known.get(key_of(row))
+        labels = space.labels(labels_of(cells, row) if numbered is None else numbered)
         surface, target = space.surface, space.target
         networks = networks_of(labels, surface, target)
         files = map_files(_name(row, several), cell_title(row), labels, networks, surface, target)

@@ -181,13 +181,6 @@ def mesh_of(cortex: Version | None, n_vertices: int | None = None) -> Surface | 
     return surface
 
 
-def stored_mesh(project: Project, n_vertices: int) -> Surface | None:
-    """Read the mesh that the store holds; None where the settings name none."""
-    if not project.settings.inputs.has_mesh:
-        return None
-    return mesh_of(project.store.latest("cortex"), n_vertices)
-
-
 def wrong_density(files: Sequence[str], expected: str, found: object) -> InputError:
     """Error of a mesh that the data does not lie on."""
     return InputError(
