@@ -267,6 +267,7 @@ def test_identity_leaves_out_what_only_changes_speed_or_place(section):
     assert left_out == {
         "inputs": {
             "bold",
+            "exclude",
             "select",
             "exclude",
             "space",
@@ -277,6 +278,8 @@ def test_identity_leaves_out_what_only_changes_speed_or_place(section):
             "geodesic_distances",
             "surfaces",
             "inflated",
+            "spheres",
+            "resample",  # a later one, at its default
             "cortex_mask",
             "template",
             "truth",
