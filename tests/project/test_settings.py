@@ -269,7 +269,6 @@ def test_identity_leaves_out_what_only_changes_speed_or_place(section):
             "bold",
             "exclude",
             "select",
-            "exclude",
             "space",
             "density",
             "desc",
