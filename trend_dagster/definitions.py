@@ -10,6 +10,7 @@ import dagster as dg
 
 from trend_dagster.orchestration.assets import DEFINITIONS
 from trend_dagster.orchestration.checks import CHECKS, build_checks
+from trend_dagster.orchestration.failures import build_failure_sensor
 from trend_dagster.orchestration.io_managers import ZarrIOManager
 from trend_dagster.orchestration.jobs import build_jobs
 from trend_dagster.orchestration.resources import ProjectResource
@@ -51,7 +52,10 @@ def build_definitions(
         assets=DEFINITIONS,
         asset_checks=build_checks(),
         jobs=jobs,
-        sensors=[build_sensor(settings.automation.watch_seconds, jobs)],
+        sensors=[
+            build_sensor(settings.automation.watch_seconds, jobs),
+            build_failure_sensor(settings.automation),
+        ],
         schedules=[build_schedule(settings.automation.nightly)],
         # Steps run one after another in the run's own process: each uses all cores by itself.
         executor=dg.in_process_executor,
