@@ -17,7 +17,7 @@ from trend_dagster.orchestration.io_managers import ZarrIOManager
 from trend_dagster.orchestration.jobs import build_jobs
 from trend_dagster.orchestration.resources import ProjectResource
 from trend_dagster.orchestration.schedules import build_schedule
-from trend_dagster.orchestration.sensors import build_sensor
+from trend_dagster.orchestration.sensors import build_lookout, build_sensor
 from trend_dagster.project.settings import AutomationConfig
 
 PROJECT_VARIABLE = "TREND_PROJECT"
@@ -60,7 +60,10 @@ def _definitions(
         assets=DEFINITIONS,
         asset_checks=build_checks(),
         jobs=jobs,
-        sensors=[build_sensor(automation.watch_seconds, jobs)],
+        sensors=[
+            build_sensor(automation.watch_seconds, jobs),
+            build_lookout(automation.watch_seconds),
+        ],
         schedules=[build_schedule(automation.nightly)],
         executor=OWN_PROCESS,
         resources={"project": resource, "zarr": ZarrIOManager(project=resource), **resources},
