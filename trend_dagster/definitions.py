@@ -13,6 +13,7 @@ from trend_dagster.errors import SettingsError
 from trend_dagster.orchestration.assets import DEFINITIONS
 from trend_dagster.orchestration.checks import CHECKS, build_checks
 from trend_dagster.orchestration.executors import OWN_PROCESS
+from trend_dagster.orchestration.failures import build_failure_sensor
 from trend_dagster.orchestration.io_managers import ZarrIOManager
 from trend_dagster.orchestration.jobs import build_jobs
 from trend_dagster.orchestration.resources import ProjectResource
@@ -63,6 +64,7 @@ def _definitions(
         sensors=[
             build_sensor(automation.watch_seconds, jobs),
             build_lookout(automation.watch_seconds),
+            build_failure_sensor(automation),
         ],
         schedules=[build_schedule(automation.nightly)],
         executor=OWN_PROCESS,

@@ -268,6 +268,7 @@ def test_identity_leaves_out_what_only_changes_speed_or_place(section):
         "inputs": {
             "bold",
             "select",
+            "exclude",
             "space",
             "density",
             "desc",

@@ -25,6 +25,7 @@ import importlib
 import inspect
 import itertools
 import json
+import os
 import resource
 import shlex
 import shutil
@@ -82,6 +83,34 @@ UNDER_WAY = "under_way.json"
 """In the scratch folder of an output that is being made: how far it is."""
 
 OWNER = "team:neuroimaging"
+
+GROUPS = (
+    "inputs",
+    "features",
+    "connectivity",
+    "parcellation",
+    "evidence",
+    "individuals",
+    "delivery",
+)
+"""Groups of assets in the order of the method."""
+
+DOCS_VARIABLE = "TREND_DOCS_URL"
+"""Environment variable: where the pages that `make docs` builds are served."""
+
+
+def group_in_order(group: str) -> str:
+    """Name a group as the page does, which sorts by name: in the order of the method."""
+    return f"{GROUPS.index(group) + 1}_{group}"
+
+
+def _documentation(asset: str) -> dg.MetadataValue[Any]:
+    page = f"reference/assets.html#{asset}"
+    served = os.environ.get(DOCS_VARIABLE)
+    if served is None:
+        return dg.MetadataValue.text(page)
+    return dg.MetadataValue.url(f"{served.rstrip('/')}/{page}")
+
 
 FORCE_TAG = "trend/force"
 """Tag of runs that compute even what is current: the names of those assets."""
@@ -470,7 +499,8 @@ class StoredAsset:
             name=self.name,
             deps=[self._dep(upstream) for upstream in self.inputs],
             partitions_def=PARTITIONS[self.dims],
-            group_name=self.group,
+            group_name=group_in_order(self.group),
+            metadata={"docs": _documentation(self.name)},
             description=inspect.getdoc(self.compute),
             code_version=self.code_version,
             owners=[OWNER],
