@@ -92,7 +92,7 @@ def _write_mesh(folder: Path, name: str, surface: Surface, side: int) -> None:
     assert surface.sphere is not None
     for ending, points in (("surf", surface.coordinates), ("sphere.surf", surface.sphere)):
         kind = "Spherical" if ending != "surf" else "MidThickness"
-        content = gifti_surface(points[inside], triangles, "LR"[side], kind)
+        content = gifti_surface(points[inside], triangles, "R" if side else "L", kind)
         (folder / f"{name}.{ending}.gii").write_bytes(content)
 
 
@@ -211,7 +211,7 @@ def growth(cases: list[Case]) -> dict[str, Any]:
     print(table.round(2).to_string(index=False))
     exponents = {}
     for asset, own in table.groupby("asset", sort=False):
-        long = own[own["seconds"] > 1].to_dict("records")
+        long: list[dict[str, Any]] = own[own["seconds"] > 1].to_dict("records")  # type: ignore[assignment]
         exponents[str(asset)] = exponent(long, "vertices", "seconds")
     return {**found[-1]["figures"], "sizes": [one["figures"] for one in found], "rows": rows,
             "seconds_exponent_in_vertices": exponents}  # fmt: skip

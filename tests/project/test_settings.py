@@ -267,8 +267,8 @@ def test_identity_leaves_out_what_only_changes_speed_or_place(section):
     assert left_out == {
         "inputs": {
             "bold",
-            "select",
             "exclude",
+            "select",
             "space",
             "density",
             "desc",
@@ -277,6 +277,8 @@ def test_identity_leaves_out_what_only_changes_speed_or_place(section):
             "geodesic_distances",
             "surfaces",
             "inflated",
+            "spheres",
+            "resample",  # a later one, at its default
             "cortex_mask",
             "template",
             "truth",
