@@ -277,11 +277,13 @@ def test_identity_leaves_out_what_only_changes_speed_or_place(section):
             "geodesic_distances",
             "surfaces",
             "inflated",
+            "sphere",
             "cortex_mask",
             "template",
             "truth",
             "note",
         },
+        "outputs": {"atlases"},
         # A partition each, told by its key.
         "geodesic_labels": {"n_labels_per_hemisphere"},
         "thresholding": {

@@ -11,11 +11,12 @@ from collections.abc import Iterator, Mapping, Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from trend_dagster.delivery.maps import cell_title, map_files, networks_of
+from trend_dagster.delivery.maps import cell_title, map_files, networks_of, overlaps_of
 from trend_dagster.errors import MissingUpstreamError, SettingsError
 from trend_dagster.files import replace_file
-from trend_dagster.project.tables import CELL, labels_of, tidy_rows
+from trend_dagster.project.tables import CELL, Key, key_of, labels_of, tidy_rows
 from trend_dagster.science.surface import Surface
+from trend_dagster.storage.label_images import Overlap
 from trend_dagster.storage.stores import Version
 from trend_dagster.storage.template import Target
 
@@ -30,6 +31,7 @@ def export_cells(
     surface: Surface | None,
     target: Target | None,
     folder: Path,
+    overlap: Version | None = None,
 ) -> Iterator[Path]:
     """Write the label images of cells of the sweep.
 
@@ -49,6 +51,8 @@ def export_cells(
         What the rows are, where files say so.
     folder : Path
         Where to; made if need be. Files of these names are replaced, others left alone.
+    overlap : Version, optional
+        Of ``atlas_overlap``, that the networks of the chosen parcellations are named by.
 
     Yields
     ------
@@ -73,13 +77,21 @@ def export_cells(
     if found.empty:
         raise _no_such_cell(table, wanted)
     several = [name for name in ("alpha_W", "l1_ratio") if len(table[name].unique()) > 1]
+    names = {} if selected is None else _overlaps_by_cell(selected, overlap)
     for row in found.to_dict("records"):
         labels = labels_of(cells, row)
-        networks = networks_of(labels, surface, target)
+        networks = networks_of(labels, surface, target, names.get(key_of(row), ()))
         files = map_files(_name(row, several), cell_title(row), labels, networks, surface, target)
         for file, content in files.items():
             replace_file(folder / file, content)
         yield folder / next(reversed(files))
+
+
+def _overlaps_by_cell(
+    selected: Version, overlap: Version | None
+) -> dict[Key, list[tuple[Overlap, ...]]]:
+    chosen = selected.facts["chosen"]
+    return dict(zip(map(key_of, chosen), overlaps_of(overlap, len(chosen)), strict=True))
 
 
 def _chosen(selected: Version | None, table: pd.DataFrame) -> pd.DataFrame:

@@ -32,7 +32,7 @@ SIDES = ("left", "right")
 def mesh_files(project: Project) -> dict[str, Path]:
     """Files of the mesh that the settings name, by what they are."""
     inputs = project.settings.inputs
-    named = {"surface": inputs.surfaces, "inflated": inputs.inflated}
+    named = {"surface": inputs.surfaces, "inflated": inputs.inflated, "sphere": inputs.sphere}
     return {
         f"{what} {side}": project.folder / name
         for what, names in named.items()
@@ -53,8 +53,12 @@ def read_mesh(project: Project) -> Surface | None:
         return load_fsaverage(FSAVERAGE[inputs.surface])
     if not inputs.surfaces:
         return None
-    files = list(mesh_files(project).values())
-    return Surface(**vars(read_surfaces(files[:2], files[2:], check=check_hemisphere)))
+    files = mesh_files(project)
+    named = {
+        what: [files[f"{what} {side}"] for side in SIDES if f"{what} {side}" in files]
+        for what in ("surface", "inflated", "sphere")
+    }
+    return Surface(**vars(read_surfaces(*named.values(), check=check_hemisphere)))
 
 
 def mesh_sizes(project: Project) -> dict[Side, int] | None:

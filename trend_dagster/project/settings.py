@@ -94,6 +94,11 @@ class InputsConfig(BaseModel, frozen=True, extra="forbid"):
     inflated: tuple[str, ...] = _place(
         (), "For pictures: the inflated form of inputs.surfaces, left and right."
     )
+    sphere: tuple[str, ...] = _place(
+        (),
+        "The sphere of inputs.surfaces, left and right (lh.sphere.reg, .surf.gii): parcellations "
+        "are turned on it where they are compared with an atlas.",
+    )
     cortex_mask: tuple[str, ...] = _place(
         (),
         "Where there is cortex; the rest, the medial wall, is taken out of the BOLD. "
@@ -119,7 +124,7 @@ class InputsConfig(BaseModel, frozen=True, extra="forbid"):
             for name, value in select.items()
         }
 
-    @field_validator("surfaces", "inflated")
+    @field_validator("surfaces", "inflated", "sphere")
     @classmethod
     def _is_pair(cls, files: tuple[str, ...]) -> tuple[str, ...]:
         if len(files) not in (0, 2):
@@ -142,8 +147,9 @@ class InputsConfig(BaseModel, frozen=True, extra="forbid"):
     def _has_one_mesh(self) -> InputsConfig:
         if self.surface is not None and self.surfaces:
             raise ValueError("one mesh: either inputs.surface or inputs.surfaces")
-        if self.inflated and not self.surfaces:
-            raise ValueError("inputs.surfaces beside inputs.inflated")
+        for name in ("inflated", "sphere"):
+            if getattr(self, name) and not self.surfaces:
+                raise ValueError(f"inputs.surfaces beside inputs.{name}")
         return self
 
 
@@ -165,6 +171,43 @@ class DeliveryConfig(BaseModel, frozen=True, extra="forbid"):
         False,
         description="Write the label vector of each cell as .npy under the tutorial's names, in a "
         "folder per label file.",
+    )
+
+
+class OutputsConfig(BaseModel, frozen=True, extra="forbid"):
+    """What the chosen parcellations are compared with, and named by."""
+
+    atlases: tuple[str, ...] = _place(
+        (),
+        "Label files of networks on the mesh of the data, of a pair either file; or schaefer7, "
+        "which comes along for fsaverage. Networks get the names of the first one where they "
+        "overlap it by more than chance.",
+    )
+    n_spins: int = Field(
+        200,
+        ge=0,
+        description="Times that a parcellation is turned on the sphere, to tell how much overlap "
+        "chance makes. 0: no p, and networks are named from a Dice of 0.5 up.",
+    )
+
+    @field_validator("atlases", mode="before")
+    @classmethod
+    def _are_several(cls, atlases: object) -> object:
+        return (atlases,) if isinstance(atlases, str) else atlases
+
+
+class ParcellationImagesConfig(BaseModel, frozen=True, extra="forbid"):
+    """What the files of the chosen parcellations hold besides the cortex."""
+
+    subcortex: bool = Field(
+        False,
+        description="Give each voxel of CIFTI runs to the network whose mean series it follows "
+        "most, and write it into the .dlabel.nii.",
+    )
+    soft: bool = Field(
+        True,
+        description="Write the probability of each network at each vertex: .func.gii, "
+        ".dscalar.nii.",
     )
 
 
@@ -236,6 +279,8 @@ class Settings(MethodSettings, _Project, frozen=True, extra="forbid"):
     individuals: IndividualsConfig = IndividualsConfig()
     controls: ControlsConfig = ControlsConfig()
     delivery: DeliveryConfig = DeliveryConfig()
+    outputs: OutputsConfig = OutputsConfig()
+    parcellation_images: ParcellationImagesConfig = ParcellationImagesConfig()
     storage: StorageConfig = StorageConfig()
     compute: ComputeConfig = ComputeConfig()
     automation: AutomationConfig = AutomationConfig()

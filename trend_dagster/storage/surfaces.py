@@ -58,6 +58,8 @@ class MeshFiles:
         ``midthickness``, ``pial``, ``white`` or ``anatomical``.
     inflated : ndarray of shape (n_vertices, 3), float32, optional
         Coordinates to draw it with.
+    sphere : ndarray of shape (n_vertices, 3), float32, optional
+        Coordinates on a sphere about the origin of each hemisphere.
     """
 
     coordinates: NDArray[np.float32]
@@ -65,6 +67,7 @@ class MeshFiles:
     hemisphere: NDArray[np.int8]
     kind: str
     inflated: NDArray[np.float32] | None = None
+    sphere: NDArray[np.float32] | None = None
 
 
 Check = Callable[[str, NDArray[np.float32], NDArray[np.int32]], None]
@@ -72,7 +75,11 @@ Check = Callable[[str, NDArray[np.float32], NDArray[np.int32]], None]
 
 
 def read_surfaces(
-    files: Sequence[Path], inflated: Sequence[Path] = (), *, check: Check
+    files: Sequence[Path],
+    inflated: Sequence[Path] = (),
+    sphere: Sequence[Path] = (),
+    *,
+    check: Check,
 ) -> MeshFiles:
     """Read both hemispheres.
 
@@ -82,6 +89,8 @@ def read_surfaces(
         Left, right: the mesh that distances are measured on.
     inflated : sequence of Path
         Left, right: the same mesh with the coordinates to draw it with, if there is one.
+    sphere : sequence of Path
+        Left, right: the same mesh on a sphere, if there is one.
     check : callable
         Tells whether a hemisphere is one closed, connected surface
         (:func:`trend_dagster.science.surface.check_hemisphere`).
@@ -109,15 +118,36 @@ def read_surfaces(
         hemisphere=np.repeat(np.array([0, 1], dtype=np.int8), [n, len(right.points)]),
         kind=left.kind if left.kind == right.kind else "anatomical",
     )
-    if not inflated:
-        return surface
-    drawn = [
-        _same_mesh(path, side, mesh)
-        for path, side, mesh in zip(inflated, SIDES, (left, right), strict=True)
-    ]
-    if drawn[0].shape == drawn[1].shape and np.array_equal(drawn[0], drawn[1]):
-        raise _twice(inflated, "inputs.inflated")
-    return replace(surface, inflated=np.concatenate(drawn))
+    meshes = (left, right)
+    if inflated:
+        surface = replace(surface, inflated=_other_shape("inflated", inflated, meshes))
+    if sphere:
+        surface = replace(surface, sphere=_other_shape("sphere", sphere, meshes))
+    return surface
+
+
+def _other_shape(
+    name: str, files: Sequence[Path], meshes: Sequence[_Hemisphere]
+) -> NDArray[np.float32]:
+    """Coordinates of another shape of both hemispheres."""
+    left, right = (
+        _same_mesh(name, path, side, mesh)
+        for path, side, mesh in zip(files, SIDES, meshes, strict=True)
+    )
+    if np.array_equal(left, right):
+        raise _twice(files, f"inputs.{name}")
+    if name == "sphere":
+        for path, points in zip(files, (left, right), strict=True):
+            radius = np.linalg.norm(points, axis=1)
+            if float(np.ptp(radius)) > 0.02 * float(radius.mean()):
+                raise InputError(
+                    f"sphere surface file {path}",
+                    expected="all vertices at one distance from the origin",
+                    found=f"{radius.min():.3g} to {radius.max():.3g} mm",
+                    remedy="Name the sphere of this mesh (lh.sphere.reg), or take inputs.sphere "
+                    "out.",
+                )
+    return np.concatenate([left, right])
 
 
 def count_vertices(path: Path) -> int:
@@ -221,18 +251,18 @@ def _twice(files: Sequence[Path], setting: str) -> InputError:
     )
 
 
-def _same_mesh(path: Path, side: Side, mesh: _Hemisphere) -> NDArray[np.float32]:
+def _same_mesh(name: str, path: Path, side: Side, mesh: _Hemisphere) -> NDArray[np.float32]:
     """Coordinates of another shape of the same mesh."""
     found = _read(path)
-    remedy = _LEFT_FIRST.format("inputs.inflated")
-    check_side("inflated surface file", path, side, remedy, header=found.sides)
+    remedy = _LEFT_FIRST.format(f"inputs.{name}")
+    check_side(f"{name} surface file", path, side, remedy, header=found.sides)
     if not (np.array_equal(found.triangles, mesh.triangles) and np.isfinite(found.points).all()):
         raise InputError(
-            f"inflated surface file {path}",
+            f"{name} surface file {path}",
             expected=f"the triangles of the surface itself, {len(mesh.triangles)} between "
             f"{len(mesh.points)} vertices, and finite coordinates",
             found=f"{len(found.triangles)} between {len(found.points)} vertices, or others",
-            remedy="Name the inflated surface of the same mesh, or take inputs.inflated out.",
+            remedy=f"Name the {name} surface of the same mesh, or take inputs.{name} out.",
         )
     return found.points
 
