@@ -907,7 +907,7 @@ def _(desk):
 
 @case("sphere-no-sphere")
 def _(desk):
-    return _surface(desk, "L.surf.gii, R.surf.gii], sphere: [L.surf.gii, R.surf.gii")
+    return _surface(desk, "L.surf.gii, R.surf.gii], spheres: [L.surf.gii, R.surf.gii")
 
 
 @case("cortex-masks-swapped")

@@ -15,7 +15,10 @@ from PIL import Image
 from benchmarks.start import commands, measure
 from tests.conftest import N_VERTICES
 from trend_dagster import cli
+from trend_dagster.cli.runs import Foretold
+from trend_dagster.errors import SettingsError
 from trend_dagster.orchestration import instance
+from trend_dagster.orchestration.assets import select_assets
 from trend_dagster.orchestration.recorded_pictures import write_pictures
 from trend_dagster.project.folder import Project
 from trend_dagster.project.settings import Settings, load_settings, sections
@@ -221,3 +224,48 @@ def test_commands_that_only_look_start_quickly(finished):
     ratios = measure(finished, repeats=1)["ratios"]
     assert ratios.keys() == commands(finished).keys()
     assert ratios["trend --help"] < 1
+
+
+def test_long_work_is_foretold_from_a_measured_part_and_only_once():
+    said, now = [], [0.0]
+    foretold = Foretold(said.append, lambda: now[0])
+    for seconds, share in ((0, 0.0), (1, 0.001), (10, 0.01), (20, 0.02)):
+        now[0] = seconds
+        foretold("trained_model", f"epoch {seconds}", share)
+        foretold("nmf_sweep", "short", 0.5 + share * 20)
+    assert said == [
+        "trained_model: epoch 10; about 16 min to go, as measured over the first 10 s. Ctrl-C "
+        "stops it; the same command goes on from there."
+    ]
+
+
+@pytest.mark.parametrize(
+    ("words", "names"),
+    [
+        (["+embeddings"], ["bold", "trained_model", "embeddings"]),
+        (["group:inputs", "embeddings"], ["bold", "cortex", "embeddings"]),
+        (["parcellation_images+"], ["parcellation_images"]),
+    ],
+)
+def test_selections_are_those_of_dagster(words, names):
+    assert sorted(select_assets(words)) == sorted(names)
+
+
+@pytest.mark.parametrize(
+    ("word", "message"),
+    [("+nmf_swep", "did you mean nmf_sweep"), ("group:x", "no such asset"), ("", "no such asset")],
+)
+def test_a_selection_of_nothing_is_refused(word, message):
+    with pytest.raises(SettingsError, match=message):
+        select_assets([word])
+
+
+@pytest.mark.slow
+def test_what_is_missing_upstream_is_named_with_the_command_that_makes_it(trend, project_folder):
+    status, _, err = trend("run", project_folder, "--select", "sweep_summary")
+    assert status == 1
+    command = f"trend run {project_folder} --select +sweep_summary"
+    assert command in err, err
+    status, out, err = trend("run", project_folder, *command.split()[3:])
+    assert (status, err) == (0, "")
+    assert "sweep_summary            1 made" in out

@@ -144,7 +144,9 @@ def test_correlation_matrix_is_sorted_by_network() -> None:
     rng = np.random.default_rng(1)
     labels = rng.integers(-1, 3, 90)
     matrix = np.where(labels[:, None] == labels, 0.8, -0.1)
-    image = correlation_figure(matrix, labels).axes[0].images[0].get_array()
+    axes = correlation_figure(matrix, labels).axes[0]
+    assert [text.get_text() for text in axes.get_yticklabels()] == ["1", "2", "3"]
+    image = axes.images[0].get_array()
     n = (labels >= 0).sum()
     assert image.shape == (n, n)
     inside = np.cumsum([0, *np.bincount(labels[labels >= 0])])

@@ -96,6 +96,14 @@ def test_the_figures_of_a_cell_stand_under_the_tutorials_names():
     }
 
 
+@pytest.mark.parametrize(("method", "name"), [("kmeans", "KMeans"), ("spectral", "Spectral")])
+def test_it_says_what_networks_come_from(method, name):
+    book = openpyxl.load_workbook(
+        io.BytesIO(workbook_bytes(pd.DataFrame([row()]), {}, method=method))
+    )
+    assert records(book.worksheets[0])[0]["Helper_Algo"] == name
+
+
 def test_a_cell_with_fewer_clusters_leaves_the_other_sizes_empty():
     few, many = records(opened([row(n_clusters=2), row(n_clusters=4)]).worksheets[0])
     sizes = [f"Voxels_in_Cluster_{i}" for i in range(1, 5)]

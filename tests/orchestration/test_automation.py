@@ -13,7 +13,7 @@ from tests.conftest import N_VERTICES, run, simulate_run
 from trend_dagster.definitions import build_definitions
 from trend_dagster.errors import SettingsError
 from trend_dagster.orchestration.assets import ASSETS
-from trend_dagster.orchestration.backfills import ASKED_BY_TAG, plan
+from trend_dagster.orchestration.backfills import ASKED_BY_TAG, outcomes_of, plan
 from trend_dagster.orchestration.instance import open_instance
 from trend_dagster.orchestration.jobs import JOBS
 from trend_dagster.orchestration.partitions import PARTITIONS, register_all, to_key
@@ -224,6 +224,28 @@ def test_what_was_tried_and_failed_is_not_asked_for_again_and_its_table_is(finis
         second = plan(Project.open(finished), instance, Wish(), tried).wanted
     assert "nmf_sweep" not in second
     assert "sweep_summary" in second
+
+
+def test_what_only_waits_for_something_not_asked_for_is_neither_asked_for_nor_wrong(finished):
+    np.save(finished / "bold" / "sub-09_run-1.npy", simulate_run(9))
+    run(finished, among=["bold", "embeddings"])  # puts the average correlation out of date
+    np.save(finished / "geodesic_labels" / "new.npy", np.arange(N_VERTICES) // 30)
+    select = ["geodesic_labels", "thresholded_matrix", "nmf_sweep"]
+    assert planned(finished, select=select) == {
+        "geodesic_labels": {"new"},
+        "thresholded_matrix": {"new"},
+        "nmf_sweep": {"new|4", "new|6"},
+    }
+    with open_instance(finished) as instance:
+        project = Project.open(finished)
+        asked = plan(project, instance, Wish(select=select)).wanted
+        run(finished, select=["geodesic_labels"])
+        run(finished, select=["thresholded_matrix"])
+        before = [state for states in asked.values() for state in states]
+        by_asset = {outcome.asset: outcome for outcome in outcomes_of(project, before, {})}
+    made = by_asset["thresholded_matrix"]
+    assert (made.made, made.errors) == (1, ())
+    assert "was not made" in by_asset["nmf_sweep"].errors[0]
 
 
 def test_a_backfill_is_asked_for_with_these_partitions_and_can_be_taken_back(finished):

@@ -18,9 +18,8 @@ from trend_dagster.delivery.export import export_cells
 from trend_dagster.delivery.maps import map_files, networks_of
 from trend_dagster.errors import MissingUpstreamError, SettingsError
 from trend_dagster.project.folder import Project
-from trend_dagster.project.mesh import stored_mesh
-from trend_dagster.project.tables import sweep_cells
-from trend_dagster.project.target import stored_target
+from trend_dagster.project.tables import key_of, labels_of, sweep_cells
+from trend_dagster.project.target import map_space
 from trend_dagster.science.surface import cut_into_labels
 from trend_dagster.storage.label_images import cifti_labels, keys_of, label_tsv
 from trend_dagster.storage.space import VertexSpace
@@ -97,12 +96,44 @@ def test_the_chosen_parcellations_are_delivered(finished):
         assert sum(int(row["n_vertices"]) for row in rows) == (labels[c - 3] >= 0).sum()
 
 
+def test_networks_keep_their_numbers_when_they_are_found_anew(finished, monkeypatch):
+    project = Project.open(finished)
+    before = project.store.latest("selected_parcellations")
+    assert "numbered_like" not in before.facts
+
+    def renamed(cells, row):
+        labels = labels_of(cells, row)
+        return np.where(labels < 0, -1, row["n_clusters"] - 1 - labels).astype(np.int32)
+
+    monkeypatch.setattr("trend_dagster.orchestration.assets.parcellation.labels_of", renamed)
+    assert run(finished, select=["selected_parcellations"], force=True)
+    after = project.store.latest("selected_parcellations")
+    assert after.path != before.path
+    np.testing.assert_array_equal(after.read("labels"), before.read("labels"))
+    assert after.facts["numbered_like"] == before.path.name
+    assert after.facts["dice_with_it"] == {"3": 1.0, "4": 1.0}
+
+
+def test_a_chosen_cell_is_exported_with_the_numbers_of_its_maps(finished, tmp_path, monkeypatch):
+    project = Project.open(finished)
+    selected = project.store.latest("selected_parcellations")
+    turned = selected.read("labels").max(axis=1, keepdims=True) - selected.read("labels")
+    turned[selected.read("labels") < 0] = -1
+    monkeypatch.setattr(
+        "trend_dagster.delivery.export.chosen_labels",
+        lambda version: dict(zip(map(key_of, version.facts["chosen"]), turned, strict=True)),
+    )
+    for path, labels in zip(export(project, {}, tmp_path), turned, strict=True):
+        sizes = [int(row["n_vertices"]) for row in rows_of(path.read_bytes())]
+        assert sizes == np.bincount(labels[labels >= 0]).tolist()
+
+
 def export(project, wanted, folder):
     cells = sweep_cells(project)
     n_vertices = cells[0].array("labels").shape[-1]
     selected = project.store.latest("selected_parcellations")
-    surface, target = stored_mesh(project, n_vertices), stored_target(project, n_vertices)
-    return list(export_cells(cells, selected, wanted, surface, target, folder))
+    space = map_space(project, project.store.latest("cortex"), n_vertices)
+    return list(export_cells(cells, selected, wanted, space, folder))
 
 
 def test_any_cell_can_be_exported(finished, tmp_path):

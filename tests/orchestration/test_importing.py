@@ -163,3 +163,21 @@ def test_embeddings_that_do_not_fit_are_refused_and_nothing_changes(
         bring(project_folder, change(embeddings), read_embeddings)
     project = Project.open(project_folder)
     assert project.store.latest("embeddings", {"bold_run": "sub-01_run-1"}) is None
+
+
+@pytest.mark.slow
+def test_a_failed_import_is_not_followed_by_a_training_nobody_asked_for(project_folder, embeddings):
+    def trained(**wish):
+        return run(project_folder, among=["bold", "trained_model"], **wish)["trained_model"]
+
+    with pytest.raises(InputError):
+        bring(project_folder, embeddings[1:], read_embeddings)
+    (error,) = trained().errors
+    assert "the last import failed (embeddings file" in error
+    assert f"trend run {project_folder} --select +trained_model" in error
+    assert trained().made == 0
+    bring(project_folder, embeddings, read_embeddings)
+    assert trained().errors == ()
+    with pytest.raises(InputError):
+        bring(project_folder, embeddings[1:], read_embeddings)
+    assert run(project_folder, select=["trained_model"])["trained_model"].made == 1

@@ -125,7 +125,7 @@ def fmriprep(folder: Path, surface: Surface, inputs: dict) -> None:
 
 def nibabies(folder: Path, surface: Surface, inputs: dict) -> None:
     write_mesh(folder, surface, inputs["surfaces"])
-    write_mesh(folder, surface, inputs["sphere"], sphere=True)
+    write_mesh(folder, surface, inputs["spheres"], sphere=True)
     for subject in (1, 2):
         stem = f"sub-{subject:02d}_ses-1month_task-rest"
         func = folder / inputs["bold"] / f"sub-{subject:02d}" / "ses-1month" / "func"

@@ -12,30 +12,13 @@ import torch
 from safetensors.torch import load_file, load_model
 
 from benchmarks.tutorial_model import TutorialModel
+from tests.models import SMALL, TUTORIAL, T, fresh_seed
 from trend_dagster.errors import InputError, SettingsError
 from trend_dagster.project.model import load_tutorial_checkpoint, model_files, read_model
 from trend_dagster.science.features.autoencoder import AutoencoderConfig, embed, initial_model
 from trend_dagster.storage.weights import CARD, WEIGHTS
 
 torch.set_num_threads(1)  # these arrays are too small to share among threads
-
-T = 30
-SMALL = AutoencoderConfig(
-    d_model=24,
-    n_heads=4,
-    n_encoder_layers=2,
-    n_decoder_layers=3,
-    dim_feedforward=20,
-    confidence_hidden=12,
-)
-TUTORIAL = SMALL.model_copy(update={"confidence": "tutorial"})
-
-
-def fresh_seed() -> int:
-    """Return a new seed in every run of the tests, shown by pytest when a test fails."""
-    seed = int(np.random.default_rng().integers(2**31))
-    print(f"seed {seed}")
-    return seed
 
 
 @pytest.fixture

@@ -46,7 +46,7 @@ TUTORIAL = {
         "test_size": 0.25,
         "random_state": 108,
         "precision": "32",
-        "vertex_subsample": None,
+        "vertices_per_step": 0,
         "accumulate": 1,
         "early_stopping_patience": None,
     },
@@ -118,7 +118,6 @@ def test_the_tutorial_profile_says_itself_what_no_later_default_may_change():
             "confidence_hidden",
             "norm_first",
             "remove_mean",
-            "vertex_subsample",
             "accumulate",
             "early_stopping_patience",
             "penalty",
@@ -277,7 +276,6 @@ def test_identity_leaves_out_what_only_changes_speed_or_place(section):
             "geodesic_distances",
             "surfaces",
             "inflated",
-            "sphere",
             "cortex_mask",
             "template",
             "truth",
@@ -291,8 +289,9 @@ def test_identity_leaves_out_what_only_changes_speed_or_place(section):
             for name in ThresholdConfig.model_fields
             if ThresholdConfig().model_copy(update={name: (5.0,)}).kernels()
         },
-        "training": {"max_skipped_steps", "accelerator", "on_corrupt_state"},
-        # Later settings, at their defaults: what was stored before them is current.
+        "training": {"max_skipped_steps", "accelerator", "on_corrupt_state", "vertices_per_step"},
+        # Later settings, at their defaults: what was stored before them is current. So is the last
+        # of training.
         "bold": {"drop_first", "censor", "minimum_minutes"},
         "correlation": {"memory_budget_gib", "tile", "device", "weight"},
         "factorization": {"device"},

@@ -12,6 +12,7 @@ from trend_dagster.cli import (  # noqa: F401, I001 - the order of `trend --help
     status,
     show,
     export,
+    compare,
     dev,
     doctor,
     gc,

@@ -3,7 +3,9 @@
 from __future__ import annotations
 
 import json
+import math
 import sys
+import time
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from pathlib import Path
@@ -14,6 +16,7 @@ from rich.console import Console
 from rich.markup import escape
 
 from trend_dagster.errors import SAID_IN_WORDS, TrendError, cannot_write
+from trend_dagster.progress import Pace
 
 app = typer.Typer(
     no_args_is_help=True,
@@ -28,6 +31,27 @@ console = Console(highlight=False, width=None if sys.stdout.isatty() else WIDTH)
 problems = Console(stderr=True, highlight=False, width=None if sys.stderr.isatty() else WIDTH)
 
 _debugging = False
+
+
+def _version(wanted: bool) -> None:
+    if wanted:
+        from trend_dagster import __version__
+
+        typer.echo(f"trend_dagster {__version__}")
+        raise typer.Exit
+
+
+@app.callback()
+def _common(
+    version: Annotated[
+        bool,
+        typer.Option(
+            "--version", callback=_version, is_eager=True, help="Say the version, and end."
+        ),
+    ] = False,
+) -> None:
+    pass
+
 
 Folder = Annotated[Path, typer.Argument(help="Folder of the project.")]
 ProjectFolder = Annotated[Path, typer.Option("--folder", help="Folder of the project.")]
@@ -67,23 +91,42 @@ def debugging() -> bool:
     return _debugging
 
 
+LINES_APART = 2.0  # seconds between lines of progress in a log, at least
+LINE_ANYWAY = 60.0  # seconds until there is one although the words are the same
+
+
 @contextmanager
 def progress_bar() -> Iterator[Callable[[str, float], None]]:
-    """Show one bar; nothing where there is no terminal.
+    """Show one bar and the time left; where there is no terminal, a line where the words change.
 
     Yields
     ------
     callable
-        Takes what is being done and the share done, from 0 to 1.
+        Takes what is being done, ``what: how far``, and the share done, from 0 to 1.
     """
-    from rich.progress import BarColumn, Progress, TextColumn, TimeElapsedColumn
+    from rich.progress import BarColumn, Progress, TaskProgressColumn, TextColumn
 
-    columns = (TextColumn("{task.description}"), BarColumn(), TimeElapsedColumn())
-    with Progress(*columns, console=console, transient=True) as progress:
-        task = progress.add_task("starting", total=1.0)
+    pace = Pace()
+    words, told_at = "", -math.inf
+
+    def write(doing: str, share: float, left: str) -> None:
+        nonlocal words, told_at
+        apart = LINES_APART if doing != words else LINE_ANYWAY
+        if time.monotonic() - told_at >= apart:
+            words, told_at = doing, time.monotonic()
+            console.print(f"[dim]{escape(doing)} ({share:.0%}{left})[/]", soft_wrap=True)
+
+    columns = (TextColumn("{task.description}"), BarColumn(), TaskProgressColumn())
+    with Progress(*columns, TextColumn("{task.fields[left]}"), console=console, transient=True,
+                  disable=not console.is_terminal) as progress:  # fmt: skip
+        task = progress.add_task("starting", total=1.0, left="")
 
         def show(doing: str, share: float) -> None:
-            progress.update(task, description=escape(doing), completed=share)
+            left = pace.left(doing.partition(":")[0], share)
+            if console.is_terminal:
+                progress.update(task, description=escape(doing), completed=share, left=left)
+            else:
+                write(doing, share, f", {left}" if left else "")
 
         yield show
 

@@ -48,13 +48,13 @@ def export(
     from trend_dagster.delivery.export import export_cells
     from trend_dagster.project.atlases import stored_overlap
     from trend_dagster.project.folder import Project
-    from trend_dagster.project.mesh import stored_mesh
     from trend_dagster.project.tables import sweep_cells
-    from trend_dagster.project.target import stored_target
+    from trend_dagster.project.target import map_space
 
     project = Project.open(folder)
     cells = sweep_cells(project)
     n_vertices = cells[0].array("labels").shape[-1]
+    mesh = project.store.latest("cortex") if project.settings.inputs.has_mesh else None
     wanted = {
         "label_file": label_file,
         "n_components": n_components,
@@ -66,8 +66,7 @@ def export(
         cells,
         project.store.latest("selected_parcellations"),
         wanted,
-        stored_mesh(project, n_vertices),
-        stored_target(project, n_vertices),
+        map_space(project, mesh, n_vertices),
         project.outputs / "export" if to is None else to,
         stored_overlap(project),
     )
@@ -90,9 +89,8 @@ def _data_sets(folder: Path, bids: Path | None, xcpd: Path | None) -> Iterator[P
     from trend_dagster.errors import MissingUpstreamError
     from trend_dagster.project.atlases import stored_overlap
     from trend_dagster.project.folder import SUBJECT, Project
-    from trend_dagster.project.mesh import stored_mesh
     from trend_dagster.project.settings import why_no_individuals
-    from trend_dagster.project.target import stored_target
+    from trend_dagster.project.target import map_space
 
     project = Project.open(folder)
     settings, store = project.settings, project.store
@@ -105,6 +103,7 @@ def _data_sets(folder: Path, bids: Path | None, xcpd: Path | None) -> Iterator[P
             remedy="`trend run` chooses them.",
         )
     n_vertices = selected.array("labels").shape[1]
+    mesh = store.latest("cortex") if settings.inputs.has_mesh else None
     own = {}
     if why_no_individuals(settings) is None:
         own = {k: store.latest("individual_networks", {SUBJECT: k}) for k in project.keys(SUBJECT)}
@@ -112,8 +111,7 @@ def _data_sets(folder: Path, bids: Path | None, xcpd: Path | None) -> Iterator[P
         project.folder.name,
         place_of(settings.inputs.surface, (run.entities for run in project.bold_runs.values())),
         selected,
-        stored_mesh(project, n_vertices),
-        stored_target(project, n_vertices),
+        map_space(project, mesh, n_vertices),
         stored_overlap(project),
         store.latest("subcortical_networks") if settings.parcellation_images.subcortex else None,
         {k: v for k, v in own.items() if v is not None and v.excluded is None},

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import time
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from dataclasses import asdict
 from pathlib import Path
@@ -37,7 +37,11 @@ MAX_DOUBTS = 6  # of an asset; a cohort of hundreds may share one
 def run(
     folder: Folder = Path(),
     select: Annotated[
-        list[str] | None, typer.Option(help="Only this asset; may be given several times.")
+        list[str] | None,
+        typer.Option(
+            help="Only these assets: a name, or Dagster's selection syntax (+embeddings: and what "
+            "it is made from; bold+: and what is made from it; group:parcellation). Repeatable."
+        ),
     ] = None,
     force: Annotated[bool, typer.Option(help="Make anew even what is current.")] = False,
     retrain: Annotated[
@@ -50,15 +54,14 @@ def run(
     started = time.perf_counter()
     quiet(as_json)
     from trend_dagster.definitions import build_definitions
-    from trend_dagster.orchestration.assets import find_asset
+    from trend_dagster.orchestration.assets import select_assets
     from trend_dagster.orchestration.instance import only_run_here, open_instance
     from trend_dagster.orchestration.production import PROGRESS
     from trend_dagster.orchestration.running import Wish, run_all
     from trend_dagster.project.folder import Project
 
     project = Project.open(folder, profile)
-    for name in select or []:
-        find_asset(name)
+    selected = select_assets(select or [])
     definitions = build_definitions(project.folder, profile)
     outcomes: list[Outcome] = []
     with (
@@ -67,8 +70,14 @@ def run(
         open_instance(project.folder) as instance,
         progress_bar() as show,
     ):
-        PROGRESS.set(lambda name, doing, share: show(f"{name}: {doing}", share))
-        wish = Wish(select=select or [], force=force, retrain=retrain)
+        foretold = Foretold(lambda line: console.print(escape(line), soft_wrap=True))
+
+        def progress(name: str, doing: str, share: float) -> None:
+            show(f"{name}: {doing}", share)
+            foretold(name, doing, share)
+
+        PROGRESS.set(progress)
+        wish = Wish(select=selected, force=force, retrain=retrain)
         for outcome in run_all(project, definitions, instance, wish):
             outcomes.append(outcome)
             _show_outcome(outcome)
@@ -85,6 +94,51 @@ def run(
         console.print(f"\n{made} outputs made in {seconds:.0f} s; {failed} errors.")
     show_results(project)
     raise typer.Exit(1 if failed else 0)
+
+
+class Foretold:
+    """Says of long work how long it will take, once a part of it has been measured.
+
+    Parameters
+    ----------
+    say : callable
+        Takes a line.
+    clock : callable
+        Seconds.
+    """
+
+    def __init__(
+        self, say: Callable[[str], None], clock: Callable[[], float] = time.perf_counter
+    ) -> None:
+        self._say, self._clock = say, clock
+        self._began: dict[str, tuple[float, float]] = {}
+        self._told: set[str] = set()
+
+    def __call__(self, name: str, doing: str, share: float) -> None:
+        """Take note of the share that is done."""
+        now = self._clock()
+        began, before = self._began.setdefault(name, (now, share))
+        if name in self._told or share <= before or now - began < LEAST_MEASURED:
+            return
+        self._told.add(name)
+        left = (now - began) / (share - before) * (1 - share)
+        if left > WORTH_TELLING:
+            self._say(
+                f"{name}: {doing}; about {_duration(left)} to go, as measured over the first "
+                f"{now - began:.0f} s. Ctrl-C stops it; the same command goes on from there."
+            )
+
+
+LEAST_MEASURED = 2.0
+"""Seconds of work that are measured before anything is said."""
+
+WORTH_TELLING = 600.0
+"""Seconds of work that one wants to know of before."""
+
+
+def _duration(seconds: float) -> str:
+    hours, minutes = divmod(round(seconds / 60), 60)
+    return f"{hours} h {minutes} min" if hours else f"{minutes} min"
 
 
 @contextmanager

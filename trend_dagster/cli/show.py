@@ -50,7 +50,7 @@ def show(
             describe(found.name, key),
             expected="a stored version",
             found="none" + (f": {reason}" if reason else ""),
-            remedy=f"`trend run --select {found.name}` makes it; `trend show {found.name}` lists "
+            remedy=f"`trend run --select +{found.name}` makes it; `trend show {found.name}` lists "
             "what there is.",
         )
     description = _describe(project, found, version)

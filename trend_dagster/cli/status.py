@@ -64,7 +64,8 @@ def _table(found: list[AssetStatus]) -> Table:
 
 
 def _reasons(asset: AssetStatus, most: int | None) -> list[str]:
-    lines = [f"{name}: {'; '.join(dict.fromkeys(why))}" for name, why in asset.reasons.items()]
+    lines = [f"{name}: {said}" for name, said in asset.under_way.items()]
+    lines += [f"{name}: {'; '.join(dict.fromkeys(why))}" for name, why in asset.reasons.items()]
     lines += [f"{name} is excluded: {why}" for name, why in asset.excluded.items()]
     lines += [f"{name}: {doubt}" for name, said in asset.doubts.items() for doubt in said]
     lines += [f"{name}: its file was removed; what is stored stays" for name in asset.removed]

@@ -26,6 +26,7 @@ from trend_dagster.delivery.maps import (
 )
 from trend_dagster.errors import SettingsError
 from trend_dagster.files import replace_file
+from trend_dagster.project.target import MapSpace
 from trend_dagster.science.surface import Surface
 from trend_dagster.storage.label_images import Network, label_columns
 from trend_dagster.storage.stores import Version
@@ -345,8 +346,7 @@ def chosen_of(
     name: str,
     place: Place,
     selected: Version,
-    surface: Surface | None,
-    target: Target | None,
+    space: MapSpace,
     overlap: Version | None = None,
     subcortical: Version | None = None,
     individuals: Mapping[str, Version] | None = None,
@@ -361,19 +361,22 @@ def chosen_of(
         What the maps lie on.
     selected : Version
         The chosen parcellations.
-    surface : Surface, optional
-        The mesh.
-    target : Grayordinates or Voxels, optional
-        What the rows are.
+    space : MapSpace
+        What the maps are written on.
     overlap, subcortical : Version, optional
         Overlap with atlases, and networks of the voxels outside the cortex.
     individuals : mapping of str to Version, optional
         Own maps of newborns, by subject; those of other parcellations are left out.
     """
-    labels, n_clusters = selected.read("labels"), selected.read("n_clusters").tolist()
+    surface, target = space.surface, space.target
+    labels = np.stack([space.labels(vector) for vector in selected.read("labels")])
+    n_clusters = selected.read("n_clusters").tolist()
     beside = overlaps_of(overlap, len(labels))
     persons = [
-        Person(re.sub(r"[^A-Za-z0-9+]", "", subject.removeprefix("sub-")), own.read("labels"))
+        Person(
+            re.sub(r"[^A-Za-z0-9+]", "", subject.removeprefix("sub-")),
+            np.stack([space.labels(vector) for vector in own.read("labels")]),
+        )
         for subject, own in (individuals or {}).items()
         if own.read("n_clusters").tolist() == n_clusters
     ]

@@ -14,11 +14,17 @@ from typing import TYPE_CHECKING, Any
 from trend_dagster.delivery.maps import cell_title, map_files, networks_of, overlaps_of
 from trend_dagster.errors import MissingUpstreamError, SettingsError
 from trend_dagster.files import replace_file
-from trend_dagster.project.tables import CELL, Key, key_of, labels_of, tidy_rows
-from trend_dagster.science.surface import Surface
+from trend_dagster.project.tables import (
+    CELL,
+    Key,
+    chosen_labels,
+    key_of,
+    labels_of,
+    tidy_rows,
+)
+from trend_dagster.project.target import MapSpace
 from trend_dagster.storage.label_images import Overlap
 from trend_dagster.storage.stores import Version
-from trend_dagster.storage.template import Target
 
 if TYPE_CHECKING:
     import pandas as pd
@@ -28,8 +34,7 @@ def export_cells(
     cells: Sequence[Version],
     selected: Version | None,
     wanted: Mapping[str, Any],
-    surface: Surface | None,
-    target: Target | None,
+    space: MapSpace,
     folder: Path,
     overlap: Version | None = None,
 ) -> Iterator[Path]:
@@ -45,10 +50,8 @@ def export_cells(
         Values of ``label_file``, ``n_components``, ``alpha_W``, ``l1_ratio`` and ``n_clusters``
         that a cell must have; what is None or left out may be anything. Nothing at all means the
         chosen parcellations.
-    surface : Surface, optional
-        The mesh.
-    target : Grayordinates or Voxels, optional
-        What the rows are, where files say so.
+    space : MapSpace
+        What they are written on.
     folder : Path
         Where to; made if need be. Files of these names are replaced, others left alone.
     overlap : Version, optional
@@ -77,9 +80,12 @@ def export_cells(
     if found.empty:
         raise _no_such_cell(table, wanted)
     several = [name for name in ("alpha_W", "l1_ratio") if len(table[name].unique()) > 1]
+    known = {} if selected is None else chosen_labels(selected)
     names = {} if selected is None else _overlaps_by_cell(selected, overlap)
     for row in found.to_dict("records"):
-        labels = labels_of(cells, row)
+        numbered = known.get(key_of(row))
+        labels = space.labels(labels_of(cells, row) if numbered is None else numbered)
+        surface, target = space.surface, space.target
         networks = networks_of(labels, surface, target, names.get(key_of(row), ()))
         files = map_files(_name(row, several), cell_title(row), labels, networks, surface, target)
         for file, content in files.items():

@@ -21,6 +21,7 @@ from trend_dagster.delivery.figures.surface import (
     label_colours,
     oklch_to_rgb,
 )
+from trend_dagster.project.target import MapSpace
 from trend_dagster.science.evidence.atlases import ONE_SIDED
 from trend_dagster.science.surface import Surface, hemisphere_triangles
 from trend_dagster.storage.arrays import npy_bytes
@@ -76,8 +77,7 @@ def cell_title(cell: Mapping[Any, Any]) -> str:
 
 def chosen_maps(
     selected: Version,
-    surface: Surface | None,
-    target: Target | None,
+    space: MapSpace,
     overlap: Version | None = None,
     soft: Sequence[NDArray[np.float32]] = (),
     subcortical: Version | None = None,
@@ -88,10 +88,8 @@ def chosen_maps(
     ----------
     selected : Version
         The chosen parcellations.
-    surface : Surface, optional
-        The mesh.
-    target : Grayordinates or Voxels, optional
-        What the rows are, where files say so.
+    space : MapSpace
+        What they are written on.
     overlap : Version, optional
         Overlap with atlases, that networks are named by.
     soft : sequence of ndarray of shape (n_vertices, n_networks)
@@ -108,9 +106,11 @@ def chosen_maps(
     """
     files: dict[str, bytes] = {}
     tables: dict[str, str] = {}
+    surface, target = space.surface, space.target
     beside = overlaps_of(overlap, len(selected.facts["chosen"]))
     chosen = zip(selected.facts["chosen"], selected.read("labels"), beside, strict=True)
-    for i, (choice, labels, overlaps) in enumerate(chosen):
+    for i, (choice, found, overlaps) in enumerate(chosen):
+        labels = space.labels(found)
         networks = networks_of(labels, surface, target, overlaps)
         name = f"selected_{choice['n_clusters']}_clusters"
         voxels = None if subcortical is None else voxels_of(subcortical, i)

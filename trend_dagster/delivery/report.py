@@ -25,7 +25,7 @@ from trend_dagster.project.settings import Settings
 from trend_dagster.project.tables import comparison_table, labels_of, summary_table, verdict
 from trend_dagster.science.evidence.measures import match_labels
 from trend_dagster.science.parcellation.selection import rank_cells
-from trend_dagster.science.plausibility import doubts
+from trend_dagster.science.plausibility import doubts, outlying
 from trend_dagster.science.surface import Surface
 from trend_dagster.storage.arrays import subject_of
 from trend_dagster.storage.label_images import Network, unique_rgb
@@ -243,12 +243,12 @@ def _run(run: Version, model: Version | None) -> dict[str, Any]:
     }
 
 
-def _doubts(versions: Sequence[Version | None]) -> list[str]:
+def _doubts(versions: Sequence[Version]) -> list[str]:
+    beside = outlying({v.partition[BOLD_RUN]: v.facts for v in versions if BOLD_RUN in v.partition})
     said = [
         f"{describe(v.asset, v.partition)}: {doubt}"
         for v in versions
-        if v is not None
-        for doubt in doubts(v.asset, v.facts)
+        for doubt in [*doubts(v.asset, v.facts), *beside.get(v.partition.get(BOLD_RUN, ""), ())]
     ]
     return said[:MAX_DOUBTS] + (
         [f"and {len(said) - MAX_DOUBTS} more (`trend status --all` shows them)"]
@@ -372,9 +372,9 @@ def _shown_cells(
     n_clusters = [choice["n_clusters"] for choice in selected.facts["chosen"]]
     shown = []
     for row in order.head(most).to_dict("records"):
-        labels = labels_of(cells, row)
         like = n_clusters.index(row["n_clusters"])
         own = row["chosen"]  # only of the chosen ones is it known what they are like
+        labels = chosen_labels[like] if own else labels_of(cells, row)
         networks = chosen_networks[like] if own else networks_of(labels, surface)
         colours = _colours_like(labels, networks, chosen_labels[like], chosen_networks[like])
         shown.append(

@@ -43,7 +43,8 @@ WORKBOOK = "Complete_Clustering.xlsx"
 MAX_TEXT = 32767  # characters of a cell of the format
 MAX_COLUMNS = 16384  # of a sheet of the format; sizes of clusters beyond stand in the store alone
 
-CONSTANTS = {"Clustering_Algorithm": "NMF", "Helper_Algo": "KMeans"}
+NETWORKS_FROM = {"kmeans": "KMeans", "spectral": "Spectral"}
+"""What makes networks of a factorisation (``networks.method``), as the workbook names it."""
 
 RANKING_COLUMNS = (
     "n_clusters",
@@ -92,7 +93,9 @@ def _details(table: pd.DataFrame) -> pd.DataFrame:
     return table.reindex(columns=[*MORE_COLUMNS, *(name for name in table if name not in known)])
 
 
-def tutorial_table(table: pd.DataFrame, file_names: Mapping[str, str]) -> pd.DataFrame:
+def tutorial_table(
+    table: pd.DataFrame, file_names: Mapping[str, str], method: str = "kmeans"
+) -> pd.DataFrame:
     """Put the sweep's table into the tutorial's columns.
 
     Parameters
@@ -101,6 +104,8 @@ def tutorial_table(table: pd.DataFrame, file_names: Mapping[str, str]) -> pd.Dat
         One row per cell.
     file_names : mapping of str to str
         File name of each label file key.
+    method : str
+        What networks were made by, as ``networks.method`` has it.
 
     Returns
     -------
@@ -109,8 +114,9 @@ def tutorial_table(table: pd.DataFrame, file_names: Mapping[str, str]) -> pd.Dat
     """
     import pandas as pd
 
+    constants = {"Clustering_Algorithm": "NMF", "Helper_Algo": NETWORKS_FROM[method]}
     columns: dict[str, Any] = {
-        theirs: CONSTANTS[theirs] if ours is None else table[ours]
+        theirs: constants[theirs] if ours is None else table[ours]
         for theirs, ours in TUTORIAL_COLUMNS.items()
     }
     columns["label_file"] = table["label_file"].map(lambda key: file_names.get(key, key))
@@ -121,7 +127,10 @@ def tutorial_table(table: pd.DataFrame, file_names: Mapping[str, str]) -> pd.Dat
 
 
 def workbook_bytes(
-    table: pd.DataFrame, file_names: Mapping[str, str], ranking: pd.DataFrame | None = None
+    table: pd.DataFrame,
+    file_names: Mapping[str, str],
+    ranking: pd.DataFrame | None = None,
+    method: str = "kmeans",
 ) -> bytes:
     """Make the workbook.
 
@@ -133,6 +142,8 @@ def workbook_bytes(
         File name of each label file key.
     ranking : DataFrame, optional
         Rows of the table in the order in which they would be chosen, with ``rank``.
+    method : str
+        What networks were made by, as ``networks.method`` has it.
 
     Returns
     -------
@@ -143,7 +154,7 @@ def workbook_bytes(
     import pandas as pd
 
     sheets = {
-        "Sheet1": tutorial_table(table, file_names),
+        "Sheet1": tutorial_table(table, file_names, method),
         "Details": _details(table),
     }
     if ranking is not None:

@@ -89,13 +89,15 @@ def plan(
     """
     lineage, found = Lineage(project), Plan()
     for asset in wish.assets():
-        todo = decide(asset, lineage.states(asset), instance, wish)
+        todo = decide(project, asset, lineage.states(asset), instance, wish)
         comes = bool(asset.upstream.keys() & found.wanted.keys())
         waiting = [s for s in todo.waiting if s.status != "damaged"]
+        coming = {describe(s.asset, s.partition) for ss in found.wanted.values() for s in ss}
         wanted = [
             state
             for state in [*todo.make, *(waiting if comes else [])]
             if describe(state.asset, state.partition) not in tried
+            and (todo.force or not state.only_waits or state.waits_among(coming))
         ]
         if not comes:
             found.waiting |= {
@@ -157,7 +159,7 @@ def make_all(
         wanted = {describe(s.asset, s.partition): s for ss in todo.wanted.values() for s in ss}
         before = wanted | before
         tried += [name for name, state in wanted.items() if not _is_made(project, state)]
-    return list(_outcomes(project, before.values(), todo.waiting))
+    return list(outcomes_of(project, before.values(), todo.waiting))
 
 
 def _ask(instance: dg.DagsterInstance, todo: Plan, job: str) -> str:
@@ -219,10 +221,26 @@ def _taken_back(instance: dg.DagsterInstance, backfill: str) -> Iterator[None]:
         raise
 
 
-def _outcomes(
+def outcomes_of(
     project: Project, asked: Iterable[State], waiting: Mapping[str, str]
 ) -> Iterator[Outcome]:
-    """Say what became of the outputs that were asked for, asset by asset."""
+    """Say what became of the outputs that were asked for, asset by asset.
+
+    Parameters
+    ----------
+    project : Project
+        Where.
+    asked : iterable of State
+        Outputs as they stood before.
+    waiting : mapping
+        Outputs that wait for something that was not asked for, and for what.
+
+    Yields
+    ------
+    Outcome
+        One for each asset of which anything was asked for. What was made from something that is
+        out of date itself, and was not asked for, is no error.
+    """
     lineage, by_asset = Lineage(project), defaultdict[str, list[State]](list)
     for state in asked:
         by_asset[state.asset].append(state)
@@ -230,6 +248,13 @@ def _outcomes(
         now = {describe(s.asset, s.partition): s for s in lineage.states(ASSETS[name])}
         made = [s for s in by_asset[name] if _is_made(project, s)]
         after = [s for b in by_asset[name] if (s := now.get(describe(b.asset, b.partition)))]
+        new = {describe(s.asset, s.partition) for s in made}
+        wrong = [
+            s
+            for s in after
+            if s.status != "current"
+            and not (s.only_waits and describe(s.asset, s.partition) in new)
+        ]
         yield Outcome(
             asset=name,
             made=len(made),
@@ -239,7 +264,7 @@ def _outcomes(
                 for s in after
                 if s.version and s.version.excluded
             ),
-            errors=tuple(sorted({_why_not(project, s) for s in after if s.status != "current"})),
+            errors=tuple(sorted({_why_not(project, s) for s in wrong})),
             blocked=sum(key.partition("[")[0] == name for key in waiting),
         )
 

@@ -16,7 +16,7 @@ from dagster import AssetCheckExecutionContext
 from trend_dagster.errors import StoreError
 from trend_dagster.orchestration.assets import ASSETS
 from trend_dagster.orchestration.lineage import Lineage, State
-from trend_dagster.orchestration.production import StoredAsset, removed
+from trend_dagster.orchestration.production import LEFT_OUT, StoredAsset, removed
 from trend_dagster.project.folder import BOLD_RUN, Project
 from trend_dagster.project.recordings import copies
 from trend_dagster.science.plausibility import doubts
@@ -106,8 +106,8 @@ def _n_vertices(project: Project) -> int | None:
 
 
 def _not_excluded(project: Project, version: Version) -> Iterator[str]:
-    """Every run can be used."""
-    if version.excluded:
+    """Every run can be used, but for those that the settings leave out."""
+    if version.excluded and LEFT_OUT not in version.recipe.settings:
         yield f"is excluded: {version.excluded}. Mend or remove the file"
 
 

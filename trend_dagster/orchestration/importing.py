@@ -25,7 +25,7 @@ from numpy.typing import NDArray
 
 from trend_dagster.delivery.figures.matrices import correlation_figure
 from trend_dagster.delivery.figures.png import small_png
-from trend_dagster.errors import InputError
+from trend_dagster.errors import InputError, TrendError
 from trend_dagster.orchestration.assets import ASSETS
 from trend_dagster.orchestration.io_managers import (
     Published,
@@ -97,7 +97,11 @@ def import_file(
     TrendError
         If the file cannot be used; then nothing has changed.
     """
-    found = read(project, file)
+    try:
+        found = read(project, file)
+    except TrendError as error:
+        project.record_import(error)
+        raise
     asset = ASSETS[found.asset]
     recipe = Recipe(
         asset.name,
@@ -115,6 +119,7 @@ def import_file(
         record = materialization(Published(version, recipe, result), upstream)
         instance.report_runless_asset_event(record)
         versions.append(version)
+    project.record_import(None)
     return versions
 
 

@@ -6,7 +6,7 @@ What belongs here: comparing what is stored with what would be made today. What 
 
 from __future__ import annotations
 
-from collections.abc import Iterator
+from collections.abc import Collection, Iterator
 from contextlib import suppress
 from dataclasses import dataclass, replace
 from typing import Literal
@@ -17,7 +17,7 @@ from trend_dagster.orchestration.io_managers import NONE
 from trend_dagster.orchestration.production import MISSING, StoredAsset, missing_files
 from trend_dagster.project.folder import Project
 from trend_dagster.storage.provenance import Recipe
-from trend_dagster.storage.stores import Partition, Version, describe
+from trend_dagster.storage.stores import Partition, Version, describe, described
 
 Status = Literal["current", "out of date", "missing", "blocked", "damaged", "not needed"]
 
@@ -61,6 +61,15 @@ class State:
         return self.status == "out of date" and all(
             reason.startswith("input ") or reason in self.waits_for for reason in self.reasons
         )
+
+    @property
+    def only_waits(self) -> bool:
+        """Whether it is out of date only because of what it is made from: made now, it is equal."""
+        return self.version is not None and 0 < len(self.reasons) == len(self.waits_for)
+
+    def waits_among(self, names: Collection[str]) -> bool:
+        """Tell whether one of these outputs is what it waits for."""
+        return any(waited.rpartition(" is ")[0] in names for waited in self.waits_for)
 
 
 class Lineage:
@@ -220,8 +229,5 @@ def ancestry(
 
 
 def _stored(project: Project, name: str) -> Version | None:
-    asset, _, rest = name.rstrip("]").partition("[")
-    if asset not in ASSETS:
-        return None
-    partition = dict(part.split("=", 1) for part in rest.split(", ")) if rest else {}
-    return project.store.latest(asset, partition)
+    asset, partition = described(name)
+    return project.store.latest(asset, partition) if asset in ASSETS else None

@@ -13,9 +13,9 @@ from typing import get_args
 from trend_dagster.errors import StoreError
 from trend_dagster.orchestration.assets import ASSETS
 from trend_dagster.orchestration.lineage import Lineage, State, Status
-from trend_dagster.orchestration.production import StoredAsset, removed
+from trend_dagster.orchestration.production import StoredAsset, removed, under_way
 from trend_dagster.project.folder import BOLD_RUN, Project
-from trend_dagster.project.recordings import copies
+from trend_dagster.project.recordings import run_doubts
 from trend_dagster.science.plausibility import doubts
 from trend_dagster.storage.stores import describe
 
@@ -40,6 +40,8 @@ class AssetStatus:
         What is odd about an output, by output.
     removed : tuple of str
         Stored outputs whose input file is gone; they stay, and are left out of new averages.
+    under_way : mapping of str to str
+        How far outputs are that are being made, or were when they were stopped.
     n_bytes : int
         Size of all its versions on disk.
     """
@@ -50,6 +52,7 @@ class AssetStatus:
     excluded: Mapping[str, str]
     doubts: Mapping[str, tuple[str, ...]]
     removed: tuple[str, ...]
+    under_way: Mapping[str, str]
     n_bytes: int
 
 
@@ -83,6 +86,11 @@ def _status(project: Project, asset: StoredAsset, found: list[State]) -> AssetSt
         },
         doubts=doubts_about(project, asset, found),
         removed=tuple(describe(asset.name, p) for p in removed(project, asset)),
+        under_way={
+            describe(s.asset, s.partition): said
+            for s in found
+            if s.status != "current" and (said := under_way(project, asset, s.partition))
+        },
         n_bytes=project.store.size(asset.name),
     )
 
@@ -112,8 +120,8 @@ def doubts_about(
         if s.version is not None
     }
     if asset.dims == (BOLD_RUN,) and asset.name == "bold":
-        for first, second, what in copies(project, [s.partition[BOLD_RUN] for s in found]):
-            said[describe("bold", {BOLD_RUN: second})].append(f"{first} and this one {what}")
+        for run, lines in run_doubts(project, [s.partition[BOLD_RUN] for s in found]).items():
+            said[describe("bold", {BOLD_RUN: run})] += lines
     return {name: tuple(lines) for name, lines in said.items() if lines}
 
 

@@ -24,8 +24,10 @@ See https://docs.dagster.io/guides/build/assets.
 import importlib
 import inspect
 import itertools
+import json
 import os
 import resource
+import shlex
 import shutil
 import socket
 import sys
@@ -33,7 +35,7 @@ import time
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import ExitStack, contextmanager, suppress
 from contextvars import ContextVar
-from dataclasses import dataclass, replace
+from dataclasses import dataclass, field, replace
 from functools import cached_property, partial
 from pathlib import Path
 from typing import Any
@@ -62,7 +64,7 @@ from trend_dagster.storage.provenance import (
     digest_of_file,
     digest_of_input,
 )
-from trend_dagster.storage.stores import Draft, Partition, Version, describe
+from trend_dagster.storage.stores import Draft, Partition, Version, describe, described
 
 Progress = Callable[[str, str, float], None]
 """Takes the name of an output, what happens to it, and the share done from 0 to 1."""
@@ -70,10 +72,16 @@ Progress = Callable[[str, str, float], None]
 PROGRESS: ContextVar[Progress] = ContextVar("progress", default=lambda name, doing, share: None)
 """Where progress is shown besides Dagster's log; the command line puts a progress bar here."""
 
+UNDER_WAY = "under_way.json"
+"""In the scratch folder of an output that is being made: how far it is."""
+
 OWNER = "team:neuroimaging"
 
 FORCE_TAG = "trend/force"
 """Tag of runs that compute even what is current: the names of those assets."""
+
+LEFT_OUT = "left_out"
+"""Section of the recipe of what the user leaves out."""
 
 MISSING = "missing:"
 """In a recipe, what the digest of a partition that was passed over begins with."""
@@ -129,7 +137,7 @@ def needed(optional: Optional, task: "Task", upstream: str) -> Version:
             task.name,
             expected=f"{upstream}, which the settings ask for",
             found="none" + _why_missing(task.project, upstream, {}),
-            remedy=f"Materialize {upstream} first (`trend run` makes all that is needed).",
+            remedy=f"`{command(task.project, task.draft.asset)}` makes it first.",
         )
     return version
 
@@ -157,6 +165,7 @@ class Task:
     draft: Draft
     scratch: Path
     log: Callable[[str], None]
+    _written_down: float = field(default=0.0, init=False)
 
     @property
     def name(self) -> str:
@@ -169,14 +178,25 @@ class Task:
         return self.project.settings
 
     def progress(self, doing: str, share: float) -> None:
-        """Show how far this task is: a few words, and the share done from 0 to 1."""
+        """Show how far this task is: a few words, and the share done from 0 to 1.
+
+        Once a second it is written down beside the unfinished work as well, for `trend status`.
+        """
         PROGRESS.get()(self.name, doing, share)
+        now = time.time()
+        if now - self._written_down > 1:
+            self._written_down = now
+            told = json.dumps({"doing": doing, "share": share, "at": now}).encode()
+            with suppress(OSError):  # a full disk is told by what has to be kept
+                self.scratch.mkdir(parents=True, exist_ok=True)
+                replace_file(self.scratch / UNDER_WAY, told)
 
 
 Compute = Callable[..., Any]
 FilesOf = Callable[[Project, Partition], Mapping[str, Path]]
 Deciding = Callable[[Settings], Mapping[str, dict[str, Any]]]
 NothingToDo = Callable[[Settings], str | None]
+LeftOut = Callable[[Project, Partition], str | None]
 WorkerBytes = Callable[[Settings, Mapping[str, list[Version]], int], int]
 Inputs = dict[str, list[Version]]
 """What is stored of each input today, by the input's name."""
@@ -207,6 +227,8 @@ class StoredAsset:
         Raised when a change of code changes results.
     nothing_to_do : callable, optional
         Takes the settings; says why no output is needed under them, or None.
+    left_out : callable, optional
+        Takes the project and a partition; says why the user leaves it out, or None.
     files : callable, optional
         Takes the project and a partition, returns the input files that this asset reads, by name.
     together : str, optional
@@ -228,6 +250,7 @@ class StoredAsset:
     settings: tuple[str | Deciding, ...] = ()
     code_version: str = "1"
     nothing_to_do: NothingToDo | None = None
+    left_out: LeftOut | None = None
     files: FilesOf | None = None
     together: str | None = None
     keep_when_inputs_change: bool = False
@@ -318,8 +341,8 @@ class StoredAsset:
                 expected=f"all of {upstream.name}",
                 found=f"{len(missing)} missing, first {describe(upstream.name, missing[0])}"
                 + _why_missing(project, upstream.name, missing[0]),
-                remedy=f"Materialize {upstream.name} first (`trend run` makes all that is needed), "
-                "or mend or remove the input it fails on.",
+                remedy=f"`{command(project, self.name)}` makes it first; or mend or remove the "
+                "input it fails on.",
             )
         return [version for _, version in found if version is not None]
 
@@ -341,6 +364,8 @@ class StoredAsset:
         """
         if (why := self.idle(project.settings)) is not None:
             return Recipe(self.name, self.code_version, {"nothing_to_do": {"because": why}})
+        if self.left_out is not None and (why := self.left_out(project, partition)) is not None:
+            return Recipe(self.name, self.code_version, {LEFT_OUT: {"because": why}})
         digests: dict[str, str] = {}
         for name, versions in inputs.items():
             if self.asks_for(name):
@@ -424,8 +449,7 @@ class StoredAsset:
         ]
 
     def _came_later(self, key: str, stored: Version) -> bool:
-        name, _, rest = key.rstrip("]").partition("[")
-        partition = dict(part.split("=", 1) for part in rest.split(", ")) if rest else {}
+        name, partition = described(key)
         pointer = stored.path.parents[1 + len(stored.partition)].joinpath(
             name, *(f"{d}={k}" for d, k in partition.items())
         )
@@ -725,8 +749,10 @@ def _results(
     arguments: Mapping[str, Any],
 ) -> Iterator[tuple[Task, Result | TrendError]]:
     """Compute the tasks of a batch one by one; those made from an exclusion are excluded."""
-    settings = tasks[0].settings
-    reason = asset.idle(settings) or _excluded_by(asset, inputs)
+    first = tasks[0]
+    reason = asset.idle(first.settings) or _excluded_by(asset, inputs)
+    if asset.left_out is not None:
+        reason = reason or asset.left_out(first.project, first.partition)
     if reason is not None:
         yield from ((task, Result(excluded=reason)) for task in tasks)
     elif asset.together is not None:
@@ -783,6 +809,11 @@ def _remember(
 ) -> TrendError:
     project.store.record_failure(asset.name, partition, str(error))
     return error
+
+
+def command(project: Project, asset: str) -> str:
+    """What makes an asset with all that it is made from, as one types it anywhere."""
+    return f"trend run {shlex.quote(str(project.folder))} --select +{asset}"
 
 
 def _why_missing(project: Project, asset: str, partition: Partition) -> str:
@@ -867,6 +898,35 @@ def publish_alone(
         scratch = store.scratch(asset.name, partition, recipe)
         task = Task(project, partition, draft, scratch, lambda line: None)
         return _publish(task, result, recipe, run_id="", seconds=0.0)
+
+
+def under_way(project: Project, asset: StoredAsset, partition: Partition) -> str | None:
+    """Say how far an output is that is being made, or was when it was stopped.
+
+    Parameters
+    ----------
+    project : Project
+        Where.
+    asset : StoredAsset
+        Which asset.
+    partition : mapping
+        Which output.
+
+    Returns
+    -------
+    str or None
+        A clause; None where nothing was begun.
+    """
+    files = project.store.folder(asset.name, partition).glob(f".scratch-*/{UNDER_WAY}")
+    found = []
+    for file in files:
+        with suppress(OSError, ValueError):  # finished since, or damaged
+            found.append(json.loads(file.read_bytes()))
+    if not found:
+        return None
+    last = max(found, key=lambda told: told["at"])
+    at = time.strftime("%d %b %H:%M:%S", time.localtime(last["at"]))
+    return f"{last['doing']}, {last['share']:.0%} done ({at})"
 
 
 def removed(project: Project, asset: StoredAsset) -> list[Partition]:

@@ -10,9 +10,10 @@ See https://docs.dagster.io/guides/test/running-assets-in-process.
 from __future__ import annotations
 
 import os
+import shlex
 import socket
 from collections.abc import Collection, Iterator, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 
 import dagster as dg
 
@@ -138,12 +139,18 @@ class Todo:
 
 
 def decide(
-    asset: StoredAsset, found: Sequence[State], instance: dg.DagsterInstance, wish: Wish
+    project: Project,
+    asset: StoredAsset,
+    found: Sequence[State],
+    instance: dg.DagsterInstance,
+    wish: Wish,
 ) -> Todo:
     """Decide what to do about each output of an asset.
 
     Parameters
     ----------
+    project : Project
+        Where.
     asset : StoredAsset
         Which asset.
     found : sequence of State
@@ -182,7 +189,21 @@ def decide(
         and (selected or s.status != "not needed")
         and (force or s.status != "current" or s in unrecorded)
     ]
+    if make and not (selected or wish.retrain) and (why := _not_asked_for(project, asset)):
+        waiting += [replace(s, reasons=(why,), waits_for=()) for s in make]
+        make = []
     return Todo(make, waiting, kept, force)
+
+
+def _not_asked_for(project: Project, asset: StoredAsset) -> str | None:
+    """Why nothing is trained now: who meant to bring something else has not said so."""
+    trains = asset.keep_when_inputs_change and asset.idle(project.settings) is None
+    if not trains or (error := project.failed_import) is None:
+        return None
+    return (
+        f"{asset.name} is not made, for the last import failed ({error}). Import the right file, "
+        f"or train: trend run {shlex.quote(str(project.folder))} --select +{asset.name}"
+    )
 
 
 def run_all(
@@ -231,7 +252,7 @@ def _run(
     for state in before:
         if state.version is not None:
             restore_files(lineage.project, state.version)
-    todo = decide(asset, before, instance, wish)
+    todo = decide(lineage.project, asset, before, instance, wish)
     launched = Launched()
     if todo.make:
         launched = _launch(asset, todo, definitions, instance)

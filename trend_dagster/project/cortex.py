@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 from typing import Any
 
@@ -16,6 +16,8 @@ from trend_dagster.project.mesh import (
     cortex_mask_files,
     read_mask,
     read_mesh,
+    read_named_mesh,
+    resampling_of,
     wrong_density,
 )
 from trend_dagster.science.surface import Surface, vertex_areas
@@ -37,12 +39,15 @@ class Cortex:
         Where the mesh comes from.
     told_by : str
         What tells where there is cortex.
+    notes : tuple of str
+        What a reader should know of it.
     """
 
     surface: Surface
     is_cortex: NDArray[np.bool_]
     files: tuple[str, ...]
     told_by: str
+    notes: tuple[str, ...] = ()
 
     def arrays(self) -> dict[str, NDArray[Any]]:
         """What is stored: the mesh, the medial wall, and the area of each vertex in mm^2."""
@@ -56,6 +61,7 @@ class Cortex:
         area, left = vertex_areas(self.surface), self.surface.hemisphere == 0
         sides = zip(SIDES, (left, ~left), strict=True)
         return {
+            **({"notes": list(self.notes)} if self.notes else {}),
             "mesh_files": list(self.files),
             "kind": self.surface.kind,
             "n_vertices": self.surface.n_vertices,
@@ -96,7 +102,16 @@ def read_cortex(project: Project, runs: Sequence[Version]) -> Cortex:
     for run in runs:
         _check_density(surface, files, run)
     is_cortex, told_by = _where_it_is(project, surface, runs)
-    return Cortex(surface, is_cortex, files, told_by)
+    return Cortex(surface, is_cortex, files, told_by, tuple(_notes(runs)))
+
+
+def _notes(runs: Sequence[Version]) -> Iterator[str]:
+    taken = [run.facts["medial_wall_of"] for run in runs if "medial_wall_of" in run.facts]
+    if taken:
+        yield (
+            f"{len(taken)} of {len(runs)} BOLD runs have values on the medial wall; that of "
+            f"{taken[0]} was taken out of them (an estimate; inputs.cortex_mask names another)"
+        )
 
 
 def _check_density(surface: Surface, files: Sequence[str], run: Version) -> None:
@@ -109,7 +124,9 @@ def _check_density(surface: Surface, files: Sequence[str], run: Version) -> None
             remedy="Sample the BOLD onto the surface, or leave the surface out of trend.yaml.",
         )
     counts = np.bincount(surface.hemisphere, minlength=2).tolist()
-    told = list(space.get("n_vertices", {}).values())
+    # Of a run that was resampled the files tell another mesh, which is compared where it is read.
+    resampled = "n_vertices_of_the_files" in run.facts
+    told = [] if resampled else list(space.get("n_vertices", {}).values())
     if told and told != counts:
         expected = " and ".join(f"{n} {side}" for n, side in zip(told, SIDES, strict=True))
         found = " and ".join(f"{n} {side}" for n, side in zip(counts, SIDES, strict=True))
@@ -126,9 +143,14 @@ def _where_it_is(
         signal = np.any([run.read("vertex_mask") for run in runs], axis=0)
         return np.asarray(signal), f"signal of {len(runs)} BOLD runs"
     if cortex_mask_files(project):
-        left = int((surface.hemisphere == 0).sum())
-        counts: dict[Side, int] = {"L": left, "R": surface.n_vertices - left}
-        return read_mask(project, surface.n_vertices, counts), "inputs.cortex_mask"
+        way, fine = resampling_of(project), read_named_mesh(project)
+        assert fine is not None
+        left = int((fine.hemisphere == 0).sum())
+        counts: dict[Side, int] = {"L": left, "R": fine.n_vertices - left}
+        mask = read_mask(project, fine.n_vertices, counts)
+        if way is not None:
+            mask = way.labels_down(mask.astype(np.int64)) == 1
+        return mask, "inputs.cortex_mask"
     if surface.medial_wall is not None:
         return ~surface.medial_wall, "an estimate: where the average cortex is thin"
     return np.ones(surface.n_vertices, dtype=bool), "nothing"

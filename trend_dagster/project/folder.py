@@ -8,16 +8,18 @@ from __future__ import annotations
 
 from collections.abc import Mapping
 from dataclasses import dataclass
+from fnmatch import fnmatchcase
 from functools import cached_property
 from pathlib import Path
 from typing import TypeVar
 
-from trend_dagster.errors import InputError
+from trend_dagster.errors import InputError, SettingsError, TrendError
+from trend_dagster.files import replace_file
 from trend_dagster.project.dimensions import BOLD_RUN as BOLD_RUN
 from trend_dagster.project.dimensions import LABEL_FILE as LABEL_FILE
 from trend_dagster.project.dimensions import N_COMPONENTS as N_COMPONENTS
 from trend_dagster.project.dimensions import SUBJECT as SUBJECT
-from trend_dagster.project.settings import Settings, load_settings, made_encodings
+from trend_dagster.project.settings import Settings, load_settings, made_encodings, nearest
 from trend_dagster.storage.arrays import subject_of
 from trend_dagster.storage.label_files import LabelFile, find_label_files, has_label_files
 from trend_dagster.storage.runs import BoldRun, brain_mask_of, find_runs
@@ -89,12 +91,14 @@ class Project:
         inputs = self.settings.inputs
         choose = {"space": inputs.space, "den": inputs.density, "desc": inputs.desc}
         try:
-            return find_runs(self.folder / inputs.bold, {**choose, **inputs.select})
+            runs = find_runs(self.folder / inputs.bold, {**choose, **inputs.select})
         except InputError:
             correlation = self.store.latest("average_correlation")
             if correlation is not None and correlation.imported:
                 return {}
             raise
+        _check_excluded(inputs.exclude, runs)
+        return runs
 
     @cached_property
     def label_files(self) -> dict[str, LabelFile]:
@@ -164,6 +168,27 @@ class Project:
         """
         return _still_there(self.bold_runs, BOLD_RUN, key)
 
+    def why_left_out(self, run: str) -> str | None:
+        """Why the user leaves a run out (``inputs.exclude``); None for one that is taken."""
+        excluded = self.settings.inputs.exclude.items()
+        return next((why for pattern, why in excluded if fnmatchcase(run, pattern)), None)
+
+    @property
+    def failed_import(self) -> str | None:
+        """What the last import failed with; None if it did not. Nothing is trained in its place."""
+        return self._failed_import.read_text() if self._failed_import.exists() else None
+
+    def record_import(self, error: TrendError | None) -> None:
+        """Remember how an import ended."""
+        if error is None:
+            self._failed_import.unlink(missing_ok=True)
+        else:
+            replace_file(self._failed_import, str(error).encode())
+
+    @property
+    def _failed_import(self) -> Path:
+        return self.folder / "store" / ".failed-import"
+
     def mask_of(self, run: BoldRun) -> Path | None:
         """Mask of the voxels to use, for a volume: the one that the settings name, or its own."""
         if run.source != "nifti":
@@ -180,6 +205,18 @@ class Project:
             If it is not there any more.
         """
         return _still_there(self.label_files, LABEL_FILE, key)
+
+
+def _check_excluded(exclude: Mapping[str, str], runs: Mapping[str, BoldRun]) -> None:
+    for pattern in exclude:
+        if not any(fnmatchcase(run, pattern) for run in runs):
+            raise SettingsError(
+                "setting inputs.exclude",
+                expected="keys of runs, or patterns of them (sub-07_*)",
+                found=f"{pattern!r}, which no run matches" + nearest(pattern, runs),
+                remedy="Correct it in trend.yaml, or take the line out. `trend show bold` lists "
+                "the keys.",
+            )
 
 
 def _still_there(found: Mapping[str, Input], dimension: str, key: str) -> Input:

@@ -18,6 +18,7 @@ from numpy.typing import NDArray
 from trend_dagster.errors import InputError
 from trend_dagster.project.folder import Project
 from trend_dagster.project.fsaverage import FSAVERAGE, load_fsaverage
+from trend_dagster.science.resampling import Resampling, coarser
 from trend_dagster.science.surface import Surface, check_hemisphere
 from trend_dagster.storage.space import Side
 from trend_dagster.storage.stores import Version
@@ -32,7 +33,7 @@ SIDES = ("left", "right")
 def mesh_files(project: Project) -> dict[str, Path]:
     """Files of the mesh that the settings name, by what they are."""
     inputs = project.settings.inputs
-    named = {"surface": inputs.surfaces, "inflated": inputs.inflated, "sphere": inputs.sphere}
+    named = {"surface": inputs.surfaces, "inflated": inputs.inflated, "sphere": inputs.spheres}
     return {
         f"{what} {side}": project.folder / name
         for what, names in named.items()
@@ -41,7 +42,19 @@ def mesh_files(project: Project) -> dict[str, Path]:
 
 
 def read_mesh(project: Project) -> Surface | None:
-    """Read the mesh that the settings name; None if they name none.
+    """Read the mesh that is worked on: the one named, or a coarser one; None if none is named.
+
+    Raises
+    ------
+    InputError
+        If its files cannot be used.
+    """
+    way = resampling_of(project)
+    return read_named_mesh(project) if way is None else way.surface
+
+
+def read_named_mesh(project: Project) -> Surface | None:
+    """Read the mesh that the settings name: that of the files; None if they name none.
 
     Raises
     ------
@@ -53,12 +66,48 @@ def read_mesh(project: Project) -> Surface | None:
         return load_fsaverage(FSAVERAGE[inputs.surface])
     if not inputs.surfaces:
         return None
-    files = mesh_files(project)
-    named = {
-        what: [files[f"{what} {side}"] for side in SIDES if f"{what} {side}" in files]
-        for what in ("surface", "inflated", "sphere")
-    }
-    return Surface(**vars(read_surfaces(*named.values(), check=check_hemisphere)))
+    shapes = ([project.folder / name for name in names]
+              for names in (inputs.surfaces, inputs.inflated, inputs.spheres))  # fmt: skip
+    return Surface(**vars(read_surfaces(*shapes, check=check_hemisphere)))
+
+
+_FREQUENCY = {"3k": 16, "10k": 32}  # of icospheres with 2562 and 10242 vertices
+
+
+def resampling_of(project: Project) -> Resampling | None:
+    """Make the way from the mesh of the files to the one worked on; None if they are the same.
+
+    Raises
+    ------
+    InputError
+        If the mesh cannot be used, has no spheres, or is no finer than what is asked for.
+    """
+    inputs = project.settings.inputs
+    if inputs.resample is None:
+        return None
+    stamps = tuple((path, _stamp(path)) for path in mesh_files(project).values())
+    return _resampling(project, inputs.model_dump_json(), stamps)
+
+
+def _stamp(path: Path) -> int | None:
+    with suppress(OSError):  # said where it is read
+        return path.stat().st_mtime_ns
+    return None
+
+
+class _Once:
+    """The last way that was made: it takes seconds, and every run asks for it."""
+
+    made: tuple[object, Resampling] | None = None
+
+
+def _resampling(project: Project, *made_from: object) -> Resampling:
+    if _Once.made is None or _Once.made[0] != made_from:
+        fine = read_named_mesh(project)
+        assert fine is not None  # the settings say so
+        way = coarser(fine, _FREQUENCY[str(project.settings.inputs.resample)])
+        _Once.made = (made_from, way)
+    return _Once.made[1]
 
 
 def mesh_sizes(project: Project) -> dict[Side, int] | None:
@@ -130,13 +179,6 @@ def mesh_of(cortex: Version | None, n_vertices: int | None = None) -> Surface | 
     if n_vertices is not None and surface.n_vertices != n_vertices:
         raise wrong_density(cortex.facts["mesh_files"], str(n_vertices), surface.n_vertices)
     return surface
-
-
-def stored_mesh(project: Project, n_vertices: int) -> Surface | None:
-    """Read the mesh that the store holds; None where the settings name none."""
-    if not project.settings.inputs.has_mesh:
-        return None
-    return mesh_of(project.store.latest("cortex"), n_vertices)
 
 
 def wrong_density(files: Sequence[str], expected: str, found: object) -> InputError:

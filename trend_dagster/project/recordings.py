@@ -9,7 +9,7 @@ from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
 from contextlib import suppress
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
 
@@ -18,7 +18,15 @@ from numpy.typing import NDArray
 
 from trend_dagster.errors import CohortError, InputError, SettingsError, StoreError
 from trend_dagster.project.folder import BOLD_RUN, Project
-from trend_dagster.project.mesh import cortex_mask_files, mesh_sizes, read_mask
+from trend_dagster.project.fsaverage import FSAVERAGE, load_fsaverage
+from trend_dagster.project.mesh import (
+    cortex_mask_files,
+    mesh_files,
+    mesh_sizes,
+    read_mask,
+    resampling_of,
+    wrong_density,
+)
 from trend_dagster.project.settings import nearest
 from trend_dagster.science.bold import (
     same_recordings,
@@ -28,6 +36,8 @@ from trend_dagster.science.bold import (
     why_unusable,
 )
 from trend_dagster.science.method import prepare_run
+from trend_dagster.science.plausibility import outlying
+from trend_dagster.science.resampling import Resampling
 from trend_dagster.storage.arrays import subject_of
 from trend_dagster.storage.confounds import (
     beside,
@@ -40,6 +50,9 @@ from trend_dagster.storage.runs import BoldRun, RawRun, read_run, read_subcortex
 from trend_dagster.storage.sides import twins
 from trend_dagster.storage.space import Subcortex
 from trend_dagster.storage.stores import Version
+
+INPUT = "input_"
+"""Before the name of an array whose rows are those of the files, where BOLD was resampled."""
 
 COMPARED_ROWS = 16  # of each hemisphere; neighbours, so that few chunks are read
 
@@ -74,6 +87,11 @@ class Recording:
     facts: Mapping[str, Any]
     unusable: str | None
 
+    def space_arrays(self) -> dict[str, NDArray[Any]]:
+        """Arrays of the files' space; of a run that was resampled they have other rows."""
+        prefix = INPUT if "n_vertices_of_the_files" in self.facts else ""
+        return {f"{prefix}{name}": array for name, array in self.raw.space.arrays().items()}
+
 
 def recording_files(project: Project, run: BoldRun) -> dict[str, Path]:
     """Everything that decides what is read of a run: its data, mask, sidecars and confounds."""
@@ -82,11 +100,14 @@ def recording_files(project: Project, run: BoldRun) -> dict[str, Path]:
     files |= {f"sidecar {i}": path for i, path in enumerate(run.sidecars)}
     if (mask := project.mask_of(run)) is not None:
         files["mask"] = mask
-    if project.settings.bold.confounds or _censored_by_confounds(project):
+    asked = project.settings.bold.confounds or _censored_by_confounds(project)
+    with suppress(*() if asked else (InputError,)):  # also without, it tells the motion
         files["confounds"] = confounds_file(run)
     censor = project.settings.bold.censor
     if censor is not None and censor.file is not None:
         files["censored"] = _censor_table(run, censor.file)
+    if project.settings.inputs.resample is not None:
+        files |= mesh_files(project)
     return files | cortex_mask_files(project)
 
 
@@ -131,12 +152,18 @@ def read_recording(project: Project, run: BoldRun) -> Recording:
     kept = _kept_volumes(project, run, files, raw.signal.shape[1], time, facts)
     if (reason := _too_little(project, kept, time)) is not None:
         return Recording(raw, mask, time, None, None, facts, f"{run.name}: {reason}")
+    if (way := resampling_of(project)) is not None:
+        facts |= {"n_vertices": way.surface.n_vertices, "n_vertices_of_the_files": len(mask)}
+        raw, mask = _resampled(project, run, raw, mask, way)
     facts |= {
         "n_vertices_without_signal": int((~mask).sum()),
         "n_vertices_outside_cortex_mask": int(outside.sum()),
         "temporal_snr": temporal_snr(raw.signal, mask),
         "cleaned": ", ".join(config.taken_out) or "nothing taken out",
+        **_motion(files, raw.signal.shape[1]),
     }
+    if outside.any() and not cortex_mask_files(project):
+        facts["medial_wall_of"] = project.settings.inputs.surface
     return Recording(raw, mask, time, confounds, None if kept.all() else kept, facts, None)
 
 
@@ -167,6 +194,29 @@ def read_voxels(project: Project, run: BoldRun) -> tuple[NDArray[np.float32], Su
         recording.sample_mask,
     )
     return prepared, subcortex
+
+
+def _motion(files: Mapping[str, Path], n_timepoints: int) -> dict[str, float]:
+    """Mean framewise displacement in mm, where a table beside the run has it."""
+    with suppress(InputError):
+        if "confounds" in files:
+            moved = read_confounds(files["confounds"], ("framewise_displacement",), n_timepoints)
+            return {"mean_framewise_displacement": round(float(moved.mean()), 4)}
+    return {}
+
+
+def _resampled(
+    project: Project, run: BoldRun, raw: RawRun, mask: NDArray[np.bool_], way: Resampling
+) -> tuple[RawRun, NDArray[np.bool_]]:
+    n_fine = way.up.shape[0]
+    if len(mask) != n_fine:
+        raise wrong_density(
+            list(project.settings.inputs.surfaces) or [str(project.settings.inputs.surface)],
+            f"{len(mask)} (BOLD run {run.key})",
+            n_fine,
+        )
+    series, mask = way.series_down(raw.signal, mask)
+    return replace(raw, signal=series), mask
 
 
 # Volumes that are left out
@@ -309,15 +359,30 @@ def _repetition_time(project: Project, run: BoldRun, raw: RawRun) -> tuple[float
 
 
 def _outside_cortex(project: Project, raw: RawRun) -> NDArray[np.bool_]:
-    """Vertices that the user's mask leaves out."""
+    """Vertices that the user's mask leaves out, or the mesh's wall where the file has values."""
     n = len(raw.signal)
     files = list(cortex_mask_files(project).values())
     if not files:
-        return np.zeros(n, dtype=bool)
+        return _wall_with_values(project, raw)
     outside = ~read_mask(project, n, raw.space.n_vertices)
     if len(files) == 2:
         _check_not_exchanged(files, outside, raw.signal)
     return outside
+
+
+def _wall_with_values(project: Project, raw: RawRun) -> NDArray[np.bool_]:
+    """The medial wall of a mesh that comes along, if most of it has values or NaN in this file.
+
+    A file without them has a wall of its own, which is taken as it is.
+    """
+    none = np.zeros(len(raw.signal), dtype=bool)
+    name = project.settings.inputs.surface
+    if name is None or len(raw.signal) != 2 * FSAVERAGE[name] or raw.space.source == "nifti":
+        return none
+    wall = load_fsaverage(FSAVERAGE[name]).medial_wall
+    assert wall is not None  # fsaverage always has one
+    there = raw.signal[wall]
+    return wall if (there != there[:, :1]).any(axis=1).mean() > 0.5 else none
 
 
 def _notes_on_mask(project: Project, outside: NDArray[np.bool_]) -> list[str]:
@@ -350,7 +415,28 @@ def _check_not_exchanged(
         )
 
 
-# Recordings of their own
+# Runs beside each other
+
+
+def run_doubts(project: Project, runs: Sequence[str]) -> dict[str, list[str]]:
+    """Say what is odd about stored runs beside the others: copies, and runs that stand out.
+
+    Parameters
+    ----------
+    project : Project
+        Whose stored runs.
+    runs : sequence of str
+        Keys.
+
+    Returns
+    -------
+    dict of str to list of str
+        By key; runs about which nothing is odd are left out.
+    """
+    found = outlying({key: version.facts for key, version in _stored(project, runs).items()})
+    for first, second, what in copies(project, runs):
+        found.setdefault(second, []).append(f"{first} and this one {what}")
+    return found
 
 
 def check_recordings(project: Project, runs: Sequence[str]) -> None:

@@ -29,7 +29,7 @@ from pydantic import (
 
 from trend_dagster.errors import SettingsError
 from trend_dagster.science.evidence.settings import ValidationConfig
-from trend_dagster.science.identity import NO_IDENTITY
+from trend_dagster.science.identity import NO_IDENTITY, UNLESS_DEFAULT
 from trend_dagster.science.individuals.settings import IndividualsConfig
 from trend_dagster.science.parcellation.settings import SelectionConfig
 from trend_dagster.science.settings import MethodSettings
@@ -60,6 +60,11 @@ class InputsConfig(BaseModel, frozen=True, extra="forbid"):
     space: str | None = _place(None, "As select: {space: ...}.")
     density: str | None = _place(None, "As select: {den: ...}.")
     desc: str | None = _place(None, "As select: {desc: ...}.")
+    exclude: dict[str, str] = _place(
+        {},
+        "Runs to leave out, each with the reason, which status and report show: a key or a pattern "
+        "of keys. {sub-07_ses-1: fell asleep late, 'sub-09_*': another scanner}.",
+    )
     volume_mask: str | None = _place(
         None,
         "For volumes: a NIfTI that is not 0 in the voxels to use. None takes the "
@@ -94,16 +99,22 @@ class InputsConfig(BaseModel, frozen=True, extra="forbid"):
     inflated: tuple[str, ...] = _place(
         (), "For pictures: the inflated form of inputs.surfaces, left and right."
     )
-    sphere: tuple[str, ...] = _place(
-        (),
-        "The sphere of inputs.surfaces, left and right (lh.sphere.reg, .surf.gii): parcellations "
-        "are turned on it where they are compared with an atlas.",
+    spheres: tuple[str, ...] = _place(
+        (), "For inputs.resample: the spherical form of inputs.surfaces, left and right."
+    )
+    resample: Literal["3k", "10k"] | None = Field(
+        None,
+        description="Work on a coarser mesh: 2562 or 10242 vertices a hemisphere, laid over the "
+        "sphere of the one named here; BOLD and label files are brought there by area, and the "
+        "networks back up. For a first look: small networks lose most.",
+        json_schema_extra=UNLESS_DEFAULT,
     )
     cortex_mask: tuple[str, ...] = _place(
         (),
         "Where there is cortex; the rest, the medial wall, is taken out of the BOLD. "
         "One .npy or CIFTI-2 file, or two files, left and right: .npy, .shape.gii, .label.gii or "
-        "FreeSurfer's lh.cortex.label. None takes what has signal.",
+        "FreeSurfer's lh.cortex.label. None takes what has signal; where BOLD has values on the "
+        "medial wall of inputs.surface, that wall is taken out.",
     )
     template: str | None = _place(
         None,
@@ -124,7 +135,14 @@ class InputsConfig(BaseModel, frozen=True, extra="forbid"):
             for name, value in select.items()
         }
 
-    @field_validator("surfaces", "inflated", "sphere")
+    @field_validator("exclude")
+    @classmethod
+    def _has_reasons(cls, exclude: dict[str, str]) -> dict[str, str]:
+        if nameless := [pattern for pattern, why in exclude.items() if not why.strip()]:
+            raise ValueError(f"a reason for each, also for {nameless[0]}")
+        return exclude
+
+    @field_validator("surfaces", "inflated", "spheres")
     @classmethod
     def _is_pair(cls, files: tuple[str, ...]) -> tuple[str, ...]:
         if len(files) not in (0, 2):
@@ -147,9 +165,16 @@ class InputsConfig(BaseModel, frozen=True, extra="forbid"):
     def _has_one_mesh(self) -> InputsConfig:
         if self.surface is not None and self.surfaces:
             raise ValueError("one mesh: either inputs.surface or inputs.surfaces")
-        for name in ("inflated", "sphere"):
+        for name in ("inflated", "spheres"):
             if getattr(self, name) and not self.surfaces:
                 raise ValueError(f"inputs.surfaces beside inputs.{name}")
+        if self.resample and not self.has_mesh:
+            raise ValueError("a mesh beside inputs.resample: inputs.surface or inputs.surfaces")
+        if self.resample and self.geodesic_distances:
+            raise ValueError(
+                "either inputs.resample or inputs.geodesic_distances, which are those of the mesh "
+                "of the files"
+            )
         return self
 
 

@@ -17,7 +17,7 @@ from trend_dagster.errors import InputError, MissingUpstreamError
 from trend_dagster.project.dimensions import LABEL_FILE, N_COMPONENTS
 from trend_dagster.project.folder import Project
 from trend_dagster.project.settings import Settings, why_no_stability
-from trend_dagster.science.evidence.measures import mean_dice
+from trend_dagster.science.evidence.measures import mean_dice, renumbered
 from trend_dagster.science.evidence.stability import COLUMNS, MIN_NULLS_FOR_Z
 from trend_dagster.science.parcellation.settings import SelectionConfig, SweepGrid
 from trend_dagster.storage.schema import SCHEMA
@@ -151,6 +151,41 @@ def sweep_cells(project: Project) -> list[Version]:
             remedy="`trend run` makes them.",
         )
     return cells
+
+
+def cell_labels(project: Project, cell: str) -> tuple[Version, dict[int, NDArray[np.int32]]]:
+    """Labels of a cell of the sweep, by number of clusters.
+
+    Parameters
+    ----------
+    project : Project
+        Where.
+    cell : str
+        ``label_file/n_components``, and ``/alpha_W/l1_ratio`` where there are several of them.
+
+    Raises
+    ------
+    InputError
+        If there is no such cell, or several; names those that there are.
+    """
+    cells, named = sweep_cells(project), cell.split("/")
+    found: dict[str, dict[int, tuple[Version, dict[str, Any]]]] = {}
+    for version in cells:
+        for row in tidy_rows(version):
+            name = [str(row["label_file"]), *(f"{row[column]:g}" for column in CELL[1:-1])]
+            if name[: len(named)] == named:
+                found.setdefault("/".join(name), {})[row["n_clusters"]] = (version, row)
+    if len(found) != 1:
+        known = found or dict.fromkeys("/".join(version.partition.values()) for version in cells)
+        raise InputError(
+            f"cell {cell} of the sweep of {project.folder}",
+            expected=f"one of {', '.join(known)}",
+            found=f"{len(found)} cells of that name",
+            remedy="Name one of them.",
+        )
+    (rows,) = found.values()
+    version = next(iter(rows.values()))[0]
+    return version, {n: labels_of([version], row) for n, (version, row) in rows.items()}
 
 
 def sweep_table(
@@ -326,6 +361,44 @@ def choices(ranked: pd.DataFrame) -> list[dict[str, Any]]:
         }
         for row in ranked[ranked["rank"] == 1].to_dict("records")
     ]
+
+
+def chosen_labels(selected: Version) -> dict[Key, NDArray[np.int32]]:
+    """Labels of the chosen cells, with the numbers that maps and pictures give the networks."""
+    labels = np.asarray(selected.read("labels"), dtype=np.int32)
+    return dict(zip(map(key_of, selected.facts["chosen"]), labels, strict=True))
+
+
+def numbered_like(
+    before: Version | None, n_clusters: Sequence[int], labels: NDArray[np.int32]
+) -> tuple[NDArray[np.int32], dict[str, Any]]:
+    """Give networks the numbers of those of an older version that they overlap best.
+
+    Parameters
+    ----------
+    before : Version or None
+        Chosen parcellations that people know.
+    n_clusters : sequence of int
+        Number of networks of each parcellation.
+    labels : ndarray of shape (n_parcellations, n_vertices)
+        Label vectors.
+
+    Returns
+    -------
+    labels : ndarray of shape (n_parcellations, n_vertices)
+        The same networks; where there is nothing to compare with, under the same numbers.
+    facts : dict
+        Which version gave the numbers, and how alike the networks are to it (mean Dice).
+    """
+    if before is None or before.excluded is not None:
+        return labels, {}
+    known = dict(zip(before.read("n_clusters").tolist(), before.read("labels"), strict=True))
+    labels, alike = labels.copy(), {}
+    for i, n in enumerate(n_clusters):
+        if n in known and len(known[n]) == labels.shape[1]:
+            labels[i] = renumbered(labels[i], known[n])
+            alike[str(n)] = round(mean_dice(labels[i], known[n]), 3)
+    return labels, {"numbered_like": before.path.name, "dice_with_it": alike} if alike else {}
 
 
 # Beside the controls

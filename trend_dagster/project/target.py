@@ -2,13 +2,77 @@
 
 from __future__ import annotations
 
+from dataclasses import dataclass
 from pathlib import Path
+
+import numpy as np
+from numpy.typing import NDArray
 
 from trend_dagster.errors import InputError
 from trend_dagster.project.folder import BOLD_RUN, Project
+from trend_dagster.project.mesh import mesh_of, read_named_mesh, resampling_of
+from trend_dagster.project.recordings import INPUT
+from trend_dagster.science.resampling import Resampling
+from trend_dagster.science.surface import Surface
 from trend_dagster.storage.space import VertexSpace
 from trend_dagster.storage.stores import POINTER, Version, describe
 from trend_dagster.storage.template import Target, read_template, target_of
+
+
+@dataclass(frozen=True)
+class MapSpace:
+    """What maps are written on.
+
+    Parameters
+    ----------
+    surface : Surface, optional
+        The mesh of the files.
+    target : Grayordinates or Voxels, optional
+        What its rows are, where files say so.
+    resampling : Resampling, optional
+        The way up to that mesh, where a coarser one was worked on.
+    """
+
+    surface: Surface | None
+    target: Target | None
+    resampling: Resampling | None = None
+
+    def labels(self, labels: NDArray[np.integer]) -> NDArray[np.integer]:
+        """Labels of the vertices worked on, as those of the files' vertices."""
+        return labels if self.resampling is None else self.resampling.labels_up(labels)
+
+    def shares(self, shares: NDArray[np.float32]) -> NDArray[np.float32]:
+        """Shares at the vertices worked on, (n_vertices, n_networks), as those of the files'."""
+        if self.resampling is None:
+            return shares
+        found = self.resampling.up @ shares
+        total = found.sum(axis=1, keepdims=True)  # less than 1 at the rim of the medial wall
+        return np.asarray(found / np.where(total > 0, total, 1), dtype=np.float32)
+
+
+def map_space(project: Project, cortex: Version | None, n_vertices: int) -> MapSpace:
+    """Find what maps are written on.
+
+    Parameters
+    ----------
+    project : Project
+        Whose maps.
+    cortex : Version or None
+        The mesh that is worked on.
+    n_vertices : int
+        How many vertices labels have.
+
+    Raises
+    ------
+    InputError
+        If mesh or template do not fit.
+    """
+    surface, way = mesh_of(cortex, n_vertices), resampling_of(project)
+    if way is not None and surface is not None:
+        surface = read_named_mesh(project)
+        assert surface is not None
+        n_vertices = surface.n_vertices
+    return MapSpace(surface, stored_target(project, n_vertices), way)
 
 
 def target_files(project: Project) -> dict[str, Path]:
@@ -47,7 +111,11 @@ def stored_target(project: Project, n_rows: int) -> Target | None:
         run = _any_run(project)
         if run is None or "space" not in run.facts:
             return None
-        arrays = {n: run.read(n) for n in ("in_data", "voxels") if n in run}
+        arrays = {
+            name.removeprefix(INPUT): run.read(name)
+            for name in ("in_data", "voxels", f"{INPUT}in_data")
+            if name in run
+        }
         target = target_of(VertexSpace.from_stored(run.facts["space"], arrays))
         return target if target is not None and len(target) == n_rows else None
     target = read_template(project.folder / name)

@@ -9,9 +9,10 @@ validation, benchmarks and scripts call what is here and put no steps together t
 from __future__ import annotations
 
 import tempfile
-from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterable, Iterator, Mapping, MutableMapping, Sequence
 from dataclasses import dataclass
 from functools import partial
+from itertools import chain
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -24,6 +25,7 @@ from trend_dagster.science.connectivity.correlation import correlate_runs
 from trend_dagster.science.connectivity.encoding import Correlation as Correlation
 from trend_dagster.science.connectivity.encoding import CorrelationSource
 from trend_dagster.science.connectivity.encoding import Encoding as Encoding
+from trend_dagster.science.connectivity.from_runs import RunCorrelation
 from trend_dagster.science.connectivity.thresholding import (
     BlockMatrix,
     BoolArray,
@@ -268,6 +270,38 @@ def correlate(
     return Correlation(matrix, np.asarray(np.diagonal(matrix) > 0))
 
 
+def correlation_of_runs(
+    runs: Sequence[Run | Callable[[], Run]],
+    settings: MethodSettings,
+    weights: Sequence[float] | None = None,
+) -> CorrelationSource:
+    """Average the correlation of features over runs, where it is asked for.
+
+    Parameters
+    ----------
+    runs : sequence
+        As for `correlate`; functions are called several times.
+    settings : MethodSettings
+        How correlations are averaged.
+    weights : sequence of float, optional
+        How much each run counts; all the same by default.
+
+    Returns
+    -------
+    CorrelationSource
+        Nothing is computed yet; but Fisher's average, which no product of features gives, is
+        computed now, a matrix of vertices by vertices.
+
+    Raises
+    ------
+    CohortError
+        If there is no run, or runs do not fit together.
+    """
+    if settings.correlation.average == "arithmetic":
+        return RunCorrelation(runs, settings.correlation, weights)
+    return correlate(runs, settings, weights=weights)
+
+
 def correlate_bold(
     bold: Sequence[Signal] | Mapping[str, Signal],
     settings: MethodSettings,
@@ -463,6 +497,8 @@ def parcellate(
 # --- Whether networks come back --------------------------------------------------------------
 
 Halves = tuple[CorrelationSource, CorrelationSource]
+Measured = dict[int, dict[str, NDArray[np.float64]]]
+"""Measures of two halves by their name, for each number of components."""
 
 
 def stability_beside_noise(
@@ -471,7 +507,9 @@ def stability_beside_noise(
     encoding: Encoding,
     settings: MethodSettings,
     n_components: Sequence[int] | None = None,
-) -> dict[int, dict[str, NDArray[np.float64]]]:
+    *,
+    known: MutableMapping[int, Measured] | None = None,
+) -> Measured:
     """Sweep both halves of a cohort, and both of each surrogate cohort, and compare the halves.
 
     Parameters
@@ -486,6 +524,9 @@ def stability_beside_noise(
         From smoothing to networks.
     n_components : sequence of int, optional
         Those of the grid by default.
+    known : mutable mapping, optional
+        What was measured of a cohort before, by its number (0 for the data, then the surrogates):
+        it is not measured again, and what is measured is put there.
 
     Returns
     -------
@@ -501,8 +542,11 @@ def stability_beside_noise(
     FactorizationError
         If a correlation cannot be factorised as asked.
     """
-    measured = _between_halves(data, encoding, settings, n_components)
-    nulls = [_between_halves(pair, encoding, settings, n_components) for pair in noise]
+    known = {} if known is None else known
+    for number, pair in enumerate(chain([data], noise)):
+        if number not in known:
+            known[number] = _between_halves(pair, encoding, settings, n_components)
+    measured, *nulls = (known[i] for i in range(number + 1))
     return {k: stability_arrays(measured[k], [null[k] for null in nulls]) for k in measured}
 
 
@@ -511,7 +555,7 @@ def _between_halves(
     encoding: Encoding,
     settings: MethodSettings,
     n_components: Sequence[int] | None,
-) -> dict[int, dict[str, NDArray[np.float64]]]:
+) -> Measured:
     """Compare the halves of one cohort, for each number of components."""
     # Homogeneity is asked of the half that the clusters were not made from.
     first, second = (

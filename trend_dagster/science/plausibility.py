@@ -8,6 +8,7 @@ newborns and adults, for fsaverage3 and native meshes.
 from __future__ import annotations
 
 import math
+import statistics
 from collections.abc import Callable, Iterator, Mapping
 from dataclasses import dataclass
 from typing import Any
@@ -206,4 +207,54 @@ def doubts(asset: str, facts: Facts) -> list[str]:
                 for of, value in each.values(facts)
                 if not each.holds(value)
             ]
+    return found
+
+
+# Beside each other
+
+STANDS_OUT = 3.5
+"""Modified z-score beyond which a run stands out (Iglewicz and Hoaglin 1993)."""
+
+FEWEST = 6
+"""Runs that it takes to tell what is usual among them."""
+
+LEAST_SPREAD = 0.02
+"""Of the median: where all runs are all but equal, nobody wonders about less."""
+
+
+BESIDE: tuple[tuple[str, str, Callable[[Facts], Iterator[tuple[str, float]]], int], ...] = (
+    ("temporal SNR", "", _snr, -1),
+    ("share of vertices with signal", "", _coverage, -1),
+    ("mean framewise displacement", " mm", _fact("mean_framewise_displacement"), 1),
+)
+"""What runs are compared by: quantity, unit, values, and which way is worse."""
+
+
+def outlying(runs: Mapping[str, Facts]) -> dict[str, list[str]]:
+    """Find runs that are worse than the others by far.
+
+    Parameters
+    ----------
+    runs : mapping of str to mapping
+        Facts of each usable run.
+
+    Returns
+    -------
+    dict of str to list of str
+        In words, by run; runs that do not stand out are left out.
+    """
+    found: dict[str, list[str]] = {}
+    for quantity, unit, values, worse in BESIDE:
+        of_run = {key: value for key, facts in runs.items() for _, value in values(facts)}
+        if len(of_run) < FEWEST:
+            continue
+        median = statistics.median(of_run.values())
+        deviation = statistics.median(abs(value - median) for value in of_run.values())
+        spread = max(1.4826 * deviation, LEAST_SPREAD * abs(median))
+        for key, value in of_run.items():
+            if spread > 0 and worse * (value - median) / spread > STANDS_OUT:
+                found.setdefault(key, []).append(
+                    f"{quantity} is {value:.3g}{unit}, where the median of {len(of_run)} runs is "
+                    f"{median:.3g}{unit}: look at it, and leave it out if need be (inputs.exclude)"
+                )
     return found

@@ -299,9 +299,13 @@ def distance_rows(
     ndarray of shape (stop - start, n_vertices), float32
         In mm; infinite above the limit.
     """
-    found = scipy.sparse.csgraph.dijkstra(
-        steps, directed=False, indices=np.arange(start, stop), limit=limit
-    )
+    return _distances_from(steps, np.arange(start, stop), limit)
+
+
+def _distances_from(
+    steps: scipy.sparse.csr_array, sources: IntArray, limit: float
+) -> NDArray[np.float32]:
+    found = scipy.sparse.csgraph.dijkstra(steps, directed=False, indices=sources, limit=limit)
     return np.asarray(found, dtype=np.float32)
 
 
@@ -312,7 +316,9 @@ def nearest_vertex(distances: FloatArray, n_rows: int = 64) -> float:
     return float(np.median(rows.min(axis=1, where=rows > 0, initial=np.inf)))
 
 
-def geodesic_neighbours(surface: Surface, radius: float) -> scipy.sparse.csr_array:
+def geodesic_neighbours(
+    surface: Surface, radius: float, sources: IntArray | None = None
+) -> scipy.sparse.csr_array:
     """Distances along the surface up to a radius, as a sparse matrix.
 
     Parameters
@@ -321,16 +327,19 @@ def geodesic_neighbours(surface: Surface, radius: float) -> scipy.sparse.csr_arr
         The mesh.
     radius : float
         Largest distance that is kept, in mm.
+    sources : ndarray of shape (n_sources,), optional
+        Vertices to measure from; all by default.
 
     Returns
     -------
-    csr_array of shape (n_vertices, n_vertices), float32
-        Symmetric; the diagonal is not stored.
+    csr_array of shape (n_sources, n_vertices), float32
+        The diagonal is not stored. Symmetric where it is measured from all vertices.
     """
-    graph, n = edge_graph(surface, unfold=True), surface.n_vertices
+    graph = edge_graph(surface, unfold=True)
+    sources = np.arange(surface.n_vertices) if sources is None else sources
     stripes = []
-    for start in range(0, n, _STRIPE_ROWS):
-        rows = distance_rows(graph, start, min(start + _STRIPE_ROWS, n), radius)
+    for start in range(0, len(sources), _STRIPE_ROWS):
+        rows = _distances_from(graph, sources[start : start + _STRIPE_ROWS], radius)
         rows[np.isinf(rows)] = 0  # the diagonal is zero already
         stripes.append(scipy.sparse.csr_array(rows))
     return scipy.sparse.csr_array(scipy.sparse.vstack(stripes, format="csr"))

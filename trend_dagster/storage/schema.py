@@ -37,7 +37,6 @@ class ArraySpec:
 
 
 _MASK = ArraySpec(("vertex",), "bool", "true where the vertex has signal")
-_MASK_OF_HALVES = replace(_MASK, dims=("half", "vertex"))
 _CELL = ("combination", "n_clusters")
 
 
@@ -150,6 +149,9 @@ SCHEMA: dict[str, dict[str, ArraySpec]] = {
         "bold": ArraySpec(("vertex", "timepoint"), "float32", "BOLD signal", "as in the file"),
         "vertex_mask": _MASK,
         # Of CIFTI files and of volumes only: storage.space.
+        "input_in_data": ArraySpec(
+            ("input_vertex",), "bool", "in_data of the files, if resampled", optional=True
+        ),
         "in_data": _per_vertex("bool", "true where the file holds the vertex", optional=True),
         "voxels": _per_vertex("int64", "place of each row in the volume, C order", optional=True),
     },
@@ -199,13 +201,14 @@ SCHEMA: dict[str, dict[str, ArraySpec]] = {
         "permutation": ArraySpec(("kept_vertex",), "int64", "vertex at each place of the blocks"),
     },
     "nmf_sweep": _SWEEP_CELL,
-    "split_correlation": {
-        "correlation": _correlation("mean over runs of a half", "half"),
-        "vertex_mask": _MASK_OF_HALVES,
-    },
+    "split_correlation": {"vertex_mask": replace(_MASK, dims=("half", "vertex"))},
     "null_correlation": {
-        "correlation": _correlation("the same for surrogate cohorts", "null", "half"),
-        "vertex_mask": _MASK_OF_HALVES,
+        name: ArraySpec(("bold_run",), "float64", text, unit)
+        for name, text, unit in (
+            ("common", "mean correlation of all pairs of vertices", "correlation"),
+            ("neighbours", "correlation of neighbours, once the common part is out", "correlation"),
+            ("sigma", "standard deviation of the kernel that makes noise as smooth", "mm"),
+        )
     },
     "stability": _STABILITY,
     "sweep_summary": _TABLE,

@@ -66,6 +66,12 @@ def describe(asset: str, partition: Partition) -> str:
     return f"{asset}[{', '.join(f'{dim}={key}' for dim, key in partition.items())}]"
 
 
+def described(name: str) -> tuple[str, Partition]:
+    """Read back what :func:`describe` has named: the asset and the partition."""
+    asset, _, rest = name.rstrip("]").partition("[")
+    return asset, dict(part.split("=", 1) for part in rest.split(", ")) if rest else {}
+
+
 @dataclass(frozen=True)
 class Version:
     """One published version of one output: it never changes.

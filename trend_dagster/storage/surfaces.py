@@ -30,6 +30,7 @@ from trend_dagster.storage.space import Side
 
 _KIND = {"MidThickness": "midthickness", "Pial": "pial", "GrayWhite": "white"}  # of GIFTI
 _APART = 10.0  # mm between the centres of hemispheres that share a coordinate system
+_ROUND = 1.02  # largest over smallest radius of a sphere
 SIZE_MM = (20.0, 600.0)  # a hemisphere's longest side, inflated or spherical: marmoset to human
 _LEFT_FIRST = "Name the left one first, then the right one ({} in trend.yaml)."
 
@@ -59,7 +60,7 @@ class MeshFiles:
     inflated : ndarray of shape (n_vertices, 3), float32, optional
         Coordinates to draw it with.
     sphere : ndarray of shape (n_vertices, 3), float32, optional
-        Coordinates on a sphere about the origin of each hemisphere.
+        Coordinates on a sphere about the origin.
     """
 
     coordinates: NDArray[np.float32]
@@ -77,7 +78,7 @@ Check = Callable[[str, NDArray[np.float32], NDArray[np.int32]], None]
 def read_surfaces(
     files: Sequence[Path],
     inflated: Sequence[Path] = (),
-    sphere: Sequence[Path] = (),
+    spheres: Sequence[Path] = (),
     *,
     check: Check,
 ) -> MeshFiles:
@@ -89,7 +90,7 @@ def read_surfaces(
         Left, right: the mesh that distances are measured on.
     inflated : sequence of Path
         Left, right: the same mesh with the coordinates to draw it with, if there is one.
-    sphere : sequence of Path
+    spheres : sequence of Path
         Left, right: the same mesh on a sphere, if there is one.
     check : callable
         Tells whether a hemisphere is one closed, connected surface
@@ -104,7 +105,8 @@ def read_surfaces(
     ------
     InputError
         If a file cannot be read; if its mesh is not one closed, connected surface; if a hemisphere
-        is in the other's place, or there twice; or if the inflated mesh is another one.
+        is in the other's place, or there twice; or if the inflated mesh or the sphere is another
+        one, or no sphere.
     """
     left, right = (_read(path) for path in files)
     for path, mesh in zip(files, (left, right), strict=True):
@@ -118,36 +120,26 @@ def read_surfaces(
         hemisphere=np.repeat(np.array([0, 1], dtype=np.int8), [n, len(right.points)]),
         kind=left.kind if left.kind == right.kind else "anatomical",
     )
-    meshes = (left, right)
     if inflated:
-        surface = replace(surface, inflated=_other_shape("inflated", inflated, meshes))
-    if sphere:
-        surface = replace(surface, sphere=_other_shape("sphere", sphere, meshes))
+        drawn = _shapes(inflated, (left, right), "inflated", "inputs.inflated")
+        if np.array_equal(drawn[0], drawn[1]):
+            raise _twice(inflated, "inputs.inflated")
+        surface = replace(surface, inflated=np.concatenate(drawn))
+    if spheres:  # those of a symmetric mesh may be the same
+        round_ones = _shapes(spheres, (left, right), "sphere", "inputs.spheres")
+        for path, points in zip(spheres, round_ones, strict=True):
+            _check_sphere(path, points)
+        surface = replace(surface, sphere=np.concatenate(round_ones))
     return surface
 
 
-def _other_shape(
-    name: str, files: Sequence[Path], meshes: Sequence[_Hemisphere]
-) -> NDArray[np.float32]:
-    """Coordinates of another shape of both hemispheres."""
-    left, right = (
-        _same_mesh(name, path, side, mesh)
-        for path, side, mesh in zip(files, SIDES, meshes, strict=True)
-    )
-    if np.array_equal(left, right):
-        raise _twice(files, f"inputs.{name}")
-    if name == "sphere":
-        for path, points in zip(files, (left, right), strict=True):
-            radius = np.linalg.norm(points, axis=1)
-            if float(np.ptp(radius)) > 0.02 * float(radius.mean()):
-                raise InputError(
-                    f"sphere surface file {path}",
-                    expected="all vertices at one distance from the origin",
-                    found=f"{radius.min():.3g} to {radius.max():.3g} mm",
-                    remedy="Name the sphere of this mesh (lh.sphere.reg), or take inputs.sphere "
-                    "out.",
-                )
-    return np.concatenate([left, right])
+def _shapes(
+    paths: Sequence[Path], meshes: Sequence[_Hemisphere], what: str, setting: str
+) -> list[NDArray[np.float32]]:
+    return [
+        _same_mesh(path, side, mesh, what, setting)
+        for path, side, mesh in zip(paths, SIDES, meshes, strict=True)
+    ]
 
 
 def count_vertices(path: Path) -> int:
@@ -251,20 +243,34 @@ def _twice(files: Sequence[Path], setting: str) -> InputError:
     )
 
 
-def _same_mesh(name: str, path: Path, side: Side, mesh: _Hemisphere) -> NDArray[np.float32]:
+def _same_mesh(
+    path: Path, side: Side, mesh: _Hemisphere, what: str, setting: str
+) -> NDArray[np.float32]:
     """Coordinates of another shape of the same mesh."""
     found = _read(path)
-    remedy = _LEFT_FIRST.format(f"inputs.{name}")
-    check_side(f"{name} surface file", path, side, remedy, header=found.sides)
+    remedy = _LEFT_FIRST.format(setting)
+    check_side(f"{what} surface file", path, side, remedy, header=found.sides)
     if not (np.array_equal(found.triangles, mesh.triangles) and np.isfinite(found.points).all()):
         raise InputError(
-            f"{name} surface file {path}",
+            f"{what} surface file {path}",
             expected=f"the triangles of the surface itself, {len(mesh.triangles)} between "
             f"{len(mesh.points)} vertices, and finite coordinates",
             found=f"{len(found.triangles)} between {len(found.points)} vertices, or others",
-            remedy=f"Name the {name} surface of the same mesh, or take inputs.{name} out.",
+            remedy=f"Name the {what} surface of the same mesh, or take {setting} out.",
         )
     return found.points
+
+
+def _check_sphere(path: Path, points: NDArray[np.float32]) -> None:
+    radius = np.linalg.norm(points, axis=1)
+    if radius.max() > _ROUND * radius.min():
+        raise InputError(
+            f"sphere surface file {path}",
+            expected="points on a sphere about the origin",
+            found=f"points {radius.min():.1f} to {radius.max():.1f} from it",
+            remedy="Name the spherical surface (lh.sphere, ...sphere.surf.gii) in trend.yaml "
+            "(inputs.spheres).",
+        )
 
 
 def read_cortex_mask(

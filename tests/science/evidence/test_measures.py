@@ -7,7 +7,7 @@ import numpy as np
 import pytest
 import scipy.sparse as sp
 import zarr
-from sklearn.metrics import silhouette_score
+from sklearn.metrics import adjusted_rand_score, silhouette_score
 
 from trend_dagster.errors import InputError
 from trend_dagster.science.evidence.measures import (
@@ -22,6 +22,7 @@ from trend_dagster.science.evidence.measures import (
     mean_iou,
     network_correlations,
     normalized_mutual_information,
+    renumbered,
     spatial_contiguity,
 )
 
@@ -51,6 +52,21 @@ def test_renamed_networks_are_perfect() -> None:
     assert mean_dice(found, truth) == mean_iou(found, truth) == 1.0
     assert adjusted_rand_index(found, truth) == pytest.approx(1.0)
     assert normalized_mutual_information(found, truth) == pytest.approx(1.0)
+
+
+@pytest.mark.parametrize("seed", range(3))
+def test_networks_keep_the_numbers_of_those_they_overlap(seed: int) -> None:
+    rng = np.random.default_rng(seed)
+    before = np.where(rng.random(500) < 0.1, -1, rng.integers(0, 6, 500))
+    moved = np.where(rng.random(500) < 0.2, rng.integers(0, 6, 500), before)
+    shuffled = np.where(moved < 0, -1, rng.permutation(6)[moved])
+    found = renumbered(shuffled, before)
+    np.testing.assert_array_equal(found, moved)
+    assert adjusted_rand_score(found, shuffled) == 1
+    # More networks than before: the others take the numbers that are left.
+    more = np.where(rng.random(500) < 0.3, 6 + rng.integers(0, 2, 500), shuffled)
+    assert set(renumbered(more, before)) == set(more)
+    assert adjusted_rand_score(renumbered(more, before), more) == 1
 
 
 def test_known_overlap() -> None:

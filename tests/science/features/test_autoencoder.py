@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from collections.abc import Callable
+
 import numpy as np
 import pytest
 import torch
@@ -9,7 +11,9 @@ from torch import Tensor
 from torch.nn.attention import SDPBackend, sdpa_kernel
 
 from benchmarks.tutorial_model import TutorialModel
+from tests.models import SMALL, TUTORIAL, T, fresh_seed
 from trend_dagster.errors import InputError, SettingsError
+from trend_dagster.science.features import autoencoder
 from trend_dagster.science.features.autoencoder import (
     AutoencoderConfig,
     ConfidenceAttention,
@@ -25,24 +29,6 @@ from trend_dagster.science.features.autoencoder import (
 )
 
 torch.set_num_threads(1)  # these arrays are too small to share among threads
-
-T = 30
-SMALL = AutoencoderConfig(
-    d_model=24,
-    n_heads=4,
-    n_encoder_layers=2,
-    n_decoder_layers=3,
-    dim_feedforward=20,
-    confidence_hidden=12,
-)
-TUTORIAL = SMALL.model_copy(update={"confidence": "tutorial"})
-
-
-def fresh_seed() -> int:
-    """Return a new seed in every run of the tests, shown by pytest when a test fails."""
-    seed = int(np.random.default_rng().integers(2**31))
-    print(f"seed {seed}")
-    return seed
 
 
 @pytest.fixture
@@ -184,8 +170,37 @@ def test_cross_attention_listens_to_the_confidence_of_the_source(rng):
 # --- No vertices-by-vertices array ----------------------------------------------------------
 
 
-def largest_array(config: AutoencoderConfig, n_vertices: int, dtype: torch.dtype) -> int:
-    """Return the element count of the largest tensor a training step makes, forward and back."""
+@pytest.mark.parametrize("confidence", ["key", "tutorial"])
+def test_tiles_of_keys_give_the_embeddings_of_plain_attention(rng, monkeypatch, confidence):
+    """The fused kernel takes 512 keys at a time: here three tiles, the last one not full."""
+    config = SMALL.model_copy(update={"confidence": confidence})
+    model = initial_model(config, T, fresh_seed())
+    bold = 3 * rng.standard_normal((1100, T))
+    tiled = embed(model, bold, source="encoder")
+    monkeypatch.setattr(autoencoder, "attend", explicit_attention)
+    exact = model.double().encode(torch.tensor(bold)[None])[0].detach().numpy()
+    np.testing.assert_allclose(tiled, exact, atol=2e-5)
+
+
+def explicit_attention(query: Tensor, source: Source, dropout: float = 0.0) -> Tensor:
+    assert query.dtype == torch.float64
+    if source.log_confidence is not None:
+        return pairwise_attention(query, source)
+    return pairwise_attention(query, source._replace(log_confidence=query[:, 0, :, 0] * 0))
+
+
+def test_embedding_makes_no_array_that_grows_with_the_square_of_vertices(rng):
+    """Made as `largest_array` measures it, for features of all vertices at once."""
+    model = initial_model(SMALL, 8, 0)
+    few, many = (
+        largest_made(lambda n=n: embed(model, rng.standard_normal((n, 8)), source="encoder"))
+        for n in (600, 1200)
+    )
+    assert many <= 2 * few < 1200**2
+
+
+def largest_made(work: Callable[[], object]) -> int:
+    """Return the element count of the largest tensor that is made."""
     from torch.utils._python_dispatch import TorchDispatchMode
     from torch.utils._pytree import tree_leaves
 
@@ -197,11 +212,21 @@ def largest_array(config: AutoencoderConfig, n_vertices: int, dtype: torch.dtype
             sizes.extend(t.numel() for t in tree_leaves(out) if isinstance(t, Tensor))
             return out
 
+    with Watch():
+        work()
+    return max(sizes)
+
+
+def largest_array(config: AutoencoderConfig, n_vertices: int, dtype: torch.dtype) -> int:
+    """Return that of a training step, forward and back."""
     model = initial_model(config, 8, 0).train()
     x = torch.randn(1, n_vertices, 8)
-    with Watch(), torch.autocast("cpu", dtype, enabled=dtype != torch.float32):
-        model(x).square().mean().backward()
-    return max(sizes)
+
+    def step() -> None:
+        with torch.autocast("cpu", dtype, enabled=dtype != torch.float32):
+            model(x).square().mean().backward()
+
+    return largest_made(step)
 
 
 @pytest.mark.parametrize("confidence", ["key", "tutorial"])

@@ -189,18 +189,56 @@ def test_accumulation_averages_the_gradients_of_runs(tmp_path):
     assert a.history[0].validation_loss == pytest.approx(b.history[0].validation_loss, rel=1e-6)
 
 
-def test_subsampling_shows_the_model_as_many_vertices_as_asked(tmp_path, monkeypatch):
+def test_a_step_takes_as_many_vertices_as_asked_drawn_anew_validation_the_same(
+    tmp_path, monkeypatch
+):
     from trend_dagster.science.features import training
 
-    shapes = []
+    seen = []
 
     def watched(output, target, mse_weight):
-        shapes.append(tuple(target.shape))
+        seen.append(target)
         return combined_loss(output, target, mse_weight)
 
+    def taken(target) -> tuple[str, frozenset[int]]:
+        """Which run and which of its vertices the rows are."""
+        rows = {row.tobytes() for row in target[0].numpy()}
+        for name, load in cohort().items():
+            own = [i for i, row in enumerate(load()) if row.tobytes() in rows]
+            if own:
+                return name, frozenset(own)
+        raise AssertionError
+
     monkeypatch.setattr(training, "combined_loss", watched)
-    fit(tmp_path, FAST.model_copy(update={"n_epochs": 1, "vertex_subsample": 11}))
-    assert shapes == [(1, 11, 20)] * 4 + [(1, 30, 20)] * 2  # validation sees every vertex
+    some = FAST.model_copy(update={"n_epochs": 2, "vertices_per_step": 11})
+    fit(tmp_path / "some", some)
+    assert {tuple(target.shape) for target in seen} == {(1, 11, 20)}
+    drawn = [taken(target) for target in seen]
+    steps, validation = [*drawn[:4], *drawn[6:10]], (drawn[4:6], drawn[10:])
+    assert len({vertices for _, vertices in steps}) == 8
+    assert validation[0] == validation[1]
+    seen.clear()
+    for n in (0, 30, 6000):
+        fit(tmp_path / str(n), some.model_copy(update={"vertices_per_step": n}))
+    assert {tuple(target.shape) for target in seen} == {(1, 30, 20)}
+
+
+def test_what_is_drawn_survives_an_interruption(tmp_path):
+    some = FAST.model_copy(update={"vertices_per_step": 11})
+    whole = fit(tmp_path / "whole", some)
+    fit(tmp_path / "parts", some.model_copy(update={"n_epochs": 2}))
+    parts = fit(tmp_path / "parts", some)
+    assert parts.resumed_from == 2
+    assert same_weights(parts.model, whole.model)
+    assert without_seconds(parts.history) == without_seconds(whole.history)
+    other = fit(tmp_path / "parts", some.model_copy(update={"vertices_per_step": 12}))
+    assert "vertices_per_step from 11 to 12" in other.why_fresh
+
+
+def test_progress_is_told_after_every_step(tmp_path):
+    shares = []
+    fit(tmp_path, FAST.model_copy(update={"n_epochs": 2}), on_share=shares.append)
+    assert shares == pytest.approx([0.1, 0.2, 0.3, 0.4, 0.6, 0.7, 0.8, 0.9])
 
 
 def test_early_stopping_waits_as_long_as_asked(tmp_path):
@@ -434,7 +472,7 @@ def test_out_of_memory_names_sizes_and_settings(tmp_path):
 
     split = split_runs(NAMES, [None] * 6, 0.25, 108)
     runs = {**cohort(), split.train[1]: greedy}
-    message = "30 vertices and 20 time points.*about .* GB.*vertex_subsample"
+    message = "30 vertices and 20 time points.*about .* GB.*vertices_per_step"
     with pytest.raises(TrainingError, match=message):
         fit(tmp_path, runs=runs)
 
@@ -445,7 +483,7 @@ def test_what_the_machine_cannot_hold_is_refused_before_it_is_tried(tmp_path, mo
 
     tiny = type("Memory", (), {"total": 10_000})
     monkeypatch.setattr(training.psutil, "virtual_memory", lambda: tiny)
-    with pytest.raises(TrainingError, match=r"30 vertices.*about .* GB.*vertex_subsample"):
+    with pytest.raises(TrainingError, match=r"30 vertices.*about .* GB.*vertices_per_step"):
         fit(tmp_path)
     assert not (tmp_path / "state.pt").exists()
 

@@ -83,7 +83,10 @@ def _mark_networks(axes: Axes, sorted_labels: NDArray[np.integer], scale: float)
         axes.axvline(edge, color="black", linewidth=0.4)
     middle = (edges[1:] + edges[:-1]) / 2
     axes.set_xticks([])
-    axes.set_yticks(middle if len(names) > 1 else [], names if len(names) > 1 else [], fontsize=7)
+    # Networks are counted from 1, as in files and tables.
+    axes.set_yticks(
+        middle if len(names) > 1 else [], names + 1 if len(names) > 1 else [], fontsize=7
+    )
     axes.tick_params(length=0)
     if len(names) > 1:
         axes.set_ylabel("Network")
@@ -174,7 +177,7 @@ def sizes_figure(labels: NDArray[np.integer], title: str = "Vertices in each net
     axes = figure.subplots()
     axes.bar(np.arange(len(names)), sizes, color=BLUE, width=0.82)
     axes.axhline(sizes.mean(), color=GREY, linewidth=0.8, linestyle="--", label="equal sizes")
-    axes.set_xticks(np.arange(len(names)), names, fontsize=7)
+    axes.set_xticks(np.arange(len(names)), names + 1, fontsize=7)
     axes.set_xlabel("Network")
     axes.set_ylabel("Vertices")
     axes.set_title(title, fontsize=11)

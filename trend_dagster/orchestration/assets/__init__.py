@@ -5,7 +5,7 @@ computation longer than that (``science``) and the handling of partitions, versi
 (``production``, ``io_managers``).
 """
 
-from collections.abc import Iterable, Iterator
+from collections.abc import Iterable, Iterator, Sequence
 
 import dagster as dg
 
@@ -71,3 +71,45 @@ def find_asset(name: str) -> StoredAsset:
             remedy="Correct the name.",
         )
     return ASSETS[name]
+
+
+def select_assets(words: Sequence[str]) -> list[str]:
+    """Find the assets that are meant by names or by Dagster's selection syntax.
+
+    Parameters
+    ----------
+    words : sequence of str
+        Such as ``embeddings``, ``+embeddings`` (and what it is made from), ``bold+`` (and what is
+        made from it), ``group:parcellation``, ``*``.
+
+    Returns
+    -------
+    list of str
+        Names, in the order of computation.
+
+    Raises
+    ------
+    SettingsError
+        If a word selects nothing; the nearest name is named.
+
+    Notes
+    -----
+    https://docs.dagster.io/guides/build/assets/asset-selection-syntax/reference
+    """
+    meant: set[str] = set()
+    for word in words:
+        try:
+            keys = dg.AssetSelection.from_string(word).resolve(DEFINITIONS)
+        except dg.DagsterError:
+            keys = set()
+        if not keys:
+            find_asset(word.strip("+* "))  # names the nearest
+            raise SettingsError(
+                f"selection {word!r}",
+                expected="an asset, or Dagster's selection syntax: +embeddings, bold+, "
+                "group:parcellation",
+                found="something that selects no asset",
+                remedy="Correct it.",
+            )
+        meant |= {key.to_user_string() for key in keys}
+    return [name for name in ASSETS if name in meant]

@@ -18,7 +18,7 @@ from trend_dagster.orchestration.assets.features import embeddings
 from trend_dagster.orchestration.assets.inputs import cortex
 from trend_dagster.orchestration.assets.loading import (
     HEMISPHERES,
-    correlation,
+    averaged,
     distances_of,
     encoding_of,
     features,
@@ -28,7 +28,7 @@ from trend_dagster.orchestration.assets.loading import (
 from trend_dagster.orchestration.io_managers import Result
 from trend_dagster.orchestration.production import Optional, Task, needed, stored_asset
 from trend_dagster.project.folder import LABEL_FILE, Project
-from trend_dagster.project.mesh import mesh_of
+from trend_dagster.project.mesh import mesh_of, resampling_of
 from trend_dagster.project.settings import (
     Settings,
     made_encodings,
@@ -200,6 +200,8 @@ def geodesic_labels(task: Task, geodesic_distances: Optional, cortex: Optional) 
         return _cut_labels(task, needed(cortex, task, "cortex"))
     file = task.project.label_file(key)
     labels = read_geodesic_labels(file)
+    if (way := resampling_of(task.project)) is not None:
+        labels = way.labels_down(labels)
     return Result(
         arrays={"labels": labels},
         facts={
@@ -268,10 +270,11 @@ def thresholded_matrix(
     Between labels it is zero, so with vertices sorted by label it is block diagonal: L blocks of
     about (V/L) x (V/L) are stored in place of V x V numbers. A smooth encoding weights by distance
     instead and has a block per hemisphere. NMF takes no negative numbers; what is done with them
-    is a setting, and their share is recorded.
+    is a setting, and their share is recorded. Computed from the features that the average was made
+    from, where they are still there: smoothing them costs less than smoothing the matrix.
     """
     encoding = encoding_of(task, geodesic_labels, geodesic_distances, cortex, loadings=False)
-    matrix = encode(correlation(average_correlation), encoding, task.settings)
+    matrix = encode(averaged(task, average_correlation), encoding, task.settings)
     sizes = _sizes(matrix, encoding)
     return Result(
         arrays=matrix.arrays(),

@@ -36,7 +36,7 @@ from trend_dagster.orchestration.production import (
 )
 from trend_dagster.project.atlases import hemisphere_of_rows, named_files, read_atlases
 from trend_dagster.project.folder import BOLD_RUN, Project
-from trend_dagster.project.mesh import mesh_of
+from trend_dagster.project.mesh import mesh_of, resampling_of
 from trend_dagster.project.recordings import read_voxels
 from trend_dagster.project.settings import Settings
 from trend_dagster.project.tables import (
@@ -48,7 +48,7 @@ from trend_dagster.project.tables import (
     number_columns,
     summary_table,
 )
-from trend_dagster.project.target import stored_target, target_files
+from trend_dagster.project.target import MapSpace, map_space, target_files
 from trend_dagster.science.evidence.atlases import best_overlaps, stacked
 from trend_dagster.science.evidence.nulls import turns
 from trend_dagster.science.parcellation.soft import follow_networks, network_probability
@@ -111,6 +111,8 @@ def _read_truth(project: Project, cells: Sequence[Version]) -> NDArray[np.int64]
     if file is None or not cells:
         return None
     truth = read_networks(file)
+    if (way := resampling_of(project)) is not None:
+        truth = way.labels_down(truth)
     check_truth(truth, cells[0].array("labels").shape[-1], file.name)
     return truth
 
@@ -137,17 +139,19 @@ def atlas_overlap(task: Task, selected_parcellations: Version, cortex: Optional)
     ours; p says how often a parcellation that is turned on the sphere overlaps any network of the
     atlas as well. Maps, tables and the report name networks by the first atlas.
     """
-    labels, surface = selected_parcellations.read("labels"), mesh_of(cortex())
-    target = stored_target(task.project, labels.shape[1])
-    atlases = read_atlases(task.project, labels.shape[1], target)
+    found = selected_parcellations.read("labels")
+    space = map_space(task.project, cortex(), found.shape[1])
+    labels, surface = [space.labels(vector) for vector in found], space.surface
+    n_rows = len(labels[0])
+    atlases = read_atlases(task.project, n_rows, space.target)
     n_spins = task.settings.outputs.n_spins
     has_sphere = surface is not None and surface.sphere is not None
-    found = [
+    overlaps = [
         [
             best_overlaps(
                 vector,
                 atlas.labels,
-                hemisphere_of_rows(surface, target, labels.shape[1]),
+                hemisphere_of_rows(surface, space.target, n_rows),
                 turns(surface, n_spins, SEED) if has_sphere and surface is not None else (),
             )
             for atlas in atlases
@@ -159,9 +163,9 @@ def atlas_overlap(task: Task, selected_parcellations: Version, cortex: Optional)
         "n_spins": n_spins if has_sphere else 0,
     }
     if not has_sphere:
-        facts["notes"] = ["no sphere is known, so that chance overlap is not: name inputs.sphere"]
+        facts["notes"] = ["no sphere is known, so that chance overlap is not: name inputs.spheres"]
     return Result(
-        arrays={"n_clusters": selected_parcellations.read("n_clusters"), **stacked(found)},
+        arrays={"n_clusters": selected_parcellations.read("n_clusters"), **stacked(overlaps)},
         facts=facts,
     )
 
@@ -265,13 +269,12 @@ def parcellation_images(
     share a number and a hue. 0 is where there is no signal.
     """
     labels = selected_parcellations.read("labels")
-    surface = mesh_of(cortex(), labels.shape[1])
-    target = stored_target(task.project, labels.shape[1])
+    space = map_space(task.project, cortex(), labels.shape[1])
     overlap = _names(task, atlas_overlap)
     wanted = task.settings.parcellation_images
-    soft = _probabilities(selected_parcellations, nmf_sweep) if wanted.soft else ()
+    soft = _probabilities(selected_parcellations, nmf_sweep, space) if wanted.soft else ()
     voxels = subcortical_networks() if wanted.subcortex else None
-    files, tables = chosen_maps(selected_parcellations, surface, target, overlap, soft, voxels)
+    files, tables = chosen_maps(selected_parcellations, space, overlap, soft, voxels)
     return Result(
         arrays={"n_clusters": selected_parcellations.read("n_clusters"), "keys": keys_of(labels)},
         facts={"n_files": len(files)},
@@ -280,12 +283,14 @@ def parcellation_images(
     )
 
 
-def _probabilities(selected: Version, cells: Sequence[Version]) -> list[NDArray[np.float32]]:
+def _probabilities(
+    selected: Version, cells: Sequence[Version], space: MapSpace
+) -> list[NDArray[np.float32]]:
     """How much of each network there is at each vertex, for each chosen parcellation."""
     found = []
     for choice, labels in zip(selected.facts["chosen"], selected.read("labels"), strict=True):
         W, H = factors_of(cells, choice)
-        found.append(network_probability(W, H, labels))
+        found.append(space.shares(network_probability(W, H, labels)))
     return found
 
 

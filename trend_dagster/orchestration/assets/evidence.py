@@ -5,14 +5,17 @@ Nothing here is made from planted networks or an atlas.
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Mapping, Sequence
+import shutil
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from functools import partial
+from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
 from numpy.typing import NDArray
 
 from trend_dagster.errors import TrendError
+from trend_dagster.files import replace_file
 from trend_dagster.orchestration.assets.connectivity import geodesic_distances, geodesic_labels
 from trend_dagster.orchestration.assets.features import embeddings, trained_model
 from trend_dagster.orchestration.assets.inputs import bold, cortex
@@ -24,20 +27,21 @@ from trend_dagster.orchestration.assets.loading import (
     feasible,
     feature_maker,
     features,
-    resumed_correlation,
+    from_runs,
     signal,
     usable_runs,
 )
 from trend_dagster.orchestration.io_managers import Result
-from trend_dagster.orchestration.production import Optional, Task, stored_asset
+from trend_dagster.orchestration.production import Optional, Task, needed, stored_asset
 from trend_dagster.project.folder import BOLD_RUN, LABEL_FILE, N_COMPONENTS
 from trend_dagster.project.mesh import mesh_of
 from trend_dagster.project.recordings import weights_of
 from trend_dagster.project.settings import Settings, why_no_stability
 from trend_dagster.project.tables import stability_facts, stability_markdown
 from trend_dagster.science.bold import common_length
-from trend_dagster.science.evidence.nulls import SurrogateMaker
-from trend_dagster.science.evidence.stability import split_halves, timepoints_of
+from trend_dagster.science.connectivity.encoding import CorrelationSource
+from trend_dagster.science.evidence.nulls import Smoothness, SurrogateMaker
+from trend_dagster.science.evidence.stability import SplitBy, split_halves, timepoints_of
 from trend_dagster.science.method import (
     FeatureMaker,
     control_features,
@@ -48,7 +52,9 @@ from trend_dagster.science.method import (
     sweep_arrays,
 )
 from trend_dagster.science.parcellation.fanout import worker_memory
-from trend_dagster.storage.arrays import subject_of
+from trend_dagster.science.surface import Surface
+from trend_dagster.storage.arrays import npy_bytes, subject_of
+from trend_dagster.storage.scratch import RememberedResults
 from trend_dagster.storage.stores import Version
 
 if TYPE_CHECKING:
@@ -148,7 +154,7 @@ def _stacked(controls: Sequence[Sequence[Solution]]) -> dict[str, NDArray[Any]]:
 
 # --- Halves and surrogate cohorts -------------------------------------------------------------
 
-HALVES = ("first", "second")
+Readers = dict[str, Callable[[], Run]]
 
 
 @stored_asset(
@@ -156,36 +162,45 @@ HALVES = ("first", "second")
     inputs=[bold, embeddings, trained_model],
     settings=("validation", "features", "correlation"),
     nothing_to_do=why_no_stability,
-    pool="memory",
+    code_version="2",
 )
 def split_correlation(
     task: Task, bold: Sequence[Version], embeddings: Sequence[Version], trained_model: Optional
 ) -> Result:
-    """The average correlation of each of two halves of the cohort.
+    """Which runs each of two halves of the cohort has, and which vertices have signal there.
 
     No subject is on both sides; where there is one subject, no run is; where there is one run, each
     half has half of its timepoints. `split_by` says which it was: the less a half differs from the
-    other, the less its agreement says of other people.
+    other, the less its agreement says of other people. The correlation of a half is computed from
+    its features where it is used, and not kept.
     """
     runs = usable_runs(task, embeddings)
-    names, n = list(runs), int(embeddings[0].array("vertex_mask").shape[0])
+    names = list(runs)
     halves = split_halves([subject_of(n) for n in names], task.settings.validation.random_state)
-    out, masks = task.draft.create("correlation", (2, n, n)), []
-    for half, side in enumerate(HALVES):
-        readers = {names[r]: features(runs[names[r]]) for r in halves.runs[half]}
-        if halves.by == "time":
-            maker = feature_maker(task, trained_model)
-            readers = {names[0]: partial(_part_of, maker, bold[0], half)}
-        out[half] = average = resumed_correlation(task, readers, n, side).array
-        masks.append(np.diagonal(average) > 0)
+    parts = [[names[r] for r in part] for part in halves.runs]
+    readers = _readers(task, bold, embeddings, trained_model, halves.by, parts)
+    masks = [from_runs(task, half).mask for half in readers]
     return Result(
         arrays={"vertex_mask": np.stack(masks)},
-        facts={
-            "split_by": halves.by,
-            "halves": [[names[r] for r in part] for part in halves.runs],
-            "n_vertices": n,
-        },
+        facts={"split_by": halves.by, "halves": parts, "n_vertices": masks[0].size},
     )
+
+
+def _readers(
+    task: Task,
+    bold: Sequence[Version],
+    embeddings: Sequence[Version],
+    trained_model: Optional,
+    split_by: str,
+    halves: Sequence[Sequence[str]],
+) -> list[Readers]:
+    """Features of the runs of each half."""
+    if split_by == "time":
+        ((name,), _), (run,) = halves, bold
+        maker = feature_maker(task, trained_model)
+        return [{name: partial(_part_of, maker, run, half)} for half in (0, 1)]
+    runs = {run.partition[BOLD_RUN]: run for run in embeddings}
+    return [{name: features(runs[name]) for name in half} for half in halves]
 
 
 def _part_of(maker: FeatureMaker, run: Version, half: int) -> Run:
@@ -195,35 +210,41 @@ def _part_of(maker: FeatureMaker, run: Version, half: int) -> Run:
 
 @stored_asset(
     group="evidence",
-    inputs=[bold, split_correlation, trained_model, cortex],
-    settings=("validation", "features", "correlation"),
+    inputs=[bold, split_correlation, cortex],
+    settings=("validation",),
     nothing_to_do=why_no_stability,
     pool="memory",
+    code_version="2",
 )
 def null_correlation(
-    task: Task,
-    bold: Sequence[Version],
-    split_correlation: Version,
-    trained_model: Optional,
-    cortex: Version,
+    task: Task, bold: Sequence[Version], split_correlation: Version, cortex: Version
 ) -> Result:
-    """The same for surrogate cohorts: noise in the place of each run, without any network.
+    """What surrogate cohorts are made from: how smooth each run is along the cortex.
 
-    Each run is replaced by noise of its own smoothness in space and spectrum in time, gets the
-    features that the data has (`validation.null_features`), and falls into the same half. Networks
-    make neighbours alike and count as smoothness here, so this null is hard to beat.
+    In a surrogate cohort each run is replaced by noise of its own smoothness in space and spectrum
+    in time, gets the features that the data has (`validation.null_features`), and falls into the
+    same half. Networks make neighbours alike and count as smoothness here, so this null is hard to
+    beat. Noise comes from the seed and is made where it is used; nothing of it is kept.
     """
-    noise = _Surrogates(task, bold, split_correlation, trained_model, cortex)
-    n_nulls, n = task.settings.validation.n_nulls, split_correlation.facts["n_vertices"]
-    out = task.draft.create("correlation", (n_nulls, 2, n, n))
-    for null in range(n_nulls):
-        for half, side in enumerate(HALVES):
-            name = f"surrogate cohort {null + 1} of {n_nulls}, {side} half,"
-            readers = noise.readers(null, half)
-            out[null, half] = resumed_correlation(task, readers, n, name).array
+    surface = mesh_of(cortex, split_correlation.facts["n_vertices"])
+    assert surface is not None  # an excluded mesh excludes this asset
+    maker, smooth = SurrogateMaker(surface), []
+    for number, run in enumerate(bold):
+        task.progress(f"run {number + 1} of {len(bold)}", number / len(bold))
+        smooth.append(maker.measure(signal(run)[0]))
+    arrays = {
+        name: np.array([getattr(one, name) for one in smooth])
+        for name in ("common", "neighbours", "sigma")
+    }
     return Result(
-        arrays={"vertex_mask": split_correlation.read("vertex_mask")},
-        facts={"n_nulls": n_nulls, **noise.facts()},
+        arrays=arrays,
+        facts={
+            "n_nulls": task.settings.validation.n_nulls,
+            "runs": [run.partition[BOLD_RUN] for run in bold],
+            "correlation_of_neighbours": float(arrays["neighbours"].mean()),
+            "correlation_in_common": float(arrays["common"].mean()),
+            "kernel_sigma_mm": float(arrays["sigma"].mean()),
+        },
     )
 
 
@@ -234,43 +255,39 @@ class _Surrogates:
         self,
         task: Task,
         bold: Sequence[Version],
-        split_correlation: Version,
+        null_correlation: Version,
         trained_model: Optional,
-        cortex: Version,
+        surface: Surface,
+        split_by: SplitBy,
     ) -> None:
-        self.config, self.source = task.settings.validation, task.settings.features.source
-        self.split_by = split_correlation.facts["split_by"]
+        self.config, self.split_by = task.settings.validation, split_by
         self.runs = {run.partition[BOLD_RUN]: run for run in bold}
-        halves = split_correlation.facts["halves"]
-        self.halves = [[name for name in half if name in self.runs] for half in halves]
-        surface = mesh_of(cortex, split_correlation.facts["n_vertices"])
-        assert surface is not None  # an excluded mesh excludes this asset
+        measured = zip(
+            *(null_correlation.read(name).tolist() for name in ("common", "neighbours", "sigma")),
+            strict=True,
+        )
+        names = null_correlation.facts["runs"]
+        self.smooth = {n: Smoothness(*one) for n, one in zip(names, measured, strict=True)}
         self.noise = SurrogateMaker(surface)
-        self.smooth = {name: self.noise.measure(signal(run)[0]) for name, run in self.runs.items()}
         same = self.config.null_features == "same"
         self.maker = feature_maker(task, trained_model) if same else FeatureMaker()
 
-    def readers(self, null: int, half: int) -> dict[str, Any]:
-        """Features of the runs of a half of a surrogate cohort, made as they are asked for."""
-        return {name: partial(self._read, name, half, null) for name in self.halves[half]}
-
-    def _read(self, name: str, half: int, null: int) -> Run:
-        bold, mask = signal(self.runs[name])
-        rng = np.random.default_rng([self.config.random_state, null, *name.encode()])
-        noise = self.noise.surrogate(bold, self.smooth[name], rng)
-        return self.maker(noise, mask, timepoints_of(half, self.split_by, bold.shape[1])), mask
-
-    def facts(self) -> dict[str, Any]:
-        """What is worth looking at."""
-        smooth = list(self.smooth.values())
+    def readers(self, null: int, half: int, names: Sequence[str], folder: Path) -> Readers:
+        """Features of a half of a surrogate cohort: made when first asked for, then in a file."""
         return {
-            "split_by": self.split_by,
-            "null_features": self.maker.source,
-            "features_of_the_data": self.source,
-            "correlation_of_neighbours": float(np.mean([s.neighbours for s in smooth])),
-            "correlation_in_common": float(np.mean([s.common for s in smooth])),
-            "kernel_sigma_mm": float(np.mean([s.sigma for s in smooth])),
+            name: partial(self._read, name, half, null, folder / f"{half}-{name}.npy")
+            for name in names
         }
+
+    def _read(self, name: str, half: int, null: int, file: Path) -> Run:
+        run = self.runs[name]
+        if not file.exists():
+            bold, mask = signal(run)
+            rng = np.random.default_rng([self.config.random_state, null, *name.encode()])
+            noise = self.noise.surrogate(bold, self.smooth[name], rng)
+            part = timepoints_of(half, self.split_by, bold.shape[1])
+            replace_file(file, npy_bytes(self.maker(noise, mask, part)))
+        return np.load(file, mmap_mode="r", allow_pickle=False), run.read("vertex_mask")
 
 
 # --- Stability --------------------------------------------------------------------------------
@@ -281,22 +298,28 @@ def _worker_bytes(settings: Settings, inputs: Mapping[str, list[Version]], n_thr
     if split.excluded is not None or labels.excluded is not None:  # nothing is computed
         return 0
     _, sizes = np.unique(labels.read("labels"), return_counts=True)
-    both = split.array("correlation").nbytes
-    return worker_memory(sizes, settings.sweep, n_threads) + both
+    return worker_memory(sizes, settings.sweep, n_threads)
 
 
 @stored_asset(
     group="evidence",
     dims=(LABEL_FILE, N_COMPONENTS),
-    inputs=[split_correlation, null_correlation, geodesic_labels, geodesic_distances, cortex],
-    settings=GRID,
+    inputs=[
+        bold, embeddings, trained_model, split_correlation, null_correlation, geodesic_labels,
+        geodesic_distances, cortex,
+    ],
+    settings=(*GRID, "validation", "features", "correlation"),
     together=N_COMPONENTS,
     nothing_to_do=why_no_stability,
     pool="memory",
     worker_bytes=_worker_bytes,
-)
+    code_version="2",
+)  # fmt: skip
 def stability(
     tasks: Sequence[Task],
+    bold: Sequence[Version],
+    embeddings: Sequence[Version],
+    trained_model: Optional,
     split_correlation: Version,
     null_correlation: Version,
     geodesic_labels: Version,
@@ -309,27 +332,45 @@ def stability(
     adjusted Rand index between the halves, the silhouette, and the homogeneity of one half's
     clusters in the other half, each beside its null, with the excess over it and, from 3 surrogate
     cohorts on, a z. The excess alone says something of the data: with as many labels as clusters
-    noise reaches a stability of 1.
+    noise reaches a stability of 1. An interrupted run goes on after the last cohort it finished.
     """
-    encoding = encoding_of(tasks[0], geodesic_labels, geodesic_distances, cortex)
+    task = tasks[0]
+    encoding = encoding_of(task, geodesic_labels, geodesic_distances, cortex)
     masks = split_correlation.read("vertex_mask")
     possible, errors = feasible(tasks, min(int(encoding.used(mask).sum()) for mask in masks))
     yield from errors
-    if possible:
-        settings, n_nulls = tasks[0].settings, int(null_correlation.facts["n_nulls"])
-        data = (correlation(split_correlation, 0), correlation(split_correlation, 1))
-        noise = _noise(tasks[0], null_correlation, n_nulls)
-        by_k = by_components(possible)
-        found = stability_beside_noise(data, noise, encoding, settings, list(by_k))
-        for k, task in by_k.items():
-            yield task, _stability(task, found[k], split_correlation.facts["split_by"], n_nulls)
+    if not possible:
+        return
+    halves, split_by = split_correlation.facts["halves"], split_correlation.facts["split_by"]
+    first, second = _readers(task, bold, embeddings, trained_model, split_by, halves)
+    surface = mesh_of(needed(cortex, task, "cortex"), masks.shape[1])
+    assert surface is not None  # without a mesh there is nothing to do
+    noise = _Surrogates(task, bold, null_correlation, trained_model, surface, split_by)
+    n_nulls, by_k = int(null_correlation.facts["n_nulls"]), by_components(possible)
+    found = stability_beside_noise(
+        (from_runs(task, first), from_runs(task, second)),
+        _noise(task, noise, halves, n_nulls),
+        encoding,
+        task.settings,
+        list(by_k),
+        known=RememberedResults({k: one.scratch for k, one in by_k.items()}),
+    )
+    for k, one in by_k.items():
+        yield one, _stability(one, found[k], split_by, n_nulls)
 
 
-def _noise(task: Task, null_correlation: Version, n_nulls: int) -> Iterator[Any]:
+def _noise(
+    task: Task, noise: _Surrogates, halves: Sequence[Sequence[str]], n_nulls: int
+) -> Iterator[tuple[CorrelationSource, CorrelationSource]]:
     """Both halves of each surrogate cohort, one cohort at a time."""
     for null in range(n_nulls):
         task.progress(f"surrogate cohort {null + 1} of {n_nulls}", (null + 1) / (n_nulls + 1))
-        yield tuple(correlation(null_correlation, null, half) for half in (0, 1))
+        folder = task.scratch / f"surrogate-{null}"
+        one, other = (
+            from_runs(task, noise.readers(null, half, halves[half], folder)) for half in (0, 1)
+        )
+        yield one, other
+        shutil.rmtree(folder, ignore_errors=True)
 
 
 def _stability(

@@ -24,6 +24,7 @@ from trend_dagster.orchestration.assets.loading import (
 )
 from trend_dagster.orchestration.io_managers import Result
 from trend_dagster.orchestration.production import Optional, Task, stored_asset
+from trend_dagster.progress import time_left
 from trend_dagster.project.folder import BOLD_RUN
 from trend_dagster.project.settings import Settings
 from trend_dagster.science.bold import common_length
@@ -101,12 +102,17 @@ def _train(
         list(runs), [subject_of(name) for name in runs], config.test_size, config.random_state
     )
 
+    said = f"epoch 1 of {config.n_epochs}"
+
     def show(record: EpochRecord) -> None:
-        task.log(
+        nonlocal said
+        said = (
             f"epoch {record.epoch} of {config.n_epochs}: training loss "
             f"{record.train_loss:.5f}, validation loss {record.validation_loss:.5f}"
         )
-        task.progress(f"epoch {record.epoch}", record.epoch / config.n_epochs)
+        left = (config.n_epochs - record.epoch) * record.seconds
+        task.log(f"{said}, {time_left(left)}")
+        task.progress(said, record.epoch / config.n_epochs)
 
     states = TrainingStates(task, cohort)
     trained = train(
@@ -117,6 +123,7 @@ def _train(
         config,
         checkpoint_dir=states.own,
         on_epoch=show,
+        on_share=lambda share: task.progress(said, share),
         on_notice=task.log,
         cohort=cohort,
         abandoned=states.latest_other(),

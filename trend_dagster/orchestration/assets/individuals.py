@@ -28,7 +28,7 @@ from trend_dagster.project.folder import BOLD_RUN, SUBJECT, Project, subject_key
 from trend_dagster.project.mesh import mesh_of
 from trend_dagster.project.settings import why_no_individuals
 from trend_dagster.project.tables import number_columns
-from trend_dagster.project.target import stored_target
+from trend_dagster.project.target import map_space
 from trend_dagster.science.individuals.settings import IndividualsConfig
 from trend_dagster.science.surface import Surface
 from trend_dagster.storage.stores import Partition, Version
@@ -222,7 +222,7 @@ def individual_networks(
             )
             for n, vector, individual in zip(n_clusters, cohort, found, strict=True)
         },
-        files=_map_files(task, found, area, surface, individual_prior),
+        files=_map_files(task, found, area, cortex, individual_prior),
     )
 
 
@@ -293,17 +293,18 @@ def _minutes(runs: Sequence[Version]) -> float | None:
 
 
 def _map_files(
-    task: Task, found: Sequence[Individual], area: Cortex, surface: Surface, prior: Version
+    task: Task, found: Sequence[Individual], area: Cortex, cortex: Version, prior: Version
 ) -> dict[str, bytes]:
     """A newborn's maps in the formats of the cohort's; colours and names are the cohort's."""
     files: dict[str, bytes] = {}
-    subject, target = task.partition[SUBJECT], stored_target(task.project, len(area.mask))
+    subject, space = task.partition[SUBJECT], map_space(task.project, cortex, len(area.mask))
     for n, cohort, individual in zip(
         prior.read("n_clusters").tolist(), prior.read("labels"), found, strict=True
     ):
         name, title = f"{subject}_{n}_clusters", f"{subject}: {n} clusters"
-        networks = networks_of(cohort, surface, target)
-        written = map_files(name, title, area.whole(individual.labels), networks, surface, target)
+        networks = networks_of(space.labels(cohort), space.surface, space.target)
+        own = space.labels(area.whole(individual.labels))
+        written = map_files(name, title, own, networks, space.surface, space.target)
         files |= {f"{MAPS}/{subject}/{file}": content for file, content in written.items()}
     return files
 

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 
@@ -24,14 +25,38 @@ def _recorded(project: Project, partition: Partition) -> dict[str, Path]:
     return recording_files(project, project.bold_run(partition[BOLD_RUN]))
 
 
-@stored_asset(group="inputs", dims=(BOLD_RUN,), settings=("bold",), files=_recorded)
+def _resampled(settings: Settings) -> dict[str, dict[str, Any]]:
+    to = settings.inputs.resample
+    return {} if to is None else {"inputs": {"resample": to}}
+
+
+def _left_out(project: Project, partition: Partition) -> str | None:
+    why = project.why_left_out(partition[BOLD_RUN])
+    return None if why is None else f"{why} (inputs.exclude)"
+
+
+def _wall(settings: Settings) -> dict[str, dict[str, str]]:
+    """A mesh that comes along brings its medial wall, unless a mask says where there is cortex."""
+    surface = settings.inputs.surface
+    return {} if surface is None or settings.inputs.cortex_mask else {"mesh": {"wall_of": surface}}
+
+
+@stored_asset(
+    group="inputs",
+    dims=(BOLD_RUN,),
+    settings=("bold", _wall, _resampled),
+    code_version="2",
+    left_out=_left_out,
+    files=_recorded,
+)
 def bold(task: Task) -> Result:
     """Resting-state BOLD of one run on the cortical surface, with its mask of usable vertices.
 
     Vertices whose signal never changes (medial wall, outside the field of view) or that
-    `inputs.cortex_mask` leaves out are masked here, once; every later asset obeys this mask. A run
-    with NaN or infinite values, or without any signal, is excluded: its output says so and why,
-    and the other runs go on without it.
+    `inputs.cortex_mask` leaves out are masked here, once; every later asset obeys this mask. Where
+    the file has values on the medial wall of `inputs.surface`, that wall is masked. A run with NaN
+    or infinite values, without any signal, or that `inputs.exclude` names, is excluded: its output
+    says so and why, and the other runs go on without it.
     """
     run = read_recording(task.project, task.project.bold_run(task.partition[BOLD_RUN]))
     if run.unusable is not None:
@@ -44,7 +69,7 @@ def bold(task: Task) -> Result:
         run.sample_mask,
     )
     return Result(
-        arrays={"bold": prepared, "vertex_mask": mask, **run.raw.space.arrays()},
+        arrays={"bold": prepared, "vertex_mask": mask, **run.space_arrays()},
         facts=run.facts,
         pictures={"carpet": small_png(carpet_figure(prepared[mask]))},
     )

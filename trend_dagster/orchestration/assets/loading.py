@@ -18,11 +18,16 @@ from trend_dagster.project.folder import BOLD_RUN, LABEL_FILE, N_COMPONENTS
 from trend_dagster.project.mesh import mesh_of
 from trend_dagster.project.recordings import check_recordings, weights_of
 from trend_dagster.science.bold import check_same_vertices
-from trend_dagster.science.connectivity.encoding import Correlation, Encoding
-from trend_dagster.science.method import FeatureMaker, correlate, possible_components
+from trend_dagster.science.connectivity.encoding import Correlation, CorrelationSource, Encoding
+from trend_dagster.science.method import (
+    FeatureMaker,
+    correlate,
+    correlation_of_runs,
+    possible_components,
+)
 from trend_dagster.storage.scratch import ResumableMatrix
 from trend_dagster.storage.space import check_same_space
-from trend_dagster.storage.stores import Version
+from trend_dagster.storage.stores import Version, describe
 
 HEMISPHERES = ("left", "right")
 """Names of the distance matrices, in the order of the vertices."""
@@ -101,22 +106,48 @@ def correlation(version: Version, *place: int) -> Correlation:
     """Open a stored correlation, or one of a stack; nothing of it is read yet."""
     array: Any = version.array("correlation")
     mask = version.read("vertex_mask")
-    if not place:
-        return Correlation(array, mask)
-    return Correlation(np.asarray(array[place]), mask if mask.ndim == 1 else mask[place[-1]])
+    return Correlation(np.asarray(array[place]) if place else array, mask)
+
+
+def averaged(task: Task, average_correlation: Version) -> CorrelationSource:
+    """Return the average correlation, from the features it was made from where that is possible.
+
+    Blocks and sums come from features sooner than from the matrix. What was imported, is Fisher's
+    average, or was made from features that are no longer there is read from the store.
+    """
+    project, made = task.project, average_correlation.recipe
+    digests = {n: d for n, d in made.inputs.items() if n.partition("[")[0] == "embeddings"}
+    runs = [
+        version
+        for name in average_correlation.facts["runs"]
+        if (version := project.store.latest("embeddings", {BOLD_RUN: name})) is not None
+        and version.digest == digests.get(describe("embeddings", {BOLD_RUN: name}))
+    ]
+    same = made.settings.get("correlation") == project.settings.identity("correlation")
+    arithmetic = task.settings.correlation.average == "arithmetic"
+    if not runs or not same or not arithmetic or len(runs) < len(average_correlation.facts["runs"]):
+        return correlation(average_correlation)
+    return from_runs(task, {run.partition[BOLD_RUN]: features(run) for run in runs})
+
+
+def from_runs(task: Task, runs: Mapping[str, Callable[[], Run]]) -> CorrelationSource:
+    """Average the correlation of runs where it is asked for, each counted as the settings say."""
+    return correlation_of_runs(
+        list(runs.values()), task.settings, weights_of(task.project, list(runs))
+    )
 
 
 def resumed_correlation(
-    task: Task, runs: Mapping[str, Callable[[], Run]], n_vertices: int, name: str = ""
+    task: Task, runs: Mapping[str, Callable[[], Run]], n_vertices: int
 ) -> ResumableMatrix:
     """Correlate runs tile by tile, in a matrix that an interruption leaves to go on from."""
     config = task.settings.correlation
     n_tiles = -(-n_vertices // config.tile)
-    matrix = ResumableMatrix(task.scratch / name, (n_vertices, n_vertices), config.tile)
+    matrix = ResumableMatrix(task.scratch, (n_vertices, n_vertices), config.tile)
 
     def mark(tile: tuple[int, int]) -> None:
         matrix.mark(tile)
-        task.progress(f"{name} tiles".strip(), len(matrix.done) / (n_tiles * (n_tiles + 1) / 2))
+        task.progress("tiles", len(matrix.done) / (n_tiles * (n_tiles + 1) / 2))
 
     done = frozenset(matrix.done)
     correlate(

@@ -3,7 +3,8 @@
 from __future__ import annotations
 
 from collections.abc import Iterator, Mapping, Sequence
-from typing import TYPE_CHECKING, Any
+from contextlib import suppress
+from typing import TYPE_CHECKING
 
 import numpy as np
 
@@ -16,7 +17,7 @@ from trend_dagster.delivery.pictures import (
     sweep_markdown,
 )
 from trend_dagster.delivery.workbook import WORKBOOK, label_vectors, workbook_bytes
-from trend_dagster.errors import CohortError, TrendError
+from trend_dagster.errors import CohortError, StoreError, TrendError
 from trend_dagster.orchestration.assets.connectivity import (
     average_correlation,
     geodesic_distances,
@@ -24,12 +25,18 @@ from trend_dagster.orchestration.assets.connectivity import (
 )
 from trend_dagster.orchestration.assets.evidence import stability
 from trend_dagster.orchestration.assets.inputs import cortex
-from trend_dagster.orchestration.assets.loading import by_components, distances_of, feasible
+from trend_dagster.orchestration.assets.loading import (
+    averaged,
+    by_components,
+    distances_of,
+    feasible,
+)
 from trend_dagster.orchestration.io_managers import Result
 from trend_dagster.orchestration.production import (
     Available,
     Optional,
     Task,
+    command,
     stored,
     stored_asset,
 )
@@ -41,6 +48,7 @@ from trend_dagster.project.tables import (
     finished,
     labels_of,
     number_columns,
+    numbered_like,
     rule_facts,
     summary_facts,
     summary_table,
@@ -56,19 +64,11 @@ if TYPE_CHECKING:
     from trend_dagster.science.parcellation.sweep import Solution
 
 
-def _correlation_fits(settings: Settings, correlation: Version) -> bool:
-    """Tell whether the whole correlation may be in memory; every factorisation reads all of it."""
-    budget = settings.correlation.memory_budget_gib * 2**30
-    return bool(correlation.array("correlation").nbytes <= budget)
-
-
 def _worker_bytes(settings: Settings, inputs: Mapping[str, list[Version]], n_threads: int) -> int:
-    (matrix,), (correlation,) = inputs["thresholded_matrix"], inputs["average_correlation"]
+    (matrix,) = inputs["thresholded_matrix"]
     if "block_sizes" not in matrix.names():  # excluded, nothing is computed
         return 0
-    fits = _correlation_fits(settings, correlation)
-    whole = correlation.array("correlation").nbytes if fits else 0
-    return worker_memory(matrix.read("block_sizes"), settings.sweep, n_threads) + whole
+    return worker_memory(matrix.read("block_sizes"), settings.sweep, n_threads)
 
 
 @stored_asset(
@@ -96,8 +96,7 @@ def nmf_sweep(
     possible, errors = feasible(tasks, matrix.n_kept)
     yield from errors
     by_k = by_components(possible)
-    full: Any = average_correlation.array("correlation")
-    full = full[...] if _correlation_fits(settings, average_correlation) else full
+    full = averaged(tasks[0], average_correlation).smoothed(None)
     near = geodesic_distances() if settings.factorization.smoothness > 0 else None
     graph = loadings_graph(() if near is None else distances_of(near), settings)
     swept = sweep_solutions(matrix, settings, list(by_k), full_correlation=full, graph=graph)
@@ -139,7 +138,7 @@ _sweep = stored(nmf_sweep)  # below, parameters have that name
     group="parcellation",
     inputs=[nmf_sweep, thresholded_matrix, stability],
     settings=("sweep", "delivery", "selection"),
-    code_version="2",
+    code_version="3",
 )
 def sweep_summary(
     task: Task, nmf_sweep: Available, thresholded_matrix: Available, stability: Available
@@ -160,7 +159,10 @@ def sweep_summary(
         facts=summary_facts(table, stability, settings),
         tables={"sweep": sweep_markdown(table)},
         pictures=heat_maps(finished(table)),
-        files={WORKBOOK: workbook_bytes(table, names, ranked), **vectors},
+        files={
+            WORKBOOK: workbook_bytes(table, names, ranked, settings.networks.method),
+            **vectors,
+        },
     )
 
 
@@ -173,7 +175,7 @@ def _missing(task: Task, cells: Sequence[Version]) -> dict[tuple[str, ...], str]
             "sweep_summary",
             expected="at least one cell of nmf_sweep",
             found=f"none ({_why_missing(task, wanted[0])})",
-            remedy="Materialize nmf_sweep first.",
+            remedy=f"`{command(task.project, 'sweep_summary')}` makes them first.",
         )
     missing = [partition for partition in wanted if tuple(partition.values()) not in done]
     return {tuple(partition.values()): _why_missing(task, partition) for partition in missing}
@@ -194,7 +196,7 @@ def _why_missing(task: Task, partition: Partition) -> str:
     group="parcellation",
     inputs=[sweep_summary, nmf_sweep, cortex],
     settings=("selection",),
-    code_version="3",
+    code_version="4",
 )
 def selected_parcellations(
     task: Task, sweep_summary: Version, nmf_sweep: Available, cortex: Optional
@@ -204,16 +206,27 @@ def selected_parcellations(
     The rule (`selection.rule`) never sees planted networks or an atlas. Across label files it
     compares only what exceeds the same measure on noise, because every raw metric rewards the
     label file itself; where that is not known, it takes the label file with the fewest labels.
+    Networks have the numbers of those of the version before that they overlap best.
     """
     table = summary_table(sweep_summary, nmf_sweep)
     ranked = rank_cells(table, task.settings.selection)
     chosen = choices(ranked)
     labels = np.stack([labels_of(nmf_sweep, choice) for choice in chosen])
+    labels, numbered = numbered_like(_before(task), [c["n_clusters"] for c in chosen], labels)
     pictures, files = draw_chosen(mesh_of(cortex(), labels.shape[1]), ranked, labels)
     return Result(
         arrays={"n_clusters": np.array([c["n_clusters"] for c in chosen]), "labels": labels},
-        facts=rule_facts(task.settings.selection, table, sweep_summary) | {"chosen": chosen},
+        facts=rule_facts(task.settings.selection, table, sweep_summary)
+        | {"chosen": chosen}
+        | numbered,
         tables={"ranking": ranking_markdown(ranked)},
         pictures=pictures,
         files=files,
     )
+
+
+def _before(task: Task) -> Version | None:
+    """The version that people have worked with until now."""
+    with suppress(StoreError):  # damaged: its numbers are lost
+        return task.project.store.latest(task.draft.asset, task.partition)
+    return None

@@ -176,7 +176,7 @@ class _Job:
                 found=str(list(self.weights)),
                 remedy="Leave runs of which nothing is kept out.",
             )
-        features, _ = _read(self.runs[0])
+        features, _ = read_run(self.runs[0])
         self.n_vertices = len(features)
         self.run_bytes = 4 * features.size
         self.masks = np.zeros((len(self.runs), self.n_vertices), dtype=bool)
@@ -234,8 +234,8 @@ class _Job:
         return list(zip(placed, weights, strict=True))
 
     def _standardized(self, run: int) -> FloatArray:
-        features, mask = _read(self.runs[run])
-        self._check(run, features, mask)
+        features, mask = read_run(self.runs[run])
+        check_run(run, features, mask, self.n_vertices)
         rows, self.masks[run] = standardize(features, mask)
         if self.weights is not None and self.config.average == "arithmetic":
             rows *= np.float32(np.sqrt(self.weights[run]))  # the product then has the weight
@@ -307,24 +307,27 @@ class _Job:
         size, n = self.config.tile, self.n_vertices
         return slice(a, min(a + size, n)), slice(b, min(b + size, n))
 
-    def _check(self, run: int, features: NDArray[Any], mask: BoolArray) -> None:
-        if features.ndim != 2 or len(features) != self.n_vertices or len(mask) != len(features):
-            raise CohortError(
-                f"run {run}",
-                expected=f"features and a mask of {self.n_vertices} vertices, as in run 0",
-                found=f"features of shape {features.shape} and a mask of shape {mask.shape}",
-                remedy="Average only runs that were sampled on the same surface.",
-            )
-        if not np.isfinite(features[mask]).all():
-            raise CohortError(
-                f"run {run}",
-                expected="finite features where the mask says that there is signal",
-                found="NaN or infinity",
-                remedy="Embed the run again; look at the check of its embedding.",
-            )
+
+def check_run(run: int, features: NDArray[Any], mask: BoolArray, n_vertices: int) -> None:
+    """Refuse a run that does not fit the others, or is not finite where it has signal."""
+    if features.ndim != 2 or len(features) != n_vertices or len(mask) != len(features):
+        raise CohortError(
+            f"run {run}",
+            expected=f"features and a mask of {n_vertices} vertices, as in run 0",
+            found=f"features of shape {features.shape} and a mask of shape {mask.shape}",
+            remedy="Average only runs that were sampled on the same surface.",
+        )
+    if not np.isfinite(features[mask]).all():
+        raise CohortError(
+            f"run {run}",
+            expected="finite features where the mask says that there is signal",
+            found="NaN or infinity",
+            remedy="Embed the run again; look at the check of its embedding.",
+        )
 
 
-def _read(run: Run | Callable[[], Run]) -> Run:
+def read_run(run: Run | Callable[[], Run]) -> Run:
+    """Read a run, if it is not there yet."""
     features, mask = run() if callable(run) else run
     return np.asarray(features), np.asarray(mask, dtype=bool)
 

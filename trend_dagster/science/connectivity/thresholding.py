@@ -127,9 +127,18 @@ class BlockMatrix:
             ``data``, the blocks one after the other, each row by row; ``block_sizes``;
             ``permutation``.
         """
-        parts = [block.ravel() for block in self.blocks]
-        data = np.concatenate(parts) if parts else np.empty(0, dtype=self.dtype)
+        data = self._in_one_array()
         return {"data": data, "block_sizes": self.block_sizes, "permutation": self.permutation}
+
+    def _in_one_array(self) -> FloatArray:
+        """All blocks one after the other, without a copy where they were made like that."""
+        parts = [block.ravel() for block in self.blocks]
+        whole = parts[0].base if parts else np.empty(0, dtype=self.dtype)
+        if isinstance(whole, np.ndarray) and whole.size == sum(part.size for part in parts):
+            starts = whole.ctypes.data + whole.itemsize * np.cumsum([0, *(p.size for p in parts)])
+            if whole.ndim == 1 and [p.ctypes.data for p in parts] == starts[:-1].tolist():
+                return whole
+        return np.concatenate(parts)
 
     @classmethod
     def from_arrays(
@@ -163,7 +172,9 @@ def threshold_by_label(
     ----------
     correlation : array of shape (n_vertices, n_vertices)
         Symmetric. A numpy array, or anything that gives a numpy array when sliced by rows and
-        columns (a zarr array, a memory map): it is read once, in stripes of rows, never whole.
+        columns (a zarr array, a memory map): it is read once, in stripes of rows, never whole. Or
+        what computes its ``symmetric_blocks``
+        (`trend_dagster.science.connectivity.from_runs.SmoothedRuns`).
     labels : ndarray of shape (n_vertices,)
         Spatial label of each vertex. Every value that occurs is a label of its own.
     vertex_mask : ndarray of bool of shape (n_vertices,), optional
@@ -189,7 +200,8 @@ def threshold_by_label(
     order = np.argsort(label_index, kind="stable")
     sizes = np.bincount(label_index) if len(kept) else np.empty(0, np.int64)
     members = np.split(kept[order], np.cumsum(sizes)[:-1]) if len(sizes) else []
-    blocks = _read_blocks(correlation, members)
+    compute = getattr(correlation, "symmetric_blocks", None)
+    blocks = _read_blocks(correlation, members) if compute is None else compute(members)
     policy = (config or ThresholdConfig()).negatives
     negative = sum(_make_non_negative(block, policy) for block in blocks)
     used = sum(block.size for block in blocks)
@@ -287,7 +299,7 @@ def _weight_block(block: FloatArray, distance: Any, rows: IntArray, kernel: Kern
 
 def _read_blocks(correlation: Any, members: Sequence[IntArray]) -> list[FloatArray]:
     """Read every block in one pass over stripes of rows."""
-    blocks: list[FloatArray] = [np.empty((len(m), len(m)), dtype=np.float32) for m in members]
+    blocks = empty_blocks([len(m) for m in members])
     n_vertices = correlation.shape[0]
     chunks = getattr(correlation, "chunks", None)
     height = chunks[0] * max(_STRIPE_ROWS // chunks[0], 1) if chunks else _STRIPE_ROWS
@@ -309,16 +321,25 @@ def _read_blocks(correlation: Any, members: Sequence[IntArray]) -> list[FloatArr
     return blocks
 
 
+def empty_blocks(sizes: Sequence[int]) -> list[FloatArray]:
+    """Square blocks of float32 one after the other in one array, as a store keeps them."""
+    parts = np.split(np.empty(sum(n**2 for n in sizes), np.float32), np.cumsum(np.square(sizes)))
+    return [part.reshape(n, n) for part, n in zip(parts, sizes, strict=False)]
+
+
 def _make_non_negative(block: FloatArray, policy: str) -> int:
     """Apply a policy for negatives in place; return how many entries were negative."""
-    negative = int(np.count_nonzero(block < 0))
-    if policy == "clip":
-        np.maximum(block, 0, out=block)
-    elif policy == "shift":
-        block += 1
-        block *= 0.5
-    else:
-        np.abs(block, out=block)
+    negative = 0
+    for start in range(0, len(block), _STRIPE_ROWS):
+        rows = block[start : start + _STRIPE_ROWS]
+        negative += int(np.count_nonzero(rows < 0))
+        if policy == "clip":
+            np.maximum(rows, 0, out=rows)
+        elif policy == "shift":
+            rows += 1
+            rows *= 0.5
+        else:
+            np.abs(rows, out=rows)
     return negative
 
 

@@ -80,6 +80,29 @@ def match_labels(found: Labels, truth: Labels) -> NDArray[np.int32]:
     return matched
 
 
+def renumbered(found: Labels, before: Labels) -> NDArray[np.int32]:
+    """Rename networks after those of another parcellation, in the names 0 to n - 1.
+
+    Parameters
+    ----------
+    found, before : ndarray of shape (n_vertices,)
+        Label vectors; -1 without signal.
+
+    Returns
+    -------
+    ndarray of shape (n_vertices,), int32
+        `found`, a permutation of its names: as :func:`match_labels`, and networks without partner
+        take the names that are left.
+    """
+    matched = match_labels(found, before)
+    names = np.unique(matched[matched >= 0])
+    last = int(np.max(found, initial=-1))
+    spare = iter(sorted(set(range(last + 1)) - set(names.tolist())))
+    for name in names[names > last]:
+        matched[matched == name] = next(spare)
+    return matched
+
+
 def dice_per_network(found: Labels, truth: Labels) -> NDArray[np.float64]:
     """Dice coefficient of each true network with its match; 0 for a network without one.
 

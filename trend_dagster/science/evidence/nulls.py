@@ -8,6 +8,7 @@ from __future__ import annotations
 
 from collections.abc import Iterator
 from dataclasses import dataclass
+from functools import cached_property
 
 import numpy as np
 import scipy  # loads a part of its own when it is first asked for
@@ -17,6 +18,15 @@ from trend_dagster.errors import InputError
 from trend_dagster.science.surface import Surface, edge_graph, geodesic_neighbours, unit_variance
 
 MAX_SIGMA = 12.0  # mm, of the smoothing kernel: neighbours of 20 mm width at half maximum and more
+
+
+_REACH = 5.3
+"""Standard deviations up to which a kernel is made: what lies further weighs less than 1e-6."""
+
+_EDGES = 4000
+"""Edges of the mesh, drawn at random where there are more, from which a kernel's width is found."""
+
+IntArray = NDArray[np.integer]
 
 
 @dataclass(frozen=True)
@@ -48,9 +58,11 @@ class SurrogateMaker:
     """
 
     def __init__(self, surface: Surface) -> None:
-        self._distances = geodesic_neighbours(surface, 3 * MAX_SIGMA)
+        self._surface = surface
         edges = scipy.sparse.coo_array(scipy.sparse.triu(edge_graph(surface), k=1))
         self._first, self._second = edges.coords
+        self._distances: scipy.sparse.csr_array | None = None
+        self._reach = 0.0
 
     def measure(self, bold: NDArray[np.floating]) -> Smoothness:
         """Measure the smoothness of a run.
@@ -78,26 +90,38 @@ class SurrogateMaker:
         local = max((alike - common) / (1 - common), 0.0)
         return Smoothness(common, local, self._sigma_for(local))
 
+    @cached_property
+    def _sample(self) -> tuple[scipy.sparse.csr_array, IntArray, IntArray]:
+        """Distances around the ends of some edges of the mesh, and the rows of their two ends."""
+        n = len(self._first)
+        chosen = np.sort(np.random.default_rng(0).permutation(n)[:_EDGES])
+        ends = np.stack([self._first[chosen], self._second[chosen]])
+        sources, rows = np.unique(ends, return_inverse=True)
+        first, second = rows.reshape(ends.shape)
+        near = geodesic_neighbours(self._surface, 3 * MAX_SIGMA, sources)
+        return near, sources, np.stack([first, second])
+
     def _sigma_for(self, correlation: float) -> float:
+        distances, sources, (first, second) = self._sample
+
         def surplus(sigma: float) -> float:
-            kernel = self._kernel(sigma)
-            product = kernel[self._first].multiply(kernel[self._second]).sum(axis=1)
+            kernel = _kernel(distances, sources, sigma)
+            product = kernel[first].multiply(kernel[second]).sum(axis=1)
             return float(product.mean()) - correlation
 
-        shortest = float(self._distances.data.min()) / 6  # no neighbour has any weight here
+        shortest = float(distances.data.min()) / 6  # no neighbour has any weight here
         if surplus(shortest) >= 0:
             return shortest
         if surplus(MAX_SIGMA) <= 0:
             return MAX_SIGMA
         return float(scipy.optimize.brentq(surplus, shortest, MAX_SIGMA, xtol=0.02))
 
-    def _kernel(self, sigma: float) -> scipy.sparse.csr_array:
-        """Gaussian smoothing whose output has unit variance for white noise of unit variance."""
-        weights = self._distances.astype(np.float64)
-        weights.data = np.exp(-(weights.data**2) / (2 * sigma**2))
-        return unit_variance(
-            scipy.sparse.csr_array(weights + scipy.sparse.eye_array(weights.shape[0]))
-        )
+    def _smoother(self, sigma: float) -> scipy.sparse.csr_array:
+        """Smoothing over all vertices, over distances that are measured as far as it reaches."""
+        reach = min(3 * MAX_SIGMA, _REACH * sigma)
+        if self._distances is None or reach > self._reach:
+            self._distances, self._reach = geodesic_neighbours(self._surface, reach), reach
+        return _kernel(self._distances, np.arange(self._surface.n_vertices), sigma)
 
     def surrogate(
         self, bold: NDArray[np.floating], smoothness: Smoothness, rng: np.random.Generator
@@ -123,10 +147,23 @@ class SurrogateMaker:
         deviation = bold.std(axis=1, keepdims=True, dtype=np.float64)
         white = rng.normal(size=(n_vertices, n_timepoints))
         common = max(smoothness.common, 0.0)
-        noise = np.sqrt(1 - common) * (self._kernel(smoothness.sigma) @ white)
+        noise = np.sqrt(1 - common) * (self._smoother(smoothness.sigma) @ white)
         noise += np.sqrt(common) * rng.normal(size=n_timepoints)
         coloured = _colour(noise, (bold - mean) / np.where(deviation > 0, deviation, 1))
         return np.asarray(mean + deviation * coloured, dtype=np.float32)
+
+
+def _kernel(
+    distances: scipy.sparse.csr_array, sources: IntArray, sigma: float
+) -> scipy.sparse.csr_array:
+    """Gaussian smoothing whose output has unit variance for white noise of unit variance."""
+    weights = distances.astype(np.float64)
+    weights.data = np.exp(-(weights.data**2) / (2 * sigma**2))
+    weights.data[weights.data < np.exp(-(_REACH**2) / 2)] = 0  # of no account, and most of them
+    weights.eliminate_zeros()
+    here = (np.ones(len(sources)), (np.arange(len(sources)), sources))
+    own = scipy.sparse.csr_array(here, shape=weights.shape)
+    return unit_variance(scipy.sparse.csr_array(weights + own))
 
 
 def _colour(noise: NDArray[np.float64], like: NDArray[np.float64]) -> NDArray[np.float64]:
@@ -185,7 +222,7 @@ def _turn(surface: Surface, rng: np.random.Generator) -> NDArray[np.intp]:
             "surface",
             expected="spherical coordinates to turn",
             found="none",
-            remedy="Name the sphere of this mesh, left and right: inputs.sphere in trend.yaml.",
+            remedy="Name the sphere of this mesh, left and right: inputs.spheres in trend.yaml.",
         )
     turn = scipy.stats.special_ortho_group.rvs(3, random_state=rng)
     mirror = np.diag([-1.0, 1.0, 1.0])

@@ -12,7 +12,7 @@ from typing import Literal
 from pydantic import BaseModel, Field, model_validator
 
 from trend_dagster.errors import SettingsError
-from trend_dagster.science.identity import NO_IDENTITY
+from trend_dagster.science.identity import NO_IDENTITY, UNLESS_DEFAULT
 
 FeatureSource = Literal["input_projection", "encoder", "bold"]
 
@@ -142,10 +142,13 @@ class TrainingConfig(BaseModel, frozen=True, extra="forbid"):
             "with bfloat16; 'auto' takes bfloat16 where the device has it in hardware."
         ),
     )
-    vertex_subsample: int | None = Field(
-        default=None,
-        ge=2,
-        description="Vertices drawn anew in every step; empty for all, as in the tutorial.",
+    vertices_per_step: int = Field(
+        default=6000,
+        ge=0,
+        description="Vertices drawn at random, anew for every step, where runs have more, so that "
+        "a step costs the same on every mesh; 0 for all, as in the tutorial. Validation takes the "
+        "same draw of a run in every epoch.",
+        json_schema_extra=UNLESS_DEFAULT,
     )
     accumulate: int = Field(
         default=1, ge=1, description="Runs whose gradients are averaged before a step."

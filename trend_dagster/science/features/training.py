@@ -353,7 +353,8 @@ class _Checkpoints:
 
     def _changed(self, state: Mapping[str, Any]) -> str | None:
         """One phrase for each setting that differs."""
-        old, new, missing = state["settings"], self.settings, "unset"
+        # What is not named is unset, as a setting is that came later or is there no more.
+        old, new, missing = state["settings"], self.settings, None
         phrases = [
             f"{name} from {str(old.get(name, missing))[:80]} to {str(new.get(name, missing))[:80]}"
             for name in sorted(old.keys() | new.keys())
@@ -392,6 +393,7 @@ class _Job:
     config: TrainingConfig
     folder: Path
     on_epoch: Callable[[EpochRecord], None]
+    on_share: Callable[[float], None]
     on_notice: Callable[[str], None]
     abandoned: Path | None
     identity: dict[str, Any]
@@ -503,6 +505,7 @@ class _Loop:
             names = order[start : start + size]
             group = [next(loaded) for _ in names]
             step_losses = self._step(group)
+            self._tell_share(epoch, start + len(names), len(order))
             if step_losses is None:
                 skipped += 1
                 self._tell_skipped(
@@ -512,13 +515,17 @@ class _Loop:
                 losses += step_losses
         return self._mean(losses), skipped
 
+    def _tell_share(self, epoch: int, done: int, n_runs: int) -> None:
+        if self.fabric.is_global_zero:
+            self.job.on_share((epoch - 1 + done / (n_runs + 1)) / self.config.n_epochs)
+
     def _step(self, group: list[Tensor]) -> list[float] | None:
         """Take one optimiser step over a group of runs; None if it met NaN or infinity."""
         losses = []
         self.optimizer.zero_grad()
         for i, x in enumerate(group):
             with self.fabric.no_backward_sync(self.model, enabled=i + 1 < len(group)):
-                loss = self._loss(self._subsample(x))
+                loss = self._loss(self._some(x))
                 if not self._finite_everywhere(loss):
                     return None
                 self.fabric.backward(loss / len(group))
@@ -533,11 +540,12 @@ class _Loop:
     def _loss(self, x: Tensor) -> Tensor:
         return combined_loss(self.model(x), x, self.config.mse_weight)
 
-    def _subsample(self, x: Tensor) -> Tensor:
-        n, n_vertices = self.config.vertex_subsample, x.shape[1]
-        if n is None or n >= n_vertices:
+    def _some(self, x: Tensor, generator: torch.Generator | None = None) -> Tensor:
+        """Draw as many vertices as a step takes; the draw of a training step is the epoch's."""
+        n, n_vertices = self.config.vertices_per_step, x.shape[1]
+        if not 0 < n < n_vertices:
             return x
-        return x[:, torch.randperm(n_vertices)[:n].to(x.device)]
+        return x[:, torch.randperm(n_vertices, generator=generator)[:n].to(x.device)]
 
     def _validate(self, epoch: int, skipped: int) -> tuple[float, int]:
         """Return the mean validation loss, and the skipped steps with those of validation."""
@@ -545,8 +553,10 @@ class _Loop:
         names = self.job.split.validation[self.fabric.global_rank :: self.fabric.world_size]
         losses = []
         for name, x in zip(names, self._load(names), strict=True):
+            # The same vertices in every epoch, or the best one would be that of a lucky draw.
+            drawn = torch.Generator().manual_seed(self.config.random_state)
             with torch.no_grad():
-                loss = float(self._loss(x))
+                loss = float(self._loss(self._some(x, drawn)))
             if math.isfinite(loss):
                 losses.append(loss)
             else:
@@ -618,6 +628,7 @@ def train(
     *,
     checkpoint_dir: Path,
     on_epoch: Callable[[EpochRecord], None] = lambda record: None,
+    on_share: Callable[[float], None] = lambda share: None,
     on_notice: Callable[[str], None] = warn,
     cohort: str = "",
     abandoned: Path | None = None,
@@ -638,6 +649,8 @@ def train(
         the same settings and cohort is continued; any other is started afresh.
     on_epoch : callable, optional
         Called with every new `EpochRecord`, after the state is safe.
+    on_share : callable, optional
+        Called after every step with the share of all epochs that is done, from 0 to 1.
     on_notice : callable, optional
         Called with what went wrong and was dealt with (a step with NaN, a costly setting); a
         warning by default.
@@ -669,10 +682,11 @@ def train(
         config,
         checkpoint_dir,
         on_epoch,
+        on_share,
         on_notice,
         abandoned,
         identity=_identity(split, model_config, config, precision, cohort),
-        n_vertices=min(first[0], config.vertex_subsample or first[0]),
+        n_vertices=min(first[0], config.vertices_per_step or first[0]),
         n_timepoints=first[-1],
         device_type=fabric.device.type,
     )
@@ -757,6 +771,8 @@ def _launch(fabric: Any, job: _Job) -> dict[str, Any]:
             try:
                 if isinstance(told, str):
                     job.on_notice(told)
+                elif isinstance(told, float):
+                    job.on_share(told)
                 else:
                     job.on_epoch(told)
             except Exception as error:
@@ -765,7 +781,7 @@ def _launch(fabric: Any, job: _Job) -> dict[str, Any]:
     listener = threading.Thread(target=listen, daemon=True)
     listener.start()
     try:
-        told_apart = replace(job, on_epoch=queue.put, on_notice=queue.put)
+        told_apart = replace(job, on_epoch=queue.put, on_share=queue.put, on_notice=queue.put)
         ended = dict(fabric.launch(partial(_fit, job=told_apart)))
     finally:
         queue.put(None)
@@ -812,7 +828,7 @@ def _out_of_memory(job: _Job, found: str) -> TrainingError:
         expected=f"about {_estimate(job) / 1e9:.1f} GB of memory on the {job.device_type}",
         found=found,
         remedy=(
-            "Set vertex_subsample, precision 'bf16' or attention_dropout 0, or lower d_model, "
-            "dim_feedforward or the number of layers."
+            "Set a lower vertices_per_step, precision 'bf16' or attention_dropout 0, or lower "
+            "d_model, dim_feedforward or the number of layers."
         ),
     )

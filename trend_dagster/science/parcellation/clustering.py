@@ -89,7 +89,8 @@ def cluster(
     config : ClusteringConfig, optional
         Seed and row scaling.
     full_correlation : array of shape (n_vertices, n_vertices), optional
-        The correlation before thresholding, read in stripes of rows.
+        The correlation before thresholding, read in stripes of rows; or what adds it up by itself
+        (`trend_dagster.science.connectivity.from_runs.SmoothedRuns`).
     labelings : sequence of ndarray of shape (n_vertices,), optional
         Groups made elsewhere, one labeling for each number of clusters, in place of KMeans'.
 
@@ -313,10 +314,13 @@ def _thresholded_sums(matrix: BlockMatrix, one_hot: FloatArray) -> Sums:
 
 
 def _full_sums(correlation: Any, kept: IntArray, one_hot: FloatArray) -> Sums:
-    """Return Z^T C Z and Z^T diag(C), reading C in stripes of rows."""
+    """Return Z^T C Z and Z^T diag(C), reading C in stripes of rows unless it adds up by itself."""
     n = correlation.shape[0]
     Z = np.zeros((n, one_hot.shape[1]), dtype=np.float32)
     Z[kept] = one_hot
+    if (add := getattr(correlation, "group_sums", None)) is not None:
+        found: Sums = add(Z)
+        return found
     sums = np.zeros((Z.shape[1], Z.shape[1]))
     traces = np.zeros(Z.shape[1])
     for start in range(0, n, _STRIPE_ROWS):

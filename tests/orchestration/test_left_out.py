@@ -1,0 +1,139 @@
+"""What is not taken: vertices of the medial wall, and runs that the user names."""
+
+from __future__ import annotations
+
+import numpy as np
+import pytest
+
+from tests.conftest import run
+from trend_dagster.errors import SettingsError
+from trend_dagster.orchestration.overview import overview
+from trend_dagster.project.folder import Project
+from trend_dagster.science.plausibility import outlying
+
+
+def store_of(folder):
+    return Project.open(folder).store
+
+
+# The medial wall
+
+
+def on_fsaverage3(folder, bold):
+    (folder / "bold").mkdir(parents=True)
+    np.save(folder / "bold" / "sub-01.npy", bold.astype(np.float32))
+    (folder / "trend.yaml").write_text("inputs: {surface: fsaverage3}\n")
+    outcomes = run(folder, among=["bold", "cortex"])
+    assert [e for o in outcomes.values() for e in o.errors] == []
+    return outcomes
+
+
+@pytest.mark.parametrize("value", [1.0, np.nan])
+def test_values_on_the_wall_of_a_mesh_that_comes_along_are_taken_out_and_said(
+    tmp_path, surface, rng, value
+):
+    bold = 1000 + rng.standard_normal((surface.n_vertices, 40))
+    bold[surface.medial_wall] *= value
+    outcomes = on_fsaverage3(tmp_path, bold)
+    made = store_of(tmp_path).latest("bold", {"bold_run": "sub-01"})
+    assert made.excluded is None
+    np.testing.assert_array_equal(made.read("vertex_mask"), ~surface.medial_wall)
+    (said,) = outcomes["cortex"].doubts
+    assert "1 of 1 BOLD runs have values on the medial wall; that of fsaverage3 was taken" in said
+    assert "inputs.cortex_mask" in said
+
+
+def test_a_wall_of_the_files_own_is_left_as_it_is(tmp_path, surface, rng):
+    bold = 1000 + rng.standard_normal((surface.n_vertices, 40))
+    own = surface.medial_wall.copy()
+    own[np.flatnonzero(own)[:5]] = False  # a bit smaller than the estimate
+    bold[own] = 0
+    outcomes = on_fsaverage3(tmp_path, bold)
+    mask = store_of(tmp_path).latest("bold", {"bold_run": "sub-01"}).read("vertex_mask")
+    np.testing.assert_array_equal(mask, ~own)
+    assert outcomes["cortex"].doubts == ()
+
+
+def test_a_named_mask_goes_before_the_wall_of_the_mesh(tmp_path, surface, rng):
+    mask = np.arange(surface.n_vertices) % 10 > 0
+    np.save(tmp_path / "mask.npy", mask)
+    (tmp_path / "bold").mkdir()
+    bold = 1000 + rng.standard_normal((surface.n_vertices, 40))
+    np.save(tmp_path / "bold" / "sub-01.npy", bold.astype(np.float32))
+    named = "inputs: {surface: fsaverage3, cortex_mask: [mask.npy]}\n"
+    (tmp_path / "trend.yaml").write_text(named)
+    run(tmp_path, among=["bold"])
+    made = store_of(tmp_path).latest("bold", {"bold_run": "sub-01"})
+    np.testing.assert_array_equal(made.read("vertex_mask"), mask)
+
+
+# Runs
+
+
+def exclude(folder, text):
+    settings = folder / "trend.yaml"
+    settings.write_text(settings.read_text().replace("inputs: {", f"inputs: {{exclude: {text}, "))
+
+
+def test_a_run_is_left_out_with_its_reason_and_is_not_read(project_folder):
+    (project_folder / "bold" / "sub-02_run-1.npy").write_bytes(b"no numbers")
+    exclude(project_folder, '{sub-02_*: "another scanner"}')
+    outcomes = run(project_folder, among=["bold"])
+    assert [e for o in outcomes.values() for e in o.errors] == []
+    why = "another scanner (inputs.exclude)"
+    status = {a.asset: a for a in overview(Project.open(project_folder))}["bold"]
+    assert status.excluded == {
+        "bold[bold_run=sub-02_run-1]": why,
+        "bold[bold_run=sub-02_run-2]": why,
+    }
+    assert run(project_folder, among=["bold"])["bold"].made == 0
+    # Taken again, only they are made anew.
+    settings = project_folder / "trend.yaml"
+    settings.write_text(settings.read_text().replace("sub-02_*", "sub-02_run-1"))
+    assert run(project_folder, among=["bold"])["bold"].made == 1
+    made = store_of(project_folder).latest("bold", {"bold_run": "sub-02_run-2"})
+    assert made.excluded is None
+
+
+@pytest.mark.parametrize(
+    ("text", "message"),
+    [
+        ("{sub-9_run-1: moved}", r"'sub-9_run-1', which no run matches \(did you mean sub-"),
+        ('{sub-01_run-1: ""}', "a reason for each, also for sub-01_run-1"),
+    ],
+)
+def test_a_run_that_is_not_there_or_without_a_reason_is_refused(project_folder, text, message):
+    exclude(project_folder, text)
+    with pytest.raises(SettingsError, match=message):
+        Project.open(project_folder).keys("bold_run")
+
+
+def facts(snr: float, missing: int = 100, moved: float = 0.2) -> dict:
+    return {
+        "temporal_snr": snr,
+        "n_vertices": 1000,
+        "n_vertices_without_signal": missing,
+        "mean_framewise_displacement": moved,
+    }
+
+
+def test_runs_that_are_worse_than_the_others_by_far_are_named(rng):
+    runs = {f"sub-{i}": facts(50 + rng.normal(), 100, 0.2 + 0.01 * rng.normal()) for i in range(9)}
+    assert outlying(runs) == {}
+    runs |= {"noisy": facts(20), "cut": facts(50, 300), "moved": facts(50, 100, 0.9)}
+    runs |= {"better": facts(90, 0, 0.0)}
+    found = outlying(runs)
+    assert set(found) == {"noisy", "cut", "moved"}
+    assert found["noisy"][0].startswith("temporal SNR is 20, where the median of 13 runs is 5")
+    assert found["cut"][0].startswith("share of vertices with signal is 0.7,")
+    assert found["moved"][0].startswith("mean framewise displacement is 0.9 mm,")
+    assert outlying({name: runs[name] for name in ("noisy", "sub-1", "sub-2")}) == {}
+
+
+def test_motion_is_told_by_the_table_beside_a_run_and_said_beside_the_others(project_folder):
+    for i, path in enumerate(sorted((project_folder / "bold").glob("*.npy"))):
+        rows = ["n/a", *[str(2.0 if i == 3 else 0.1 + i / 1000)] * 39]
+        table = path.with_name(f"{path.stem}_desc-confounds_timeseries.tsv")
+        table.write_text("\n".join(["framewise_displacement", *rows]) + "\n")
+    (doubt,) = run(project_folder, among=["bold"])["bold"].doubts
+    assert doubt.startswith("bold[bold_run=sub-02_run-2]: mean framewise displacement is 2 mm")
