@@ -53,7 +53,7 @@ class Watcher:
             context = dg.build_sensor_context(
                 instance=instance,
                 cursor=self.cursor,
-                resources={"project": ProjectResource(folder=str(self.folder))},
+                resources={"project": ProjectResource(self.folder)},
             )
             found = build_definitions(self.folder).resolve_sensor_def("new_input_files")(context)
         self.cursor = found.cursor or self.cursor

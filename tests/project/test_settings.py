@@ -267,6 +267,7 @@ def test_identity_leaves_out_what_only_changes_speed_or_place(section):
     assert left_out == {
         "inputs": {
             "bold",
+            "exclude",
             "select",
             "space",
             "density",
@@ -276,6 +277,8 @@ def test_identity_leaves_out_what_only_changes_speed_or_place(section):
             "geodesic_distances",
             "surfaces",
             "inflated",
+            "spheres",
+            "resample",  # a later one, at its default
             "cortex_mask",
             "template",
             "truth",

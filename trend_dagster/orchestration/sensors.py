@@ -79,7 +79,7 @@ def build_sensor(interval_seconds: int, jobs: Sequence[Any]) -> dg.SensorDefinit
         "removed one is reported; it is left out of new averages, and its outputs stay.",
     )
     def new_input_files(
-        context: dg.SensorEvaluationContext, project: ProjectResource
+        context: dg.SensorEvaluationContext, project: dg.ResourceParam[ProjectResource]
     ) -> dg.SensorResult:
         before: dict[str, Stamps] = json.loads(context.cursor or "{}")
         try:

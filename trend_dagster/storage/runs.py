@@ -23,7 +23,7 @@ from numpy.typing import NDArray
 
 from trend_dagster.errors import InputError
 from trend_dagster.storage.arrays import key_of, lies_wrong_way, read_bold
-from trend_dagster.storage.gifti import read_series
+from trend_dagster.storage.gifti import external_files, read_series
 from trend_dagster.storage.sides import (
     SIDES,
     check_side,
@@ -510,6 +510,8 @@ def reading(path: Path, what: str) -> Iterator[None]:
         yield
     except (OSError, EOFError, ValueError, TypeError, LookupError, AttributeError) as error:
         raise _unreadable(path, f"a complete {what}", error) from error
+    except (MemoryError, OverflowError) as error:  # what its header claims
+        raise _unreadable(path, f"a {what} that fits into memory", error) from error
     except (zlib.error, ExpatError, ImageFileError, HeaderDataError) as error:
         raise _unreadable(path, f"a complete {what}", error) from error
 
@@ -518,6 +520,8 @@ def load_image(path: Path, what: str) -> Any:
     """Open an image with nibabel; a damaged one is an InputError."""
     import nibabel as nib
 
+    if ".gii" in path.suffixes:
+        external_files(path)  # refuses those that do not lie beside it
     with reading(path, what):
         return nib.load(path)
 
@@ -593,15 +597,32 @@ def _milliseconds(text: str) -> float | None:
     return step if 0 < step < float("inf") else None
 
 
+_MGH_FOOTER = 2**20  # bytes; scan parameters and tags behind the data, generously
+
+
+def _unzipped_mgh(path: Path) -> bytes:
+    """Unzip as much as the header says that there is: a small file may hold any number of zeros."""
+    from nibabel.freesurfer.mghformat import MGHHeader
+
+    with gzip.open(path) as file:
+        header: Any = MGHHeader.from_fileobj(file)  # type: ignore[no-untyped-call]
+        n_bytes = int(np.prod(header.get_data_shape(), dtype=np.int64))
+        most = header.get_data_offset() + n_bytes * header.get_data_dtype().itemsize + _MGH_FOOTER
+        file.seek(0)
+        content = file.read(most + 1)
+    if len(content) > most:
+        raise ValueError(f"more than the {most - _MGH_FOOTER} bytes that its header says")
+    return content
+
+
 def _read_mgh(path: Path) -> tuple[NDArray[np.float32], float | None]:
     what = "FreeSurfer overlay (.mgh, .mgz)"
     from nibabel.freesurfer.mghformat import MGHImage
 
     with reading(path, what):
         # Not nibabel.load, which leaves the file open.
-        content = path.read_bytes()
         image: Any = MGHImage.from_bytes(
-            gzip.decompress(content) if path.suffix == ".mgz" else content
+            _unzipped_mgh(path) if path.suffix == ".mgz" else path.read_bytes()
         )
         data = np.asarray(image.dataobj).astype(np.float32)
         time = float(image.header["tr"]) / 1000  # FreeSurfer: milliseconds
