@@ -38,6 +38,8 @@ NOTHING_TO_DO = {
     "network_connectivity",
     "individuals",
     "individual_page",
+    "atlas_overlap",
+    "subcortical_networks",
 }
 
 SETTINGS = """\

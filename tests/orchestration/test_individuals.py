@@ -11,7 +11,6 @@ import pytest
 from tests.conftest import run
 from trend_dagster.orchestration.assets import ASSETS
 from trend_dagster.orchestration.overview import overview
-from trend_dagster.orchestration.overview import overview
 from trend_dagster.project.folder import Project
 from trend_dagster.science.evidence.measures import match_labels
 from trend_dagster.science.evidence.simulation import (
@@ -60,11 +59,6 @@ def test_without_any_newborn_there_is_one_error(cohort: Path) -> None:
     assert "the networks of at least one newborn" in str(outcomes["individuals"].errors)
 
 
-def test_without_any_newborn_there_is_one_error(cohort: Path) -> None:
-    outcomes = run(cohort, select=["individuals"])
-    assert "the networks of at least one newborn" in str(outcomes["individuals"].errors)
-
-
 def test_each_newborn_has_its_own_networks_and_a_new_one_makes_only_its_own(
     cohort: Path, surface: Surface
 ) -> None:
@@ -102,12 +96,6 @@ def test_each_newborn_has_its_own_networks_and_a_new_one_makes_only_its_own(
         assert found.facts["findings"][0] in page.replace("&#39;", "'")
         assert f"{key}_ses-1_run-2" in page
         assert "120 of 120 volumes kept" in page
-        assert f'href="individuals/{key}.html"' in (cohort / "outputs/report.html").read_text()
-    said = {a.asset: a.findings for a in overview(project)}["individual_networks"]
-    assert "beyond its null" in said["individual_networks[subject=sub-01]"][0]
-        page = (cohort / "outputs" / "individuals" / f"{key}.html").read_text()
-        assert found.facts["findings"][0] in page.replace("&#39;", "'")
-        assert f"{key}_ses-1_run-2" in page and "120 of 120 volumes kept" in page
         assert f'href="individuals/{key}.html"' in (cohort / "outputs/report.html").read_text()
     said = {a.asset: a.findings for a in overview(project)}["individual_networks"]
     assert "beyond its null" in said["individual_networks[subject=sub-01]"][0]
