@@ -50,7 +50,7 @@ def confidence_figure(surface: Surface, confidence: FloatArray, mask: NDArray[np
     low, high = (0, *CONFIDENCE_STEPS), (*CONFIDENCE_STEPS, 1)
     names = [f"{a:g} to {b:g}" for a, b in zip(low, high, strict=True)]
     patches = [Patch(color=c, label=n) for c, n in zip(shades, names, strict=True)]
-    figure.legend(handles=patches, loc="outside lower center", ncols=len(names), frameon=False)
+    figure.legend(handles=patches, loc="outside lower center", ncols=3, frameon=False)
     return figure
 
 
