@@ -5,7 +5,8 @@
 #   make test-faults   processes killed at random, full disks, no locks (needs root for the disks)
 #   make real       the same graph on one real person's BOLD   (VERTICES=642, 2562 or 10242)
 #   make dev        the Dagster UI of a project on 127.0.0.1   (PROJECT=demo, PORT=3000)
-#   make check      formatting, lint, types, the import contract
+#   make check      formatting, lint, types, the import contract, the docs
+#   make docs       the documentation as pages that work offline: site/README.html
 #   make bench      every benchmark
 
 PYTHON ?= python3
@@ -19,7 +20,7 @@ BENCHMARKS := sweep correlation train_step geodesic read_cifti individuals
 REAL := $(if $(filter 642,$(VERTICES)),real,real-$(VERTICES))
 
 .DEFAULT_GOAL := help
-.PHONY: help demo real dev test test-fast test-faults check format bench clean
+.PHONY: help demo real dev docs test test-fast test-faults check format bench clean
 
 help:
 	@sed -n 's/^#   //p' Makefile
@@ -51,13 +52,17 @@ test-fast: $(VENV)/.installed-dev
 	$(BIN)/python -m pytest $(PARALLEL) -m "not slow"
 
 test-faults: $(VENV)/.installed-dev
-	$(BIN)/python -m pytest tests/faults -m faults
+	$(BIN)/python -m pytest $(PARALLEL) tests/faults -m faults
 
 check: $(VENV)/.installed-dev
 	$(BIN)/ruff format --check .
 	$(BIN)/ruff check .
 	$(BIN)/mypy
 	$(BIN)/lint-imports
+	$(MAKE) docs
+
+docs: $(VENV)/.installed-dev
+	NO_MKDOCS_2_WARNING=1 $(BIN)/mkdocs build --quiet --strict
 
 format: $(VENV)/.installed-dev
 	$(BIN)/ruff format .
@@ -67,4 +72,4 @@ bench: $(VENV)/.installed-dev
 	for name in $(BENCHMARKS); do $(BIN)/python -m benchmarks.$$name || exit 1; done
 
 clean:
-	rm -rf $(VENV) demo real real-*
+	rm -rf $(VENV) site demo real real-*

@@ -73,7 +73,10 @@ def make_demo(folder: Path, say: Say) -> None:
     """
     if (folder / "trend.yaml").exists():
         return
-    say("Simulating 8 runs of 4 newborns with 14 planted networks on fsaverage3 ...")
+    say(
+        "Simulating 8 runs of 4 newborns with 14 planted networks on fsaverage3; then everything "
+        "is made from them, which takes some minutes, and ends by saying how many ..."
+    )
     surface = load_fsaverage(642)
     truth, runs = simulate_cohort(surface, SimulationConfig())
     _write(folder / "planted_networks.npy", truth)

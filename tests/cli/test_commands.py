@@ -234,7 +234,7 @@ def test_long_work_is_foretold_from_a_measured_part_and_only_once():
         foretold("trained_model", f"epoch {seconds}", share)
         foretold("nmf_sweep", "short", 0.5 + share * 20)
     assert said == [
-        "trained_model: epoch 10; about 16 min to go, as measured over the first 10 s. Ctrl-C "
+        "trained_model: epoch 10; about 16 min left, as measured over the first 10 s. Ctrl-C "
         "stops it; the same command goes on from there."
     ]
 
@@ -243,6 +243,21 @@ def test_long_work_is_foretold_from_a_measured_part_and_only_once():
     ("words", "names"),
     [
         (["+embeddings"], ["bold", "trained_model", "embeddings"]),
+        (
+            ["+thresholded_matrix"],
+            [
+                "bold",
+                "cortex",
+                "trained_model",
+                "embeddings",
+                "average_correlation",
+                "geodesic_distances",
+                "geodesic_labels",
+                "thresholded_matrix",
+            ],
+        ),
+        (["1+embeddings"], ["bold", "trained_model", "embeddings"]),
+        (["key:bold or key:cortex"], ["bold", "cortex"]),
         (["group:inputs", "embeddings"], ["bold", "cortex", "embeddings"]),
         (["parcellation_images+"], ["parcellation_images"]),
     ],

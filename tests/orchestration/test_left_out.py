@@ -137,3 +137,15 @@ def test_motion_is_told_by_the_table_beside_a_run_and_said_beside_the_others(pro
         table.write_text("\n".join(["framewise_displacement", *rows]) + "\n")
     (doubt,) = run(project_folder, among=["bold"])["bold"].doubts
     assert doubt.startswith("bold[bold_run=sub-02_run-2]: mean framewise displacement is 2 mm")
+
+
+def test_one_cause_is_one_error_and_what_waits_for_it_is_counted(project_folder):
+    table = "trans_x\n" + "0\n" * 40
+    for path in sorted((project_folder / "bold").glob("*.npy")):
+        path.with_name(f"{path.stem}_desc-confounds_timeseries.tsv").write_text(table)
+    with (project_folder / "trend.yaml").open("a") as file:
+        file.write("bold: {confounds: [trans_y]}\n")
+    outcomes = run(project_folder, among=["bold", "embeddings", "average_correlation"])
+    (error,) = [e for o in outcomes.values() for e in o.errors]
+    assert "'trans_y', which no table has (did you mean trans_x?)" in error
+    assert [o.blocked for o in outcomes.values()] == [0, 6, 1]

@@ -25,6 +25,7 @@ from trend_dagster.cli.app import (
     quiet,
 )
 from trend_dagster.cli.results import show_results
+from trend_dagster.progress import time_left
 
 if TYPE_CHECKING:
     from trend_dagster.orchestration.running import Outcome
@@ -91,7 +92,9 @@ def run(
     if made == 0 and failed == 0:
         console.print(f"\nNothing has changed: nothing was computed ({seconds:.0f} s).")
     else:
-        console.print(f"\n{made} outputs made in {seconds:.0f} s; {failed} errors.")
+        waiting = sum(outcome.blocked for outcome in outcomes)
+        wait = f", {waiting} outputs wait for what failed" if failed and waiting else ""
+        console.print(f"\n{made} outputs made in {seconds:.0f} s; {failed} errors{wait}.")
     show_results(project)
     raise typer.Exit(1 if failed else 0)
 
@@ -124,8 +127,8 @@ class Foretold:
         left = (now - began) / (share - before) * (1 - share)
         if left > WORTH_TELLING:
             self._say(
-                f"{name}: {doing}; about {_duration(left)} to go, as measured over the first "
-                f"{now - began:.0f} s. Ctrl-C stops it; the same command goes on from there."
+                f"{name}: {doing}; {time_left(left)}, as measured over the first {now - began:.0f} "
+                "s. Ctrl-C stops it; the same command goes on from there."
             )
 
 
@@ -134,11 +137,6 @@ LEAST_MEASURED = 2.0
 
 WORTH_TELLING = 600.0
 """Seconds of work that one wants to know of before."""
-
-
-def _duration(seconds: float) -> str:
-    hours, minutes = divmod(round(seconds / 60), 60)
-    return f"{hours} h {minutes} min" if hours else f"{minutes} min"
 
 
 @contextmanager

@@ -91,7 +91,8 @@ class Outcome:
     excluded : tuple of str
         Why partitions are exclusions.
     errors : tuple of str
-        Why partitions could not be made; for those that wait for others, the first reason.
+        Why partitions could not be made; for those that wait for others the first reason, unless
+        an asset before has said it.
     blocked : int
         Partitions that wait for others.
     notes : tuple of str
@@ -232,10 +233,16 @@ def run_all(
         return
     lineage = Lineage(project)
     made, all_current = 0, True
+    stopped: set[str] = set()
     for asset in wish.assets():
         outcome = _run(asset, lineage, definitions, instance, wish)
+        if outcome.blocked and stopped & asset.upstream.keys():
+            # One cause is one error, said where it is; what waits for it is counted.
+            outcome = replace(outcome, errors=outcome.errors[:-1])
+        if outcome.errors or outcome.blocked:
+            stopped.add(asset.name)
         made += outcome.made
-        all_current = all_current and not (outcome.errors or outcome.notes)
+        all_current = all_current and not (outcome.errors or outcome.blocked or outcome.notes)
         yield outcome
     if made or not all_current:
         _check_up_to_date(definitions, instance)
@@ -270,7 +277,7 @@ def _run(
             for s in after
             if idle is None and s.version is not None and s.version.excluded
         ),
-        errors=tuple(dict.fromkeys((*launched.errors, *blocked[:1]))),
+        errors=(*(e for e in launched.errors if e not in blocked[:1]), *blocked[:1]),
         blocked=len(blocked),
         notes=tuple(
             f"{s.asset} is used as it is ({'; '.join(s.reasons)}); to train anew: --retrain"
@@ -356,6 +363,7 @@ QUIET = {"loggers": {"console": {"config": {"log_level": "CRITICAL"}}}}
 
 
 def _tags() -> dict[str, str]:
+    # Named from the beginning: this process may be killed before the run begins to execute.
     return {PLANNED_TAG: "true", PROCESS_TAG: str(os.getpid()), HOST_TAG: socket.gethostname()}
 
 

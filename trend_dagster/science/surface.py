@@ -336,13 +336,27 @@ def geodesic_neighbours(
         The diagonal is not stored. Symmetric where it is measured from all vertices.
     """
     graph = edge_graph(surface, unfold=True)
+    points = surface.coordinates.astype(np.float64)
     sources = np.arange(surface.n_vertices) if sources is None else sources
-    stripes = []
+    tree, found = scipy.spatial.KDTree(points), []
+    # Sources that lie together share their surroundings: no way out of those is short enough.
+    order = scipy.spatial.KDTree(points[sources]).indices
     for start in range(0, len(sources), _STRIPE_ROWS):
-        rows = _distances_from(graph, sources[start : start + _STRIPE_ROWS], radius)
-        rows[np.isinf(rows)] = 0  # the diagonal is zero already
-        stripes.append(scipy.sparse.csr_array(rows))
-    return scipy.sparse.csr_array(scipy.sparse.vstack(stripes, format="csr"))
+        rows = order[start : start + _STRIPE_ROWS]
+        places = points[sources[rows]]
+        centre = places.mean(axis=0)
+        furthest = float(np.linalg.norm(places - centre, axis=1).max())
+        around = np.sort(tree.query_ball_point(centre, furthest + 1.001 * radius))
+        own = np.searchsorted(around, sources[rows])
+        distances = _distances_from(graph[around][:, around], own, radius)
+        distances[np.isinf(distances)] = 0  # the diagonal is zero already
+        near = scipy.sparse.coo_array(distances)
+        ends = rows[near.coords[0]], around[near.coords[1]]
+        found.append((near.data, *(np.asarray(end, dtype=np.int32) for end in ends)))
+    values, first, second = (np.concatenate(parts) for parts in zip(*found, strict=True))
+    return scipy.sparse.csr_array(
+        (values, (first, second)), shape=(len(sources), surface.n_vertices)
+    )
 
 
 def unit_variance(weights: scipy.sparse.csr_array) -> scipy.sparse.csr_array:

@@ -5,6 +5,7 @@ computation longer than that (``science``) and the handling of partitions, versi
 (``production``, ``io_managers``).
 """
 
+import re
 from collections.abc import Iterable, Iterator, Sequence
 
 import dagster as dg
@@ -19,7 +20,7 @@ from trend_dagster.orchestration.assets import (
     inputs,
     parcellation,
 )
-from trend_dagster.orchestration.production import StoredAsset, stored
+from trend_dagster.orchestration.production import GROUPS, StoredAsset, group_in_order, stored
 from trend_dagster.project.settings import nearest
 
 _DEFINED: dict[str, dg.AssetsDefinition] = {
@@ -73,6 +74,20 @@ def find_asset(name: str) -> StoredAsset:
     return ASSETS[name]
 
 
+_GROUP = re.compile(rf"\bgroup:\"?({'|'.join(GROUPS)})\"?")
+_NAME = re.compile(r"(\d*\+)?(\w+)(\+\d*)?")
+
+
+def _selection(word: str) -> dg.AssetSelection:
+    """Read a word as the page does: a bare name is a key, and `+` goes all the way."""
+    if (plain := _NAME.fullmatch(word)) is not None:
+        before, name, after = plain.groups(default="")
+        word = f'{before}key:"{name}"{after}'
+    return dg.AssetSelection.from_string(
+        _GROUP.sub(lambda found: f'group:"{group_in_order(found.group(1))}"', word)
+    )
+
+
 def select_assets(words: Sequence[str]) -> list[str]:
     """Find the assets that are meant by names or by Dagster's selection syntax.
 
@@ -99,7 +114,7 @@ def select_assets(words: Sequence[str]) -> list[str]:
     meant: set[str] = set()
     for word in words:
         try:
-            keys = dg.AssetSelection.from_string(word).resolve(DEFINITIONS)
+            keys = _selection(word).resolve(DEFINITIONS)
         except dg.DagsterError:
             keys = set()
         if not keys:

@@ -256,14 +256,11 @@ class _Work:
         """Smooth features, for the vertices of one block."""
         if self.smoothing is None:
             return stack[self.members[number]]
-        from trend_dagster.science.connectivity._sparse import multiply_rows
-
         kernel = self.kernels[number]
         out = np.empty((kernel.shape[0], stack.shape[1]), dtype=np.float32)
 
         def rows(start: int) -> None:
-            stop = min(start + _TILE, len(out))
-            multiply_rows(kernel.indptr, kernel.indices, kernel.data, stack, out, start, stop)
+            out[start : start + _TILE] = kernel[start : start + _TILE] @ stack
 
         list(self.pool.map(rows, range(0, len(out), _TILE)))
         return out

@@ -23,6 +23,7 @@ IntArray = NDArray[np.int64]
 
 _STRIPE_ROWS = 1024
 _ASYMMETRY_LIMIT = 1e-4
+_ROUNDING = 1e-6  # what rounding leaves of a zero is no negative correlation
 
 
 @dataclass(frozen=True, eq=False)
@@ -332,7 +333,7 @@ def _make_non_negative(block: FloatArray, policy: str) -> int:
     negative = 0
     for start in range(0, len(block), _STRIPE_ROWS):
         rows = block[start : start + _STRIPE_ROWS]
-        negative += int(np.count_nonzero(rows < 0))
+        negative += int(np.count_nonzero(rows < -_ROUNDING))
         if policy == "clip":
             np.maximum(rows, 0, out=rows)
         elif policy == "shift":

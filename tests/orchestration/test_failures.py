@@ -1,0 +1,79 @@
+"""A run that failed is told to a command or an address of the user's, and only if they ask."""
+
+from __future__ import annotations
+
+import json
+import subprocess
+import threading
+from http.server import BaseHTTPRequestHandler, HTTPServer
+
+import dagster as dg
+import pytest
+
+from trend_dagster.orchestration.failures import build_failure_sensor, tell
+from trend_dagster.project.settings import AutomationConfig
+
+
+def failed_run():
+    @dg.op
+    def breaks():
+        raise ValueError("no such luck")
+
+    @dg.job
+    def nightly():
+        breaks()
+
+    instance = dg.DagsterInstance.ephemeral()
+    result = nightly.execute_in_process(instance=instance, raise_on_error=False)
+    return instance, result
+
+
+def notice(on_failure):
+    instance, result = failed_run()
+    sensor = build_failure_sensor(AutomationConfig(on_failure=on_failure))
+    event = next(e for e in result.all_events if e.is_job_failure)
+    context = dg.build_run_status_sensor_context(
+        "run_failures", event, instance, result.dagster_run
+    ).for_run_failure()
+    return sensor, result.run_id, sensor(context)
+
+
+def test_a_command_gets_the_message_and_what_failed(tmp_path):
+    file = tmp_path / "told"
+    sensor, run_id, _ = notice(f'(cat; echo "$TREND_JOB $TREND_RUN") > {file}')
+    assert sensor.default_status is dg.DefaultSensorStatus.RUNNING
+    assert file.read_text().startswith(f"trend: nightly failed (run {run_id})\n")
+    assert file.read_text().endswith(f"nightly {run_id}\n")
+
+
+def test_without_the_setting_it_is_off_and_does_nothing():
+    sensor, _, said = notice(None)
+    assert sensor.default_status is dg.DefaultSensorStatus.STOPPED
+    assert "on_failure is not set" in said.skip_message
+
+
+def test_an_address_gets_json():
+    got = []
+
+    class Webhook(BaseHTTPRequestHandler):
+        def do_POST(self):
+            got.append(json.loads(self.rfile.read(int(self.headers["Content-Length"]))))
+            self.send_response(204)
+            self.end_headers()
+
+        def log_message(self, *words):
+            pass
+
+    with HTTPServer(("127.0.0.1", 0), Webhook) as server:
+        thread = threading.Thread(target=server.handle_request)
+        thread.start()
+        tell(f"http://127.0.0.1:{server.server_port}/hook", "nightly", "abc", "why")
+        thread.join()
+    (message,) = got
+    assert message["text"] == "trend: nightly failed (run abc)\nwhy\n"
+    assert (message["job"], message["run"]) == ("nightly", "abc")
+
+
+def test_a_command_that_fails_is_an_error_that_dagster_shows():
+    with pytest.raises(subprocess.CalledProcessError):
+        tell("exit 3", "nightly", "abc", "why")

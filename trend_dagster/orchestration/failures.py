@@ -1,0 +1,80 @@
+"""Tell the user of runs that failed, by a command or an address of theirs.
+
+What belongs here: noticing failures and handing the message on. What does not: why a run failed
+(``production``), and starting it again (Dagster, ``dagster.yaml``).
+
+See https://docs.dagster.io/guides/automate/sensors/run-status-sensors.
+"""
+
+import json
+import os
+import subprocess
+import urllib.request
+
+import dagster as dg
+
+from trend_dagster.project.settings import AutomationConfig
+
+SECONDS = 60.0
+"""That a command or an address may take."""
+
+
+def build_failure_sensor(automation: AutomationConfig) -> dg.SensorDefinition:
+    """Make the sensor; it works only where ``automation.on_failure`` says what to do.
+
+    Parameters
+    ----------
+    automation : AutomationConfig
+        Of the project.
+
+    Returns
+    -------
+    SensorDefinition
+    """
+    to, status = automation.on_failure, dg.DefaultSensorStatus
+
+    @dg.run_failure_sensor(
+        name="run_failures",
+        default_status=status.STOPPED if to is None else status.RUNNING,
+        description="Hands the message of a run that failed to automation.on_failure.",
+    )
+    def run_failures(context: dg.RunFailureSensorContext) -> dg.SkipReason | None:
+        if to is None:
+            return dg.SkipReason("automation.on_failure is not set")
+        run = context.dagster_run
+        tell(to, run.job_name, run.run_id, context.failure_event.message or "failed")
+        return None
+
+    return run_failures
+
+
+def tell(to: str, job: str, run_id: str, message: str) -> None:
+    """Hand a message on.
+
+    Parameters
+    ----------
+    to : str
+        A command, which gets the message on its standard input, or an address that begins with
+        ``http``, which gets it as JSON.
+    job, run_id : str
+        What failed.
+    message : str
+        Why.
+
+    Raises
+    ------
+    subprocess.SubprocessError, OSError
+        If that fails; Dagster shows it at the sensor, and tries again.
+    """
+    facts = {"job": job, "run": run_id, "project": os.environ.get("TREND_PROJECT", "")}
+    text = f"trend: {job} failed (run {run_id})\n{message}\n"
+    if to.startswith(("http://", "https://")):
+        body = json.dumps({"text": text, **facts}).encode()
+        request = urllib.request.Request(to, body, {"Content-Type": "application/json"})
+        with urllib.request.urlopen(request, timeout=SECONDS):
+            return
+    environment = os.environ | {f"TREND_{name.upper()}": value for name, value in facts.items()}
+    # The command is the user's own, in the user's own settings, as a shell would take it.
+    subprocess.run(
+        to, shell=True, input=text, text=True, env=environment, timeout=SECONDS, check=True
+    )
