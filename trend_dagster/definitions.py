@@ -18,7 +18,7 @@ from trend_dagster.orchestration.io_managers import ZarrIOManager
 from trend_dagster.orchestration.jobs import build_jobs
 from trend_dagster.orchestration.resources import ProjectResource
 from trend_dagster.orchestration.schedules import build_schedule
-from trend_dagster.orchestration.sensors import build_sensor
+from trend_dagster.orchestration.sensors import build_lookout, build_sensor
 from trend_dagster.project.settings import AutomationConfig
 
 PROJECT_VARIABLE = "TREND_PROJECT"
@@ -63,6 +63,7 @@ def _definitions(
         jobs=jobs,
         sensors=[
             build_sensor(automation.watch_seconds, jobs),
+            build_lookout(automation.watch_seconds),
             build_failure_sensor(automation),
         ],
         schedules=[build_schedule(automation.nightly)],
