@@ -21,7 +21,7 @@ import warnings
 from collections.abc import Iterator
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
+from typing import Any, Literal
 
 import numpy as np
 import pandas as pd
@@ -30,11 +30,13 @@ from benchmarks.measure import in_process, measure, report, result_path
 from benchmarks.meshes import cortex
 from benchmarks.sweep import exponent
 from trend_dagster.science.cores import usable_cores
-from trend_dagster.science.surface import Surface
+from trend_dagster.science.surface import Surface, hemisphere_triangles
 
 SIZES = (1284, 5124, 20484, 64984)
 COARSE = {20484: "3k", 64984: "10k"}
 """Sizes that ``inputs.resample`` has a coarser mesh for."""
+
+HEMISPHERES: tuple[tuple[str, Literal["L", "R"]], ...] = (("left", "L"), ("right", "R"))
 
 SETTINGS = """\
 inputs:
@@ -69,8 +71,8 @@ def write_project(folder: Path, case: Case) -> None:
 
     surface = cortex(case.vertices)
     (folder / "bold").mkdir(parents=True)
-    for side, name in enumerate(("left", "right")):
-        _write_mesh(folder, name, surface, side)
+    for side in (0, 1):
+        _write_mesh(folder, surface, side)
     config = SimulationConfig(
         n_vertices_per_hemisphere=case.vertices // 2,
         n_subjects=case.runs,
@@ -84,15 +86,17 @@ def write_project(folder: Path, case: Case) -> None:
     (folder / "trend.yaml").write_text(SETTINGS)
 
 
-def _write_mesh(folder: Path, name: str, surface: Surface, side: int) -> None:
-    from trend_dagster.science.surface import hemisphere_triangles
+def _write_mesh(folder: Path, surface: Surface, side: int) -> None:
     from trend_dagster.storage.label_images import gifti_surface
 
     inside, triangles = hemisphere_triangles(surface, side)
     assert surface.sphere is not None
-    for ending, points in (("surf", surface.coordinates), ("sphere.surf", surface.sphere)):
-        kind = "Spherical" if ending != "surf" else "MidThickness"
-        content = gifti_surface(points[inside], triangles, "R" if side else "L", kind)
+    name, letter = HEMISPHERES[side]
+    for ending, kind, points in (
+        ("surf", "MidThickness", surface.coordinates),
+        ("sphere.surf", "Spherical", surface.sphere),
+    ):
+        content = gifti_surface(points[inside], triangles, letter, kind)
         (folder / f"{name}.{ending}.gii").write_bytes(content)
 
 
@@ -207,12 +211,11 @@ def growth(cases: list[Case]) -> dict[str, Any]:
         in_process(_itself, measure_case, case, n_threads=usable_cores()).value for case in cases
     ]
     rows = [{"vertices": one["figures"]["vertices"], **row} for one in found for row in one["rows"]]
-    table = pd.DataFrame(rows)
-    print(table.round(2).to_string(index=False))
+    print(pd.DataFrame(rows).round(2).to_string(index=False))
     exponents = {}
-    for asset, own in table.groupby("asset", sort=False):
-        long: list[dict[str, Any]] = own[own["seconds"] > 1].to_dict("records")  # type: ignore[assignment]
-        exponents[str(asset)] = exponent(long, "vertices", "seconds")
+    for asset in dict.fromkeys(row["asset"] for row in rows):
+        long = [row for row in rows if row["asset"] == asset and row["seconds"] > 1]
+        exponents[asset] = exponent(long, "vertices", "seconds")
     return {**found[-1]["figures"], "sizes": [one["figures"] for one in found], "rows": rows,
             "seconds_exponent_in_vertices": exponents}  # fmt: skip
 

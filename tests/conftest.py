@@ -37,6 +37,8 @@ NOTHING_TO_DO = {
     "network_series",
     "network_connectivity",
     "individuals",
+    "atlas_overlap",
+    "subcortical_networks",
 }
 
 SETTINGS = """\

@@ -284,6 +284,7 @@ def test_identity_leaves_out_what_only_changes_speed_or_place(section):
             "truth",
             "note",
         },
+        "outputs": {"atlases"},
         # A partition each, told by its key.
         "geodesic_labels": {"n_labels_per_hemisphere"},
         "thresholding": {

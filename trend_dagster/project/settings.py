@@ -200,6 +200,43 @@ class DeliveryConfig(BaseModel, frozen=True, extra="forbid"):
     )
 
 
+class OutputsConfig(BaseModel, frozen=True, extra="forbid"):
+    """What the chosen parcellations are compared with, and named by."""
+
+    atlases: tuple[str, ...] = _place(
+        (),
+        "Label files of networks on the mesh of the data, of a pair either file; or schaefer7, "
+        "which comes along for fsaverage. Networks get the names of the first one where they "
+        "overlap it by more than chance.",
+    )
+    n_spins: int = Field(
+        200,
+        ge=0,
+        description="Times that a parcellation is turned on the sphere, to tell how much overlap "
+        "chance makes. 0: no p, and networks are named from a Dice of 0.5 up.",
+    )
+
+    @field_validator("atlases", mode="before")
+    @classmethod
+    def _are_several(cls, atlases: object) -> object:
+        return (atlases,) if isinstance(atlases, str) else atlases
+
+
+class ParcellationImagesConfig(BaseModel, frozen=True, extra="forbid"):
+    """What the files of the chosen parcellations hold besides the cortex."""
+
+    subcortex: bool = Field(
+        False,
+        description="Give each voxel of CIFTI runs to the network whose mean series it follows "
+        "most, and write it into the .dlabel.nii.",
+    )
+    soft: bool = Field(
+        True,
+        description="Write the probability of each network at each vertex: .func.gii, "
+        ".dscalar.nii.",
+    )
+
+
 class StorageConfig(BaseModel, frozen=True, extra="forbid"):
     """How long superseded versions are kept."""
 
@@ -310,6 +347,8 @@ class Settings(MethodSettings, _Project, frozen=True, extra="forbid"):
     individuals: IndividualsConfig = IndividualsConfig()
     controls: ControlsConfig = ControlsConfig()
     delivery: DeliveryConfig = DeliveryConfig()
+    outputs: OutputsConfig = OutputsConfig()
+    parcellation_images: ParcellationImagesConfig = ParcellationImagesConfig()
     storage: StorageConfig = StorageConfig()
     compute: ComputeConfig = ComputeConfig()
     automation: AutomationConfig = AutomationConfig()

@@ -31,7 +31,7 @@ from trend_dagster.storage.sides import (
     hemispheres_equal,
     told_by_header,
 )
-from trend_dagster.storage.space import Side, Source, VertexSpace
+from trend_dagster.storage.space import Side, Source, Subcortex, VertexSpace
 
 SOURCE_OF: Mapping[str, Source] = {
     ".dtseries.nii": "cifti",
@@ -735,6 +735,35 @@ def _read_cifti(path: Path) -> RawRun:
     # Step 0 is what tools write that do not know it.
     time = float(axes[0].step) if axes[0].unit == "SECOND" and axes[0].step > 0 else None
     return RawRun(signal, space, time, "header" if time is not None else "step 0")
+
+
+def read_subcortex(path: Path) -> tuple[NDArray[np.float32], Subcortex] | None:
+    """Series of the voxels of a CIFTI file; None if it has none.
+
+    Raises
+    ------
+    InputError
+        If it cannot be read.
+    """
+    from nibabel.cifti2.cifti2_axes import BrainModelAxis
+
+    image = load_cifti(path)
+    with reading(path, "CIFTI-2 file"):
+        axis = image.header.get_axis(1)
+        if not isinstance(axis, BrainModelAxis) or axis.surface_mask.all():
+            return None
+        places = np.flatnonzero(axis.volume_mask)
+        models = axis[places]
+        signal = np.empty((len(places), image.shape[0]), dtype=np.float32)
+        for start in range(0, image.shape[0], BLOCK_TIMEPOINTS):
+            block = np.asarray(image.dataobj[start : start + BLOCK_TIMEPOINTS], dtype=np.float32)
+            signal[:, start : start + len(block)] = block[:, places].T
+    return signal, Subcortex(
+        np.asarray(models.voxel, dtype=np.int64),
+        np.asarray(models.name, dtype=np.str_),
+        tuple(models.volume_shape),
+        np.asarray(models.affine, dtype=np.float64),
+    )
 
 
 def _read_nifti(path: Path, mask_path: Path | None) -> RawRun:
