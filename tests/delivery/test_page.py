@@ -63,6 +63,19 @@ def report(text: str, **more) -> Report:
         "rule": text,
         "not_null_corrected": text,
         "surface": surface,
+        "newborns": [
+            {
+                "subject": text,
+                "n_clusters": 2,
+                "minutes": None,
+                "share": 0.1,
+                "null": 0.02,
+                "z": 8.0,
+                "different": True,
+                "excess_vertices": 96.2,
+            }
+        ],
+        "pages": True,
         "provenance": [{"output": text, "digest": "0", "created": "0", "code_version": "1"}],
         "libraries": {"numpy": text},
     }

@@ -159,6 +159,7 @@ def gather(
     settings: Settings,
     found: Sequence[Version],
     surface: Surface | None,
+    individuals: Version | None = None,
     overlap: Version | None = None,
 ) -> Report:
     """Put a report together.
@@ -175,6 +176,8 @@ def gather(
         ``embeddings``, ``average_correlation`` and ``geodesic_labels``, which are shown as well.
     surface : Surface, optional
         The mesh.
+    individuals : Version, optional
+        Of the asset of that name.
     overlap : Version, optional
         Of ``atlas_overlap``, that networks are named by.
 
@@ -220,6 +223,8 @@ def gather(
         rule=selected.facts["rule"],
         not_null_corrected=selected.facts["no_stability"],
         surface=surface,
+        newborns=[] if individuals is None else individuals.facts.get("newborns", []),
+        pages=settings.individuals.pages,
         provenance=[
             {
                 "output": describe(v.asset, v.partition),
