@@ -130,15 +130,26 @@ def homologous_labels(surface: Surface, labels: NDArray[np.integer]) -> dict[int
     return {int(rights[i]): int(lefts[j]) for i, j in pairs if dice[i, j] > 0.1}
 
 
-def label_colours(surface: Surface, labels: NDArray[np.integer]) -> dict[int, FloatArray]:
+def label_colours(
+    surface: Surface, labels: NDArray[np.integer], partner: Mapping[int, int] | None = None
+) -> dict[int, FloatArray]:
     """Give every network a colour; partners across hemispheres share a hue.
+
+    Parameters
+    ----------
+    surface : Surface
+        The mesh.
+    labels : ndarray of shape (n_vertices,)
+        Label vector; -1 without signal.
+    partner : mapping of int to int, optional
+        Right label -> left label, where that is known; else by overlap.
 
     Returns
     -------
     dict
         Label -> sRGB in 0..1; the right partner is a shade darker than the left one.
     """
-    partner = homologous_labels(surface, labels)
+    partner = homologous_labels(surface, labels) if partner is None else partner
     own = [int(name) for name in np.unique(labels[labels >= 0]) if int(name) not in partner]
     table = dict(zip(own, distinct_colours(len(own)), strict=True))
     darker = np.array([0.05, 0.0, 0.0])
@@ -425,7 +436,11 @@ def maps_png(
 
 
 def parcellation_figure(
-    surface: Surface, labels: NDArray[np.integer], title: str = "", pixels_per_mm: float = 2.2
+    surface: Surface,
+    labels: NDArray[np.integer],
+    title: str = "",
+    pixels_per_mm: float = 2.2,
+    partner: Mapping[int, int] | None = None,
 ) -> Figure:
     """Four views of a parcellation.
 
@@ -439,6 +454,8 @@ def parcellation_figure(
         Written above.
     pixels_per_mm : float
         Resolution; time grows with its square. 1.2 is enough for a thumbnail.
+    partner : mapping of int to int, optional
+        Right label -> left label, where that is known; else by overlap.
 
     Returns
     -------
@@ -447,7 +464,7 @@ def parcellation_figure(
     """
     figure = new_figure(figsize=(6.4, 4.7 if title else 4.3), layout="compressed")
     axes = figure.subplots(2, 2)
-    draw_parcellation(axes, surface, labels, pixels_per_mm=pixels_per_mm)
+    draw_parcellation(axes, surface, labels, label_colours(surface, labels, partner), pixels_per_mm)
     figure.suptitle(title, fontsize=13)
     return figure
 
