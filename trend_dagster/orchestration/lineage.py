@@ -123,8 +123,8 @@ class Lineage:
 
     def _is_needed(self, asset: StoredAsset) -> bool:
         """Tell whether it is an end in itself, or something that has to be made is made from it."""
-        if asset.idle(self.project.settings) is not None:
-            return True  # its exclusion tells the page why
+        if asset.result or asset.idle(self.project.settings) is not None:
+            return True  # of the latter, its exclusion tells the page why
         if asset.name not in self._needed:
             consumers = [c for c in ASSETS.values() if asset.name in c.upstream]
             self._needed[asset.name] = not consumers or any(map(self._takes, consumers))

@@ -270,6 +270,8 @@ class StoredAsset:
         Dimension whose partitions are computed in one go.
     keep_when_inputs_change : bool
         Made anew only when asked or when its settings change (a trained model).
+    result : bool
+        Made for its own sake, also where nothing is made from it.
     pool : str, optional
         Concurrency pool.
     worker_bytes : callable, optional
@@ -293,6 +295,7 @@ class StoredAsset:
     files: FilesOf | None = None
     together: str | None = None
     keep_when_inputs_change: bool = False
+    result: bool = False
     pool: str | None = None
     worker_bytes: WorkerBytes | None = None
     memory_bytes: WorkerBytes | None = None

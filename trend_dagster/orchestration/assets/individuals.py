@@ -194,6 +194,7 @@ def individual_networks(
     group="individuals",
     dims=(SUBJECT,),
     inputs=[bold, individual_networks],
+    result=True,
     nothing_to_do=why_no_individuals,
 )
 def network_series(task: Task, bold: Available, individual_networks: Version) -> Result:
@@ -222,6 +223,7 @@ def network_series(task: Task, bold: Available, individual_networks: Version) ->
     group="individuals",
     dims=(SUBJECT,),
     inputs=[network_series],
+    result=True,
     nothing_to_do=why_no_individuals,
 )
 def network_connectivity(task: Task, network_series: Version) -> Result:
