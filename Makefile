@@ -52,7 +52,7 @@ test-fast: $(VENV)/.installed-dev
 	$(BIN)/python -m pytest $(PARALLEL) -m "not slow"
 
 test-faults: $(VENV)/.installed-dev
-	$(BIN)/python -m pytest tests/faults -m faults
+	$(BIN)/python -m pytest $(PARALLEL) tests/faults -m faults
 
 check: $(VENV)/.installed-dev
 	$(BIN)/ruff format --check .

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import shutil
+import sqlite3
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -11,6 +12,8 @@ import numpy as np
 import pytest
 from sqlalchemy import Engine, event
 
+from tests.postgres import postgres  # noqa: F401 - a fixture
+from tests.slurm import slurm  # noqa: F401 - a fixture
 from tests.workbench import workbench  # noqa: F401 - a fixture
 from trend_dagster.definitions import build_definitions
 from trend_dagster.orchestration.instance import open_instance
@@ -34,6 +37,8 @@ NOTHING_TO_DO = {
     "network_series",
     "network_connectivity",
     "individuals",
+    "atlas_overlap",
+    "subcortical_networks",
 }
 
 SETTINGS = """\
@@ -59,7 +64,8 @@ def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
 @event.listens_for(Engine, "connect")
 def without_waiting_for_the_disk(connection: Any, record: object) -> None:
     """Dagster's records in tests may be lost with the power: nobody waits for the disk."""
-    connection.execute("PRAGMA synchronous=OFF")
+    if isinstance(connection, sqlite3.Connection):
+        connection.execute("PRAGMA synchronous=OFF")
 
 
 @pytest.fixture

@@ -67,6 +67,7 @@ thresholding: {smooth_sigma_mm: [40.0], smoothing_fwhm_mm: 8.0}
 validation: {n_nulls: 1}
 selection: {rule: conservative}
 individuals: {n_nulls: 8}
+outputs: {atlases: [planted_networks.npy]}
 """
 
 

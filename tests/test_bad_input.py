@@ -905,6 +905,11 @@ def _(desk):
     return _surface(desk, "L.surf.gii, R.surf.gii], inflated: [R.surf.gii, L.surf.gii")
 
 
+@case("sphere-no-sphere")
+def _(desk):
+    return _surface(desk, "L.surf.gii, R.surf.gii], spheres: [L.surf.gii, R.surf.gii")
+
+
 @case("cortex-masks-swapped")
 def _(desk):
     for side in "LR":
@@ -980,6 +985,23 @@ def _(desk):
 def _(desk):
     np.save(desk.folder / "planted_networks.npy", np.zeros(80, dtype=int))
     return desk.run("control_comparison")
+
+
+@case("atlas-length")
+def _(desk):
+    np.save(desk.folder / "short.npy", np.zeros(80, dtype=np.int64))
+    desk.add_settings("outputs: {atlases: [short.npy]}")
+    return desk.run("atlas_overlap")
+
+
+@case("export-other-data-set")
+def _(desk):
+    theirs = desk.folder / "bids" / "dataset_description.json"
+    theirs.parent.mkdir()
+    theirs.write_text('{"Name": "theirs"}')
+    said = desk.trend("export", desk.folder, "--bids", theirs.parent)
+    assert [p.name for p in theirs.parent.iterdir()] == [theirs.name]
+    return said
 
 
 # Files brought from elsewhere

@@ -28,7 +28,7 @@ def test_overlays_are_cut_into_runs_that_the_platform_reads(tmp_path, rng):
         overlay(tmp_path / "source", side, data)
     make_real(tmp_path, 642, lambda line: None)
     runs = find_runs(tmp_path / "bold")
-    assert list(runs) == [f"sub-010188_ses-02_part-{i}" for i in range(1, N_PARTS + 1)]
+    assert list(runs) == [f"sub-010188_ses-02_run-{i}" for i in range(1, N_PARTS + 1)]
     assert {run.source for run in runs.values()} == {"freesurfer"}
     found = [read_run(run) for run in runs.values()]
     assert {(raw.repetition_time, raw.told_by) for raw in found} == {(1.4, "header")}

@@ -109,7 +109,7 @@ def make_real(folder: Path, n_vertices: int, say: Say) -> None:
     say(f"Fetching the BOLD of one person out of the wheel of {BRAINSPACE} ...")
     for path, side in zip(_fetch(folder / "source"), ("lh", "rh"), strict=True):
         for part, content in enumerate(_cut_overlay(path, n_vertices), 1):
-            name = f"sub-010188_ses-02_part-{part}.{side}.mgz"
+            name = f"sub-010188_ses-02_run-{part}.{side}.mgz"
             replace_file(folder / "bold" / name, content)
     settings = REAL_SETTINGS.format(surface=MESH_OF[n_vertices])
     replace_file(folder / "trend.yaml", settings.encode())

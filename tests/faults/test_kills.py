@@ -124,7 +124,14 @@ def test_a_page_whose_processes_are_killed_makes_everything_all_the_same(
         launch_all(dev)
         while len(killed) < KILLS:
             time.sleep(chance.uniform(0.5, 6))
-            names = ["worker", "worker", "worker", "dagster_webserver", "dagster._daemon", "grpc"]
+            names = [
+                "worker",
+                "worker",
+                "worker",
+                "dagster_webserver",
+                "orchestration.daemon",
+                "grpc",
+            ]
             name = chance.choice(names)
             with suppress(psutil.NoSuchProcess):
                 if name == "worker":

@@ -47,7 +47,7 @@ def test_a_second_one_is_refused_and_told_of_the_first(folder):
 
 def test_each_of_its_processes_comes_back(folder):
     with serving(folder) as dev:
-        for name in ("dagster_webserver", "dagster._daemon", "code-server", "grpc"):
+        for name in ("dagster_webserver", "orchestration.daemon", "code-server", "grpc"):
             process = wait_until(lambda n=name: dev.part(n), 60, name)
             process.kill()
 
@@ -107,5 +107,5 @@ def test_a_read_only_page_shows_and_refuses(folder):
     with serving(folder, "--read-only") as dev:
         answer = dev.ask("mutation { wipeAssets(assetPartitionRanges: []) { __typename } }")
         assert answer["wipeAssets"]["__typename"] == "UnauthorizedError"
-        assert dev.part("dagster._daemon") is None
+        assert dev.part("orchestration.daemon") is None
         assert dev.end() == 0

@@ -41,10 +41,10 @@ def settle(path, age=60.0):
 
 
 class Watcher:
-    """Ticks of the sensor, one after another."""
+    """Ticks of a sensor, one after another."""
 
-    def __init__(self, folder):
-        self.folder = folder
+    def __init__(self, folder, sensor="new_input_files"):
+        self.folder, self.sensor = folder, sensor
         self.cursor = None
 
     def tick(self):
@@ -53,15 +53,16 @@ class Watcher:
             context = dg.build_sensor_context(
                 instance=instance,
                 cursor=self.cursor,
-                resources={"project": ProjectResource(folder=str(self.folder))},
+                resources={"project": ProjectResource(self.folder)},
             )
-            found = build_definitions(self.folder).resolve_sensor_def("new_input_files")(context)
+            found = build_definitions(self.folder).resolve_sensor_def(self.sensor)(context)
         self.cursor = found.cursor or self.cursor
         self.partitions = {
             r.partitions_def_name: sorted(r.partition_keys)
             for r in found.dynamic_partitions_requests or []
         }
         self.said = str(found.skip_reason)
+        self.events = {(e.asset_key.path[-1], e.check_name): e for e in found.asset_events}
         self.keys = [request.run_key for request in found.run_requests or []]
         return {r.job_name: selected(r) for r in found.run_requests or []}
 
@@ -94,6 +95,26 @@ def test_new_files_become_partitions_and_their_work_is_asked_for_in_one_tick(wat
     assert watcher.partitions == {"bold_run": ["sub-09_run-1"], "label_file": ["new"]}
     assert watcher.tick() == {}
     assert "no file is new" in watcher.said
+
+
+def test_the_page_is_told_of_changed_and_removed_files_while_nothing_is_started(finished):
+    lookout = Watcher(finished, "changed_input_files")
+    settle_all(finished)
+    assert lookout.tick() == {}
+    assert all(event.passed for event in lookout.events.values())
+    same = finished / "bold" / "sub-02_run-1.npy"
+    put(same, np.load(same), age=30)  # written anew with what it held
+    put(finished / "bold" / "sub-01_run-1.npy", simulate_run(77), age=30)
+    assert lookout.tick() == {}
+    (found,) = lookout.events.values()
+    assert (found.check_name, found.passed) == ("up_to_date", False)
+    assert "sub-01_run-1" in found.description
+    assert "sub-02_run-1" not in found.description
+    assert lookout.tick() == {}
+    assert not lookout.events  # told once
+    (finished / "bold" / "sub-03_run-2.npy").unlink()
+    lookout.tick()
+    assert not lookout.events["bold", "files_there"].passed
 
 
 def test_a_file_that_is_still_being_written_is_left_for_the_next_tick(watcher):
@@ -242,7 +263,9 @@ def test_what_only_waits_for_something_not_asked_for_is_neither_asked_for_nor_wr
         run(finished, select=["geodesic_labels"])
         run(finished, select=["thresholded_matrix"])
         before = [state for states in asked.values() for state in states]
-        by_asset = {outcome.asset: outcome for outcome in outcomes_of(project, before, {})}
+        by_asset = {
+            outcome.asset: outcome for outcome in outcomes_of(project, instance, before, {})
+        }
     made = by_asset["thresholded_matrix"]
     assert (made.made, made.errors) == (1, ())
     assert "was not made" in by_asset["nmf_sweep"].errors[0]

@@ -267,8 +267,8 @@ def test_identity_leaves_out_what_only_changes_speed_or_place(section):
     assert left_out == {
         "inputs": {
             "bold",
-            "select",
             "exclude",
+            "select",
             "space",
             "density",
             "desc",
@@ -277,11 +277,14 @@ def test_identity_leaves_out_what_only_changes_speed_or_place(section):
             "geodesic_distances",
             "surfaces",
             "inflated",
+            "spheres",
+            "resample",  # a later one, at its default
             "cortex_mask",
             "template",
             "truth",
             "note",
         },
+        "outputs": {"atlases"},
         # A partition each, told by its key.
         "geodesic_labels": {"n_labels_per_hemisphere"},
         "thresholding": {

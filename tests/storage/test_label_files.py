@@ -16,6 +16,7 @@ from trend_dagster.storage.label_files import (
     NO_LABEL,
     find_label_files,
     label_file_at,
+    read_atlas,
     read_geodesic_labels,
     read_networks,
 )
@@ -358,3 +359,35 @@ def test_an_annotation_without_a_table(tmp_path):
         vertices = np.array([2, 0, 5, 1, 5, 0], dtype=">i4")
         (tmp_path / f"{hemisphere}.x.annot").write_bytes(vertices.tobytes())
     assert "Color table not found" in refused(tmp_path)
+
+
+# Atlases
+
+
+@pytest.mark.parametrize("form", ["annot", "dlabel", "npy"])
+def test_an_atlas_network_of_both_hemispheres_is_one_by_its_name(tmp_path, keys, form):
+    names = ["V1", "M1", "Default mode"]
+    keys %= 4
+    left, right = np.split(keys, [N_LEFT])
+    if form == "npy":
+        np.save(tmp_path / "atlas.npy", keys - 1)
+        expected_names = ["0", "1", "2"]
+    else:
+        expected_names = names
+        two = [[f"{s}_{n}" for n in names] for s in "LR"]
+        if form == "annot":
+            for hemisphere, part, own in (("lh", left, two[0]), ("rh", right, two[1])):
+                networks = [Network(k + 1, n, (10 * k + 1, 2, 3)) for k, n in enumerate(own)]
+                (tmp_path / f"{hemisphere}.atlas.annot").write_bytes(annot(part, networks))
+        else:
+            apart = np.concatenate([left, np.where(right, right + 3, 0)])
+            networks = [
+                Network(k + 1, n, (10 * k + 1, 2, 3)) for k, n in enumerate([*two[0], *two[1]])
+            ]
+            axis = models()[: N_LEFT + N_RIGHT]
+            (tmp_path / "atlas.dlabel.nii").write_bytes(cifti_labels(apart, networks, axis, "a"))
+    labels, found = read_atlas(the_file(tmp_path))
+    assert sorted(found) == sorted(expected_names)
+    for key, name in enumerate(expected_names, 1):
+        assert ((labels == found.index(name)) == (keys == key)).all()
+    assert ((labels == NO_LABEL) == (keys == 0)).all()

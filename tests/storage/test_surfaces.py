@@ -62,6 +62,25 @@ def test_an_inflated_surface_is_for_drawing(surface, tmp_path):
     np.testing.assert_array_equal(found.inflated, 2 * surface.coordinates)
 
 
+def test_a_sphere_is_kept_if_it_is_one_and_of_this_mesh(surface, tmp_path):
+    files = write_freesurfer(tmp_path, surface)
+    about_one_origin = surface.coordinates - np.repeat(
+        [surface.coordinates[surface.hemisphere == side].mean(axis=0) for side in (0, 1)],
+        60,
+        axis=0,
+    )
+    about_one_origin *= 100 / np.linalg.norm(about_one_origin, axis=1, keepdims=True)
+    round_one = replace(surface, coordinates=about_one_origin.astype(np.float32))
+    spheres = write_freesurfer(tmp_path, round_one, "sphere")
+    found = read_surfaces(files, spheres=spheres)
+    np.testing.assert_array_equal(found.sphere, round_one.coordinates)
+    with pytest.raises(InputError, match=r"sphere surface file.*about the origin.*inputs\.spheres"):
+        read_surfaces(files, spheres=files)
+    others = write_freesurfer(tmp_path, brain(70), "other")
+    with pytest.raises(InputError, match=r"sphere surface file.*found 136 between"):
+        read_surfaces(files, spheres=others)
+
+
 def test_an_inflated_surface_of_another_mesh_is_refused(surface, tmp_path):
     files = write_freesurfer(tmp_path, surface)
     with pytest.raises(InputError, match=r"inflated.*116 between 60 vertices.*found 136 between"):

@@ -11,13 +11,13 @@ import pytest
 
 from trend_dagster.errors import CohortError, InputError, StoreError
 from trend_dagster.science.connectivity.correlation import correlate_runs
+from trend_dagster.science.evidence.atlases import agree
 from trend_dagster.science.evidence.nulls import spin_labels
 from trend_dagster.science.method import MethodSettings
 from trend_dagster.science.surface import Surface, cut_into_labels
 from trend_dagster.validation import simulated
 from trend_dagster.validation.ablations import variants
 from trend_dagster.validation.approaches import Approach, all_approaches
-from trend_dagster.validation.atlases import agree
 from trend_dagster.validation.figures import FigureFolder
 from trend_dagster.validation.recordings import Recording, halves, without_each
 from trend_dagster.validation.reproducibility import agreement, reproduce

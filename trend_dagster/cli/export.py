@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Iterable, Iterator
 from pathlib import Path
 from typing import Annotated
 
@@ -30,10 +31,22 @@ def export(
         float | None, typer.Option("--alpha-w", help="Only cells with this penalty.")
     ] = None,
     l1_ratio: Annotated[float | None, typer.Option(help="Only cells with this L1 ratio.")] = None,
+    bids: Annotated[
+        Path | None,
+        typer.Option(help="Write the chosen parcellations as a BIDS derivatives data set here."),
+    ] = None,
+    xcpd: Annotated[
+        Path | None,
+        typer.Option(help="Write them as XCP-D takes an atlas (--datasets) here."),
+    ] = None,
     as_json: Json = False,
 ) -> None:
     """Write cells of the sweep as label images; by default the chosen ones."""
+    if bids is not None or xcpd is not None:
+        _tell(_data_sets(folder, bids, xcpd), as_json)
+        return
     from trend_dagster.delivery.export import export_cells
+    from trend_dagster.project.atlases import stored_overlap
     from trend_dagster.project.folder import Project
     from trend_dagster.project.tables import sweep_cells
     from trend_dagster.project.target import map_space
@@ -49,16 +62,61 @@ def export(
         "l1_ratio": l1_ratio,
         "n_clusters": n_clusters,
     }
-    written = []
-    for path in export_cells(
+    paths = export_cells(
         cells,
         project.store.latest("selected_parcellations"),
         wanted,
         map_space(project, mesh, n_vertices),
         project.outputs / "export" if to is None else to,
-    ):
+        stored_overlap(project),
+    )
+    _tell(paths, as_json)
+
+
+def _tell(paths: Iterable[Path], as_json: bool) -> None:
+    written = []
+    for path in paths:
         written.append(str(path))
         if not as_json:
             console.print(escape(str(path)), soft_wrap=True)
     if as_json:
         emit(written)
+
+
+def _data_sets(folder: Path, bids: Path | None, xcpd: Path | None) -> Iterator[Path]:
+    """Write the chosen parcellations as data sets that other software takes."""
+    from trend_dagster.delivery.bids import chosen_of, export_bids, export_xcpd, place_of
+    from trend_dagster.errors import MissingUpstreamError
+    from trend_dagster.project.atlases import stored_overlap
+    from trend_dagster.project.folder import SUBJECT, Project
+    from trend_dagster.project.settings import why_no_individuals
+    from trend_dagster.project.target import map_space
+
+    project = Project.open(folder)
+    settings, store = project.settings, project.store
+    selected = store.latest("selected_parcellations")
+    if selected is None or selected.excluded is not None:
+        raise MissingUpstreamError(
+            "selected_parcellations",
+            expected="chosen parcellations",
+            found="none yet",
+            remedy="`trend run` chooses them.",
+        )
+    n_vertices = selected.array("labels").shape[1]
+    mesh = store.latest("cortex") if settings.inputs.has_mesh else None
+    own = {}
+    if why_no_individuals(settings) is None:
+        own = {k: store.latest("individual_networks", {SUBJECT: k}) for k in project.keys(SUBJECT)}
+    chosen = chosen_of(
+        project.folder.name,
+        place_of(settings.inputs.surface, (run.entities for run in project.bold_runs.values())),
+        selected,
+        map_space(project, mesh, n_vertices),
+        stored_overlap(project),
+        store.latest("subcortical_networks") if settings.parcellation_images.subcortex else None,
+        {k: v for k, v in own.items() if v is not None and v.excluded is None},
+    )
+    if bids is not None:
+        yield from export_bids(chosen, bids)
+    if xcpd is not None:
+        yield from export_xcpd(chosen, xcpd)

@@ -19,6 +19,14 @@ def init(
     profile: Annotated[
         str, typer.Option(help="Profile to build on: default, autoencoder, demo or tutorial.")
     ] = "default",
+    records: Annotated[
+        str | None,
+        typer.Option(
+            metavar="URL",
+            help="Lay Dagster's records into PostgreSQL: postgresql://USER@HOST/DATABASE, or "
+            "env:NAME for what that environment variable has. One database for each project.",
+        ),
+    ] = None,
 ) -> None:
     """Make a project: a commented trend.yaml, and folders for BOLD and label files."""
     from trend_dagster.files import replace_file
@@ -39,6 +47,10 @@ def init(
             remedy="Edit what is there, or name another folder.",
         )
     inputs = Settings().inputs
+    if records is not None:
+        from trend_dagster.orchestration.instance import lay_records_into
+
+        lay_records_into(records, folder)
     try:
         for name in (inputs.bold, inputs.geodesic_labels):
             (folder / name).mkdir(parents=True, exist_ok=True)

@@ -11,11 +11,19 @@ from collections.abc import Iterator, Mapping, Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from trend_dagster.delivery.maps import cell_title, map_files, networks_of
+from trend_dagster.delivery.maps import cell_title, map_files, networks_of, overlaps_of
 from trend_dagster.errors import MissingUpstreamError, SettingsError
 from trend_dagster.files import replace_file
-from trend_dagster.project.tables import CELL, chosen_labels, key_of, labels_of, tidy_rows
+from trend_dagster.project.tables import (
+    CELL,
+    Key,
+    chosen_labels,
+    key_of,
+    labels_of,
+    tidy_rows,
+)
 from trend_dagster.project.target import MapSpace
+from trend_dagster.storage.label_images import Overlap
 from trend_dagster.storage.stores import Version
 
 if TYPE_CHECKING:
@@ -28,6 +36,7 @@ def export_cells(
     wanted: Mapping[str, Any],
     space: MapSpace,
     folder: Path,
+    overlap: Version | None = None,
 ) -> Iterator[Path]:
     """Write the label images of cells of the sweep.
 
@@ -45,6 +54,8 @@ def export_cells(
         What they are written on.
     folder : Path
         Where to; made if need be. Files of these names are replaced, others left alone.
+    overlap : Version, optional
+        Of ``atlas_overlap``, that the networks of the chosen parcellations are named by.
 
     Yields
     ------
@@ -70,15 +81,23 @@ def export_cells(
         raise _no_such_cell(table, wanted)
     several = [name for name in ("alpha_W", "l1_ratio") if len(table[name].unique()) > 1]
     known = {} if selected is None else chosen_labels(selected)
+    names = {} if selected is None else _overlaps_by_cell(selected, overlap)
     for row in found.to_dict("records"):
         numbered = known.get(key_of(row))
         labels = space.labels(labels_of(cells, row) if numbered is None else numbered)
         surface, target = space.surface, space.target
-        networks = networks_of(labels, surface, target)
+        networks = networks_of(labels, surface, target, names.get(key_of(row), ()))
         files = map_files(_name(row, several), cell_title(row), labels, networks, surface, target)
         for file, content in files.items():
             replace_file(folder / file, content)
         yield folder / next(reversed(files))
+
+
+def _overlaps_by_cell(
+    selected: Version, overlap: Version | None
+) -> dict[Key, list[tuple[Overlap, ...]]]:
+    chosen = selected.facts["chosen"]
+    return dict(zip(map(key_of, chosen), overlaps_of(overlap, len(chosen)), strict=True))
 
 
 def _chosen(selected: Version | None, table: pd.DataFrame) -> pd.DataFrame:

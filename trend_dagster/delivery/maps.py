@@ -6,8 +6,11 @@ What does not: the formats themselves (``storage.label_images``).
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Mapping
-from typing import Any
+import re
+from collections import Counter
+from collections.abc import Iterable, Mapping, Sequence
+from dataclasses import dataclass, replace
+from typing import Any, TypeVar
 
 import numpy as np
 from numpy.typing import ArrayLike, NDArray
@@ -19,33 +22,42 @@ from trend_dagster.delivery.figures.surface import (
     oklch_to_rgb,
 )
 from trend_dagster.project.target import MapSpace
+from trend_dagster.science.evidence.atlases import ONE_SIDED
 from trend_dagster.science.surface import Surface, hemisphere_triangles
 from trend_dagster.storage.arrays import npy_bytes
 from trend_dagster.storage.label_images import (
     FREESURFER_SIDE,
     Network,
     Networks,
+    Overlap,
     annot,
     cifti_labels,
+    cifti_maps,
     gifti_labels,
+    gifti_maps,
     gifti_surface,
     keys_of,
     label_columns,
     label_tsv,
     nifti_labels,
+    nifti_maps,
     spec_file,
     unique_rgb,
+    voxel_models,
 )
-from trend_dagster.storage.space import Side
+from trend_dagster.storage.space import Side, Subcortex
 from trend_dagster.storage.stores import Version
 from trend_dagster.storage.template import Grayordinates, Target, Voxels
 
 MAPS = "maps"
 """Folder of the chosen parcellations, below the project's outputs."""
 
+Number = TypeVar("Number", bound=np.generic)
+PROBABILITY = "NIFTI_INTENT_NORMAL"  # what Workbench gives metric maps
 SIDES: tuple[Side, Side] = ("L", "R")
 PREFIX = {"L": "LH", "R": "RH", "LR": "LR", "": "network"}
-ONE_SIDED = 0.9  # share of its vertices that a network of one hemisphere has there
+CHANCE = 0.05  # an overlap that is less likely by chance names a network
+NAMED_FROM = 0.5  # Dice that names one where chance is not known
 KINDS = {
     "midthickness": "MidThickness",
     "pial": "Pial",
@@ -63,7 +75,13 @@ def cell_title(cell: Mapping[Any, Any]) -> str:
     )
 
 
-def chosen_maps(selected: Version, space: MapSpace) -> tuple[dict[str, bytes], dict[str, str]]:
+def chosen_maps(
+    selected: Version,
+    space: MapSpace,
+    overlap: Version | None = None,
+    soft: Sequence[NDArray[np.float32]] = (),
+    subcortical: Version | None = None,
+) -> tuple[dict[str, bytes], dict[str, str]]:
     """Write the chosen parcellations.
 
     Parameters
@@ -72,6 +90,12 @@ def chosen_maps(selected: Version, space: MapSpace) -> tuple[dict[str, bytes], d
         The chosen parcellations.
     space : MapSpace
         What they are written on.
+    overlap : Version, optional
+        Overlap with atlases, that networks are named by.
+    soft : sequence of ndarray of shape (n_vertices, n_networks)
+        Probability of each network, for each parcellation; none if there are none.
+    subcortical : Version, optional
+        Networks of the voxels outside the cortex.
 
     Returns
     -------
@@ -83,11 +107,16 @@ def chosen_maps(selected: Version, space: MapSpace) -> tuple[dict[str, bytes], d
     files: dict[str, bytes] = {}
     tables: dict[str, str] = {}
     surface, target = space.surface, space.target
-    for choice, found in zip(selected.facts["chosen"], selected.read("labels"), strict=True):
+    beside = overlaps_of(overlap, len(selected.facts["chosen"]))
+    chosen = zip(selected.facts["chosen"], selected.read("labels"), beside, strict=True)
+    for i, (choice, found, overlaps) in enumerate(chosen):
         labels = space.labels(found)
-        networks = networks_of(labels, surface, target)
+        networks = networks_of(labels, surface, target, overlaps)
         name = f"selected_{choice['n_clusters']}_clusters"
-        written = map_files(name, cell_title(choice), labels, networks, surface, target)
+        voxels = None if subcortical is None else voxels_of(subcortical, i)
+        written = map_files(name, cell_title(choice), labels, networks, surface, target, voxels)
+        if len(soft):
+            written |= soft_files(name, soft[i], networks, surface, target)
         files |= {f"{MAPS}/{file}": content for file, content in written.items()}
         table = label_columns(networks).to_markdown(index=False)
         tables[f"networks, {choice['n_clusters']} clusters"] = str(table)
@@ -131,7 +160,10 @@ def label_files(
 
 
 def networks_of(
-    labels: NDArray[np.integer], surface: Surface | None, target: Target | None = None
+    labels: NDArray[np.integer],
+    surface: Surface | None,
+    target: Target | None = None,
+    overlaps: Sequence[tuple[Overlap, ...]] = (),
 ) -> list[Network]:
     """Name and colour the networks of a parcellation.
 
@@ -143,6 +175,9 @@ def networks_of(
         The mesh. Without it no network has a mirror image.
     target : Grayordinates or Voxels, optional
         What the rows are. Without it and without a mesh networks have no side.
+    overlaps : sequence of tuple of Overlap
+        What each network is most like in each atlas; the first atlas names it, if the overlap is
+        more than chance: ``LH_Visual``, or ``LH_Visual_1`` where there are several.
 
     Returns
     -------
@@ -170,8 +205,56 @@ def networks_of(
         inside = labels == k
         side = _side(hemisphere, inside)
         name, size = f"{PREFIX[side]}_{numbers[k]:02d}", int(inside.sum())
-        networks.append(Network(key, name, rgb, side, homologues.get(k), size))
-    return networks
+        beside = overlaps[k] if k < len(overlaps) else ()
+        networks.append(Network(key, name, rgb, side, homologues.get(k), size, beside))
+    return _named(networks)
+
+
+def _named(networks: list[Network]) -> list[Network]:
+    """Give networks the names of the atlas' where they overlap them by more than chance."""
+    wanted = {n.key: _atlas_name(n) for n in networks}
+    several = Counter(name for name in wanted.values() if name)
+    seen: Counter[str] = Counter()
+    found = []
+    for network in networks:
+        if name := wanted[network.key]:
+            seen[name] += 1
+            number = f"_{seen[name]}" if several[name] > 1 else ""
+            network = replace(network, name=name + number)
+        found.append(network)
+    return found
+
+
+def _atlas_name(network: Network) -> str:
+    if not network.overlaps or not network.overlaps[0].name:
+        return ""
+    first = network.overlaps[0]
+    if not (first.dice >= NAMED_FROM if np.isnan(first.p) else first.p <= CHANCE):
+        return ""
+    return f"{PREFIX[network.hemisphere]}_{re.sub(r'[^A-Za-z0-9]+', '_', first.name).strip('_')}"
+
+
+def overlaps_of(version: Version | None, n_parcellations: int) -> list[list[tuple[Overlap, ...]]]:
+    """What each network of each parcellation is most like, as ``atlas_overlap`` holds it."""
+    if version is None or version.excluded is not None:
+        return [[] for _ in range(n_parcellations)]
+    best, dice, p = (version.read(name) for name in ("best", "dice", "p"))
+    atlases = version.facts["atlases"]
+    return [
+        [
+            tuple(
+                Overlap(
+                    atlas["name"],
+                    atlas["networks"][best[i, j, k]] if best[i, j, k] >= 0 else "",
+                    float(dice[i, j, k]),
+                    float(p[i, j, k]),
+                )
+                for j, atlas in enumerate(atlases)
+            )
+            for k in range(best.shape[2])
+        ]
+        for i in range(n_parcellations)
+    ]
 
 
 def _side(hemisphere: NDArray[np.int8] | None, inside: NDArray[np.bool_]) -> str:
@@ -190,6 +273,7 @@ def map_files(
     networks: Networks,
     surface: Surface | None,
     target: Target | None = None,
+    voxels: VoxelLabels | None = None,
 ) -> dict[str, bytes]:
     """Write one parcellation in every format that fits what its rows are.
 
@@ -207,6 +291,8 @@ def map_files(
         The mesh, if each row is one of its vertices.
     target : Grayordinates or Voxels, optional
         What the rows are, where files say so.
+    voxels : VoxelLabels, optional
+        Networks of voxels outside the cortex, for the ``.dlabel.nii``.
 
     Returns
     -------
@@ -221,7 +307,14 @@ def map_files(
         listed.append((f"{name}.nii.gz", ""))
     if isinstance(target, Grayordinates) and target.dense:
         dense = f"{name}.dlabel.nii"
-        files[dense] = cifti_labels(keys[target.rows], networks, target.brain_models, title)
+        models, values = target.brain_models, keys[target.rows]
+        if voxels is not None:
+            models = models + voxels.models
+            values = np.concatenate([values, keys_of(voxels.labels)])
+            sure = np.stack([voxels.correlation, voxels.lead], axis=1)
+            names = ["correlation with its network", "lead over the next network"]
+            files[f"{name}_subcortex.dscalar.nii"] = cifti_maps(sure, names, voxels.models)
+        files[dense] = cifti_labels(values, networks, models, title)
         listed.append((dense, ""))
     for side in SIDES:
         if surface is not None:
@@ -238,10 +331,73 @@ def map_files(
     return files
 
 
+@dataclass(frozen=True)
+class VoxelLabels:
+    """Networks of the voxels outside the cortex.
+
+    Parameters
+    ----------
+    models : BrainModelAxis
+        Where they are.
+    labels : ndarray of shape (n_voxels,)
+        Network that each follows most; -1 for none.
+    correlation, lead : ndarray of shape (n_voxels,)
+        Correlation with its mean series, and how much more that is than with the next network's.
+    """
+
+    models: Any
+    labels: NDArray[np.int32]
+    correlation: NDArray[np.float32]
+    lead: NDArray[np.float32]
+
+
+def voxels_of(version: Version, parcellation: int) -> VoxelLabels | None:
+    """Networks of the voxels, as ``subcortical_networks`` holds them."""
+    if version.excluded is not None:
+        return None
+    arrays = {name: version.read(name) for name in ("voxels", "structure")}
+    models = voxel_models(Subcortex.from_stored(version.facts, arrays))
+    each = np.nan_to_num(version.read("correlation")[parcellation], nan=-1)
+    two = np.sort(each, axis=1)[:, -2:]
+    labels = version.read("labels")[parcellation]
+    followed = labels >= 0
+    return VoxelLabels(
+        models,
+        labels,
+        np.where(followed, two[:, -1], 0),
+        np.where(followed, two[:, -1] - two[:, 0], 0),
+    )
+
+
+def soft_files(
+    name: str,
+    probability: NDArray[np.float32],
+    networks: Networks,
+    surface: Surface | None,
+    target: Target | None,
+) -> dict[str, bytes]:
+    """Write the probability of each network, in every format that fits what the rows are."""
+    names = [network.name for network in networks]
+    stem = f"{name}_probability"
+    if isinstance(target, Voxels):
+        return {f"{stem}.nii.gz": nifti_maps(probability, target.affine, target.mask)}
+    files = {}
+    if isinstance(target, Grayordinates) and target.dense:
+        values = probability[target.rows]
+        files[f"{stem}.dscalar.nii"] = cifti_maps(values, names, target.brain_models)
+    for side in SIDES:
+        columns = [_on_mesh(column, side, surface, target) for column in probability.T]
+        own = [column for column in columns if column is not None]
+        if own:
+            values = np.stack(own, axis=1)
+            files[f"{stem}.{side}.func.gii"] = gifti_maps(values, names, side, PROBABILITY)
+    return files
+
+
 def _on_mesh(
-    keys: NDArray[np.int32], side: Side, surface: Surface | None, target: Target | None
-) -> NDArray[np.int32] | None:
-    """Key of each vertex of a hemisphere's mesh, if the rows are vertices of one."""
+    keys: NDArray[Number], side: Side, surface: Surface | None, target: Target | None
+) -> NDArray[Number] | None:
+    """Value of each vertex of a hemisphere's mesh, if the rows are vertices of one."""
     if isinstance(target, Grayordinates):
         return target.on_mesh(keys, side)
     if surface is None:

@@ -17,7 +17,7 @@ from numpy.typing import NDArray
 from trend_dagster.delivery.figures.matrices import correlation_figure
 from trend_dagster.delivery.figures.png import small_png
 from trend_dagster.delivery.figures.surface import distinct_colours, oklch_to_rgb
-from trend_dagster.delivery.maps import networks_of
+from trend_dagster.delivery.maps import networks_of, overlaps_of
 from trend_dagster.delivery.page import HISTORY, Chosen, Metric, Report, ShownCell
 from trend_dagster.delivery.pictures import parcellation_or_sizes
 from trend_dagster.project.dimensions import BOLD_RUN, LABEL_FILE
@@ -153,6 +153,7 @@ def gather(
     settings: Settings,
     found: Sequence[Version],
     surface: Surface | None,
+    overlap: Version | None = None,
 ) -> Report:
     """Put a report together.
 
@@ -168,6 +169,8 @@ def gather(
         ``embeddings``, ``average_correlation`` and ``geodesic_labels``, which are shown as well.
     surface : Surface, optional
         The mesh.
+    overlap : Version, optional
+        Of ``atlas_overlap``, that networks are named by.
 
     Returns
     -------
@@ -182,7 +185,8 @@ def gather(
     table = comparison_table(*versions["control_comparison"])
     columns = {n: t for n, t in COLUMNS.items() if n in table and not table[n].isna().all()}
     labels = selected.read("labels")
-    networks = [networks_of(v, surface) for v in labels]
+    beside = overlaps_of(overlap, len(labels))
+    networks = [networks_of(v, surface, overlaps=o) for v, o in zip(labels, beside, strict=True)]
     model = next(iter(versions.get("trained_model", ())), None)
     return Report(
         project=name,
@@ -369,8 +373,9 @@ def _shown_cells(
     shown = []
     for row in order.head(most).to_dict("records"):
         like = n_clusters.index(row["n_clusters"])
-        labels = chosen_labels[like] if row["chosen"] else labels_of(cells, row)
-        networks = networks_of(labels, surface)
+        own = row["chosen"]  # only of the chosen ones is it known what they are like
+        labels = chosen_labels[like] if own else labels_of(cells, row)
+        networks = chosen_networks[like] if own else networks_of(labels, surface)
         colours = _colours_like(labels, networks, chosen_labels[like], chosen_networks[like])
         shown.append(
             ShownCell(

@@ -23,6 +23,7 @@ import dagster as dg
 
 from trend_dagster.errors import RunDiedError
 from trend_dagster.orchestration.assets import ASSETS
+from trend_dagster.orchestration.checks import up_to_date_now
 from trend_dagster.orchestration.lineage import Lineage, State
 from trend_dagster.orchestration.partitions import PARTITIONS, to_key
 from trend_dagster.orchestration.private import (
@@ -159,7 +160,7 @@ def make_all(
         wanted = {describe(s.asset, s.partition): s for ss in todo.wanted.values() for s in ss}
         before = wanted | before
         tried += [name for name, state in wanted.items() if not _is_made(project, state)]
-    return list(outcomes_of(project, before.values(), todo.waiting))
+    return list(outcomes_of(project, instance, before.values(), todo.waiting))
 
 
 def _ask(instance: dg.DagsterInstance, todo: Plan, job: str) -> str:
@@ -222,14 +223,19 @@ def _taken_back(instance: dg.DagsterInstance, backfill: str) -> Iterator[None]:
 
 
 def outcomes_of(
-    project: Project, asked: Iterable[State], waiting: Mapping[str, str]
+    project: Project,
+    instance: dg.DagsterInstance,
+    asked: Iterable[State],
+    waiting: Mapping[str, str],
 ) -> Iterator[Outcome]:
-    """Say what became of the outputs that were asked for, asset by asset.
+    """Say what became of the outputs that were asked for, asset by asset, and to the page too.
 
     Parameters
     ----------
     project : Project
         Where.
+    instance : DagsterInstance
+        Told whether the asset is up to date now, which a change of its files may have put in doubt.
     asked : iterable of State
         Outputs as they stood before.
     waiting : mapping
@@ -245,7 +251,9 @@ def outcomes_of(
     for state in asked:
         by_asset[state.asset].append(state)
     for name in [name for name in ASSETS if name in by_asset]:
-        now = {describe(s.asset, s.partition): s for s in lineage.states(ASSETS[name])}
+        states = lineage.states(ASSETS[name])
+        instance.report_runless_asset_event(up_to_date_now(name, states))
+        now = {describe(s.asset, s.partition): s for s in states}
         made = [s for s in by_asset[name] if _is_made(project, s)]
         after = [s for b in by_asset[name] if (s := now.get(describe(b.asset, b.partition)))]
         new = {describe(s.asset, s.partition) for s in made}

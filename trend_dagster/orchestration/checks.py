@@ -339,6 +339,39 @@ def _staleness(asset: StoredAsset, states: list[State]) -> dg.AssetCheckResult:
     return result._replace(asset_key=dg.AssetKey(asset.name), check_name="up_to_date")
 
 
+def up_to_date_now(name: str, states: list[State]) -> dg.AssetCheckEvaluation:
+    """The check `up_to_date` of an asset whose outputs were looked at outside of a check's run."""
+    return evaluation(_staleness(ASSETS[name], states))
+
+
+def evaluation(result: dg.AssetCheckResult) -> dg.AssetCheckEvaluation:
+    """What a check found, as a record that needs no run of its own."""
+    assert result.asset_key is not None
+    assert result.check_name is not None
+    return dg.AssetCheckEvaluation(
+        asset_key=result.asset_key,
+        check_name=result.check_name,
+        passed=result.passed,
+        metadata=result.metadata,
+        severity=result.severity,
+        description=result.description,
+    )
+
+
+def files_there_now(project: Project, name: str) -> dg.AssetCheckEvaluation:
+    """The check `files_there`, asked outside of a check's run."""
+    found = _are_files_there(project, ASSETS[name])
+    return evaluation(found._replace(asset_key=dg.AssetKey(name), check_name="files_there"))
+
+
+def changed_now(name: str, changed: list[str]) -> dg.AssetCheckEvaluation:
+    """The check `up_to_date` of an asset of which some input files were changed."""
+    lines = [f"{output} is out of date: its file was changed" for output in changed]
+    advice = "Materialize it again (`trend run` makes all that is out of date)."
+    found = _result(lines, {}, advice)
+    return evaluation(found._replace(asset_key=dg.AssetKey(name), check_name="up_to_date"))
+
+
 def _files_there(asset: StoredAsset) -> dg.AssetChecksDefinition:
     @dg.asset_check(
         asset=asset.name,
@@ -347,16 +380,19 @@ def _files_there(asset: StoredAsset) -> dg.AssetChecksDefinition:
         description="The file of every stored input is still there.",
     )
     def check(context: AssetCheckExecutionContext) -> dg.AssetCheckResult:
-        project: Project = context.resources.project.open()
-        gone = [describe(asset.name, partition) for partition in removed(project, asset)]
-        return _result(
-            [f"{name}: its file was removed" for name in gone],
-            {"outputs_checked": len(project.store.stored(asset.name, asset.dims))},
-            "It is left out of new averages, and what is stored of it stays. Put the file back to "
-            "take it in again.",
-        )
+        return _are_files_there(context.resources.project.open(), asset)
 
     return check
+
+
+def _are_files_there(project: Project, asset: StoredAsset) -> dg.AssetCheckResult:
+    gone = [describe(asset.name, partition) for partition in removed(project, asset)]
+    return _result(
+        [f"{name}: its file was removed" for name in gone],
+        {"outputs_checked": len(project.store.stored(asset.name, asset.dims))},
+        "It is left out of new averages, and what is stored of it stays. Put the file back to "
+        "take it in again.",
+    )
 
 
 def _result(wrong: list[str], counts: dict[str, int], advice: str = "") -> dg.AssetCheckResult:

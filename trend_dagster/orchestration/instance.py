@@ -10,6 +10,7 @@ See https://docs.dagster.io/deployment/oss/dagster-yaml.
 from __future__ import annotations
 
 import os
+import re
 import shutil
 import socket
 import tempfile
@@ -23,6 +24,7 @@ import yaml
 from sqlalchemy.exc import DatabaseError
 
 from trend_dagster.errors import SettingsError, StoreError, cannot_write
+from trend_dagster.files import replace_file
 from trend_dagster.orchestration.private import (
     GRPC_INFO_TAG,
     HOST_TAG,
@@ -39,6 +41,8 @@ UNFINISHED = [
     dg.DagsterRunStatus.STARTED,
     dg.DagsterRunStatus.CANCELING,
 ]
+
+DRIVER = "postgresql+psycopg2"
 
 LITTLE_ROOM = 2**20  # bytes; less is taken for the cause when records cannot be written
 
@@ -69,7 +73,9 @@ def open_instance(project: Path, *, end_dead: bool = True) -> Iterator[dg.Dagste
         If the user's `dagster.yaml` cannot be used.
     """
     home = instance_home(project)
-    with _errors_in_words(home), _open(home, home) as instance:
+    with _settings_in_words(home), _errors_in_words(home), _open(home, home) as instance:
+        if in_a_server(home):
+            _only_of(project, instance)
         if end_dead:
             end_dead_runs(instance)
         yield instance
@@ -92,17 +98,24 @@ def open_records(project: Path) -> Iterator[dg.DagsterInstance | None]:
     """
     home = records_home(project)
     history = home / "history"
-    if not os.access(history, os.R_OK | os.X_OK):
+    if in_a_server(home):
+        with _settings_in_words(home), _errors_in_words(home), _open(home, home) as instance:
+            yield instance
+    elif not os.access(history, os.R_OK | os.X_OK):
         yield None
     elif all(os.access(path, os.W_OK) for path in (home, history, *history.glob("*.db"))):
-        with _errors_in_words(home), _open(home, home) as instance:
+        with _settings_in_words(home), _errors_in_words(home), _open(home, home) as instance:
             yield instance
     else:
         with tempfile.TemporaryDirectory(prefix="trend-records-") as copy:
             for name in ("history", "schedules"):
                 if (home / name).is_dir():
                     shutil.copytree(home / name, Path(copy, name), copy_function=shutil.copyfile)
-            with _errors_in_words(home), _open(Path(copy), home) as instance:
+            with (
+                _settings_in_words(home),
+                _errors_in_words(home),
+                _open(Path(copy), home) as instance,
+            ):
                 yield instance
 
 
@@ -115,6 +128,73 @@ def _open(home: Path, settings: Path) -> dg.DagsterInstance:
             overrides=instance_settings(settings),
         )
     )
+
+
+def in_a_server(home: Path) -> bool:
+    """Tell whether the user's `dagster.yaml` lays the records elsewhere, in PostgreSQL mostly."""
+    return "storage" in _users(home)
+
+
+PROJECT_KEY = "trend/project"
+"""In the records: the folder of the project that they are of."""
+
+
+def _only_of(project: Path, instance: dg.DagsterInstance) -> None:
+    """Make sure that records which lie in a server are of this project alone.
+
+    Raises
+    ------
+    SettingsError
+        If they are of another one, which still is there.
+    """
+    here = str(project.resolve())
+    known = instance.run_storage.get_cursor_values({PROJECT_KEY}).get(PROJECT_KEY, here)
+    if known != here and Path(known).is_dir():
+        raise SettingsError(
+            f"records that {records_home(project) / 'dagster.yaml'} names",
+            expected="a database of this project's own",
+            found=f"the records of project {known}",
+            remedy="Make another database (`createdb NAME`), and name that one.",
+        )
+    instance.run_storage.set_cursor_values({PROJECT_KEY: here})
+
+
+def lay_records_into(url: str, project: Path) -> Path:
+    """Let a new project's records lie in PostgreSQL.
+
+    Parameters
+    ----------
+    url : str
+        ``postgresql://USER@HOST/DATABASE``, or ``env:NAME`` for what an environment variable has
+        (``postgresql+psycopg2://...``, as SQLAlchemy takes it).
+    project : Path
+        Its folder.
+
+    Returns
+    -------
+    Path
+        The `dagster.yaml` that says so.
+
+    Raises
+    ------
+    SettingsError
+        If that is no such address, or the file is there already.
+    """
+    file = instance_home(project) / "dagster.yaml"
+    kind, _, rest = url.partition(":")
+    if kind not in ("postgresql", "postgres", "env") or not rest or file.exists():
+        raise SettingsError(
+            f"file {file}" if file.exists() else f"records {url!r}",
+            expected="none yet" if file.exists() else "postgresql://USER@HOST/DATABASE or env:NAME",
+            found="settings of yours" if file.exists() else "another address",
+            remedy="Set storage.postgres.postgres_url there, as Dagster's documentation has it."
+            if file.exists()
+            else "Correct it.",
+        )
+    where = {"env": rest} if kind == "env" else url
+    text = yaml.safe_dump({"storage": {"postgres": {"postgres_url": where}}}, sort_keys=False)
+    replace_file(file, f"# Dagster's records of this project.\n{text}".encode())
+    return file
 
 
 @contextmanager
@@ -135,6 +215,32 @@ def _errors_in_words(home: Path) -> Iterator[None]:
         )
         expected = "databases that can be read and written"
         raise StoreError(subject, expected=expected, found=said, remedy=remedy) from error
+    except Exception as error:
+        # Not imported by name: dagster-postgres need not be installed.
+        if type(error).__name__ != "DagsterPostgresException":
+            raise
+        raise StoreError(
+            f"Dagster's records, which {home / 'dagster.yaml'} lays into PostgreSQL",
+            expected="a server that lets this user in",
+            found=" ".join(str(error.__cause__ or error).split()),
+            remedy="Start it, or correct storage.postgres there; a password belongs into ~/.pgpass "
+            "or into the variable that postgres_url: {env: NAME} names.",
+        ) from error
+
+
+@contextmanager
+def _settings_in_words(home: Path) -> Iterator[None]:
+    try:
+        yield
+    except ModuleNotFoundError as error:
+        if (error.name or "").partition(".")[0] not in ("dagster_postgres", "psycopg2"):
+            raise
+        raise SettingsError(
+            f"Dagster's settings in {home / 'dagster.yaml'}",
+            expected="what is needed for records in PostgreSQL",
+            found=str(error),
+            remedy="pip install 'trend_dagster[cluster]'.",
+        ) from error
     except dg.DagsterInvalidConfigError as error:
         raise SettingsError(
             f"Dagster's settings in {home / 'dagster.yaml'}",
@@ -235,7 +341,16 @@ def instance_settings(home: Path) -> Settings:
     SettingsError
         If the user's file is no YAML with sections.
     """
-    return _over(_ours(), _users(home))
+    return _with_driver(_over(_ours(), _users(home)))
+
+
+def _with_driver(settings: Settings) -> Settings:
+    """Name the driver that dagster-postgres is written for; SQLAlchemy would take another."""
+    postgres = settings.get("storage", {}).get("postgres", {})
+    url = postgres.get("postgres_url")
+    if isinstance(url, str):
+        postgres["postgres_url"] = re.sub("^postgres(ql)?://", f"{DRIVER}://", url)
+    return settings
 
 
 def added_settings(home: Path) -> list[str]:

@@ -36,6 +36,9 @@ from trend_dagster.storage.stores import Partition, Version, describe
 NONE = "none"
 """In a recipe, the digest of an optional input that was asked for and not there."""
 
+MOST_NUMBERS = 24
+"""A fact of more single numbers is shown whole and not number by number."""
+
 PLANNED_TAG = "trend/planned"
 """Tag of runs of the command line, which asks the store first what has to be made."""
 
@@ -94,10 +97,17 @@ class Published:
     seconds: float = 0.0
 
 
-class ZarrIOManager(dg.ConfigurableIOManager):
-    """Record what assets publish, and open what is stored."""
+class ZarrIOManager(dg.IOManager):
+    """Record what assets publish, and open what is stored.
 
-    project: ProjectResource
+    Parameters
+    ----------
+    project : ProjectResource
+        Where.
+    """
+
+    def __init__(self, project: ProjectResource) -> None:
+        self.project = project
 
     def handle_output(self, context: dg.OutputContext, obj: Iterator[Published]) -> None:
         """Record each output as it is finished.
@@ -185,6 +195,8 @@ def _metadata(published: Published) -> dict[str, dg.MetadataValue[Any]]:
         metadata |= {name: dg.MetadataValue.md(table) for name, table in result.tables.items()}
     for name, fact in version.facts.items():
         metadata[name] = dg.MetadataValue.json(fact) if isinstance(fact, dict | list) else fact
+        numbers = dict(_numbers(name, fact))
+        metadata |= numbers if len(numbers) <= MOST_NUMBERS else {}
     metadata |= {k: v for k, v in attributes["run"].items() if k != "run_id"}
     metadata |= {
         "arrays": dg.MetadataValue.md(_array_table(version)),
@@ -193,6 +205,22 @@ def _metadata(published: Published) -> dict[str, dg.MetadataValue[Any]]:
         "libraries": dg.MetadataValue.json(attributes["libraries"]),
     }
     return {name: value for name, value in metadata.items() if value is not None}
+
+
+def _numbers(name: str, fact: Any) -> Iterator[tuple[str, float]]:
+    """Single numbers of a nested fact, by name: Dagster plots those over time, and no lists."""
+    if isinstance(fact, list):
+        for i, part in enumerate(fact, 1):
+            clusters = part.get("n_clusters") if isinstance(part, dict) else None
+            which = f"{clusters} clusters" if clusters else str(i)
+            yield from _numbers(
+                name if len(fact) == 1 and not clusters else f"{name}, {which}", part
+            )
+    elif isinstance(fact, dict):
+        for key, part in fact.items():
+            yield from _numbers(f"{name}, {key}", part)
+    elif isinstance(fact, int | float) and not isinstance(fact, bool):
+        yield name, fact
 
 
 def _picture(png: bytes) -> dg.MarkdownMetadataValue:

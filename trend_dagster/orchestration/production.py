@@ -38,22 +38,27 @@ from contextvars import ContextVar
 from dataclasses import dataclass, field, replace
 from functools import cached_property, partial
 from pathlib import Path
-from typing import Any
+from typing import Any, TypeVar
 
 import dagster as dg
 from pydantic import Field
 
 from trend_dagster.errors import (
+    FactorizationError,
     InputError,
     MissingUpstreamError,
+    RunDiedError,
+    ServerError,
+    SettingsError,
     StoreError,
     TrendError,
     cannot_write,
 )
 from trend_dagster.files import replace_file
+from trend_dagster.orchestration.engines import on_dask
 from trend_dagster.orchestration.io_managers import NONE, Published, Result
 from trend_dagster.orchestration.partitions import PARTITIONS, to_partition
-from trend_dagster.orchestration.private import HOST_TAG, PROCESS_TAG, RECORDED_ONE_BY_ONE
+from trend_dagster.orchestration.private import RECORDED_ONE_BY_ONE
 from trend_dagster.orchestration.room import check_disk, check_memory, memory_of_machine
 from trend_dagster.project.folder import BOLD_RUN, N_COMPONENTS, SUBJECT, Project, subject_key
 from trend_dagster.project.settings import Settings
@@ -66,6 +71,8 @@ from trend_dagster.storage.provenance import (
     digest_of_input,
 )
 from trend_dagster.storage.stores import Draft, Partition, Version, describe, described
+
+T = TypeVar("T")
 
 Progress = Callable[[str, str, float], None]
 """Takes the name of an output, what happens to it, and the share done from 0 to 1."""
@@ -515,8 +522,6 @@ class StoredAsset:
             keys = context.partition_keys if context.has_partition_key_range else None
             if keys is None:
                 keys = [context.partition_key] if context.has_partition_key else [None]
-            here = {PROCESS_TAG: str(os.getpid()), HOST_TAG: socket.gethostname()}
-            context.instance.add_run_tags(context.run.run_id, here)
             produced = produce(
                 self,
                 context.resources.project.open(),
@@ -625,7 +630,7 @@ def produce(
                 pending.append((partition, inputs))
             else:
                 yield Published(version, version.recipe, None)
-        if pending and asset.worker_bytes is not None and project.settings.compute.workers > 1:
+        if pending and _goes_elsewhere(asset, project.settings):
             batches.append(pending)
         elif pending:
             yield from _compute(asset, project, pending, errors, run_id=run_id, log=log)
@@ -677,6 +682,15 @@ def imported_version(asset: StoredAsset, project: Project, partition: Partition)
     return version if version is not None and version.imported else None
 
 
+def _goes_elsewhere(asset: StoredAsset, settings: Settings) -> bool:
+    """Tell whether batches are computed by other processes than that of the run."""
+    if asset.idle(settings) is not None:
+        return False
+    if settings.compute.engine == "dask":
+        return bool(asset.dims)
+    return asset.worker_bytes is not None and settings.compute.workers > 1
+
+
 def _side_by_side(
     asset: StoredAsset,
     project: Project,
@@ -686,23 +700,7 @@ def _side_by_side(
     run_id: str,
     log: Callable[[str], None],
 ) -> Iterator[Published]:
-    """Compute batches in processes of their own; each publishes what it makes by itself."""
-    from trend_dagster.science.parcellation.fanout import count_workers, side_by_side
-
-    compute, cores = project.settings.compute, usable_cores()
-
-    def needs(n_threads: int) -> list[int]:
-        assert asset.worker_bytes is not None
-        return [asset.worker_bytes(project.settings, b[0][1], n_threads) for b in batches]
-
-    try:
-        n_tasks = min(len(batches), compute.workers)
-        n_workers = count_workers(needs, n_tasks, cores, memory_for(project.settings))
-    except TrendError as error:
-        errors += [_remember(project, asset, p, error) for b in batches for p, _ in b][:1]
-        return
-    most = max(needs(cores // n_workers)) / 2**30
-    log(f"{n_workers} workers of {cores // n_workers} cores, at most {most:.2g} GiB each")
+    """Compute batches elsewhere; each publishes what it makes by itself."""
     elsewhere = Project(project.folder, project.settings)
     tasks = [
         partial(
@@ -715,16 +713,53 @@ def _side_by_side(
         )
         for b in batches
     ]
-    for done, (_, (published, failed)) in enumerate(side_by_side(tasks, n_workers, cores), 1):
-        errors += failed
-        yield from published
-        PROGRESS.get()(asset.name, f"{done} of {len(tasks)} batches", done / len(tasks))
+    try:
+        if project.settings.compute.dask is not None and project.settings.compute.engine == "dask":
+            finished = on_dask(tasks, project.settings.compute.dask, project.folder)
+        else:
+            finished = _in_processes(asset, project, batches, tasks, log)
+        for done, (_, (published, failed)) in enumerate(finished, 1):
+            errors += failed
+            yield from published
+            PROGRESS.get()(asset.name, f"{done} of {len(tasks)} batches", done / len(tasks))
+    except (SettingsError, ServerError, FactorizationError, RunDiedError) as error:
+        errors += [_remember(project, asset, p, error) for b in batches for p, _ in b][:1]
+
+
+def _in_processes(
+    asset: StoredAsset,
+    project: Project,
+    batches: Sequence[Pending],
+    tasks: Sequence[Callable[[], T]],
+    log: Callable[[str], None],
+) -> Iterator[tuple[int, T]]:
+    """Do tasks in processes of this machine, as many as fit its cores and the memory."""
+    from trend_dagster.science.parcellation.fanout import count_workers, side_by_side
+
+    compute, cores = project.settings.compute, usable_cores()
+
+    def needs(n_threads: int) -> list[int]:
+        assert asset.worker_bytes is not None
+        return [asset.worker_bytes(project.settings, b[0][1], n_threads) for b in batches]
+
+    n_tasks = min(len(batches), compute.workers)
+    n_workers = count_workers(needs, n_tasks, cores, memory_for(project.settings))
+    most = max(needs(cores // n_workers)) / 2**30
+    log(f"{n_workers} workers of {cores // n_workers} cores, at most {most:.2g} GiB each")
+    yield from side_by_side(tasks, n_workers, cores)
 
 
 def _compute_elsewhere(
     module: str, name: str, project: Project, partitions: Sequence[Partition], run_id: str
 ) -> tuple[list[Published], list[TrendError]]:
     """Compute a batch in this process, and return what there is to be recorded of it."""
+    if not project.folder.is_dir():
+        raise InputError(
+            f"project {project.folder} on {socket.gethostname()}",
+            expected="its folder under the same path on every machine that computes for it",
+            found="no such folder",
+            remedy="Mount it there, or set compute.engine to local.",
+        )
     asset = stored(getattr(importlib.import_module(module), name))
     errors: list[TrendError] = []
     pending = [(partition, asset.find(project, partition)) for partition in partitions]

@@ -8,24 +8,30 @@ See https://docs.dagster.io/guides/build/external-resources.
 
 from __future__ import annotations
 
+from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
-
-import dagster as dg
-from pydantic import Field
 
 from trend_dagster.project.folder import Project
 
 
-class ProjectResource(dg.ConfigurableResource[Any]):
-    """The project that a run works in."""
+@dataclass(frozen=True)
+class ProjectResource:
+    """The project that a run works in.
 
-    folder: str = Field(description="Folder of the project: settings, inputs, store, outputs.")
-    profile: str = Field(
-        "",
-        description="Profile in place of the one that trend.yaml names: default, demo, tutorial.",
-    )
+    No configurable resource of Dagster's: the launchpad would offer its folder to be changed, and
+    record here what was computed elsewhere.
+
+    Parameters
+    ----------
+    folder : Path
+        Settings, inputs, store, outputs.
+    profile : str, optional
+        Profile in place of the one that `trend.yaml` names.
+    """
+
+    folder: Path
+    profile: str | None = None
 
     def open(self) -> Project:
         """Open it, reading its settings and input folders afresh."""
-        return Project.open(Path(self.folder), self.profile or None)
+        return Project.open(self.folder, self.profile)

@@ -363,6 +363,7 @@ QUIET = {"loggers": {"console": {"config": {"log_level": "CRITICAL"}}}}
 
 
 def _tags() -> dict[str, str]:
+    # Named from the beginning: this process may be killed before the run begins to execute.
     return {PLANNED_TAG: "true", PROCESS_TAG: str(os.getpid()), HOST_TAG: socket.gethostname()}
 
 

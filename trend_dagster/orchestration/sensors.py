@@ -1,4 +1,6 @@
-"""The sensor that watches the input folders. Off until somebody switches it on.
+"""Sensors that watch the input folders: one says what has changed, one has it made.
+
+The second is off until somebody switches it on.
 
 What belongs here: noticing files that are new, changed or gone, and asking for jobs. What does not:
 deciding what is out of date (``lineage`` compares digests), or doing it (``jobs``).
@@ -16,11 +18,14 @@ from typing import Any
 import dagster as dg
 
 from trend_dagster.errors import TrendError
+from trend_dagster.orchestration.assets import ASSETS
+from trend_dagster.orchestration.checks import changed_now, files_there_now
 from trend_dagster.orchestration.jobs import op_of
 from trend_dagster.orchestration.partitions import DIMENSIONS
 from trend_dagster.orchestration.resources import ProjectResource
 from trend_dagster.project.folder import BOLD_RUN, LABEL_FILE, Project
-from trend_dagster.storage.provenance import digest_of
+from trend_dagster.storage.provenance import digest_of, digest_of_input
+from trend_dagster.storage.stores import describe
 
 SETTLED_SECONDS = 10.0
 """A file that was written to more recently may still be on its way: the next tick looks again."""
@@ -79,7 +84,7 @@ def build_sensor(interval_seconds: int, jobs: Sequence[Any]) -> dg.SensorDefinit
         "removed one is reported; it is left out of new averages, and its outputs stay.",
     )
     def new_input_files(
-        context: dg.SensorEvaluationContext, project: ProjectResource
+        context: dg.SensorEvaluationContext, project: dg.ResourceParam[ProjectResource]
     ) -> dg.SensorResult:
         before: dict[str, Stamps] = json.loads(context.cursor or "{}")
         try:
@@ -100,6 +105,74 @@ def build_sensor(interval_seconds: int, jobs: Sequence[Any]) -> dg.SensorDefinit
         )
 
     return new_input_files
+
+
+def build_lookout(interval_seconds: int) -> dg.SensorDefinition:
+    """Make the sensor that only says on the page what became of input files; it starts nothing.
+
+    No `AutomationCondition` and no freshness policy: what was kept because nothing has changed is
+    as good as what was made today, and an observed source would be a second opinion on what is out
+    of date.
+
+    Parameters
+    ----------
+    interval_seconds : int
+        Time between two looks at the folders.
+
+    Returns
+    -------
+    SensorDefinition
+        Switched on.
+    """
+
+    @dg.sensor(
+        name="changed_input_files",
+        minimum_interval_seconds=interval_seconds,
+        default_status=dg.DefaultSensorStatus.RUNNING,
+        description="Looks at the folders of BOLD and label files, and lets the checks up_to_date "
+        "and files_there of what is read from them fail when a file was changed or removed. It "
+        "starts nothing.",
+    )
+    def changed_input_files(
+        context: dg.SensorEvaluationContext, project: dg.ResourceParam[ProjectResource]
+    ) -> dg.SensorResult:
+        before: dict[str, Stamps] = json.loads(context.cursor or "{}")
+        try:
+            opened = project.open()
+            changes = {dim: _look(opened, dim, before.get(dim, {})) for dim in INPUTS}
+            found = [*_found(opened, changes, before)]
+        except TrendError as error:
+            return dg.SensorResult(skip_reason=str(error))
+        return dg.SensorResult(
+            asset_events=found,
+            skip_reason=None if found else "no file that was read is changed or gone",
+            cursor=json.dumps({dim: change.stamps for dim, change in changes.items()}),
+        )
+
+    return changed_input_files
+
+
+def _found(
+    project: Project, changes: Mapping[str, Change], before: Mapping[str, Stamps]
+) -> Iterator[dg.AssetCheckEvaluation]:
+    for dim, name in INPUTS.items():
+        changed = [key for key in changes[dim].changed if _differs(project, dim, key)]
+        if changed:
+            yield changed_now(name, [describe(name, {dim: key}) for key in changed])
+        if changes[dim].stamps.keys() != before.get(dim, {}).keys():
+            yield files_there_now(project, name)
+
+
+def _differs(project: Project, dim: str, key: str) -> bool:
+    """Tell whether a file holds something else than was read; touched, it may be the same."""
+    version = project.store.latest(INPUTS[dim], {dim: key})
+    asset = ASSETS[INPUTS[dim]]
+    if version is None or version.imported or asset.files is None:
+        return False
+    return any(
+        version.recipe.inputs.get(f"file {name}") != digest_of_input(file)
+        for name, file in asset.files(project, {dim: key}).items()
+    )
 
 
 def _look(project: Project, dim: str, before: Stamps) -> Change:

@@ -35,6 +35,7 @@ from trend_dagster.science.bold import (
     volumes_to_drop,
     why_unusable,
 )
+from trend_dagster.science.method import prepare_run
 from trend_dagster.science.plausibility import outlying
 from trend_dagster.science.resampling import Resampling
 from trend_dagster.storage.arrays import subject_of
@@ -45,8 +46,9 @@ from trend_dagster.storage.confounds import (
     matching,
     read_confounds,
 )
-from trend_dagster.storage.runs import BoldRun, RawRun, read_run
+from trend_dagster.storage.runs import BoldRun, RawRun, read_run, read_subcortex
 from trend_dagster.storage.sides import twins
+from trend_dagster.storage.space import Subcortex
 from trend_dagster.storage.stores import Version
 
 INPUT = "input_"
@@ -163,6 +165,35 @@ def read_recording(project: Project, run: BoldRun) -> Recording:
     if outside.any() and not cortex_mask_files(project):
         facts["medial_wall_of"] = project.settings.inputs.surface
     return Recording(raw, mask, time, confounds, None if kept.all() else kept, facts, None)
+
+
+def read_voxels(project: Project, run: BoldRun) -> tuple[NDArray[np.float32], Subcortex] | None:
+    """Read the voxels of a CIFTI run outside the cortex, cleaned as its vertices are.
+
+    The global signal stays in: it is that of the cortex, and the mean series of networks, which
+    voxels are compared with, hold nothing of it.
+
+    Returns
+    -------
+    signal : ndarray of shape (n_voxels, n_kept)
+        0 where a voxel does not vary.
+    subcortex : Subcortex
+        Where they are; both None for a run without voxels.
+    """
+    found = read_subcortex(run.files[0]) if run.source == "cifti" else None
+    if found is None:
+        return None
+    signal, subcortex = found
+    signal[~np.isfinite(signal).all(axis=1)] = 0
+    recording = read_recording(project, run)
+    prepared, _ = prepare_run(
+        signal,
+        project.settings.bold.model_copy(update={"global_signal": "keep"}),
+        recording.repetition_time,
+        recording.confounds,
+        recording.sample_mask,
+    )
+    return prepared, subcortex
 
 
 def _motion(files: Mapping[str, Path], n_timepoints: int) -> dict[str, float]:

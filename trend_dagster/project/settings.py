@@ -10,13 +10,14 @@ See https://docs.pydantic.dev/latest/concepts/models/ for the models.
 from __future__ import annotations
 
 import difflib
+import itertools
 import json
 import math
 import re
 import textwrap
-from collections.abc import Iterable, Mapping
+from collections.abc import Iterable, Iterator, Mapping
 from pathlib import Path
-from typing import Any, Literal
+from typing import Any, Literal, get_args
 
 import yaml
 from pydantic import (
@@ -199,6 +200,43 @@ class DeliveryConfig(BaseModel, frozen=True, extra="forbid"):
     )
 
 
+class OutputsConfig(BaseModel, frozen=True, extra="forbid"):
+    """What the chosen parcellations are compared with, and named by."""
+
+    atlases: tuple[str, ...] = _place(
+        (),
+        "Label files of networks on the mesh of the data, of a pair either file; or schaefer7, "
+        "which comes along for fsaverage. Networks get the names of the first one where they "
+        "overlap it by more than chance.",
+    )
+    n_spins: int = Field(
+        200,
+        ge=0,
+        description="Times that a parcellation is turned on the sphere, to tell how much overlap "
+        "chance makes. 0: no p, and networks are named from a Dice of 0.5 up.",
+    )
+
+    @field_validator("atlases", mode="before")
+    @classmethod
+    def _are_several(cls, atlases: object) -> object:
+        return (atlases,) if isinstance(atlases, str) else atlases
+
+
+class ParcellationImagesConfig(BaseModel, frozen=True, extra="forbid"):
+    """What the files of the chosen parcellations hold besides the cortex."""
+
+    subcortex: bool = Field(
+        False,
+        description="Give each voxel of CIFTI runs to the network whose mean series it follows "
+        "most, and write it into the .dlabel.nii.",
+    )
+    soft: bool = Field(
+        True,
+        description="Write the probability of each network at each vertex: .func.gii, "
+        ".dscalar.nii.",
+    )
+
+
 class StorageConfig(BaseModel, frozen=True, extra="forbid"):
     """How long superseded versions are kept."""
 
@@ -213,9 +251,40 @@ class StorageConfig(BaseModel, frozen=True, extra="forbid"):
     )
 
 
-class ComputeConfig(BaseModel, frozen=True, extra="forbid"):
-    """How much of the machine is used; nothing here changes a result."""
+class DaskConfig(BaseModel, frozen=True, extra="forbid"):
+    """Dask's workers: those of a scheduler that runs, or jobs of Slurm."""
 
+    address: str | None = None
+    cluster: Literal["slurm"] | None = None
+    queue: str | None = None
+    cores: int = Field(1, ge=1)
+    memory: str = Field("4 GiB", pattern=r"^\d+(\.\d+)? ?[KMGT]i?B$")
+    walltime: str = Field("04:00:00", pattern=r"^(\d+-)?\d+(:\d\d){0,2}$")
+    most_jobs: int = Field(4, ge=1)
+    interface: str | None = None
+    slurm_options: tuple[str, ...] = ()
+
+    @model_validator(mode="after")
+    def _is_one_of_both(self) -> DaskConfig:
+        if (self.address is None) == (self.cluster is None):
+            raise ValueError("either an address (tcp://HOST:8786) or a cluster (slurm)")
+        return self
+
+
+class ComputeConfig(BaseModel, frozen=True, extra="forbid"):
+    """Which machines compute, and how much of them; nothing here changes a result."""
+
+    engine: Literal["local", "dask"] = Field(
+        "local",
+        description="Where partitions are computed: 'local', by the process of the run, or 'dask', "
+        "by the workers that compute.dask names.",
+    )
+    dask: DaskConfig | None = Field(
+        None,
+        description="With engine 'dask': {address: 'tcp://HOST:8786'}, or {cluster: slurm, queue, "
+        "cores, memory, walltime, most_jobs, interface, slurm_options} for jobs of Slurm. "
+        "docs/cluster.md.",
+    )
     workers: int = Field(
         1,
         ge=1,
@@ -230,6 +299,12 @@ class ComputeConfig(BaseModel, frozen=True, extra="forbid"):
         "time as fit, and a step that would need more says so before it begins. null: all that "
         "the machine (or its container) has.",
     )
+
+    @model_validator(mode="after")
+    def _has_workers(self) -> ComputeConfig:
+        if self.engine == "dask" and self.dask is None:
+            raise ValueError("compute.dask beside engine dask: an address or a cluster")
+        return self
 
 
 class AutomationConfig(BaseModel, frozen=True, extra="forbid"):
@@ -273,6 +348,8 @@ class Settings(MethodSettings, _Project, frozen=True, extra="forbid"):
     individuals: IndividualsConfig = IndividualsConfig()
     controls: ControlsConfig = ControlsConfig()
     delivery: DeliveryConfig = DeliveryConfig()
+    outputs: OutputsConfig = OutputsConfig()
+    parcellation_images: ParcellationImagesConfig = ParcellationImagesConfig()
     storage: StorageConfig = StorageConfig()
     compute: ComputeConfig = ComputeConfig()
     automation: AutomationConfig = AutomationConfig()
@@ -548,8 +625,28 @@ def _read_yaml(file: Path) -> dict[str, Any]:
             found=type(content).__name__,
             remedy="See the commented file that the project was made with.",
         )
+    if sum(1 for _ in itertools.islice(_parts(content), MOST_VALUES + 1)) > MOST_VALUES:
+        raise SettingsError(
+            f"settings file {file}",
+            expected=f"at most {MOST_VALUES} values",
+            found="more, once what '*' repeats is written out",
+            remedy="Write the values themselves.",
+        )
     # A section of which every line is commented out is empty, not wrong.
     return {name: value for name, value in content.items() if value is not None}
+
+
+MOST_VALUES = 100_000
+"""In a settings file: ten lines of YAML can stand for more than any memory holds."""
+
+
+def _parts(value: Any) -> Iterator[Any]:
+    """Go through what plain data consists of, over and over where it is repeated."""
+    waiting = [value]
+    while waiting:
+        yield (part := waiting.pop())
+        if isinstance(part, dict | list):
+            waiting += part.values() if isinstance(part, dict) else part
 
 
 def _merge(base: Mapping[str, Any], own: Mapping[str, Any]) -> dict[str, Any]:
@@ -568,8 +665,7 @@ def _explain(error: ValidationError, file: Path) -> SettingsError:
     path = [str(part) for part in first["loc"]]
     name = ".".join(path)
     if first["type"] == "extra_forbidden":
-        model = sections()[path[0]] if len(path) > 1 else Settings
-        known = sorted(model.model_fields)
+        known = sorted(_model_at(path[:-1]).model_fields)
         return SettingsError(
             f"setting {name} in {file}",
             expected=f"one of {', '.join(known)}",
@@ -582,6 +678,16 @@ def _explain(error: ValidationError, file: Path) -> SettingsError:
         found=repr(first["input"]),
         remedy="Correct the value, or take the line out to get the default.",
     )
+
+
+def _model_at(path: list[str]) -> type[BaseModel]:
+    """Find what holds the settings below a name."""
+    model: type[BaseModel] = Settings
+    for name in path:
+        types = [model.model_fields[name].annotation]
+        types += get_args(types[0])
+        model = next(t for t in types if isinstance(t, type) and issubclass(t, BaseModel))
+    return model
 
 
 def nearest(name: str, known: Iterable[str]) -> str:

@@ -108,6 +108,17 @@ def labels_of(cells: Sequence[Version], row: Mapping[Any, Any]) -> NDArray[np.in
     return np.asarray(version.array("labels")[place], dtype=np.int32)
 
 
+def factors_of(
+    cells: Sequence[Version], row: Mapping[Any, Any]
+) -> tuple[NDArray[np.float32], NDArray[np.float32]]:
+    """Loadings and profiles that the labels of one row of the table were made from."""
+    wanted = {LABEL_FILE: str(row["label_file"]), N_COMPONENTS: str(int(row["n_components"]))}
+    (version,) = (v for v in cells if v.partition == wanted)
+    i = next(place[0] for place, key in _places(version) if key == key_of(row))
+    W, H = (np.asarray(version.array(name)[i], dtype=np.float32) for name in ("W", "H"))
+    return W, H
+
+
 def _places(version: Version) -> Iterator[tuple[tuple[int, int], Key]]:
     """Index of each row's labels, and its key."""
     grid = {name: version.read(name) for name in CELL[2:]}

@@ -41,6 +41,14 @@ class MapSpace:
         """Labels of the vertices worked on, as those of the files' vertices."""
         return labels if self.resampling is None else self.resampling.labels_up(labels)
 
+    def shares(self, shares: NDArray[np.float32]) -> NDArray[np.float32]:
+        """Shares at the vertices worked on, (n_vertices, n_networks), as those of the files'."""
+        if self.resampling is None:
+            return shares
+        found = self.resampling.up @ shares
+        total = found.sum(axis=1, keepdims=True)  # less than 1 at the rim of the medial wall
+        return np.asarray(found / np.where(total > 0, total, 1), dtype=np.float32)
+
 
 def map_space(project: Project, cortex: Version | None, n_vertices: int) -> MapSpace:
     """Find what maps are written on.

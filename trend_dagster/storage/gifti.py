@@ -25,7 +25,13 @@ _EXTERNAL = re.compile(rb"ExternalFileName\s*=\s*[\"']([^\"'<>]+)[\"']")
 
 
 def external_files(path: Path) -> tuple[Path, ...]:
-    """Files that hold the data of a GIFTI file (encoding ``ExternalFileBinary``); mostly none."""
+    """Files that hold the data of a GIFTI file (encoding ``ExternalFileBinary``); mostly none.
+
+    Raises
+    ------
+    InputError
+        If one does not lie beside it: any file of the machine could be read so.
+    """
     try:
         with path.open("rb") as file, mmap.mmap(file.fileno(), 0, access=mmap.ACCESS_READ) as text:
             found = {
@@ -33,7 +39,15 @@ def external_files(path: Path) -> tuple[Path, ...]:
             }
     except (OSError, ValueError):  # missing or empty: said where it is read
         return ()
-    return tuple(path.with_name(Path(name).name) for name in sorted(found))
+    for name in found:
+        if Path(name).name != name:
+            raise InputError(
+                f"GIFTI file {path}",
+                expected="its data in it, or in a file beside it",
+                found=f"that they lie in {name}",
+                remedy="Convert it to one file: wb_command -gifti-convert GZIP_BASE64_BINARY.",
+            )
+    return tuple(path.with_name(name) for name in sorted(found))
 
 
 def read_series(

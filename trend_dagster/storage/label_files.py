@@ -33,6 +33,7 @@ from trend_dagster.storage.sides import (
     told_by_header,
     told_by_labels,
     twins,
+    without_side,
 )
 from trend_dagster.storage.space import Side
 
@@ -98,11 +99,14 @@ class _Map:
         As in the file; :data:`NO_LABEL` where it has no vertex.
     names : mapping of int to str
         The label table.
+    n_left : int
+        Vertices of the left hemisphere, where the file has both.
     """
 
     name: str
     keys: NDArray[np.int64]
     names: Mapping[int, str]
+    n_left: int = 0
 
     def labels(self) -> NDArray[np.int64]:
         """Keys, with :data:`NO_LABEL` where the table says that there is none."""
@@ -318,6 +322,54 @@ def read_networks(file: LabelFile) -> NDArray[np.int64]:
     return _join(_only_map(file), apart=False)
 
 
+def read_atlas(file: LabelFile) -> tuple[NDArray[np.int64], list[str]]:
+    """Read networks with their names: what has one name is one network, in both hemispheres.
+
+    Parameters
+    ----------
+    file : LabelFile
+        Which.
+
+    Returns
+    -------
+    networks : ndarray of shape (n_rows,), int64
+        Network of each row, from 0; -1 where there is none.
+    names : list of str
+        Of each network, without its hemisphere where all names of a hemisphere carry it; its
+        number where the file names none.
+
+    Raises
+    ------
+    InputError
+        If the files cannot be read, or hold no labels or several maps.
+    """
+    if file.source == "npy":
+        signed = np.maximum(read_signed_labels(file.files[0]), NO_LABEL)
+        every = np.unique(signed).tolist()  # each of them names itself, 0 as well
+        maps: tuple[_Map, ...] = (
+            _Map("", signed, {k: str(k) if k >= 0 else "none" for k in every}),
+        )
+    else:
+        maps = _only_map(file)
+    keys = np.concatenate([each.labels() for each in maps])
+    n_left = maps[0].n_left if len(maps) == 1 else len(maps[0].keys)
+    tables = (maps[0].names, maps[-1].names)
+    names: dict[str, int] = {}
+    found = []
+    for side, own, table in zip(SIDES, np.split(keys, [n_left]), tables, strict=True):
+        present = [int(key) for key in np.unique(own) if key != NO_LABEL]
+        told = told_by_labels(table.get(key, "") for key in present)
+        networks = np.full(len(own), NO_LABEL, dtype=np.int64)
+        for key in present:
+            name = table.get(key) or str(key)
+            name = without_side(name, side) if told == side else name
+            networks[own == key] = names.setdefault(name, len(names))
+        found.append(networks)
+    if not names:
+        raise _bad(file.files[0], "at least one label", "none", "Name a file of networks.")
+    return np.concatenate(found), list(names)
+
+
 def _only_map(file: LabelFile) -> tuple[_Map, ...]:
     found = _all_maps(file)
     if len(found) > 1:
@@ -490,7 +542,7 @@ def _cifti_maps(path: Path) -> list[_Map]:
         names = {k: str(label) for k, (label, _) in table.items()}
         for side, half in zip(SIDES, np.split(keys, [n_vertices["L"]]), strict=True):
             _check_hemisphere(path, side, half, names)
-        found.append(_Map(title, keys, names))
+        found.append(_Map(title, keys, names, n_vertices["L"]))
     return found
 
 
@@ -503,7 +555,8 @@ def _parcels(path: Path, axis: Any) -> _Map:
         for name, inside in vertices.items():
             if name in CORTEX:
                 keys[inside + (n_vertices["L"] if CORTEX[name] == "R" else 0)] = i + 1
-    return _Map("", keys, {i + 1: str(name) for i, name in enumerate(axis.name)})
+    names = {i + 1: str(name) for i, name in enumerate(axis.name)}
+    return _Map("", keys, names, n_vertices["L"])
 
 
 def _check_sides(path: Path, sides: Iterable[str]) -> None:

@@ -19,7 +19,7 @@ import numpy as np
 from numpy.typing import ArrayLike, NDArray
 
 from trend_dagster.errors import StoreError
-from trend_dagster.storage.space import Side
+from trend_dagster.storage.space import Side, Subcortex
 
 if TYPE_CHECKING:
     import pandas as pd
@@ -42,6 +42,28 @@ WORKBENCH_EXTENSION = 30  # NIfTI's code for Workbench's XML
 
 
 @dataclass(frozen=True)
+class Overlap:
+    """The network of an atlas that a network is most like.
+
+    Parameters
+    ----------
+    atlas : str
+        Name of the atlas.
+    name : str
+        Name of its network; empty where none overlaps.
+    dice : float
+        Dice coefficient, in the hemispheres that the network lies in.
+    p : float
+        Of so much overlap by chance; NaN where that is not known.
+    """
+
+    atlas: str
+    name: str
+    dice: float
+    p: float
+
+
+@dataclass(frozen=True)
 class Network:
     """One row of a label table.
 
@@ -59,6 +81,8 @@ class Network:
         Key of its mirror image in the other hemisphere.
     n_vertices : int
         Vertices (or voxels) that carry it.
+    overlaps : tuple of Overlap
+        What it is most like in each atlas that it was compared with.
     """
 
     key: int
@@ -67,6 +91,7 @@ class Network:
     hemisphere: str = ""
     homologue: int | None = None
     n_vertices: int = 0
+    overlaps: tuple[Overlap, ...] = ()
 
     @property
     def colour(self) -> str:
@@ -317,6 +342,84 @@ def _workbench_xml(table: GiftiLabelTable) -> bytes:
     return bytes(ET.tostring(root, encoding="utf-8", xml_declaration=True))
 
 
+# Numbers for each network
+
+
+def gifti_maps(
+    values: NDArray[np.floating], names: Sequence[str], side: Side, intent: str
+) -> bytes:
+    """Write maps of one hemisphere as ``.func.gii``, an array for each.
+
+    Parameters
+    ----------
+    values : ndarray of shape (n_vertices_of_the_hemisphere, n_maps)
+        Numbers.
+    names : sequence of str
+        Of the maps.
+    side : {"L", "R"}
+        Hemisphere.
+    intent : str
+        What the numbers are, as NIfTI names it.
+
+    Returns
+    -------
+    bytes
+        The file.
+    """
+    from nibabel.gifti import gifti
+
+    arrays = [
+        gifti.GiftiDataArray(
+            np.ascontiguousarray(column, dtype=np.float32),
+            intent=intent,
+            meta=gifti.GiftiMetaData({"Name": name}),
+        )
+        for column, name in zip(values.T, names, strict=True)
+    ]
+    meta = gifti.GiftiMetaData({"AnatomicalStructurePrimary": STRUCTURE[side]})
+    return bytes(gifti.GiftiImage(darrays=arrays, meta=meta).to_bytes())
+
+
+def cifti_maps(
+    values: NDArray[np.floating], names: Sequence[str], brain_models: BrainModelAxis
+) -> bytes:
+    """Write maps as ``.dscalar.nii``; values of shape (n_grayordinates, n_maps)."""
+    from nibabel.cifti2.cifti2 import Cifti2Image
+    from nibabel.cifti2.cifti2_axes import ScalarAxis
+
+    maps = np.ascontiguousarray(values.T, dtype=np.float32)
+    image = Cifti2Image(maps, (ScalarAxis(list(names)), brain_models))
+    image.update_headers()
+    image.nifti_header.set_intent("NIFTI_INTENT_CONNECTIVITY_DENSE_SCALARS")
+    return bytes(image.to_bytes())
+
+
+def nifti_maps(
+    values: NDArray[np.floating], affine: NDArray[np.floating], mask: NDArray[np.bool_]
+) -> bytes:
+    """Write maps of the voxels of a mask as a 4-D ``.nii.gz``, one after another."""
+    import nibabel as nib
+
+    volume = np.zeros((*mask.shape, values.shape[1]), dtype=np.float32)
+    volume[mask] = values
+    image = nib.nifti1.Nifti1Image(volume, affine)
+    image.header.set_xyzt_units("mm")
+    return gzip.compress(image.to_bytes(), mtime=0)
+
+
+def voxel_models(subcortex: Subcortex) -> BrainModelAxis:
+    """Brain models of the voxels of a CIFTI file."""
+    from nibabel.cifti2.cifti2_axes import BrainModelAxis
+
+    return BrainModelAxis(
+        name=subcortex.structures,
+        voxel=subcortex.voxels,
+        vertex=np.full(len(subcortex.voxels), -1),
+        affine=subcortex.affine,
+        volume_shape=subcortex.volume_shape,
+    )
+
+
 # Beside the images
 
 
@@ -341,7 +444,15 @@ def label_columns(networks: Networks) -> pd.DataFrame:
         for n in networks
     ]
     columns = ["index", "name", "color", "hemisphere", "homologue", "n_vertices"]
-    return pd.DataFrame(rows, columns=columns)
+    table = pd.DataFrame(rows, columns=columns)
+    for i, first in enumerate(networks[0].overlaps if networks else ()):
+        beside = [network.overlaps[i] for network in networks]
+        table[first.atlas] = [each.name or "n/a" for each in beside]
+        table[f"{first.atlas}_dice"] = [round(each.dice, 3) for each in beside]
+        table[f"{first.atlas}_p_spin"] = [
+            "n/a" if np.isnan(each.p) else round(each.p, 4) for each in beside
+        ]
+    return table
 
 
 def label_tsv(networks: Networks) -> bytes:
@@ -379,6 +490,8 @@ def spec_file(files: Iterable[tuple[str, str]]) -> bytes:
 _SPEC_KINDS = {
     ".surf.gii": "SURFACE",
     ".label.gii": "LABEL",
+    ".func.gii": "METRIC",
+    ".dscalar.nii": "CONNECTIVITY_DENSE_SCALAR",
     ".dlabel.nii": "CONNECTIVITY_DENSE_LABEL",
     ".nii.gz": "VOLUME",
 }

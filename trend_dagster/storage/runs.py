@@ -23,7 +23,7 @@ from numpy.typing import NDArray
 
 from trend_dagster.errors import InputError
 from trend_dagster.storage.arrays import key_of, lies_wrong_way, read_bold
-from trend_dagster.storage.gifti import read_series
+from trend_dagster.storage.gifti import external_files, read_series
 from trend_dagster.storage.sides import (
     SIDES,
     check_side,
@@ -31,7 +31,7 @@ from trend_dagster.storage.sides import (
     hemispheres_equal,
     told_by_header,
 )
-from trend_dagster.storage.space import Side, Source, VertexSpace
+from trend_dagster.storage.space import Side, Source, Subcortex, VertexSpace
 
 SOURCE_OF: Mapping[str, Source] = {
     ".dtseries.nii": "cifti",
@@ -510,6 +510,8 @@ def reading(path: Path, what: str) -> Iterator[None]:
         yield
     except (OSError, EOFError, ValueError, TypeError, LookupError, AttributeError) as error:
         raise _unreadable(path, f"a complete {what}", error) from error
+    except (MemoryError, OverflowError) as error:  # what its header claims
+        raise _unreadable(path, f"a {what} that fits into memory", error) from error
     except (zlib.error, ExpatError, ImageFileError, HeaderDataError) as error:
         raise _unreadable(path, f"a complete {what}", error) from error
 
@@ -518,6 +520,8 @@ def load_image(path: Path, what: str) -> Any:
     """Open an image with nibabel; a damaged one is an InputError."""
     import nibabel as nib
 
+    if ".gii" in path.suffixes:
+        external_files(path)  # refuses those that do not lie beside it
     with reading(path, what):
         return nib.load(path)
 
@@ -593,15 +597,32 @@ def _milliseconds(text: str) -> float | None:
     return step if 0 < step < float("inf") else None
 
 
+_MGH_FOOTER = 2**20  # bytes; scan parameters and tags behind the data, generously
+
+
+def _unzipped_mgh(path: Path) -> bytes:
+    """Unzip as much as the header says that there is: a small file may hold any number of zeros."""
+    from nibabel.freesurfer.mghformat import MGHHeader
+
+    with gzip.open(path) as file:
+        header: Any = MGHHeader.from_fileobj(file)  # type: ignore[no-untyped-call]
+        n_bytes = int(np.prod(header.get_data_shape(), dtype=np.int64))
+        most = header.get_data_offset() + n_bytes * header.get_data_dtype().itemsize + _MGH_FOOTER
+        file.seek(0)
+        content = file.read(most + 1)
+    if len(content) > most:
+        raise ValueError(f"more than the {most - _MGH_FOOTER} bytes that its header says")
+    return content
+
+
 def _read_mgh(path: Path) -> tuple[NDArray[np.float32], float | None]:
     what = "FreeSurfer overlay (.mgh, .mgz)"
     from nibabel.freesurfer.mghformat import MGHImage
 
     with reading(path, what):
         # Not nibabel.load, which leaves the file open.
-        content = path.read_bytes()
         image: Any = MGHImage.from_bytes(
-            gzip.decompress(content) if path.suffix == ".mgz" else content
+            _unzipped_mgh(path) if path.suffix == ".mgz" else path.read_bytes()
         )
         data = np.asarray(image.dataobj).astype(np.float32)
         time = float(image.header["tr"]) / 1000  # FreeSurfer: milliseconds
@@ -714,6 +735,35 @@ def _read_cifti(path: Path) -> RawRun:
     # Step 0 is what tools write that do not know it.
     time = float(axes[0].step) if axes[0].unit == "SECOND" and axes[0].step > 0 else None
     return RawRun(signal, space, time, "header" if time is not None else "step 0")
+
+
+def read_subcortex(path: Path) -> tuple[NDArray[np.float32], Subcortex] | None:
+    """Series of the voxels of a CIFTI file; None if it has none.
+
+    Raises
+    ------
+    InputError
+        If it cannot be read.
+    """
+    from nibabel.cifti2.cifti2_axes import BrainModelAxis
+
+    image = load_cifti(path)
+    with reading(path, "CIFTI-2 file"):
+        axis = image.header.get_axis(1)
+        if not isinstance(axis, BrainModelAxis) or axis.surface_mask.all():
+            return None
+        places = np.flatnonzero(axis.volume_mask)
+        models = axis[places]
+        signal = np.empty((len(places), image.shape[0]), dtype=np.float32)
+        for start in range(0, image.shape[0], BLOCK_TIMEPOINTS):
+            block = np.asarray(image.dataobj[start : start + BLOCK_TIMEPOINTS], dtype=np.float32)
+            signal[:, start : start + len(block)] = block[:, places].T
+    return signal, Subcortex(
+        np.asarray(models.voxel, dtype=np.int64),
+        np.asarray(models.name, dtype=np.str_),
+        tuple(models.volume_shape),
+        np.asarray(models.affine, dtype=np.float64),
+    )
 
 
 def _read_nifti(path: Path, mask_path: Path | None) -> RawRun:

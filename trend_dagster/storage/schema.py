@@ -142,6 +142,8 @@ _SERIES = ArraySpec(
     "mean of each network, cohort's map and own map; runs one after another",
 )
 
+_OVERLAP = ArraySpec(("parcellation", "atlas", "network"), "float64", "")
+
 SCHEMA: dict[str, dict[str, ArraySpec]] = {
     "bold": {
         "bold": ArraySpec(("vertex", "timepoint"), "float32", "BOLD signal", "as in the file"),
@@ -215,6 +217,26 @@ SCHEMA: dict[str, dict[str, ArraySpec]] = {
         "labels": ArraySpec(
             ("parcellation", "vertex"), "int32", "cluster of each vertex; -1 no signal or label"
         ),
+    },
+    "atlas_overlap": {
+        "n_clusters": ArraySpec(("parcellation",), "int64", "number of clusters asked for"),
+        "best": replace(_OVERLAP, dtype="int64", description="its number in the atlas; -1 none"),
+        "dice": replace(_OVERLAP, description="Dice coefficient with it, in its hemispheres"),
+        "p": replace(_OVERLAP, description="of as much overlap after a turn of the sphere"),
+    },
+    "subcortical_networks": {
+        "n_clusters": ArraySpec(("parcellation",), "int64", "number of clusters asked for"),
+        "labels": ArraySpec(
+            ("parcellation", "voxel"), "int32", "network of each voxel; -1 where none is followed"
+        ),
+        "correlation": ArraySpec(
+            ("parcellation", "voxel", "network"),
+            "float32",
+            "with the mean series of each network, mean over runs",
+            "correlation",
+        ),
+        "voxels": ArraySpec(("voxel", "axis"), "int64", "place of each voxel in the volume"),
+        "structure": ArraySpec(("voxel",), "int64", "structure of each voxel: fact structures"),
     },
     "parcellation_images": {
         "n_clusters": ArraySpec(("parcellation",), "int64", "number of clusters asked for"),

@@ -68,6 +68,15 @@ def told_by_labels(names: Iterable[str]) -> Side | None:
     return None
 
 
+def without_side(name: str, side: Side) -> str:
+    """Take the hemisphere out of the name of a label: ``L_V1_ROI`` is ``V1_ROI``."""
+    match = _IN_LABEL.search(name)
+    if match is None or match.lastgroup != side:
+        return name
+    before, after = name[: match.start()], name[match.end() :]
+    return f"{before}_{after}" if before and after else before + after
+
+
 def check_side(
     what: str,
     path: Path,

@@ -80,6 +80,79 @@ class VertexSpace:
         )
 
 
+@dataclass(frozen=True, eq=False)
+class Subcortex:
+    """Voxels of a CIFTI file outside the cortex.
+
+    Attributes
+    ----------
+    voxels : ndarray of shape (n_voxels, 3), int64
+        Place of each in the volume.
+    structures : ndarray of shape (n_voxels,), str
+        What each is part of, as CIFTI names it.
+    volume_shape : tuple of int
+        Shape of the volume.
+    affine : ndarray of shape (4, 4)
+        From voxels to mm.
+    """
+
+    voxels: NDArray[np.int64]
+    structures: NDArray[np.str_]
+    volume_shape: tuple[int, ...]
+    affine: NDArray[np.float64]
+
+    def arrays(self) -> dict[str, NDArray[Any]]:
+        """What of it is stored as arrays."""
+        named = self.facts()["structures"]
+        return {
+            "voxels": self.voxels,
+            "structure": np.searchsorted(named, self.structures).astype(np.int64),
+        }
+
+    def facts(self) -> dict[str, Any]:
+        """What of it is stored as JSON."""
+        return {
+            "structures": np.unique(self.structures).tolist(),
+            "volume_shape": list(self.volume_shape),
+            "affine": self.affine.tolist(),
+        }
+
+    @classmethod
+    def from_stored(cls, facts: Mapping[str, Any], arrays: Mapping[str, NDArray[Any]]) -> Subcortex:
+        """Make it again from what `subcortical_networks` stores."""
+        return cls(
+            arrays["voxels"],
+            np.array(facts["structures"])[arrays["structure"]],
+            tuple(facts["volume_shape"]),
+            np.array(facts["affine"]),
+        )
+
+
+def same_voxels(found: Mapping[str, Subcortex]) -> Subcortex:
+    """Make sure that all runs hold the same voxels.
+
+    Raises
+    ------
+    CohortError
+        If they differ; names the first run that differs from the first one.
+    """
+    first, wanted = next(iter(found.items()))
+    for run, each in found.items():
+        if not (
+            np.array_equal(each.voxels, wanted.voxels)
+            and np.array_equal(each.structures, wanted.structures)
+            and np.allclose(each.affine, wanted.affine)
+        ):
+            raise CohortError(
+                f"BOLD run {run}",
+                expected=f"the same voxels outside the cortex as {first}",
+                found=f"{len(each.voxels)} voxels, others than the {len(wanted.voxels)} there",
+                remedy="Bring all runs to one template with `wb_command "
+                "-cifti-create-dense-from-template`, or turn parcellation_images.subcortex off.",
+            )
+    return wanted
+
+
 def check_same_space(told: Mapping[str, Mapping[str, Any] | None]) -> None:
     """Make sure that the rows of all runs are the same vertices or voxels.
 

@@ -10,7 +10,7 @@ import functools
 import operator
 from dataclasses import dataclass
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, TypeVar
 
 import numpy as np
 from numpy.typing import NDArray
@@ -22,6 +22,9 @@ from trend_dagster.storage.space import Side, VertexSpace
 if TYPE_CHECKING:
     from nibabel.cifti2.cifti2 import Cifti2Image
     from nibabel.cifti2.cifti2_axes import BrainModelAxis
+
+
+Number = TypeVar("Number", bound=np.generic)
 
 
 @dataclass(frozen=True)
@@ -55,8 +58,20 @@ class Grayordinates:
         found[self.rows] = self.brain_models.name == CIFTI_STRUCTURE["R"]
         return found
 
-    def on_mesh(self, keys: NDArray[np.integer], side: Side) -> NDArray[np.int32] | None:
-        """Lay the keys of one hemisphere out over all vertices of its mesh.
+    @property
+    def n_mesh(self) -> int:
+        """Vertices of both meshes, those without a grayordinate among them."""
+        return sum(int(self.brain_models.nvertices[name]) for name in CIFTI_STRUCTURE.values())
+
+    @property
+    def vertices(self) -> NDArray[np.intp]:
+        """Vertex of each grayordinate, those of the right mesh counted after the left one's."""
+        right = self.brain_models.name == CIFTI_STRUCTURE["R"]
+        n_left = int(self.brain_models.nvertices[CIFTI_STRUCTURE["L"]])
+        return np.asarray(self.brain_models.vertex + np.where(right, n_left, 0), dtype=np.intp)
+
+    def on_mesh(self, keys: NDArray[Number], side: Side) -> NDArray[Number] | None:
+        """Lay the keys or other numbers of one hemisphere out over all vertices of its mesh.
 
         Parameters
         ----------
@@ -73,7 +88,7 @@ class Grayordinates:
         own = self.brain_models.name == CIFTI_STRUCTURE[side]
         if not own.any():
             return None
-        laid_out = np.zeros(self.brain_models.nvertices[CIFTI_STRUCTURE[side]], dtype=np.int32)
+        laid_out = np.zeros(self.brain_models.nvertices[CIFTI_STRUCTURE[side]], dtype=keys.dtype)
         laid_out[self.brain_models.vertex[own]] = keys[self.rows[own]]
         return laid_out
 

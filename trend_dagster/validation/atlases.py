@@ -1,91 +1,17 @@
-"""Agreement of a parcellation with an atlas, beside that of the same parcellation elsewhere."""
+"""The chosen parcellations of a project beside atlases."""
 
 from __future__ import annotations
 
 from collections.abc import Iterator, Sequence
 from pathlib import Path
 
-import numpy as np
 import pandas as pd
 
 from trend_dagster.errors import InputError, MissingUpstreamError
 from trend_dagster.project.folder import Project
 from trend_dagster.project.mesh import read_mesh
-from trend_dagster.science.evidence.measures import (
-    adjusted_rand_index,
-    dice_per_network,
-    mean_dice,
-)
-from trend_dagster.science.evidence.nulls import spin_labels
-from trend_dagster.science.evidence.stability import beside_null
-from trend_dagster.science.surface import Surface
+from trend_dagster.science.evidence.atlases import agree
 from trend_dagster.storage.label_files import label_file_at, read_networks
-from trend_dagster.validation.recordings import Labels
-
-
-def agree(
-    surface: Surface,
-    found: Labels,
-    atlas: Labels,
-    name: str,
-    n_spins: int = 200,
-    random_state: int = 108,
-) -> pd.DataFrame:
-    """Compare a parcellation with an atlas, and with the atlas turned on the sphere.
-
-    Parameters
-    ----------
-    surface : Surface
-        The mesh of both, with its sphere.
-    found : ndarray of shape (n_vertices,)
-        Networks; -1 without signal.
-    atlas : ndarray of shape (n_vertices,)
-        Networks of the atlas; -1 for none.
-    name : str
-        Of the atlas, for errors.
-    n_spins : int
-        Turns that make the null.
-    random_state : int
-        Seed of the turns.
-
-    Returns
-    -------
-    DataFrame
-        Rows: "all" with ``dice`` (mean over networks of the atlas) and ``ari``, then one with the
-        Dice of each network; each with the mean of the null, excess, z and p.
-
-    Raises
-    ------
-    InputError
-        If the atlas belongs to another mesh.
-    """
-    if len(atlas) != len(found):
-        raise InputError(
-            f"atlas {name}",
-            expected=f"{len(found)} labels, one per vertex of the parcellation",
-            found=str(len(atlas)),
-            remedy="Bring it to the mesh of the data.",
-        )
-    rng = np.random.default_rng(random_state)
-    spun = [_measures(spin_labels(surface, found, rng), atlas) for _ in range(n_spins)]
-    rows = []
-    for (network, measure), value in _measures(found, atlas).items():
-        beside = beside_null(value, np.array([one[network, measure] for one in spun]))
-        columns = {name: float(beside[name]) for name in ("null", "excess", "z", "p")}
-        rows.append({"network": network, "measure": measure, "value": value, **columns})
-    return pd.DataFrame(rows)
-
-
-def _measures(found: Labels, atlas: Labels) -> dict[tuple[str, str], float]:
-    """Measure all networks, and each of the atlas; 0 for one that lies where nothing was found."""
-    names = np.unique(atlas[atlas >= 0])
-    each = np.zeros(len(names))
-    each[np.isin(names, atlas[found >= 0])] = dice_per_network(found, atlas)
-    return {
-        ("all", "dice"): mean_dice(found, atlas),
-        ("all", "ari"): adjusted_rand_index(found, atlas),
-        **{(str(name), "dice"): float(dice) for name, dice in zip(names, each, strict=True)},
-    }
 
 
 def agreements(folder: Path, files: Sequence[Path]) -> Iterator[tuple[int, str, pd.DataFrame]]:

@@ -3,8 +3,10 @@
 from __future__ import annotations
 
 import hashlib
+import warnings
 from collections.abc import Iterator, Sequence
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 from numpy.typing import NDArray
@@ -17,6 +19,7 @@ from trend_dagster.orchestration.assets.connectivity import average_correlation,
 from trend_dagster.orchestration.assets.evidence import control_sweep
 from trend_dagster.orchestration.assets.features import embeddings, trained_model
 from trend_dagster.orchestration.assets.inputs import bold, cortex
+from trend_dagster.orchestration.assets.loading import signal
 from trend_dagster.orchestration.assets.parcellation import (
     nmf_sweep,
     selected_parcellations,
@@ -31,20 +34,30 @@ from trend_dagster.orchestration.production import (
     stored,
     stored_asset,
 )
-from trend_dagster.project.folder import Project
+from trend_dagster.project.atlases import hemisphere_of_rows, named_files, read_atlases
+from trend_dagster.project.folder import BOLD_RUN, Project
 from trend_dagster.project.mesh import mesh_of, resampling_of
+from trend_dagster.project.recordings import read_voxels
+from trend_dagster.project.settings import Settings
 from trend_dagster.project.tables import (
     check_truth,
     comparison,
     comparison_facts,
+    factors_of,
     labels_of,
     number_columns,
     summary_table,
 )
-from trend_dagster.project.target import map_space, target_files
+from trend_dagster.project.target import MapSpace, map_space, target_files
+from trend_dagster.science.evidence.atlases import best_overlaps, stacked
+from trend_dagster.science.evidence.nulls import turns
+from trend_dagster.science.parcellation.soft import follow_networks, network_probability
 from trend_dagster.storage.label_files import LabelFile, label_file_at, read_networks
 from trend_dagster.storage.label_images import keys_of
+from trend_dagster.storage.space import same_voxels
 from trend_dagster.storage.stores import POINTER, Partition, Version, describe
+
+SEED = 108  # of the turns
 
 
 def _truth(project: Project) -> LabelFile | None:
@@ -104,29 +117,181 @@ def _read_truth(project: Project, cells: Sequence[Version]) -> NDArray[np.int64]
     return truth
 
 
+def _atlas_files(project: Project, partition: Partition) -> dict[str, Path]:
+    return {**named_files(project), **target_files(project)}
+
+
+def _no_atlas(settings: Settings) -> str | None:
+    return None if settings.outputs.atlases else "outputs.atlases names no atlas"
+
+
+@stored_asset(
+    group="delivery",
+    inputs=[selected_parcellations, cortex],
+    settings=("outputs",),
+    nothing_to_do=_no_atlas,
+    files=_atlas_files,
+)
+def atlas_overlap(task: Task, selected_parcellations: Version, cortex: Optional) -> Result:
+    """What each network is most like in the atlases that `outputs.atlases` names.
+
+    The Dice coefficient is that with the part of the atlas' network that lies in the hemispheres of
+    ours; p says how often a parcellation that is turned on the sphere overlaps any network of the
+    atlas as well. Maps, tables and the report name networks by the first atlas.
+    """
+    found = selected_parcellations.read("labels")
+    space = map_space(task.project, cortex(), found.shape[1])
+    labels, surface = [space.labels(vector) for vector in found], space.surface
+    n_rows = len(labels[0])
+    atlases = read_atlases(task.project, n_rows, space.target)
+    n_spins = task.settings.outputs.n_spins
+    has_sphere = surface is not None and surface.sphere is not None
+    overlaps = [
+        [
+            best_overlaps(
+                vector,
+                atlas.labels,
+                hemisphere_of_rows(surface, space.target, n_rows),
+                turns(surface, n_spins, SEED) if has_sphere and surface is not None else (),
+            )
+            for atlas in atlases
+        ]
+        for vector in labels
+    ]
+    facts: dict[str, Any] = {
+        "atlases": [{"name": atlas.name, "networks": atlas.networks} for atlas in atlases],
+        "n_spins": n_spins if has_sphere else 0,
+    }
+    if not has_sphere:
+        facts["notes"] = ["no sphere is known, so that chance overlap is not: name inputs.spheres"]
+    return Result(
+        arrays={"n_clusters": selected_parcellations.read("n_clusters"), **stacked(overlaps)},
+        facts=facts,
+    )
+
+
+def _cifti_runs(project: Project, partition: Partition) -> dict[str, Path]:
+    """The runs themselves: what ``bold`` keeps of them is the cortex."""
+    runs = project.bold_runs.items()
+    return {f"bold {key}": run.files[0] for key, run in runs if run.source == "cifti"}
+
+
+def _no_subcortex(settings: Settings) -> str | None:
+    asked = settings.parcellation_images.subcortex
+    return None if asked else "parcellation_images.subcortex is off"
+
+
+@stored_asset(
+    group="delivery",
+    inputs=[selected_parcellations, bold],
+    settings=("bold",),
+    nothing_to_do=_no_subcortex,
+    files=_cifti_runs,
+)
+def subcortical_networks(task: Task, selected_parcellations: Version, bold: Available) -> Result:
+    """The network whose mean series each voxel of CIFTI runs follows most, and how sure that is.
+
+    The mean over runs of the correlation with each network's mean series; the largest names the
+    network. Voxels are cleaned as vertices are.
+    """
+    parcellations, found = selected_parcellations.read("labels"), {}
+    for run in bold:
+        key = run.partition[BOLD_RUN]
+        voxels = read_voxels(task.project, task.project.bold_run(key))
+        if voxels is not None:
+            series, _ = signal(run)
+            found[key] = (voxels[1], [follow_networks(voxels[0], series, p) for p in parcellations])
+            task.progress(f"{len(found)} of {len(bold)} runs", len(found) / len(bold))
+    if not found:
+        return Result(excluded="no run is a CIFTI file with voxels outside the cortex")
+    subcortex = same_voxels({key: where for key, (where, _) in found.items()})
+    n_networks = int(parcellations.max()) + 1
+    each = []
+    for i in range(len(parcellations)):
+        with warnings.catch_warnings():  # a voxel that varies in no run
+            warnings.simplefilter("ignore", RuntimeWarning)
+            mean = np.nanmean([correlations[i] for _, correlations in found.values()], axis=0)
+        each.append(np.pad(mean, ((0, 0), (0, n_networks - mean.shape[1])), constant_values=np.nan))
+    correlation = np.array(each, dtype=np.float32)
+    known = np.nan_to_num(correlation, nan=-np.inf)
+    labels = np.where(np.isfinite(known).any(axis=2), known.argmax(axis=2), -1)
+    return Result(
+        arrays={
+            "n_clusters": selected_parcellations.read("n_clusters"),
+            "labels": labels.astype(np.int32),
+            "correlation": correlation,
+            **subcortex.arrays(),
+        },
+        facts={
+            **subcortex.facts(),
+            "runs": list(found),
+            "n_voxels": len(subcortex.voxels),
+            "mean_correlation": float(np.nanmean(np.nanmax(known, axis=2, initial=-1))),
+        },
+    )
+
+
 def _target(project: Project, partition: Partition) -> dict[str, Path]:
     return target_files(project)
 
 
-@stored_asset(group="delivery", inputs=[selected_parcellations, cortex], files=_target)
-def parcellation_images(task: Task, selected_parcellations: Version, cortex: Optional) -> Result:
+def _named_by_atlas(settings: Settings) -> dict[str, dict[str, Any]]:
+    return {"derived": {"named": "by atlas"}} if settings.outputs.atlases else {}
+
+
+def _names(task: Task, atlas_overlap: Optional) -> Version | None:
+    """Overlap with atlases, where the settings name any."""
+    return atlas_overlap() if task.settings.outputs.atlases else None
+
+
+@stored_asset(
+    group="delivery",
+    inputs=[selected_parcellations, nmf_sweep, cortex, atlas_overlap, subcortical_networks],
+    settings=("parcellation_images", _named_by_atlas),
+    code_version="2",
+    files=_target,
+)
+def parcellation_images(
+    task: Task,
+    selected_parcellations: Version,
+    nmf_sweep: Available,
+    cortex: Optional,
+    atlas_overlap: Optional,
+    subcortical_networks: Optional,
+) -> Result:
     """The chosen parcellations as files that Workbench, FreeSurfer, nilearn and others open.
 
     Per parcellation: GIFTI labels and a FreeSurfer annotation for each hemisphere, the label table
     as BIDS has it (.tsv), CIFTI or NIfTI where the BOLD was, and a
-    Workbench spec that opens surface and labels together:
+    Workbench spec that opens surface and labels together; and the probability of each network at
+    each vertex (.func.gii, .dscalar.nii):
     `wb_view outputs/maps/selected_14_clusters.spec`. Networks that are mirror images of each other
     share a number and a hue. 0 is where there is no signal.
     """
     labels = selected_parcellations.read("labels")
     space = map_space(task.project, cortex(), labels.shape[1])
-    files, tables = chosen_maps(selected_parcellations, space)
+    overlap = _names(task, atlas_overlap)
+    wanted = task.settings.parcellation_images
+    soft = _probabilities(selected_parcellations, nmf_sweep, space) if wanted.soft else ()
+    voxels = subcortical_networks() if wanted.subcortex else None
+    files, tables = chosen_maps(selected_parcellations, space, overlap, soft, voxels)
     return Result(
         arrays={"n_clusters": selected_parcellations.read("n_clusters"), "keys": keys_of(labels)},
         facts={"n_files": len(files)},
         tables=tables,
         files=files,
     )
+
+
+def _probabilities(
+    selected: Version, cells: Sequence[Version], space: MapSpace
+) -> list[NDArray[np.float32]]:
+    """How much of each network there is at each vertex, for each chosen parcellation."""
+    found = []
+    for choice, labels in zip(selected.facts["chosen"], selected.read("labels"), strict=True):
+        W, H = factors_of(cells, choice)
+        found.append(space.shares(network_probability(W, H, labels)))
+    return found
 
 
 _SHOWN_BESIDE = tuple(
@@ -159,8 +324,15 @@ def _versions_beside(project: Project) -> list[Version]:
 
 @stored_asset(
     group="delivery",
-    inputs=[sweep_summary, nmf_sweep, selected_parcellations, control_comparison, cortex],
-    settings=("selection",),
+    inputs=[
+        sweep_summary,
+        nmf_sweep,
+        selected_parcellations,
+        control_comparison,
+        cortex,
+        atlas_overlap,
+    ],
+    settings=("selection", _named_by_atlas),
     files=_pointers,
 )
 def report(
@@ -170,6 +342,7 @@ def report(
     selected_parcellations: Version,
     control_comparison: Version,
     cortex: Optional,
+    atlas_overlap: Optional,
 ) -> Result:
     """Everything a reader asks of a run, in one HTML file that works offline.
 
@@ -178,7 +351,8 @@ def report(
     """
     made_from = [*nmf_sweep, sweep_summary, selected_parcellations, control_comparison]
     versions = [*_versions_beside(task.project), *made_from]
-    said = gather(task.project.folder.name, task.settings, versions, mesh_of(cortex()))
+    overlap = _names(task, atlas_overlap)
+    said = gather(task.project.folder.name, task.settings, versions, mesh_of(cortex()), overlap)
     page = render(said).encode()
     pictures = {f"{c.n_clusters} clusters, sorted correlation": c.correlation for c in said.chosen}
     return Result(

@@ -6,6 +6,7 @@ beside the same measure on surrogates that went through the same pipeline.
 
 from __future__ import annotations
 
+from collections.abc import Iterator
 from dataclasses import dataclass
 from functools import cached_property
 
@@ -173,10 +174,8 @@ def _colour(noise: NDArray[np.float64], like: NDArray[np.float64]) -> NDArray[np
     return np.asarray(coloured / coloured.std(axis=1, keepdims=True))
 
 
-def spin_labels(
-    surface: Surface, labels: NDArray[np.integer], rng: np.random.Generator
-) -> NDArray[np.int32]:
-    """Turn a parcellation on the sphere: sizes and shapes stay, the place is chance.
+def turns(surface: Surface, n: int, random_state: int) -> Iterator[NDArray[np.intp]]:
+    """Turn the sphere at random, one time after another.
 
     Both hemispheres turn as mirror images of each other (Alexander-Bloch et al. 2018,
     doi:10.1016/j.neuroimage.2018.05.070).
@@ -185,29 +184,52 @@ def spin_labels(
     ----------
     surface : Surface
         The mesh, with its sphere.
-    labels : ndarray of shape (n_vertices,)
-        Label vector; -1 without signal. The medial wall turns too, so other vertices become -1.
-    rng : Generator
-        Source of chance.
+    n : int
+        How many turns.
+    random_state : int
+        Seed.
 
-    Returns
-    -------
-    ndarray of shape (n_vertices,), int32
-        The label that the turn brings to each vertex.
+    Yields
+    ------
+    ndarray of shape (n_vertices,), intp
+        The vertex that each turn brings to each place.
+
+    Raises
+    ------
+    InputError
+        If the mesh has no sphere.
     """
+    rng = np.random.default_rng(random_state)
+    for _ in range(n):
+        yield _turn(surface, rng)
+
+
+def turned(labels: NDArray[np.integer], source: NDArray[np.intp]) -> NDArray[np.int32]:
+    """Parcellation after a turn: sizes and shapes stay, the place is chance; -1 turns as well."""
+    return np.asarray(labels[source], dtype=np.int32)
+
+
+def spin_labels(
+    surface: Surface, labels: NDArray[np.integer], rng: np.random.Generator
+) -> NDArray[np.int32]:
+    """Turn a parcellation on the sphere once: :func:`turns` has the details."""
+    return turned(labels, _turn(surface, rng))
+
+
+def _turn(surface: Surface, rng: np.random.Generator) -> NDArray[np.intp]:
     if surface.sphere is None:
         raise InputError(
             "surface",
             expected="spherical coordinates to turn",
             found="none",
-            remedy="Give the sphere of this mesh (lh.sphere, rh.sphere).",
+            remedy="Name the sphere of this mesh, left and right: inputs.spheres in trend.yaml.",
         )
     turn = scipy.stats.special_ortho_group.rvs(3, random_state=rng)
     mirror = np.diag([-1.0, 1.0, 1.0])
-    spun = np.empty(surface.n_vertices, dtype=np.int32)
+    found = np.empty(surface.n_vertices, dtype=np.intp)
     for side, rotation in ((0, turn), (1, mirror @ turn @ mirror)):
         own = np.flatnonzero(surface.hemisphere == side)
         sphere = surface.sphere[own].astype(np.float64)
         _, source = scipy.spatial.KDTree(sphere @ rotation.T).query(sphere)
-        spun[own] = labels[own[source]]
-    return spun
+        found[own] = own[source]
+    return found

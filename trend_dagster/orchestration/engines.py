@@ -1,0 +1,169 @@
+"""Where batches of an asset are computed, if not by the process of the run: Dask's workers.
+
+What belongs here: getting tasks done elsewhere and their results back. What does not: which tasks
+there are and what becomes of results (``production``): only the process of the run talks to
+Dagster. A task publishes by itself what it makes, so it may be done twice.
+
+See https://distributed.dask.org/en/stable/ and https://jobqueue.dask.org/en/stable/.
+"""
+
+from __future__ import annotations
+
+import logging
+import sys
+import threading
+from collections.abc import Callable, Iterator, Sequence
+from contextlib import ExitStack, contextmanager
+from functools import partial
+from pathlib import Path
+from typing import TYPE_CHECKING, Any, TypeVar
+
+from trend_dagster.errors import RunDiedError, ServerError, SettingsError
+from trend_dagster.project.settings import DaskConfig
+from trend_dagster.science.cores import limit_cores
+
+if TYPE_CHECKING:
+    from distributed import Client
+
+T = TypeVar("T")
+
+CONNECT_SECONDS = 30
+MOST_LOST_WORKERS = 5
+"""So many workers may be lost over one task before it is given up; Dask's own default is 3."""
+
+_ONE_AT_A_TIME = threading.Lock()
+
+
+def on_dask(
+    tasks: Sequence[Callable[[], T]], config: DaskConfig, project: Path
+) -> Iterator[tuple[int, T]]:
+    """Have tasks done by Dask's workers, one at a time in each, with all cores that it has.
+
+    The task of a worker that was lost is done again by another.
+
+    Parameters
+    ----------
+    tasks : sequence of callable
+        Each must survive a journey to another process, and so must what it returns.
+    config : DaskConfig
+        Which workers.
+    project : Path
+        Folder of the project; workers that are started for it log there.
+
+    Yields
+    ------
+    tuple of int and object
+        Number of the task and what it returned, as soon as it is finished.
+
+    Raises
+    ------
+    SettingsError
+        If Dask is not installed.
+    ServerError
+        If the scheduler does not answer, or Slurm takes no job.
+    RunDiedError
+        If workers were lost again and again over the same task.
+    Exception
+        What a task raised. Tasks that have not begun are not begun.
+    """
+    try:
+        from distributed import KilledWorker, as_completed
+    except ImportError as error:
+        raise _not_installed() from error
+    cores = config.cores if config.cluster else None
+    with _client(config, project) as client:
+        alone = [partial(_alone, task, cores) for task in tasks]
+        # Not pure: what was computed before is not taken for what is asked for now.
+        futures = [client.submit(task, pure=False) for task in alone]
+        number = {future.key: i for i, future in enumerate(futures)}
+        try:
+            for future in as_completed(futures, loop=client.loop):
+                yield number[future.key], future.result()
+        except KilledWorker as error:
+            raise RunDiedError(
+                f"task of {project} on {error.last_worker.address}",
+                expected="a worker that lives until the task is done",
+                found=f"{MOST_LOST_WORKERS} workers lost over it, one after another",
+                remedy="Give them more memory or time (compute.dask), and run again: what was "
+                "finished is kept.",
+            ) from error
+        except BaseException:
+            client.cancel(futures, force=True)
+            raise
+
+
+def _alone(task: Callable[[], T], cores: int | None) -> T:
+    """Do a task in a worker: compiled loops are not safe in two threads at once."""
+    from distributed import get_worker
+
+    with _ONE_AT_A_TIME:
+        limit_cores(cores or get_worker().state.nthreads)
+        return task()
+
+
+@contextmanager
+def _client(config: DaskConfig, project: Path) -> Iterator[Client]:
+    import dask
+    from distributed import Client
+
+    patience = {"distributed.scheduler.allowed-failures": MOST_LOST_WORKERS - 1}
+    with ExitStack() as stack:
+        stack.enter_context(dask.config.set(patience))
+        logging.getLogger("distributed").setLevel(logging.ERROR)
+        if config.cluster is None:
+            assert config.address is not None
+            where: Any = config.address
+        else:
+            where = stack.enter_context(_slurm(config, project))
+        try:
+            client = stack.enter_context(
+                Client(where, timeout=CONNECT_SECONDS, set_as_default=False)
+            )
+        except (OSError, TimeoutError, ValueError) as error:
+            raise ServerError(
+                f"compute.dask.address {config.address}",
+                expected=f"a Dask scheduler that answers within {CONNECT_SECONDS} s",
+                found=" ".join(str(error).split()) or type(error).__name__,
+                remedy="Start one (`dask scheduler`, and `dask worker ADDRESS` on each machine), "
+                "or set compute.engine to local.",
+            ) from error
+        yield client
+
+
+@contextmanager
+def _slurm(config: DaskConfig, project: Path) -> Iterator[Any]:
+    """Jobs of Slurm, one worker each: as many as there is work for, and none afterwards."""
+    try:
+        from dask_jobqueue.slurm import SLURMCluster
+    except ImportError as error:
+        raise _not_installed() from error
+    logs = project / ".dagster" / "dask"
+    logs.mkdir(parents=True, exist_ok=True)
+    with SLURMCluster(
+        queue=config.queue,
+        cores=1,  # one task at a time; how many cores that is for, Slurm is told below
+        job_cpu=config.cores,
+        memory=config.memory,
+        walltime=config.walltime,
+        interface=config.interface,
+        python=sys.executable,
+        log_directory=str(logs),
+        job_extra_directives=list(config.slurm_options),
+        worker_extra_args=["--no-dashboard"],
+        # Whoever reaches the port of a scheduler could run code: each cluster has keys of its own.
+        security=True,
+        shared_temp_directory=str(logs),
+        scheduler_options={"dashboard": False, "dashboard_address": ":0"},
+    ) as cluster:
+        # Not `scale`, which does not replace a job that was cancelled.
+        cluster.adapt(minimum_jobs=0, maximum_jobs=config.most_jobs, target_duration="100ms")
+        yield cluster
+
+
+def _not_installed() -> SettingsError:
+    return SettingsError(
+        "compute.engine",
+        expected="local, or Dask installed",
+        found="dask, which is not installed",
+        remedy="pip install 'trend_dagster[cluster]', or set compute.engine to local.",
+    )
