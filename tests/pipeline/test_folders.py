@@ -3,8 +3,6 @@
 from __future__ import annotations
 
 import re
-import subprocess
-import sys
 from pathlib import Path
 
 import nibabel as nib
@@ -16,6 +14,7 @@ from nibabel.cifti2 import BrainModelAxis, Cifti2Image, SeriesAxis
 from nibabel.gifti import GiftiDataArray, GiftiImage, GiftiMetaData
 from sklearn.metrics import adjusted_rand_score
 
+from tests.conftest import run
 from trend_dagster.project.fsaverage import load_fsaverage
 from trend_dagster.science.surface import Surface, cut_into_labels, hemisphere_triangles
 from trend_dagster.storage.label_images import Network, gifti_labels, gifti_surface
@@ -29,6 +28,22 @@ SMALL = {
     "validation": {"n_nulls": 0},
     "controls": {"features": []},
 }
+MADE = {
+    "bold",
+    "cortex",
+    "embeddings",
+    "average_correlation",
+    "geodesic_labels",
+    "thresholded_matrix",
+    "nmf_sweep",
+    "sweep_summary",
+    "selected_parcellations",
+    "atlas_overlap",
+    "subcortical_networks",
+    "parcellation_images",
+}
+"""What maps are made from: the report and the controls are tested elsewhere."""
+
 NAMES = ("Vision", "Motor", "Default")
 VOXELS = np.argwhere(np.ones((2, 3, 2)))
 
@@ -174,15 +189,6 @@ def dhcp(folder: Path, surface: Surface, inputs: dict) -> None:
             write_series(func / name, np.split(signal, 2)[i], None)
 
 
-def trend(*words: object) -> str:
-    command = [sys.executable, "-c", "from trend_dagster.cli import main; main()"]
-    done = subprocess.run(
-        [*command, *map(str, words)], capture_output=True, text=True, check=False, timeout=400
-    )
-    assert done.returncode == 0, done.stdout + done.stderr
-    return " ".join((done.stdout + done.stderr).split())
-
-
 @pytest.mark.parametrize(
     ("section", "build", "runs", "ending"),
     [
@@ -199,10 +205,11 @@ def trend(*words: object) -> str:
 )
 def test_from_a_folder_to_maps(tmp_path, section, build, runs, ending):
     folder, surface, settings = tmp_path / "study", load_fsaverage(N), settings_of(section)
-    trend("init", folder)
+    (folder / "geodesic_labels").mkdir(parents=True)
     (folder / "trend.yaml").write_text(yaml.safe_dump(settings | SMALL))
     build(folder, surface, settings["inputs"])
-    trend("run", folder)
+    outcomes = run(folder, select=MADE)
+    assert not any(outcome.errors for outcome in outcomes.values())
     assert {
         p.name.split("=", 1)[-1] for p in (folder / "store" / "bold").iterdir() if p.is_dir()
     } == runs

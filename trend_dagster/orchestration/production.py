@@ -68,7 +68,6 @@ from trend_dagster.storage.provenance import (
     differences,
     digest_of,
     digest_of_file,
-    digest_of_input,
 )
 from trend_dagster.storage.stores import Draft, Partition, Version, describe, described
 
@@ -419,7 +418,7 @@ class StoredAsset:
         digests |= self._missing(project, partition, inputs)
         if self.files is not None:
             for name, file in self.files(project, partition).items():
-                digests[f"file {name}"] = digest_of_input(file)
+                digests[f"file {name}"] = project.digests.of(file)
         traced = any(self.asks_for(name) for name in inputs)
         return Recipe(self.name, self.code_version, self._identity(project), digests, traced=traced)
 

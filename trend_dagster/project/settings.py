@@ -318,11 +318,6 @@ class AutomationConfig(BaseModel, frozen=True, extra="forbid"):
         description="When what is missing is made, as cron writes it: minute, hour, day, month, "
         "weekday.",
     )
-    on_failure: str | None = Field(
-        None,
-        description="A command that gets the message of a run that failed on its standard input, "
-        "or an address (http...) that gets it as JSON. None: nobody is told.",
-    )
 
     @field_validator("nightly")
     @classmethod
