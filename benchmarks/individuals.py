@@ -35,7 +35,7 @@ from trend_dagster.science.evidence.simulation import (
     plant_networks,
     simulate_cohort,
 )
-from trend_dagster.science.individuals.differences import measure_departure
+from trend_dagster.science.individuals.differences import Noise, measure_departure
 from trend_dagster.science.individuals.model import (
     Cortex,
     Individual,
@@ -55,7 +55,6 @@ SEEDS = (801, 802, 803)  # used for no choice; 601 to 603 chose, 501 to 503 are 
 VARIATIONS = (0.2, 0.6)
 RUNS = (1, 2, 4)
 MAIN_RUNS = 2
-N_NULLS = 8
 OURS = "ours"
 ALONE = "the default on the newborn alone"
 COHORT = "our cohort map for everyone"
@@ -304,8 +303,7 @@ class Ours:
                 self.consensus,
                 self.cortex,
                 self.config,
-                maker,
-                N_NULLS,
+                Noise.like(runs, self.cortex, maker),
                 np.random.default_rng([self.start.cohort.config.seed, person]),
             )
             found.append(departure.different)
@@ -344,7 +342,7 @@ def measure(config: SimulationConfig, n_runs: int, everyone: bool) -> pd.DataFra
         cohort, runs = Cohort(config), tuple(range(n_runs))
         people = range(config.n_subjects)
         start = Start(cohort, runs, cohort.map_of(cohort.recording(people, runs)))
-        model = Ours(start, IndividualsConfig(n_nulls=N_NULLS))
+        model = Ours(start, IndividualsConfig())
         methods: dict[str, Method] = {
             PLANTED: lambda start, _: [cohort.planted] * config.n_subjects,
             COHORT: lambda start, _: [start.labels] * config.n_subjects,

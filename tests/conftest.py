@@ -37,6 +37,7 @@ NOTHING_TO_DO = {
     "network_series",
     "network_connectivity",
     "individuals",
+    "individual_page",
     "atlas_overlap",
     "subcortical_networks",
 }

@@ -66,7 +66,7 @@ geodesic_labels: {n_labels_per_hemisphere: [1]}
 thresholding: {smooth_sigma_mm: [40.0], smoothing_fwhm_mm: 8.0}
 validation: {n_nulls: 1}
 selection: {rule: conservative}
-individuals: {n_nulls: 8}
+individuals: {pages: true}
 outputs: {atlases: [planted_networks.npy]}
 """
 

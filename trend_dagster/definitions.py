@@ -64,7 +64,7 @@ def _definitions(
         sensors=[
             build_sensor(automation.watch_seconds, jobs),
             build_lookout(automation.watch_seconds),
-            build_failure_sensor(automation),
+            build_failure_sensor(),
         ],
         schedules=[build_schedule(automation.nightly)],
         executor=OWN_PROCESS,

@@ -21,7 +21,12 @@ from numpy.typing import NDArray
 from trend_dagster.errors import InputError
 from trend_dagster.files import replace_file
 from trend_dagster.project.fsaverage import FSAVERAGE, load_fsaverage
-from trend_dagster.science.evidence.simulation import SimulationConfig, simulate_cohort
+from trend_dagster.science.evidence.simulation import (
+    SimulationConfig,
+    plan_networks,
+    plant_networks,
+    simulate_cohort,
+)
 from trend_dagster.science.surface import Surface, cut_into_labels
 from trend_dagster.storage.arrays import npy_bytes
 
@@ -39,6 +44,9 @@ inputs:
   surface: fsaverage3
   truth: planted_networks.npy   # compared with at the end, never used to choose
   note: "Simulated cohort: what is found here says nothing about newborns."
+individuals:
+  pages: true
+  truth: planted/{subject}.npy   # shown beside each newborn's own map, never used
 """
 
 REAL_SETTINGS = """\
@@ -80,6 +88,10 @@ def make_demo(folder: Path, say: Say) -> None:
     surface = load_fsaverage(642)
     truth, runs = simulate_cohort(surface, SimulationConfig())
     _write(folder / "planted_networks.npy", truth)
+    plan = plan_networks(surface, SimulationConfig())
+    for person in range(SimulationConfig().n_subjects):
+        own = plant_networks(surface, SimulationConfig(), plan, person)
+        _write(folder / "planted" / f"sub-{person + 1:02d}.npy", own)
     for name, bold in runs:
         _write(folder / "bold" / f"{name}.npy", bold)
     _write_labels(folder, surface, DEMO_LABELS)

@@ -127,4 +127,15 @@ class Study:
                 version.group.store, consolidated=False, decode_cf=False, chunks=None
             )
             opened.attrs["output"] = describe(asset, version.partition)
-        return opened
+            return _with_distinct_dims(opened)
+
+
+def _with_distinct_dims(opened: xr.Dataset) -> xr.Dataset:
+    """Name the columns of a matrix between vertices otherwise than its rows, as xarray needs it."""
+    renamed = {}
+    for name, variable in opened.variables.items():
+        dims = [f"{d}_2" if d in variable.dims[:i] else d for i, d in enumerate(variable.dims)]
+        if tuple(dims) != variable.dims:
+            renamed[name] = variable.copy(deep=False)
+            renamed[name].dims = tuple(dims)
+    return opened.drop_vars(list(renamed)).assign(renamed)

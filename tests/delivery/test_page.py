@@ -9,6 +9,7 @@ import numpy as np
 import pytest
 
 from trend_dagster.delivery.page import Chosen, Metric, Report, ShownCell, render
+from trend_dagster.delivery.report import MAX_LABEL_BYTES, MAX_SHOWN
 from trend_dagster.science.surface import Surface
 
 EVIL = "</script><script>alert(1)</script><img src=x onerror=alert(2)> & \"'`{{ 7*7 }} \u2028"
@@ -62,6 +63,19 @@ def report(text: str, **more) -> Report:
         "rule": text,
         "not_null_corrected": text,
         "surface": surface,
+        "newborns": [
+            {
+                "subject": text,
+                "n_clusters": 2,
+                "minutes": None,
+                "share": 0.1,
+                "null": 0.02,
+                "z": 8.0,
+                "different": True,
+                "excess_vertices": 96.2,
+            }
+        ],
+        "pages": True,
         "provenance": [{"output": text, "digest": "0", "created": "0", "code_version": "1"}],
         "libraries": {"numpy": text},
     }
@@ -101,6 +115,27 @@ def test_the_page_forbids_itself_the_network(pages):
     assert "default-src 'none'" in policy
     assert "http" not in policy
     assert not re.search(r"<(script|link|img|iframe)[^>]+(src|href)=\"(?!data:)", pages[0])
+
+
+def test_a_page_of_the_finest_usual_mesh_stays_below_30_mb(rng):
+    """With as many cells as are shown, and pictures of the size that they have."""
+    n = 32492
+    triangles = rng.integers(0, n, (2 * n - 4, 3)).astype(np.int32)
+    surface = Surface(
+        rng.normal(size=(2 * n, 3)).astype(np.float32),
+        np.concatenate([triangles, triangles + n]),
+        np.repeat([0, 1], n).astype(np.int8),
+    )
+    labels = rng.integers(-1, 14, 2 * n)
+    names, colours = [f"LR_{i:02d}" for i in range(14)], [(1, 2, 3)] * 14
+    n_shown = min(MAX_SHOWN, MAX_LABEL_BYTES // (2 * 2 * n))
+    shown = [ShownCell(0, "cell", labels, names, colours) for _ in range(n_shown)]
+    picture = PICTURE + rng.bytes(400_000)
+    row = [{"Label file": "surface_002"}]
+    chosen = [Chosen(14, {}, "", picture, picture, [], row) for _ in range(2)]
+    page = render(report("x", surface=surface, shown=shown, chosen=chosen))
+    assert n_shown > 10
+    assert 7e6 < len(page.encode()) < 30e6
 
 
 def test_without_a_surface_or_training_their_sections_are_left_out():

@@ -329,3 +329,14 @@ def test_assets_have_groups_descriptions_owners_and_tags(finished_once):
         assert len(spec.description) > 80
         assert spec.owners
         assert spec.tags
+
+
+def test_groups_sort_as_the_method_goes_and_each_asset_names_its_page(finished_once, monkeypatch):
+    monkeypatch.delenv("TREND_DOCS_URL", raising=False)
+    specs = [a.specs[0] for a in build_definitions(finished_once.folder).assets or []]
+    groups = [name.partition("_")[2] for name in sorted({spec.group_name for spec in specs})]
+    assert groups == ["inputs", "features", "connectivity", "parcellation", "evidence",
+                      "individuals", "delivery"]  # fmt: skip
+    for spec in specs:
+        page = f"reference/assets.html#{spec.key.to_user_string()}"
+        assert spec.metadata["docs"].text == page

@@ -15,6 +15,7 @@ from tests.conftest import N_VERTICES, run
 from tests.delivery.test_figures import hue_of
 from tests.workbench import render, wb_command
 from trend_dagster.delivery.export import export_cells
+from trend_dagster.delivery.figures.surface import homologous_labels
 from trend_dagster.delivery.maps import map_files, networks_of
 from trend_dagster.errors import MissingUpstreamError, SettingsError
 from trend_dagster.project.folder import Project
@@ -112,6 +113,17 @@ def test_networks_keep_their_numbers_when_they_are_found_anew(finished, monkeypa
     np.testing.assert_array_equal(after.read("labels"), before.read("labels"))
     assert after.facts["numbered_like"] == before.path.name
     assert after.facts["dice_with_it"] == {"3": 1.0, "4": 1.0}
+
+
+def test_names_and_colours_stay_where_mirror_images_are_known(surface):
+    labels = cut_into_labels(surface, 4)
+    labels[surface.medial_wall] = -1
+    before = networks_of(labels, surface)
+    pairs = homologous_labels(surface, labels)
+    other = dict(zip(pairs, np.roll([*pairs.values()], 1).tolist(), strict=True))
+    kept = networks_of(labels, surface, partner=pairs)
+    assert [(n.name, n.rgb) for n in kept] == [(n.name, n.rgb) for n in before]
+    assert [n.name for n in networks_of(labels, surface, partner=other)] != [n.name for n in kept]
 
 
 def test_a_chosen_cell_is_exported_with_the_numbers_of_its_maps(finished, tmp_path, monkeypatch):

@@ -10,8 +10,7 @@ from http.server import BaseHTTPRequestHandler, HTTPServer
 import dagster as dg
 import pytest
 
-from trend_dagster.orchestration.failures import build_failure_sensor, tell
-from trend_dagster.project.settings import AutomationConfig
+from trend_dagster.orchestration.failures import ON_FAILURE_VARIABLE, build_failure_sensor, tell
 
 
 def failed_run():
@@ -28,9 +27,10 @@ def failed_run():
     return instance, result
 
 
-def notice(on_failure):
+def notice(monkeypatch, on_failure):
+    monkeypatch.setenv(ON_FAILURE_VARIABLE, on_failure)
     instance, result = failed_run()
-    sensor = build_failure_sensor(AutomationConfig(on_failure=on_failure))
+    sensor = build_failure_sensor()
     event = next(e for e in result.all_events if e.is_job_failure)
     context = dg.build_run_status_sensor_context(
         "run_failures", event, instance, result.dagster_run
@@ -38,18 +38,18 @@ def notice(on_failure):
     return sensor, result.run_id, sensor(context)
 
 
-def test_a_command_gets_the_message_and_what_failed(tmp_path):
+def test_a_command_gets_the_message_and_what_failed(tmp_path, monkeypatch):
     file = tmp_path / "told"
-    sensor, run_id, _ = notice(f'(cat; echo "$TREND_JOB $TREND_RUN") > {file}')
+    sensor, run_id, _ = notice(monkeypatch, f'(cat; echo "$TREND_JOB $TREND_RUN") > {file}')
     assert sensor.default_status is dg.DefaultSensorStatus.RUNNING
     assert file.read_text().startswith(f"trend: nightly failed (run {run_id})\n")
     assert file.read_text().endswith(f"nightly {run_id}\n")
 
 
-def test_without_the_setting_it_is_off_and_does_nothing():
-    sensor, _, said = notice(None)
+def test_without_the_variable_it_is_off_and_does_nothing(monkeypatch):
+    sensor, _, said = notice(monkeypatch, "")
     assert sensor.default_status is dg.DefaultSensorStatus.STOPPED
-    assert "on_failure is not set" in said.skip_message
+    assert "TREND_ON_FAILURE is not set" in said.skip_message
 
 
 def test_an_address_gets_json():

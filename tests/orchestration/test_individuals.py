@@ -10,6 +10,7 @@ import pytest
 
 from tests.conftest import run
 from trend_dagster.orchestration.assets import ASSETS
+from trend_dagster.orchestration.overview import overview
 from trend_dagster.project.folder import Project
 from trend_dagster.science.evidence.measures import match_labels
 from trend_dagster.science.evidence.simulation import (
@@ -21,12 +22,13 @@ from trend_dagster.science.evidence.simulation import (
 from trend_dagster.science.surface import Surface
 
 COHORT = SimulationConfig(seed=4, snr=0.5, n_networks=3, n_subjects=4, border_variation=0.6)
-BY_SUBJECT = ("individual_networks", "network_series", "network_connectivity")
+BY_SUBJECT = ("individual_networks", "network_series", "network_connectivity", "individual_page")
 SETTINGS = """\
 inputs: {surface: fsaverage3}
 validation: {n_nulls: 0}
 sweep: {n_components: [12], n_clusters: [6]}
-individuals: {n_nulls: 3, participants: participants.tsv, associate: [age_at_scan], covariates: []}
+individuals:
+  {pages: true, participants: participants.tsv, associate: [age_at_scan], covariates: []}
 bold: {repetition_time: 2.0}
 """
 
@@ -50,6 +52,11 @@ def cohort(tmp_path: Path, surface: Surface) -> Path:
     people.to_csv(folder / "participants.tsv", sep="\t", index=False)
     (folder / "trend.yaml").write_text(SETTINGS.replace("associate: [age_at_scan], ", ""))
     return folder
+
+
+def test_without_any_newborn_there_is_one_error(cohort: Path) -> None:
+    outcomes = run(cohort, select=["individuals"])
+    assert "the networks of at least one newborn" in str(outcomes["individuals"].errors)
 
 
 def test_each_newborn_has_its_own_networks_and_a_new_one_makes_only_its_own(
@@ -85,6 +92,13 @@ def test_each_newborn_has_its_own_networks_and_a_new_one_makes_only_its_own(
         )  # fmt: skip
         np.testing.assert_allclose(table.to_numpy(), series.read("mean")[1, 0, :120], rtol=1e-4)
         assert (cohort / "outputs" / "maps" / key / f"{key}_6_clusters.L.label.gii").is_file()
+        page = (cohort / "outputs" / "individuals" / f"{key}.html").read_text()
+        assert found.facts["findings"][0] in page.replace("&#39;", "'")
+        assert f"{key}_ses-1_run-2" in page
+        assert "120 of 120 volumes kept" in page
+        assert f'href="individuals/{key}.html"' in (cohort / "outputs/report.html").read_text()
+    said = {a.asset: a.findings for a in overview(project)}["individual_networks"]
+    assert "beyond its null" in said["individual_networks[subject=sub-01]"][0]
     people = pd.read_csv(cohort / "outputs" / "individuals.csv")
     assert len(people) == 3 * 6
     ages = people.groupby("subject")["age_at_scan"].first()

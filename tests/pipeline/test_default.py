@@ -20,7 +20,7 @@ def test_planted_networks_come_back_without_label_files_or_a_model(tmp_path, sur
     for name, bold in runs:
         np.save(tmp_path / "bold" / f"{name}.npy", bold)
     text = new_settings_file(DEFAULT_PROFILE) + "inputs: {surface: fsaverage3}\n"
-    text += "validation: {n_nulls: 1}\nindividuals: {n_nulls: 3}\n"
+    text += "validation: {n_nulls: 1}\n"
     (tmp_path / "trend.yaml").write_text(text)
 
     outcomes = run(tmp_path)

@@ -20,7 +20,8 @@ def study(finished_once):
 
 def test_an_asset_is_a_dataset_with_named_dimensions_and_its_provenance(study):
     found = study["average_correlation"]
-    assert found["correlation"].dims == ("vertex", "vertex")
+    assert found["correlation"].dims == ("vertex", "vertex_2")
+    assert found["correlation"][:3, 1:3].shape == (3, 2)
     assert found["correlation"].attrs["units"] == "correlation"
     stored = study.project.store.latest("average_correlation")
     np.testing.assert_array_equal(found["correlation"], stored.read("correlation"))

@@ -4,13 +4,17 @@ from __future__ import annotations
 
 import dataclasses
 import json
+import os
+import time
 
 import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
+from trend_dagster.errors import InputError
 from trend_dagster.storage.provenance import (
     LIBRARIES,
+    InputDigests,
     Recipe,
     differences,
     digest_of,
@@ -163,3 +167,53 @@ def test_the_versions_of_the_libraries_are_those_imported():
 
     assert set(library_versions()) == set(LIBRARIES)
     assert library_versions()["numpy"] == np.__version__
+
+
+# Input files are read once
+
+
+def test_an_unchanged_file_is_not_read_again_and_a_changed_one_is(tmp_path, monkeypatch):
+    """Also where it has the size and the time of the file before."""
+    from trend_dagster.storage import provenance
+
+    read = []
+
+    def watched(path):
+        read.append(path.name)
+        return digest_of_file(path)
+
+    monkeypatch.setattr(provenance, "digest_of_file", watched)
+    monkeypatch.setattr(provenance, "_TICK_NS", 0)  # written a moment ago is long ago
+    memory, file = tmp_path / "memory.json", tmp_path / "bold.npy"
+
+    def digest() -> str:  # each time as another process
+        return InputDigests(memory).of(file)
+
+    file.write_bytes(b"one")
+    first, stat = digest(), file.stat()
+    assert digest() == first == digest_of_file(file)
+    assert read == ["bold.npy"]
+    time.sleep(0.05)  # more than a tick of this clock
+    file.write_bytes(b"two")
+    os.utime(file, ns=(stat.st_atime_ns, stat.st_mtime_ns))
+    assert digest() == digest_of_file(file) != first
+    time.sleep(0.05)
+    other = tmp_path / "other"
+    other.write_bytes(b"six")
+    os.utime(other, ns=(stat.st_atime_ns, stat.st_mtime_ns))
+    other.replace(file)
+    assert digest() == digest_of_file(file)
+    memory.write_text("{")
+    assert digest() == digest_of_file(file)
+    assert len(read) == 4
+    file.unlink()
+    with pytest.raises(InputError, match="a file that can be read"):
+        digest()
+
+
+def test_what_was_written_a_moment_ago_is_not_remembered(tmp_path):
+    """A second change within one tick of the clock would not be seen."""
+    memory, file = tmp_path / "memory.json", tmp_path / "bold.npy"
+    file.write_bytes(b"one")
+    InputDigests(memory).of(file)
+    assert not memory.exists()

@@ -68,6 +68,7 @@ def _reasons(asset: AssetStatus, most: int | None) -> list[str]:
     lines += [f"{name}: {'; '.join(dict.fromkeys(why))}" for name, why in asset.reasons.items()]
     lines += [f"{name} is excluded: {why}" for name, why in asset.excluded.items()]
     lines += [f"{name}: {doubt}" for name, said in asset.doubts.items() for doubt in said]
+    lines += [f"{name}: {line}" for name, said in asset.findings.items() for line in said]
     lines += [f"{name}: its file was removed; what is stored stays" for name in asset.removed]
     if most is not None and len(lines) > most:
         lines[most:] = [f"{asset.asset}: and {len(lines) - most} more (--all shows them)"]

@@ -20,6 +20,7 @@ from trend_dagster.project.tables import (
     chosen_labels,
     key_of,
     labels_of,
+    partners,
     tidy_rows,
 )
 from trend_dagster.project.target import MapSpace
@@ -86,7 +87,10 @@ def export_cells(
         numbered = known.get(key_of(row))
         labels = space.labels(labels_of(cells, row) if numbered is None else numbered)
         surface, target = space.surface, space.target
-        networks = networks_of(labels, surface, target, names.get(key_of(row), ()))
+        partner = None
+        if selected is not None and numbered is not None:
+            partner = partners(selected, int(row["n_clusters"]))
+        networks = networks_of(labels, surface, target, names.get(key_of(row), ()), partner)
         files = map_files(_name(row, several), cell_title(row), labels, networks, surface, target)
         for file, content in files.items():
             replace_file(folder / file, content)

@@ -2,31 +2,80 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from pathlib import Path
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
 import numpy as np
+from numpy.typing import NDArray
 
+from trend_dagster.delivery.figures.newborns import association_figure
+from trend_dagster.delivery.figures.png import to_png
+from trend_dagster.delivery.figures.surface import maps_png
+from trend_dagster.delivery.maps import MAPS, map_files, networks_of
 from trend_dagster.errors import InputError
+from trend_dagster.project.target import MapSpace
+from trend_dagster.science.individuals.settings import IndividualsConfig
+from trend_dagster.science.surface import Surface
 from trend_dagster.storage.stores import Version
 
 if TYPE_CHECKING:
     import pandas as pd
 
-    from trend_dagster.science.individuals.series import NetworkSeries
-
 FOLDER = "individuals"
-MAPS = ("cohort", "own")
-MEASURES = ("area_mm2", "homogeneity", "silhouette", "confidence")
+MAP_NAMES = ("cohort", "own")
 ASSOCIATED = ("area_mm2", "homogeneity")
+PERSON = ["subject", "n_clusters", "minutes", "share", "null", "z", "different", "excess_vertices"]
+
+Labels = NDArray[np.integer]
+
+
+def newborn_maps(
+    subject: str,
+    cohort: Mapping[int, Labels],
+    labels: Iterable[Labels],
+    space: MapSpace,
+) -> dict[str, bytes]:
+    """Write a newborn's maps in the formats of the cohort's; colours and names are the cohort's.
+
+    Parameters
+    ----------
+    subject : str
+        Its key.
+    cohort : mapping of int to ndarray of shape (n_vertices,)
+        The chosen parcellation by number of clusters.
+    labels : iterable of ndarray of shape (n_vertices,)
+        The newborn's.
+    space : MapSpace
+        What they are written on.
+
+    Returns
+    -------
+    dict of str to bytes
+        By path below the project's outputs.
+    """
+    files: dict[str, bytes] = {}
+    surface, target = space.surface, space.target
+    for (n, chosen), own in zip(cohort.items(), labels, strict=True):
+        name, title = f"{subject}_{n}_clusters", f"{subject}: {n} clusters"
+        networks = networks_of(space.labels(chosen), surface, target)
+        written = map_files(name, title, space.labels(own), networks, surface, target)
+        files |= {f"{MAPS}/{subject}/{file}": content for file, content in written.items()}
+    return files
+
+
+def map_pictures(
+    surface: Surface, cohort: Mapping[int, Labels], labels: Iterable[Labels], title: str
+) -> dict[str, bytes]:
+    """Draw maps beside the cohort's; arguments as of `newborn_maps`."""
+    return {
+        f"{n} clusters": maps_png(surface, {"cohort": chosen, title: own})
+        for (n, chosen), own in zip(cohort.items(), labels, strict=True)
+    }
 
 
 def series_files(
-    subject: str,
-    runs: Sequence[str],
-    n_clusters: Sequence[int],
-    made: Sequence[Sequence[Sequence[NetworkSeries]]],
+    subject: str, runs: Sequence[str], n_clusters: Sequence[int], arrays: Mapping[str, Any]
 ) -> dict[str, bytes]:
     """Write the series of a newborn: a table for each run, map and parcellation.
 
@@ -38,8 +87,8 @@ def series_files(
         Names of the runs.
     n_clusters : sequence of int
         Of each parcellation.
-    made : nested sequence
-        Series by map, parcellation and run.
+    arrays : mapping of str to ndarray
+        From `trend_dagster.science.individuals.series.series_arrays`, by map and parcellation.
 
     Returns
     -------
@@ -49,12 +98,12 @@ def series_files(
     """
     import pandas as pd
 
-    files = {}
-    for name, parcellations in zip(MAPS, made, strict=True):
-        for n, series in zip(n_clusters, parcellations, strict=True):
-            for run, found in zip(runs, series, strict=True):
-                for what, values in (("mean", found.mean), ("eigenvariate", found.eigenvariate)):
-                    columns = [f"network_{k + 1:02d}" for k in range(n)]
+    files, ends = {}, np.cumsum(arrays["n_timepoints"])[:-1]
+    for what in ("mean", "eigenvariate"):
+        for name, parcellations in zip(MAP_NAMES, arrays[what], strict=True):
+            for n, series in zip(n_clusters, parcellations, strict=True):
+                columns = [f"network_{k + 1:02d}" for k in range(n)]
+                for run, values in zip(runs, np.split(series, ends), strict=True):
                     table = pd.DataFrame(values[:, :n], columns=columns)
                     text = table.to_csv(sep="\t", index=False, na_rep="n/a", float_format="%.6g")
                     file = f"{run}_seg-{name}{n}_stat-{what}_timeseries.tsv"
@@ -62,13 +111,15 @@ def series_files(
     return files
 
 
-def individuals_table(newborns: Sequence[Version]) -> pd.DataFrame:
+def individuals_table(newborns: Sequence[Version], participants: Path | None) -> pd.DataFrame:
     """Put what is known of all newborns into one table.
 
     Parameters
     ----------
     newborns : sequence of Version
         Of ``individual_networks``.
+    participants : Path, optional
+        Table whose columns join it.
 
     Returns
     -------
@@ -77,13 +128,15 @@ def individuals_table(newborns: Sequence[Version]) -> pd.DataFrame:
     """
     import pandas as pd
 
+    from trend_dagster.science.individuals.newborn import DEPARTURE
+    from trend_dagster.science.individuals.summary import MEASURES
+
     rows = []
     for newborn in newborns:
         network = {name: newborn.read(f"network_{name}") for name in MEASURES}
-        person = {
-            name: newborn.read(f"departure_{name}")
-            for name in ("share", "null", "null_sd", "excess", "z", "different", "excess_vertices")
-        } | {"agreement_between_runs": newborn.read("agreement")}
+        person = {name: newborn.read(f"departure_{name}") for name in DEPARTURE} | {
+            "agreement_between_runs": newborn.read("agreement")
+        }
         minutes = newborn.facts.get("minutes")
         for i, n in enumerate(newborn.read("n_clusters").tolist()):
             of_person = {name: values[i] for name, values in person.items()}
@@ -96,7 +149,30 @@ def individuals_table(newborns: Sequence[Version]) -> pd.DataFrame:
                     | of_person
                     | {"different": bool(of_person["different"])}
                 )
-    return pd.DataFrame(rows)
+    table = pd.DataFrame(rows)
+    if participants is None:
+        return table
+    return table.merge(read_participants(participants), on="subject", how="left")
+
+
+def individuals_facts(table: pd.DataFrame) -> dict[str, Any]:
+    """How many newborns differ, by number of clusters, and each newborn's row."""
+    people = table.drop_duplicates(["subject", "n_clusters"])
+    by_clusters = people.groupby("n_clusters")["different"].sum()
+    return {
+        "n_subjects": int(people["subject"].nunique()),
+        "n_different": {str(n): int(count) for n, count in by_clusters.items()},
+        "newborns": [
+            {str(k): None if v != v else v for k, v in row.items()}
+            for row in people[PERSON].to_dict("records")
+        ],
+    }
+
+
+def newborns_markdown(table: pd.DataFrame) -> str:
+    """A row for each newborn and parcellation."""
+    people = table.drop_duplicates(["subject", "n_clusters"])[PERSON]
+    return str(people.to_markdown(index=False, floatfmt=".3g"))
 
 
 def read_participants(path: Path) -> pd.DataFrame:
@@ -140,36 +216,36 @@ def read_participants(path: Path) -> pd.DataFrame:
     return table.rename(columns={"participant_id": "subject"})
 
 
-def association_files(
-    table: pd.DataFrame, columns: Sequence[str], covariates: Sequence[str]
-) -> dict[str, bytes]:
-    """Regress networks on columns of the table.
+def individuals_files(table: pd.DataFrame, config: IndividualsConfig) -> dict[str, bytes]:
+    """Write the table, and what of it goes with columns of the participants.
 
     Parameters
     ----------
     table : DataFrame
-        From `individuals_table`, with the columns of participants.
-    columns : sequence of str
-        What areas and homogeneities are regressed on; none gives no file.
-    covariates : sequence of str
-        What they are corrected for.
+        From `individuals_table`.
+    config : IndividualsConfig
+        Columns to associate with, and covariates; without columns there is no association.
 
     Returns
     -------
     dict of str to bytes
-        ``individuals_associations.csv``.
+        ``individuals.csv``; ``individuals_associations.csv`` and ``.png``.
     """
-    if not columns:
-        return {}
     import pandas as pd
 
     from trend_dagster.science.individuals.association import associate
 
-    found = [
-        associate(own, ASSOCIATED, column, covariates).assign(n_clusters=n)
+    files = {"individuals.csv": table.to_csv(index=False).encode()}
+    if not config.associate:
+        return files
+    found = pd.concat(
+        associate(own, ASSOCIATED, column, config.covariates).assign(n_clusters=n)
         for n, own in table.groupby("n_clusters")
-        for column in columns
-    ]
+        for column in config.associate
+    )
     text = "# exploratory: nothing here was asked before the data was seen\n"
-    text += pd.concat(found).to_csv(index=False)
-    return {"individuals_associations.csv": text.encode()}
+    text += found.to_csv(index=False)
+    return files | {
+        "individuals_associations.csv": text.encode(),
+        "individuals_associations.png": to_png(association_figure(found), 110),
+    }

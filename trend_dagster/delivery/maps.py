@@ -21,6 +21,7 @@ from trend_dagster.delivery.figures.surface import (
     label_colours,
     oklch_to_rgb,
 )
+from trend_dagster.project.tables import partners
 from trend_dagster.project.target import MapSpace
 from trend_dagster.science.evidence.atlases import ONE_SIDED
 from trend_dagster.science.surface import Surface, hemisphere_triangles
@@ -111,7 +112,8 @@ def chosen_maps(
     chosen = zip(selected.facts["chosen"], selected.read("labels"), beside, strict=True)
     for i, (choice, found, overlaps) in enumerate(chosen):
         labels = space.labels(found)
-        networks = networks_of(labels, surface, target, overlaps)
+        partner = partners(selected, choice["n_clusters"])
+        networks = networks_of(labels, surface, target, overlaps, partner)
         name = f"selected_{choice['n_clusters']}_clusters"
         voxels = None if subcortical is None else voxels_of(subcortical, i)
         written = map_files(name, cell_title(choice), labels, networks, surface, target, voxels)
@@ -164,6 +166,7 @@ def networks_of(
     surface: Surface | None,
     target: Target | None = None,
     overlaps: Sequence[tuple[Overlap, ...]] = (),
+    partner: Mapping[int, int] | None = None,
 ) -> list[Network]:
     """Name and colour the networks of a parcellation.
 
@@ -178,6 +181,8 @@ def networks_of(
     overlaps : sequence of tuple of Overlap
         What each network is most like in each atlas; the first atlas names it, if the overlap is
         more than chance: ``LH_Visual``, or ``LH_Visual_1`` where there are several.
+    partner : mapping of int to int, optional
+        Mirror images, right label -> left label, where they are known; else by overlap.
 
     Returns
     -------
@@ -189,8 +194,8 @@ def networks_of(
     of_right: dict[int, int] = {}
     if surface is not None:
         hemisphere: NDArray[np.int8] | None = surface.hemisphere
-        of_right = homologous_labels(surface, labels)
-        known = label_colours(surface, labels)
+        of_right = dict(homologous_labels(surface, labels) if partner is None else partner)
+        known = label_colours(surface, labels, of_right)
         colours: Iterable[ArrayLike] = [known.get(k, np.zeros(3)) for k in range(n)]
     else:
         hemisphere = target.hemisphere if isinstance(target, Grayordinates) else None

@@ -6,7 +6,7 @@ does not: drawing (``figures``).
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from typing import TYPE_CHECKING
 
 import numpy as np
@@ -70,7 +70,12 @@ def _markdown(table: pd.DataFrame) -> str:
 # The chosen parcellations
 
 
-def parcellation_or_sizes(surface: Surface | None, labels: NDArray[np.int32], title: str) -> Figure:
+def parcellation_or_sizes(
+    surface: Surface | None,
+    labels: NDArray[np.int32],
+    title: str,
+    partner: Mapping[int, int] | None = None,
+) -> Figure:
     """Draw a parcellation on the project's surface; without one, its cluster sizes.
 
     Parameters
@@ -81,6 +86,8 @@ def parcellation_or_sizes(surface: Surface | None, labels: NDArray[np.int32], ti
         Cluster of each vertex, -1 without signal.
     title : str
         Above the picture.
+    partner : mapping of int to int, optional
+        Mirror images, right label -> left label, where they are known.
 
     Returns
     -------
@@ -89,11 +96,14 @@ def parcellation_or_sizes(surface: Surface | None, labels: NDArray[np.int32], ti
     """
     if surface is None:
         return sizes_figure(labels, title=title)
-    return parcellation_figure(surface, labels, title)
+    return parcellation_figure(surface, labels, title, partner=partner)
 
 
 def draw_chosen(
-    surface: Surface | None, ranked: pd.DataFrame, labels: NDArray[np.int32]
+    surface: Surface | None,
+    ranked: pd.DataFrame,
+    labels: NDArray[np.int32],
+    partner_of: Mapping[str, Mapping[int, int]],
 ) -> tuple[Pictures, Files]:
     """Draw the chosen parcellations.
 
@@ -105,6 +115,8 @@ def draw_chosen(
         Cells with their rank.
     labels : ndarray of shape (n_chosen, n_vertices)
         Label vector of each chosen cell.
+    partner_of : mapping of str to mapping
+        Mirror images by number of clusters.
 
     Returns
     -------
@@ -118,8 +130,8 @@ def draw_chosen(
     files: Files = {"ranking.csv": table.encode()}
     chosen = ranked[ranked["rank"] == 1].to_dict("records")
     for row, vector in zip(chosen, labels, strict=True):
-        figure = parcellation_or_sizes(surface, vector, cell_title(row))
         n = row["n_clusters"]
+        figure = parcellation_or_sizes(surface, vector, cell_title(row), partner_of.get(str(n)))
         pictures[f"{n} clusters"] = small_png(figure)
         files[f"parcellation_{n}_clusters.png"] = to_png(figure, 120)
         files[f"parcellation_{n}_clusters.npy"] = npy_bytes(vector)

@@ -22,7 +22,13 @@ from trend_dagster.delivery.page import HISTORY, Chosen, Metric, Report, ShownCe
 from trend_dagster.delivery.pictures import parcellation_or_sizes
 from trend_dagster.project.dimensions import BOLD_RUN, LABEL_FILE
 from trend_dagster.project.settings import Settings
-from trend_dagster.project.tables import comparison_table, labels_of, summary_table, verdict
+from trend_dagster.project.tables import (
+    comparison_table,
+    labels_of,
+    partners,
+    summary_table,
+    verdict,
+)
 from trend_dagster.science.evidence.measures import match_labels
 from trend_dagster.science.parcellation.selection import rank_cells
 from trend_dagster.science.plausibility import doubts, outlying
@@ -153,6 +159,7 @@ def gather(
     settings: Settings,
     found: Sequence[Version],
     surface: Surface | None,
+    individuals: Version | None = None,
     overlap: Version | None = None,
 ) -> Report:
     """Put a report together.
@@ -169,6 +176,8 @@ def gather(
         ``embeddings``, ``average_correlation`` and ``geodesic_labels``, which are shown as well.
     surface : Surface, optional
         The mesh.
+    individuals : Version, optional
+        Of the asset of that name.
     overlap : Version, optional
         Of ``atlas_overlap``, that networks are named by.
 
@@ -186,7 +195,10 @@ def gather(
     columns = {n: t for n, t in COLUMNS.items() if n in table and not table[n].isna().all()}
     labels = selected.read("labels")
     beside = overlaps_of(overlap, len(labels))
-    networks = [networks_of(v, surface, overlaps=o) for v, o in zip(labels, beside, strict=True)]
+    networks = [
+        networks_of(v, surface, overlaps=o, partner=partners(selected, int(n)))
+        for n, v, o in zip(selected.read("n_clusters"), labels, beside, strict=True)
+    ]
     model = next(iter(versions.get("trained_model", ())), None)
     return Report(
         project=name,
@@ -211,6 +223,8 @@ def gather(
         rule=selected.facts["rule"],
         not_null_corrected=selected.facts["no_stability"],
         surface=surface,
+        newborns=[] if individuals is None else individuals.facts.get("newborns", []),
+        pages=settings.individuals.pages,
         provenance=[
             {
                 "output": describe(v.asset, v.partition),
@@ -325,7 +339,9 @@ def _all_chosen(
         (row,) = table[(table["n_clusters"] == n) & table["chosen"]].to_dict("records")
         best = ranked[ranked["n_clusters"] == n].head(RANKED)
         best = best[[name for name in RANKING if name in ranked]].astype({"n_labels": int})
-        picture = parcellation_or_sizes(surface, labels, f"{n} clusters")
+        picture = parcellation_or_sizes(
+            surface, labels, f"{n} clusters", partners(selected, int(n))
+        )
         sorted_matrix = correlation_figure(matrix, labels, max_pixels=MATRIX_PIXELS)
         found.append(
             Chosen(

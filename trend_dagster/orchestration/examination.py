@@ -22,6 +22,7 @@ from trend_dagster.orchestration.instance import (
     HOME_VARIABLE,
     UNFINISHED,
     added_settings,
+    in_a_server,
     instance_settings,
     open_records,
     process_of,
@@ -134,10 +135,12 @@ def _file_system(folder: Path) -> Iterator[Finding]:
     else:
         yield Finding("file system", "good", f"{path} is {kind}, with locks")
     home = records_home(project)
-    if home.exists() and (kind := file_system(home)) in NETWORK:
+    if in_a_server(home):
+        yield Finding("file system", "good", "Dagster's records lie in a server (dagster.yaml)")
+    elif home.exists() and (kind := file_system(home)) in NETWORK:
         words = (
             f"Dagster's records ({home}) lie on {kind}, where SQLite is not safe: lay them on a "
-            f"local disk, {HOME_VARIABLE}=/a/local/folder"
+            f"local disk, {HOME_VARIABLE}=/a/local/folder, or into PostgreSQL (docs/cluster.md)"
         )
         yield Finding("file system", "note", words)
 

@@ -13,34 +13,26 @@ import urllib.request
 
 import dagster as dg
 
-from trend_dagster.project.settings import AutomationConfig
+ON_FAILURE_VARIABLE = "TREND_ON_FAILURE"
+"""Environment variable: the command or address. Not a setting: a project that somebody else made
+must not name commands that run here."""
 
 SECONDS = 60.0
 """That a command or an address may take."""
 
 
-def build_failure_sensor(automation: AutomationConfig) -> dg.SensorDefinition:
-    """Make the sensor; it works only where ``automation.on_failure`` says what to do.
-
-    Parameters
-    ----------
-    automation : AutomationConfig
-        Of the project.
-
-    Returns
-    -------
-    SensorDefinition
-    """
-    to, status = automation.on_failure, dg.DefaultSensorStatus
+def build_failure_sensor() -> dg.SensorDefinition:
+    """Make the sensor; it works only where ``TREND_ON_FAILURE`` says what to do."""
+    to, status = os.environ.get(ON_FAILURE_VARIABLE), dg.DefaultSensorStatus
 
     @dg.run_failure_sensor(
         name="run_failures",
-        default_status=status.STOPPED if to is None else status.RUNNING,
-        description="Hands the message of a run that failed to automation.on_failure.",
+        default_status=status.RUNNING if to else status.STOPPED,
+        description=f"Hands the message of a run that failed to {ON_FAILURE_VARIABLE}.",
     )
     def run_failures(context: dg.RunFailureSensorContext) -> dg.SkipReason | None:
-        if to is None:
-            return dg.SkipReason("automation.on_failure is not set")
+        if not to:
+            return dg.SkipReason(f"{ON_FAILURE_VARIABLE} is not set")
         run = context.dagster_run
         tell(to, run.job_name, run.run_id, context.failure_event.message or "failed")
         return None
@@ -74,7 +66,7 @@ def tell(to: str, job: str, run_id: str, message: str) -> None:
         with urllib.request.urlopen(request, timeout=SECONDS):
             return
     environment = os.environ | {f"TREND_{name.upper()}": value for name, value in facts.items()}
-    # The command is the user's own, in the user's own settings, as a shell would take it.
+    # The command is the user's own, from the user's own environment, as a shell takes it.
     subprocess.run(
         to, shell=True, input=text, text=True, env=environment, timeout=SECONDS, check=True
     )

@@ -40,6 +40,8 @@ class AssetStatus:
         What is odd about an output, by output.
     removed : tuple of str
         Stored outputs whose input file is gone; they stay, and are left out of new averages.
+    findings : mapping of str to tuple of str
+        What was found, in words, by output.
     under_way : mapping of str to str
         How far outputs are that are being made, or were when they were stopped.
     n_bytes : int
@@ -52,6 +54,7 @@ class AssetStatus:
     excluded: Mapping[str, str]
     doubts: Mapping[str, tuple[str, ...]]
     removed: tuple[str, ...]
+    findings: Mapping[str, tuple[str, ...]]
     under_way: Mapping[str, str]
     n_bytes: int
 
@@ -86,6 +89,11 @@ def _status(project: Project, asset: StoredAsset, found: list[State]) -> AssetSt
         },
         doubts=doubts_about(project, asset, found),
         removed=tuple(describe(asset.name, p) for p in removed(project, asset)),
+        findings={
+            describe(s.asset, s.partition): tuple(said)
+            for s in found
+            if s.version is not None and (said := s.version.facts.get("findings"))
+        },
         under_way={
             describe(s.asset, s.partition): said
             for s in found

@@ -59,6 +59,7 @@ from trend_dagster.orchestration.engines import on_dask
 from trend_dagster.orchestration.io_managers import NONE, Published, Result
 from trend_dagster.orchestration.partitions import PARTITIONS, to_partition
 from trend_dagster.orchestration.private import RECORDED_ONE_BY_ONE
+from trend_dagster.orchestration.room import check_disk, check_memory, memory_of_machine
 from trend_dagster.project.folder import BOLD_RUN, N_COMPONENTS, SUBJECT, Project, subject_key
 from trend_dagster.project.settings import Settings
 from trend_dagster.science.cores import usable_cores
@@ -67,7 +68,6 @@ from trend_dagster.storage.provenance import (
     differences,
     digest_of,
     digest_of_file,
-    digest_of_input,
 )
 from trend_dagster.storage.stores import Draft, Partition, Version, describe, described
 
@@ -276,6 +276,10 @@ class StoredAsset:
         Takes settings, the inputs of a batch and a number of threads; returns the most memory
         that a process needs for the batch. With it, batches may run side by side
         (``compute.workers``).
+    memory_bytes : callable, optional
+        The same of an asset whose partitions are made one after another.
+    disk_bytes : callable, optional
+        Takes the same; returns what it writes, unfinished work included.
     """
 
     compute: Compute
@@ -291,6 +295,8 @@ class StoredAsset:
     keep_when_inputs_change: bool = False
     pool: str | None = None
     worker_bytes: WorkerBytes | None = None
+    memory_bytes: WorkerBytes | None = None
+    disk_bytes: WorkerBytes | None = None
 
     def __post_init__(self) -> None:
         """Make sure that inputs and parameters agree."""
@@ -412,7 +418,7 @@ class StoredAsset:
         digests |= self._missing(project, partition, inputs)
         if self.files is not None:
             for name, file in self.files(project, partition).items():
-                digests[f"file {name}"] = digest_of_input(file)
+                digests[f"file {name}"] = project.digests.of(file)
         traced = any(self.asks_for(name) for name in inputs)
         return Recipe(self.name, self.code_version, self._identity(project), digests, traced=traced)
 
@@ -736,7 +742,7 @@ def _in_processes(
         return [asset.worker_bytes(project.settings, b[0][1], n_threads) for b in batches]
 
     n_tasks = min(len(batches), compute.workers)
-    n_workers = count_workers(needs, n_tasks, cores, compute.memory_gib)
+    n_workers = count_workers(needs, n_tasks, cores, memory_for(project.settings))
     most = max(needs(cores // n_workers)) / 2**30
     log(f"{n_workers} workers of {cores // n_workers} cores, at most {most:.2g} GiB each")
     yield from side_by_side(tasks, n_workers, cores)
@@ -778,8 +784,9 @@ def _compute(
     log: Callable[[str], None],
 ) -> Iterator[Published]:
     """Compute a batch whose partitions share their inputs."""
-    _, inputs = pending[0]
+    partition, inputs = pending[0]
     try:
+        _check_room(asset, project, partition, inputs)
         arguments = _arguments(asset, inputs)
         with _tasks(asset, project, pending, log) as tasks:
             started = time.perf_counter()
@@ -804,6 +811,22 @@ def _compute(
                     continue
             _remember(project, asset, partition, known)
         errors.append(known)
+
+
+def memory_for(settings: Settings) -> float:
+    """GiB of memory for one step, or for all workers together."""
+    return settings.compute.memory_gib or memory_of_machine()
+
+
+def _check_room(asset: StoredAsset, project: Project, partition: Partition, inputs: Inputs) -> None:
+    """Refuse what would die of memory or a full disk in the middle."""
+    settings, name = project.settings, describe(asset.name, partition)
+    if asset.idle(settings) is not None or _excluded_by(asset, inputs) is not None:
+        return
+    if (memory := asset.worker_bytes or asset.memory_bytes) is not None:
+        check_memory(name, memory(settings, inputs, usable_cores()), memory_for(settings))
+    if asset.disk_bytes is not None:
+        check_disk(name, asset.disk_bytes(settings, inputs, usable_cores()), project.store.root)
 
 
 def _results(

@@ -24,7 +24,7 @@ from trend_dagster.orchestration.jobs import op_of
 from trend_dagster.orchestration.partitions import DIMENSIONS
 from trend_dagster.orchestration.resources import ProjectResource
 from trend_dagster.project.folder import BOLD_RUN, LABEL_FILE, Project
-from trend_dagster.storage.provenance import digest_of, digest_of_input
+from trend_dagster.storage.provenance import digest_of
 from trend_dagster.storage.stores import describe
 
 SETTLED_SECONDS = 10.0
@@ -170,7 +170,7 @@ def _differs(project: Project, dim: str, key: str) -> bool:
     if version is None or version.imported or asset.files is None:
         return False
     return any(
-        version.recipe.inputs.get(f"file {name}") != digest_of_input(file)
+        version.recipe.inputs.get(f"file {name}") != project.digests.of(file)
         for name, file in asset.files(project, {dim: key}).items()
     )
 

@@ -22,6 +22,7 @@ from trend_dagster.project.dimensions import SUBJECT as SUBJECT
 from trend_dagster.project.settings import Settings, load_settings, made_encodings, nearest
 from trend_dagster.storage.arrays import subject_of
 from trend_dagster.storage.label_files import LabelFile, find_label_files, has_label_files
+from trend_dagster.storage.provenance import InputDigests
 from trend_dagster.storage.runs import BoldRun, brain_mask_of, find_runs
 from trend_dagster.storage.stores import Store
 
@@ -79,6 +80,11 @@ class Project:
             keep_versions=storage.keep_versions,
             grace_seconds=storage.grace_hours * 3600,
         )
+
+    @cached_property
+    def digests(self) -> InputDigests:
+        """Digests of the input files."""
+        return InputDigests(self.folder / "store" / ".input_digests.json")
 
     @property
     def outputs(self) -> Path:

@@ -292,11 +292,12 @@ class ComputeConfig(BaseModel, frozen=True, extra="forbid"):
         "its share of the cores. One uses all cores by itself; several help where there are many "
         "cores and label files with small labels.",
     )
-    memory_gib: float = Field(
-        8.0,
+    memory_gib: float | None = Field(
+        None,
         gt=0,
-        description="Memory of all workers together, if there are several; so many work at a "
-        "time as fit.",
+        description="Memory that one step may take, or all workers together: so many work at a "
+        "time as fit, and a step that would need more says so before it begins. null: all that "
+        "the machine (or its container) has.",
     )
 
     @model_validator(mode="after")
@@ -316,11 +317,6 @@ class AutomationConfig(BaseModel, frozen=True, extra="forbid"):
         "0 2 * * *",
         description="When what is missing is made, as cron writes it: minute, hour, day, month, "
         "weekday.",
-    )
-    on_failure: str | None = Field(
-        None,
-        description="A command that gets the message of a run that failed on its standard input, "
-        "or an address (http...) that gets it as JSON. None: nobody is told.",
     )
 
     @field_validator("nightly")

@@ -369,6 +369,15 @@ def chosen_labels(selected: Version) -> dict[Key, NDArray[np.int32]]:
     return dict(zip(map(key_of, selected.facts["chosen"]), labels, strict=True))
 
 
+def partners(selected: Version, n_clusters: int) -> dict[int, int] | None:
+    """Mirror images of a chosen parcellation, right label -> left label; None if not recorded.
+
+    They stay when networks are found anew, for names and colours go by them.
+    """
+    recorded = selected.facts.get("mirror_images", {}).get(str(n_clusters))
+    return None if recorded is None else dict(recorded)
+
+
 def numbered_like(
     before: Version | None, n_clusters: Sequence[int], labels: NDArray[np.int32]
 ) -> tuple[NDArray[np.int32], dict[str, Any]]:

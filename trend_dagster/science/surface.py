@@ -23,7 +23,7 @@ _STRIPE_ROWS = 256  # vertices whose distances are held in memory at a time
 MIN_VERTICES_PER_LABEL = 4
 
 
-@dataclass(frozen=True)
+@dataclass(frozen=True, eq=False)
 class Surface:
     """Both hemispheres of a cortical mesh, the left one first.
 

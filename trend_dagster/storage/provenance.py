@@ -12,13 +12,16 @@ from __future__ import annotations
 
 import hashlib
 import json
-from collections.abc import Mapping
+import time
+from collections.abc import Callable, Mapping
+from contextlib import suppress
 from dataclasses import asdict, dataclass, field
 from importlib.metadata import version
 from pathlib import Path
 from typing import Any
 
 from trend_dagster.errors import InputError
+from trend_dagster.files import replace_file
 from trend_dagster.storage.gifti import external_files
 
 DIGEST_LENGTH = 16  # hexadecimal digits: 64 bits, enough to tell a lab's outputs apart
@@ -73,13 +76,15 @@ def digest_of_file(path: Path) -> str:
         ) from error
 
 
-def digest_of_input(path: Path) -> str:
+def digest_of_input(path: Path, of_file: Callable[[Path], str] = digest_of_file) -> str:
     """Digest of an input file and, for a GIFTI file that only describes them, of its numbers.
 
     Parameters
     ----------
     path : Path
         The file.
+    of_file : callable, optional
+        What gives the digest of one file.
 
     Returns
     -------
@@ -93,8 +98,58 @@ def digest_of_input(path: Path) -> str:
     """
     held = external_files(path) if ".gii" in path.suffixes else ()
     if not held:
-        return digest_of_file(path)
-    return digest_of({each.name: digest_of_file(each) for each in (path, *held)})
+        return of_file(path)
+    return digest_of({each.name: of_file(each) for each in (path, *held)})
+
+
+class InputDigests:
+    """Digests of input files; a file that has not changed since is not read again.
+
+    A cohort's files are gigabytes, and a command that only asks how things stand would read all of
+    them. As git does it, a file counts as unchanged while its size, times and inode are the same;
+    one that was written to a moment ago is not remembered, for it may change within one tick of the
+    clock.
+
+    Parameters
+    ----------
+    memory : Path
+        File that remembers; it may be deleted, or not be writable.
+    """
+
+    def __init__(self, memory: Path) -> None:
+        self._memory = memory
+        self._known: dict[str, list[Any]] = {}
+        with suppress(OSError, ValueError):
+            self._known = dict(json.loads(memory.read_bytes()))
+
+    def of(self, path: Path) -> str:
+        """Digest of an input file, as `digest_of_input`."""
+        return digest_of_input(path, self._of_file)
+
+    def _of_file(self, path: Path) -> str:
+        stamp = _stamp(path)
+        key = str(path.absolute())
+        known = self._known.get(key)
+        if known is not None and known[:-1] == stamp:
+            return str(known[-1])
+        digest = digest_of_file(path)
+        if stamp == _stamp(path) and max(stamp[1:3]) < time.time_ns() - _TICK_NS:
+            self._known[key] = [*stamp, digest]
+            if self._memory.parent.is_dir():  # asking how things stand makes no store
+                with suppress(OSError):
+                    replace_file(self._memory, json.dumps(self._known).encode())
+        return digest
+
+
+_TICK_NS = 2 * 10**9  # of the clocks of file systems, the coarsest
+
+
+def _stamp(path: Path) -> list[int]:
+    try:
+        found = path.stat()
+    except OSError:  # said where it is read
+        return [0, 0, 0, 0]
+    return [found.st_size, found.st_mtime_ns, found.st_ctime_ns, found.st_ino]
 
 
 def digest_of_folder(folder: Path, *, leave_out: frozenset[str] = frozenset()) -> str:

@@ -246,6 +246,9 @@ SCHEMA: dict[str, dict[str, ArraySpec]] = {
     },
     "individual_prior": {
         "n_clusters": ArraySpec(("parcellation",), "int64", "number of clusters asked for"),
+        "chosen_labels": ArraySpec(
+            ("parcellation", "vertex"), "int32", "the chosen parcellation; -1 no signal or label"
+        ),
         "labels": ArraySpec(
             ("parcellation", "vertex"), "int32", "network most newborns have; -1 no signal"
         ),
@@ -263,6 +266,9 @@ SCHEMA: dict[str, dict[str, ArraySpec]] = {
         "n_clusters": ArraySpec(("parcellation",), "int64", "number of clusters asked for"),
         "labels": ArraySpec(
             ("parcellation", "vertex"), "int32", "the newborn's network; -1 no signal"
+        ),
+        "chosen_labels": ArraySpec(
+            ("parcellation", "vertex"), "int32", "the chosen parcellation; -1 no signal or label"
         ),
         "cohort_labels": ArraySpec(
             ("parcellation", "vertex"), "int32", "the cohort's network; -1 no signal"
@@ -310,6 +316,7 @@ SCHEMA: dict[str, dict[str, ArraySpec]] = {
     "individuals": {
         ANY_ARRAYS: ArraySpec(("row",), "float64", "one column of the table"),
     },
+    "individual_page": {"sha256": ArraySpec(("byte",), "uint8", "SHA-256 of the page")},
     "report": {"sha256": ArraySpec(("byte",), "uint8", "SHA-256 of the page")},
     "control_correlation": {
         "correlation": _correlation("mean over runs", "control"),

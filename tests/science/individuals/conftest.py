@@ -2,10 +2,12 @@
 
 from __future__ import annotations
 
+from collections.abc import Iterator
 from dataclasses import dataclass
 
 import numpy as np
 import pytest
+from threadpoolctl import threadpool_limits
 
 from trend_dagster.science.bold import BoldConfig, prepare
 from trend_dagster.science.evidence.simulation import (
@@ -24,7 +26,7 @@ from trend_dagster.science.individuals.model import (
 from trend_dagster.science.individuals.settings import IndividualsConfig
 from trend_dagster.science.surface import Surface
 
-CONFIG = IndividualsConfig(n_nulls=8)
+CONFIG = IndividualsConfig()
 
 
 @dataclass(frozen=True)
@@ -53,6 +55,13 @@ def newborns(surface: Surface, border_variation: float) -> Newborns:
     plan = plan_networks(surface, config)
     own = [plant_networks(surface, config, plan, person)[mask] for person in range(4)]
     return Newborns(surface, cortex, truth[mask], own, pairs, everyone, posteriors)
+
+
+@pytest.fixture(scope="package", autouse=True)
+def one_thread() -> Iterator[None]:
+    """As the assets compute: products here are too small to be shared among threads."""
+    with threadpool_limits(1, user_api="blas"):
+        yield
 
 
 @pytest.fixture(scope="package")

@@ -8,6 +8,7 @@ from trend_dagster.errors import SettingsError
 from trend_dagster.science.evidence.nulls import SurrogateMaker
 from trend_dagster.science.individuals.differences import (
     Departure,
+    Noise,
     measure_departure,
     signal_strength,
     without_difference,
@@ -27,11 +28,9 @@ def departures(cohort: Newborns, maker: SurrogateMaker) -> list[Departure]:
         others = cohort.everyone.without(posterior)
         individual = find_individual(runs, others, cohort.cortex, CONFIG)
         rng = np.random.default_rng(person)
-        labels = cohort.everyone.labels
+        labels, noise = cohort.everyone.labels, Noise.like(runs, cohort.cortex, maker)
         found.append(
-            measure_departure(
-                runs, individual, others, labels, cohort.cortex, CONFIG, maker, 4, rng
-            )
+            measure_departure(runs, individual, others, labels, cohort.cortex, CONFIG, noise, rng)
         )
     return found
 
@@ -99,8 +98,7 @@ def test_one_null_tells_nothing(varied: Newborns, maker: SurrogateMaker) -> None
             varied.everyone,
             varied.cohort,
             varied.cortex,
-            CONFIG,
-            maker,
-            1,
+            CONFIG.model_copy(update={"n_nulls": 1}),
+            Noise.like(varied.runs[0], varied.cortex, maker),
             np.random.default_rng(0),
         )

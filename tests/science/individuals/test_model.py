@@ -86,16 +86,9 @@ def test_correlation_leaves_out_what_is_near(varied: Newborns, rng: np.random.Ge
         (sp.eye_array(len(cortex.area), dtype=np.float32, format="csr"), 2e-6),
         (cortex.near, 0.01),
     ):
-        apart = replace(
-            prepare_run(np.zeros((len(cortex.mask), 2)), replace(cortex, near=near)),
-            series=run.series,
-            smoothed=run.smoothed,
-        )
-        pairs = sp.coo_array(near)
-        products = np.einsum("ij,ij->i", run.smoothed[pairs.coords[0]], run.series[pairs.coords[1]])
-        apart = replace(
-            apart, near_products=sp.csr_array((products, pairs.coords), shape=near.shape)
-        )
+        bold = np.zeros((len(cortex.mask), run.n_timepoints))
+        bold[cortex.mask] = run.series
+        apart = prepare_run(bold, replace(cortex, near=near))
         found = correlation_with_networks([apart], probability, near)
         for v in rng.choice(len(probability), 20, replace=False):
             far = np.ones(len(probability))

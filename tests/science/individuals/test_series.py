@@ -5,9 +5,11 @@ import pytest
 
 from trend_dagster.errors import InputError
 from trend_dagster.science.individuals.series import (
+    connectivity_arrays,
     connectivity_of_newborn,
     network_connectivity,
     network_series,
+    series_arrays,
 )
 
 
@@ -93,3 +95,18 @@ def test_runs_of_a_newborn_count_by_their_length(rng: np.random.Generator) -> No
     assert found.correlation[0, 1] == pytest.approx(np.tanh(z))
     assert found.z[0, 2] == pytest.approx(runs[0].z[0, 2])
     np.testing.assert_allclose(np.diag(found.correlation), 1)
+
+
+def test_all_runs_and_maps_are_those_of_each(rng: np.random.Generator) -> None:
+    runs = [rng.normal(size=(40, n)) for n in (50, 70)]
+    maps = rng.integers(-1, 3, (2, 2, 40))
+    arrays = series_arrays(runs, maps, 3)
+    assert arrays["n_timepoints"].tolist() == [50, 70]
+    second = network_series(runs[1], maps[1, 0], 3)
+    np.testing.assert_array_equal(arrays["mean"][1, 0, 50:], second.mean)
+    np.testing.assert_array_equal(arrays["eigenvariate"][1, 0, 50:], second.eigenvariate)
+    found = connectivity_arrays(arrays["mean"], [50, 70])
+    each = [network_connectivity(network_series(run, maps[0, 1], 3).mean) for run in runs]
+    np.testing.assert_allclose(found["run_partial"][0, 1, 1], each[1].partial)
+    together = connectivity_of_newborn(each, [50, 70])
+    np.testing.assert_allclose(found["partial_z"][0, 1], together.partial_z)

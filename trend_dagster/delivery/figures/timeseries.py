@@ -33,8 +33,9 @@ def carpet_figure(bold: NDArray[np.float32]) -> Figure:
     shown = shown - shown.mean(axis=1, keepdims=True)
     scale = shown.std(axis=1, keepdims=True)
     shown = shown / np.where(scale > 0, scale, 1)
-    figure = new_figure(figsize=(4.5, 2.2), layout="constrained")
-    axes = figure.subplots()
+    # Placed by hand: a layout that is computed draws twice, and there is a picture for each run.
+    figure = new_figure(figsize=(4.5, 2.2))
+    axes = figure.add_axes((0.07, 0.23, 0.91, 0.73))
     axes.imshow(shown, aspect="auto", cmap="gray", vmin=-2, vmax=2, interpolation="nearest")
     axes.set_xlabel("timepoint")
     axes.set_ylabel("vertices" if step == 1 else f"every {step}th vertex")

@@ -138,6 +138,10 @@ class Report:
         Why stability played no part in it; None if it did.
     surface : Surface, optional
         The mesh.
+    newborns : sequence of mapping
+        A row for each newborn and number of clusters.
+    pages : bool
+        Whether each newborn has a page of its own.
     provenance : sequence of mapping
         The outputs that it was made from.
     libraries : mapping of str to str
@@ -162,6 +166,8 @@ class Report:
     rule: str
     not_null_corrected: str | None
     surface: Surface | None
+    newborns: Sequence[Mapping[str, Any]]
+    pages: bool
     provenance: Sequence[Mapping[str, Any]]
     libraries: Mapping[str, str]
 
@@ -179,23 +185,31 @@ def render(report: Report) -> str:
     str
         HTML; every text from outside is escaped.
     """
-    import jinja2
     from jinja2.utils import htmlsafe_json_dumps
     from markupsafe import Markup
     from plotly.offline import get_plotlyjs
 
-    environment = jinja2.Environment(
-        autoescape=True, trim_blocks=True, lstrip_blocks=True, undefined=jinja2.StrictUndefined
-    )
-    environment.filters |= {"shown": _shown, "data_url": _data_url}
-    return environment.from_string(_resource("page.html")).render(
+    return render_page(
+        "page.html",
         report=report,
-        style=Markup(_resource("page.css")),
         script=Markup(_resource("page.js")),
         plotly=Markup(get_plotlyjs()),
         # Escaped so that no name from a file ends the script.
         data=htmlsafe_json_dumps(_data(report), allow_nan=False, separators=(",", ":")),
     )
+
+
+def render_page(template: str, **said: Any) -> str:
+    """Fill a template of this folder in; every text is escaped, and the style is that of all."""
+    import jinja2
+    from markupsafe import Markup
+
+    environment = jinja2.Environment(
+        autoescape=True, trim_blocks=True, lstrip_blocks=True, undefined=jinja2.StrictUndefined
+    )
+    environment.filters |= {"shown": _shown, "data_url": _data_url}
+    page = environment.from_string(_resource(template))
+    return page.render(style=Markup(_resource("page.css")), **said)
 
 
 def _resource(name: str) -> str:

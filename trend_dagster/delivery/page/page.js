@@ -3,7 +3,11 @@
   const data = JSON.parse(document.getElementById("data").textContent);
   const find = (id) => document.getElementById(id);
   const text = "#1d2126", soft = "#4a5159";
-  const config = { displaylogo: false, responsive: true, displayModeBar: false };
+  // One pixel drawn for each of the screen: Plotly draws four, which software takes seconds for.
+  const config = {
+    displaylogo: false, responsive: true, displayModeBar: false,
+    plotGlPixelRatio: Math.min(window.devicePixelRatio || 1, 2),
+  };
   const layout = (more) => ({
     font: { family: "system-ui, sans-serif", size: 13, color: text },
     paper_bgcolor: "rgba(0,0,0,0)", plot_bgcolor: "rgba(0,0,0,0)",

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -40,6 +40,7 @@ from trend_dagster.science.connectivity.thresholding import (
     equal_labels,
 )
 from trend_dagster.science.method import encode
+from trend_dagster.science.parcellation.fanout import blocks_memory
 from trend_dagster.science.parcellation.graph_factorization import GRAPH_REACH
 from trend_dagster.science.surface import (
     Surface,
@@ -58,7 +59,19 @@ from trend_dagster.storage.stores import Partition, Version
 DISTANCE_ROWS = 256  # computed at a time
 
 
-@stored_asset(group="connectivity", inputs=[embeddings], settings=("correlation",), pool="memory")
+def _matrix_disk(settings: Settings, inputs: Mapping[str, list[Version]], n_threads: int) -> int:
+    """The matrix while it is unfinished, and once more in the store."""
+    usable = [run for run in inputs["embeddings"] if run.excluded is None]
+    return 2 * 4 * int(usable[0].array("vertex_mask").shape[0]) ** 2 if usable else 0
+
+
+@stored_asset(
+    group="connectivity",
+    inputs=[embeddings],
+    settings=("correlation",),
+    pool="memory",
+    disk_bytes=_matrix_disk,
+)
 def average_correlation(task: Task, embeddings: Sequence[Version]) -> Result:
     """Pearson correlation between all pairs of vertices, averaged over runs.
 
@@ -251,9 +264,25 @@ def _cut_labels(task: Task, cortex: Version) -> Result:
     )
 
 
+def _label_sizes(inputs: Mapping[str, list[Version]]) -> NDArray[np.int64]:
+    labels = inputs["geodesic_labels"][0].read("labels")
+    return np.unique(labels[labels != NO_LABEL], return_counts=True)[1]
+
+
+def _blocks_memory(settings: Settings, inputs: Mapping[str, list[Version]], n_threads: int) -> int:
+    sizes = _label_sizes(inputs)
+    return blocks_memory(sizes, int(sizes.sum()), settings.correlation)
+
+
+def _blocks_disk(settings: Settings, inputs: Mapping[str, list[Version]], n_threads: int) -> int:
+    return 4 * int((_label_sizes(inputs) ** 2).sum())
+
+
 @stored_asset(
     group="connectivity",
     dims=(LABEL_FILE,),
+    memory_bytes=_blocks_memory,
+    disk_bytes=_blocks_disk,
     inputs=[average_correlation, geodesic_labels, geodesic_distances, cortex],
     settings=("thresholding",),
     pool="memory",

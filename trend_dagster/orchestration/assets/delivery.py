@@ -18,6 +18,7 @@ from trend_dagster.delivery.report import gather
 from trend_dagster.orchestration.assets.connectivity import average_correlation, geodesic_labels
 from trend_dagster.orchestration.assets.evidence import control_sweep
 from trend_dagster.orchestration.assets.features import embeddings, trained_model
+from trend_dagster.orchestration.assets.individuals import individuals
 from trend_dagster.orchestration.assets.inputs import bold, cortex
 from trend_dagster.orchestration.assets.loading import signal
 from trend_dagster.orchestration.assets.parcellation import (
@@ -317,6 +318,11 @@ def _pointers(project: Project, partition: Partition) -> dict[str, Path]:
     }
 
 
+def _pages(settings: Settings) -> dict[str, dict[str, Any]]:
+    """Whether there are pages to link to."""
+    return {"individuals": {"pages": settings.individuals.pages}}
+
+
 def _versions_beside(project: Project) -> list[Version]:
     found = (project.store.latest(name, key) for name, key in _shown_beside(project))
     return [version for version in found if version is not None]
@@ -330,9 +336,11 @@ def _versions_beside(project: Project) -> list[Version]:
         selected_parcellations,
         control_comparison,
         cortex,
+        individuals,
         atlas_overlap,
     ],
-    settings=("selection", _named_by_atlas),
+    settings=("selection", _named_by_atlas, _pages),
+    code_version="2",
     files=_pointers,
 )
 def report(
@@ -342,6 +350,7 @@ def report(
     selected_parcellations: Version,
     control_comparison: Version,
     cortex: Optional,
+    individuals: Optional,
     atlas_overlap: Optional,
 ) -> Result:
     """Everything a reader asks of a run, in one HTML file that works offline.
@@ -351,8 +360,9 @@ def report(
     """
     made_from = [*nmf_sweep, sweep_summary, selected_parcellations, control_comparison]
     versions = [*_versions_beside(task.project), *made_from]
-    overlap = _names(task, atlas_overlap)
-    said = gather(task.project.folder.name, task.settings, versions, mesh_of(cortex()), overlap)
+    surface, name = mesh_of(cortex()), task.project.folder.name
+    newborns, overlap = individuals(), _names(task, atlas_overlap)
+    said = gather(name, task.settings, versions, surface, newborns, overlap)
     page = render(said).encode()
     pictures = {f"{c.n_clusters} clusters, sorted correlation": c.correlation for c in said.chosen}
     return Result(

@@ -51,9 +51,10 @@ from trend_dagster.science.method import (
     stability_beside_noise,
     sweep_arrays,
 )
-from trend_dagster.science.parcellation.fanout import worker_memory
+from trend_dagster.science.parcellation.fanout import blocks_memory, worker_memory
 from trend_dagster.science.surface import Surface
 from trend_dagster.storage.arrays import npy_bytes, subject_of
+from trend_dagster.storage.label_files import NO_LABEL
 from trend_dagster.storage.scratch import RememberedResults
 from trend_dagster.storage.stores import Version
 
@@ -297,8 +298,18 @@ def _worker_bytes(settings: Settings, inputs: Mapping[str, list[Version]], n_thr
     (split,), (labels,) = inputs["split_correlation"], inputs["geodesic_labels"]
     if split.excluded is not None or labels.excluded is not None:  # nothing is computed
         return 0
-    _, sizes = np.unique(labels.read("labels"), return_counts=True)
-    return worker_memory(sizes, settings.sweep, n_threads)
+    vector = labels.read("labels")
+    _, sizes = np.unique(vector[vector != NO_LABEL], return_counts=True)
+    return max(
+        worker_memory(sizes, settings.sweep, n_threads),
+        blocks_memory(sizes, len(vector), settings.correlation),
+    )
+
+
+def _disk_bytes(settings: Settings, inputs: Mapping[str, list[Version]], n_threads: int) -> int:
+    """Features of one surrogate cohort."""
+    found = [v.array("features") for v in inputs["embeddings"] if v.excluded is None]
+    return sum(4 * int(np.prod(array.shape)) for array in found)
 
 
 @stored_asset(
@@ -313,6 +324,7 @@ def _worker_bytes(settings: Settings, inputs: Mapping[str, list[Version]], n_thr
     nothing_to_do=why_no_stability,
     pool="memory",
     worker_bytes=_worker_bytes,
+    disk_bytes=_disk_bytes,
     code_version="2",
 )  # fmt: skip
 def stability(

@@ -10,6 +10,7 @@ import numpy as np
 
 from trend_dagster.delivery.figures.matrices import sizes_figure
 from trend_dagster.delivery.figures.png import small_png
+from trend_dagster.delivery.figures.surface import homologous_labels
 from trend_dagster.delivery.pictures import (
     draw_chosen,
     heat_maps,
@@ -49,6 +50,7 @@ from trend_dagster.project.tables import (
     labels_of,
     number_columns,
     numbered_like,
+    partners,
     rule_facts,
     summary_facts,
     summary_table,
@@ -131,6 +133,9 @@ def _swept(cells: Sequence[Solution]) -> Result:
     )
 
 
+SAME_NETWORKS = 0.5
+"""Mean Dice with the version before, above which networks are taken for the same."""
+
 _sweep = stored(nmf_sweep)  # below, parameters have that name
 
 
@@ -196,7 +201,7 @@ def _why_missing(task: Task, partition: Partition) -> str:
     group="parcellation",
     inputs=[sweep_summary, nmf_sweep, cortex],
     settings=("selection",),
-    code_version="4",
+    code_version="5",
 )
 def selected_parcellations(
     task: Task, sweep_summary: Version, nmf_sweep: Available, cortex: Optional
@@ -206,18 +211,29 @@ def selected_parcellations(
     The rule (`selection.rule`) never sees planted networks or an atlas. Across label files it
     compares only what exceeds the same measure on noise, because every raw metric rewards the
     label file itself; where that is not known, it takes the label file with the fewest labels.
-    Networks have the numbers of those of the version before that they overlap best.
+    Networks keep the numbers, names and colours of those of the version before that they overlap
+    best.
     """
     table = summary_table(sweep_summary, nmf_sweep)
     ranked = rank_cells(table, task.settings.selection)
     chosen = choices(ranked)
     labels = np.stack([labels_of(nmf_sweep, choice) for choice in chosen])
-    labels, numbered = numbered_like(_before(task), [c["n_clusters"] for c in chosen], labels)
-    pictures, files = draw_chosen(mesh_of(cortex(), labels.shape[1]), ranked, labels)
+    counts, before = [c["n_clusters"] for c in chosen], _before(task)
+    labels, numbered = numbered_like(before, counts, labels)
+    surface = mesh_of(cortex(), labels.shape[1])
+    partner_of: dict[str, dict[int, int]] = {}
+    for n, vector in zip(counts, labels, strict=True):
+        same = numbered.get("dice_with_it", {}).get(str(n), 0) > SAME_NETWORKS
+        known = partners(before, n) if before is not None and same else None
+        if known is None and surface is not None:
+            known = homologous_labels(surface, vector)
+        if known is not None:
+            partner_of[str(n)] = known
+    pictures, files = draw_chosen(surface, ranked, labels, partner_of)
     return Result(
-        arrays={"n_clusters": np.array([c["n_clusters"] for c in chosen]), "labels": labels},
+        arrays={"n_clusters": np.array(counts), "labels": labels},
         facts=rule_facts(task.settings.selection, table, sweep_summary)
-        | {"chosen": chosen}
+        | {"chosen": chosen, "mirror_images": {n: [*p.items()] for n, p in partner_of.items()}}
         | numbered,
         tables={"ranking": ranking_markdown(ranked)},
         pictures=pictures,

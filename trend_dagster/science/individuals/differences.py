@@ -67,6 +67,27 @@ class Departure:
     excess_vertices: float
 
 
+@dataclass(frozen=True)
+class Noise:
+    """Makes noise like that of a newborn's runs.
+
+    Attributes
+    ----------
+    maker : SurrogateMaker
+        Of the mesh.
+    smoothness : tuple of Smoothness
+        Of each run.
+    """
+
+    maker: SurrogateMaker
+    smoothness: tuple[Smoothness, ...]
+
+    @classmethod
+    def like(cls, runs: Sequence[PreparedRun], cortex: Cortex, maker: SurrogateMaker) -> Noise:
+        """Measure the smoothness of runs, once for all nulls."""
+        return cls(maker, tuple(maker.measure(_on_mesh(run.series, cortex)) for run in runs))
+
+
 def measure_departure(
     runs: Sequence[PreparedRun],
     individual: Individual,
@@ -74,8 +95,7 @@ def measure_departure(
     labels: NDArray[np.integer],
     cortex: Cortex,
     config: IndividualsConfig,
-    maker: SurrogateMaker,
-    n_nulls: int,
+    noise: Noise,
     rng: np.random.Generator,
 ) -> Departure:
     """Set a newborn's departure from the cohort's map beside its null.
@@ -93,11 +113,9 @@ def measure_departure(
     cortex : Cortex
         From `Cortex.along`.
     config : IndividualsConfig
-        How the newborn's networks were found, and those of the null are.
-    maker : SurrogateMaker
-        Makes the noise.
-    n_nulls : int
-        Times the newborn is made without difference.
+        How the newborn's networks were found, and those of the null are; and how many nulls.
+    noise : Noise
+        Like that of the runs.
     rng : Generator
         Source of chance.
 
@@ -110,11 +128,11 @@ def measure_departure(
     SettingsError
         If there are too few nulls to know how far they vary.
     """
-    if n_nulls < MIN_NULLS_FOR_Z:
+    if config.n_nulls < MIN_NULLS_FOR_Z:
         raise SettingsError(
             "n_nulls",
             expected=f"at least {MIN_NULLS_FOR_Z}: with fewer nobody can tell how far they vary",
-            found=str(n_nulls),
+            found=str(config.n_nulls),
             remedy="Ask for more.",
         )
     known = labels >= 0
@@ -123,12 +141,11 @@ def measure_departure(
     def share(found: Individual) -> float:
         return float(area[found.labels != labels].sum() / area.sum())
 
-    smoothness = [maker.measure(_on_mesh(run.series, cortex)) for run in runs]
     nulls = []
-    for _ in range(n_nulls):
+    for _ in range(config.n_nulls):
         made = [
-            without_difference(run, individual, labels, cortex, maker, smooth, rng)
-            for run, smooth in zip(runs, smoothness, strict=True)
+            without_difference(run, individual, labels, cortex, noise.maker, smooth, rng)
+            for run, smooth in zip(runs, noise.smoothness, strict=True)
         ]
         nulls.append(share(find_individual(made, others, cortex, config)))
     beside = beside_null(np.array([share(individual)]), np.array(nulls)[:, None])

@@ -154,11 +154,14 @@ class PreparedRun:
         The same smoothed along the cortex, again of length 1.
     near_products : csr_array of shape (n_kept, n_kept)
         Product of a vertex' smoothed series with the series of each vertex near it.
+    near_energy : ndarray of shape (n_kept, 1)
+        Squared length of the mean series of the vertices near each.
     """
 
     series: NDArray[np.float32]
     smoothed: NDArray[np.float32]
     near_products: sp.csr_array
+    near_energy: NDArray[np.float32]
 
     @cached_property
     def spectrum(self) -> FloatArray:
@@ -195,7 +198,9 @@ def prepare_run(bold: FloatArray, cortex: Cortex) -> PreparedRun:
         )
     series = _unit(bold[cortex.mask])
     smoothed = _unit(cortex.smoother @ series)
-    return PreparedRun(series, smoothed, near_products(smoothed, series, cortex.near))
+    mean = (cortex.near @ series) / cortex.near.sum(axis=1)[:, None]
+    energy = np.square(mean).sum(axis=1, keepdims=True)
+    return PreparedRun(series, smoothed, near_products(smoothed, series, cortex.near), energy)
 
 
 def near_products(one: FloatArray, other: FloatArray, near: sp.csr_array) -> sp.csr_array:
@@ -349,15 +354,13 @@ def correlation_with_networks(
         those to be alike in their probability.
     """
     total = np.zeros(probability.shape, dtype=np.float64)
-    count = near.sum(axis=1)[:, None]
-    within = near @ probability
+    within = np.square(near @ probability)
     for run in runs:
         networks = probability.T @ run.series
         product = run.smoothed @ networks.T - run.near_products @ probability
         whole = np.square(networks).sum(axis=1)
         energy = whole - 2 * (near @ (probability * (run.series @ networks.T)))
-        local = np.square((near @ run.series) / count).sum(axis=1, keepdims=True)
-        energy = energy + np.square(within) * local
+        energy = energy + within * run.near_energy
         # Of a network that lies near v as a whole hardly anything is left.
         energy = np.maximum(energy, _LEAST_ENERGY * whole + 1e-9)
         total += run.n_timepoints * np.clip(product / np.sqrt(energy), -1, 1)
@@ -491,9 +494,9 @@ def _turns(
     with np.errstate(divide="ignore"):
         log_prior = np.where(prior > 0, config.prior_weight * np.log(prior), -np.inf)
     probability = _softmax(log_prior) if start is None else start
+    n = independent_timepoints(runs, probability)
     for _ in range(config.iterations if start is None else 2):
         correlation = correlation_with_networks(runs, probability, cortex.near)
-        n = independent_timepoints(runs, probability)
         weight = weight_of_evidence(correlation, probability, n)
         known = weight * correlation + log_prior
         for _ in range(3):

@@ -4,11 +4,13 @@ from __future__ import annotations
 
 import warnings
 from collections.abc import Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, fields
+from typing import Any
 
 import numpy as np
 from numpy.typing import NDArray
 from scipy.sparse.linalg import svds
+from threadpoolctl import threadpool_limits
 
 from trend_dagster.errors import InputError
 
@@ -75,6 +77,36 @@ def network_series(
         mean[:, network] = own.mean(axis=0)
         eigenvariate[:, network] = _first_eigenvariate(own)
     return NetworkSeries(mean, eigenvariate, counts)
+
+
+def series_arrays(
+    runs: Sequence[NDArray[np.floating]], maps: NDArray[np.integer], n_networks: int
+) -> dict[str, NDArray[Any]]:
+    """Take the time series out of all runs of a newborn, under several maps.
+
+    Parameters
+    ----------
+    runs : sequence of ndarray of shape (n_vertices, n_timepoints)
+        BOLD; runs may differ in length.
+    maps : ndarray of shape (..., n_vertices)
+        Such as the cohort's and the newborn's own, each of several parcellations.
+    n_networks : int
+        Networks of the largest.
+
+    Returns
+    -------
+    dict of str to ndarray
+        ``mean`` and ``eigenvariate`` of shape (..., n_timepoints, n_networks), the runs one after
+        another, and ``n_timepoints`` of each run.
+    """
+    flat = maps.reshape(-1, maps.shape[-1])
+    with threadpool_limits(1, user_api="blas"):  # its products are small
+        made = [[network_series(run, labels, n_networks) for run in runs] for labels in flat]
+    arrays: dict[str, NDArray[Any]] = {"n_timepoints": np.array([run.shape[1] for run in runs])}
+    for name in ("mean", "eigenvariate"):
+        values = np.stack([np.concatenate([getattr(s, name) for s in own]) for own in made])
+        arrays[name] = values.reshape(*maps.shape[:-1], *values.shape[1:])
+    return arrays
 
 
 def _first_eigenvariate(own: FloatArray) -> FloatArray:
@@ -184,6 +216,38 @@ def connectivity_of_newborn(
         for name in ("z", "partial_z")
     )
     return NetworkConnectivity(_from_z(z), _from_z(partial_z), z, partial_z)
+
+
+def connectivity_arrays(
+    series: FloatArray, n_timepoints: Sequence[int]
+) -> dict[str, NDArray[np.float64]]:
+    """Connect the networks in each run of a newborn and in all, under several maps.
+
+    Parameters
+    ----------
+    series : ndarray of shape (..., n_timepoints, n_networks)
+        From `series_arrays`, the runs one after another.
+    n_timepoints : sequence of int
+        Of each run.
+
+    Returns
+    -------
+    dict of str to ndarray
+        By the attributes of `NetworkConnectivity`, of shape (..., n_networks, n_networks); and of
+        each run under ``run_`` and that name, of shape (..., n_runs, n_networks, n_networks).
+    """
+    ends, before = np.cumsum(n_timepoints)[:-1], series.shape[:-2]
+    flat = series.reshape(-1, *series.shape[-2:])
+    with threadpool_limits(1, user_api="blas"):
+        runs = [[network_connectivity(run) for run in np.split(own, ends)] for own in flat]
+    both = [connectivity_of_newborn(own, n_timepoints) for own in runs]
+    arrays = {}
+    for name in (field.name for field in fields(NetworkConnectivity)):
+        of_all = np.array([getattr(c, name) for c in both])
+        of_runs = np.array([[getattr(c, name) for c in own] for own in runs])
+        arrays[name] = of_all.reshape(*before, *of_all.shape[1:])
+        arrays[f"run_{name}"] = of_runs.reshape(*before, *of_runs.shape[1:])
+    return arrays
 
 
 def _mean_where_known(values: FloatArray, weights: FloatArray) -> FloatArray:

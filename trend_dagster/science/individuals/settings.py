@@ -65,13 +65,24 @@ class IndividualsConfig(BaseModel, frozen=True, extra="forbid"):
         description="Least prior of a network anywhere in its hemisphere: nothing is impossible.",
     )
     n_nulls: int = Field(
-        0,
+        3,
         ge=0,
         description="Times each newborn is made without any difference from the cohort, to tell "
-        "whether it differs. 0: no newborn's own networks are looked for at all, for without "
-        "the null nobody knows what a difference means; 8 is a good number.",
+        "whether it differs. More find smaller differences. 0: no newborn's own networks are "
+        "looked for at all, for without the null nobody knows what a difference means.",
     )
     random_state: int = Field(108, ge=0, description="Seed of the nulls.")
+    pages: bool = Field(
+        False,
+        description="Write a page for each newborn, outputs/individuals/SUBJECT.html, which the "
+        "report links to.",
+    )
+    truth: str | None = Field(
+        None,
+        description="What was planted for each newborn of a simulated cohort: a file as of "
+        "inputs.truth, with {subject} in the place of the newborn. Shown on its page and never "
+        "used.",
+    )
     participants: str | None = Field(
         None,
         description="Table of the newborns (BIDS participants.tsv), relative to the project "

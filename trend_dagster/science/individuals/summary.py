@@ -12,6 +12,9 @@ from trend_dagster.science.individuals.model import Cortex, FloatArray, Prepared
 
 Labels = NDArray[np.integer]
 
+MEASURES = ("area_mm2", "homogeneity", "silhouette", "confidence")
+"""Of each network of a newborn; `storage.schema` describes each."""
+
 
 def network_table(
     runs: Sequence[PreparedRun],

@@ -31,7 +31,11 @@ from trend_dagster.science._device import torch_device
 from trend_dagster.science.connectivity.thresholding import BlockMatrix, FloatArray, IntArray
 from trend_dagster.science.parcellation._hals_torch import TorchLockstep
 from trend_dagster.science.parcellation.graph_factorization import Graph, solve_smooth
-from trend_dagster.science.parcellation.settings import FactorizationConfig, Problem
+from trend_dagster.science.parcellation.settings import (
+    DENSE_UP_TO,
+    FactorizationConfig,
+    Problem,
+)
 
 Factors = tuple[FloatArray, FloatArray]
 Solved = tuple[int, FloatArray, FloatArray, int, bool]
@@ -39,7 +43,6 @@ Solved = tuple[int, FloatArray, FloatArray, int, bool]
 
 _NNDSVD_EPS = 1e-6
 _TIE = 1e-6
-_LANCZOS_FROM = 20
 
 
 @dataclass(frozen=True, eq=False)
@@ -201,7 +204,7 @@ def leading_eigenpairs(
 
 
 def _block_eigenpairs(block: FloatArray, n_pairs: int) -> tuple[FloatArray, FloatArray]:
-    if len(block) <= max(_LANCZOS_FROM * n_pairs, 2):
+    if len(block) <= max(DENSE_UP_TO * n_pairs, 2):
         values, vectors = scipy.linalg.eigh(block, check_finite=False)
     else:
         values, vectors = _lanczos(block, n_pairs)

@@ -7,10 +7,13 @@ from collections.abc import Callable, Iterator, Sequence
 from concurrent.futures import ProcessPoolExecutor, as_completed
 from typing import TypeVar
 
+import numpy as np
+
 from trend_dagster.errors import FactorizationError
+from trend_dagster.science.connectivity.settings import CorrelationConfig
 from trend_dagster.science.connectivity.thresholding import IntArray
 from trend_dagster.science.cores import limit_cores
-from trend_dagster.science.parcellation.settings import SweepGrid
+from trend_dagster.science.parcellation.settings import DENSE_UP_TO, SweepGrid
 
 T = TypeVar("T")
 
@@ -18,6 +21,7 @@ _MIB = 2**20
 # Python, numpy, scipy, scikit-learn and compiled code, before any data.
 _IMPORTS = 320 * _MIB
 _TILE_ROWS = 512
+_NEIGHBOURS = 600  # of a vertex in a kernel of 16 mm on a 32k mesh
 
 
 def worker_memory(block_sizes: IntArray, grid: SweepGrid, n_threads: int) -> int:
@@ -41,8 +45,10 @@ def worker_memory(block_sizes: IntArray, grid: SweepGrid, n_threads: int) -> int
     n, largest = int(block_sizes.sum()), int(block_sizes.max(initial=1))
     rows = sum(problem.n_components for problem in grid.problems())
     matrix = 4 * int((block_sizes**2).sum())
-    # LAPACK's eigenvectors and workspace beside the block.
-    eigen = n_threads * 4 * 4 * largest**2
+    most = max(grid.n_components)
+    # LAPACK's eigenvectors and workspace beside the block; a few vectors where it is large.
+    dense = largest <= DENSE_UP_TO * most
+    eigen = n_threads * 4 * largest * (4 * largest if dense else 6 * most)
     factors = 2 * 2 * 4 * rows * n
     tiles = n_threads * 4 * rows * (_TILE_ROWS + largest)
     groups = 1
@@ -50,6 +56,28 @@ def worker_memory(block_sizes: IntArray, grid: SweepGrid, n_threads: int) -> int
         groups = min(groups * n_clusters, n)
     distances = n_threads * 2 * 8 * n * groups
     return _IMPORTS + matrix + eigen + factors + tiles + distances
+
+
+def blocks_memory(block_sizes: IntArray, n_vertices: int, config: CorrelationConfig) -> int:
+    """Return the most memory that making the blocks of one encoding needs, in bytes.
+
+    Parameters
+    ----------
+    block_sizes : ndarray of shape (n_blocks,)
+        Vertices per block.
+    n_vertices : int
+        Of the mesh.
+    config : CorrelationConfig
+        Memory to work in.
+
+    Returns
+    -------
+    int
+        Imports, the blocks, what correlations are allowed to work in, and the smoothing.
+    """
+    blocks = 4 * int((block_sizes.astype(np.int64) ** 2).sum())
+    kernels = 3 * 12 * _NEIGHBOURS * n_vertices
+    return _IMPORTS + blocks + int(config.memory_budget_gib * 2**30) + kernels
 
 
 def count_workers(

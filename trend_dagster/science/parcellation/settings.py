@@ -15,6 +15,9 @@ from pydantic import BaseModel, Field, field_validator
 from trend_dagster.science._device import DESCRIPTION, Device
 from trend_dagster.science.identity import NO_IDENTITY, no_value_twice
 
+DENSE_UP_TO = 20
+"""Up to so many rows per component a block is decomposed densely; above, by Lanczos iterations."""
+
 
 @dataclass(frozen=True)
 class Problem:

@@ -1,0 +1,305 @@
+"""A cohort's newborns under all its parcellations: what is learned once, and each one in full."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass
+from typing import Any
+
+import numpy as np
+import pandas as pd
+from numpy.typing import NDArray
+from threadpoolctl import threadpool_limits
+
+from trend_dagster.science.evidence.nulls import SurrogateMaker
+from trend_dagster.science.individuals.differences import Departure, Noise, measure_departure
+from trend_dagster.science.individuals.model import (
+    Cortex,
+    FloatArray,
+    Individual,
+    Labels,
+    Load,
+    Others,
+    PreparedRun,
+    find_individual,
+    learn_prior,
+)
+from trend_dagster.science.individuals.settings import IndividualsConfig
+from trend_dagster.science.individuals.summary import MEASURES, network_table
+
+Arrays = dict[str, NDArray[Any]]
+Progress = Callable[[int, int], None]
+"""Takes how many parcellations are done, and how many there are."""
+
+
+@dataclass(frozen=True, eq=False)
+class CohortPrior:
+    """Where a cohort's newborns have the networks of each parcellation.
+
+    Attributes
+    ----------
+    chosen : mapping of int to ndarray of shape (n_vertices,)
+        The cohort's parcellations, by number of clusters.
+    everyone : tuple of Others
+        Of each parcellation.
+    posteriors : mapping of str to sequence of ndarray of shape (n_kept, n_networks)
+        Of newborns that it was learned from, one for each parcellation.
+    """
+
+    chosen: Mapping[int, Labels]
+    everyone: tuple[Others, ...]
+    posteriors: Mapping[str, Sequence[FloatArray]]
+
+    @classmethod
+    def learn(
+        cls,
+        newborns: Mapping[str, Load],
+        parcellations: Mapping[int, Labels],
+        cortex: Cortex,
+        config: IndividualsConfig,
+        progress: Progress = lambda done, of: None,
+    ) -> CohortPrior:
+        """Learn it; see `trend_dagster.science.individuals.model.learn_prior`.
+
+        Parameters
+        ----------
+        newborns : mapping of str to callable
+            By subject, what gives its runs.
+        parcellations : mapping of int to ndarray of shape (n_vertices,)
+            The cohort's map by number of clusters; -1 without network.
+        cortex : Cortex
+            The mesh.
+        config : IndividualsConfig
+            How.
+        progress : callable
+            Told before each parcellation.
+        """
+        found = []
+        for done, labels in enumerate(parcellations.values()):
+            progress(done, len(parcellations))
+            with threadpool_limits(1, user_api="blas"):
+                found.append(learn_prior(list(newborns.values()), labels, cortex, config))
+        everyone, posteriors = zip(*found, strict=True)
+        by_subject = dict(zip(newborns, zip(*posteriors, strict=True), strict=True))
+        return cls(parcellations, everyone, by_subject)
+
+    @property
+    def n_clusters(self) -> list[int]:
+        """Number of clusters asked for in each parcellation."""
+        return list(self.chosen)
+
+    @property
+    def n_networks(self) -> list[int]:
+        """Networks of each parcellation."""
+        return [others.map_prior.shape[1] for others in self.everyone]
+
+    def arrays(self, cortex: Cortex) -> Arrays:
+        """Lay it out for the store; zeros stand for networks that a parcellation does not have."""
+        n = max(self.n_networks)
+        return {
+            "n_clusters": np.array(self.n_clusters),
+            "chosen_labels": np.stack(list(self.chosen.values())),
+            "labels": np.stack([cortex.whole(others.labels) for others in self.everyone]),
+            "map_prior": _padded([others.map_prior for others in self.everyone], n),
+            "total": _padded([others.total for others in self.everyone], n),
+            "posteriors": np.stack([_padded(own, n) for own in self.posteriors.values()]),
+            "vertex_mask": cortex.mask,
+        }
+
+    @classmethod
+    def from_arrays(
+        cls,
+        arrays: Arrays,
+        n_networks: Sequence[int],
+        n_newborns: int,
+        posteriors: Mapping[str, NDArray[np.float32]],
+    ) -> CohortPrior:
+        """Read what `arrays` laid out.
+
+        Parameters
+        ----------
+        arrays : dict of str to ndarray
+            Those of `arrays` but ``posteriors``.
+        n_networks : sequence of int
+            Of each parcellation.
+        n_newborns : int
+            That it was learned from.
+        posteriors : mapping of str to ndarray of shape (n_parcellations, n_kept, n_networks)
+            Of those newborns who are looked at.
+        """
+        everyone = tuple(
+            Others(arrays["map_prior"][i, :, :k], arrays["total"][i, :, :k], n_newborns)
+            for i, k in enumerate(n_networks)
+        )
+        own = {
+            subject: [found[i, :, :k] for i, k in enumerate(n_networks)]
+            for subject, found in posteriors.items()
+        }
+        chosen = dict(zip(arrays["n_clusters"].tolist(), arrays["chosen_labels"], strict=True))
+        return cls(chosen, everyone, own)
+
+    def without(self, subject: str) -> list[Others]:
+        """Where the others of the cohort have the networks, for each parcellation."""
+        if subject not in self.posteriors:
+            return list(self.everyone)
+        both = zip(self.everyone, self.posteriors[subject], strict=True)
+        return [others.without(own) for others, own in both]
+
+
+@dataclass(frozen=True, eq=False)
+class Newborn:
+    """One newborn under one parcellation.
+
+    Attributes
+    ----------
+    individual : Individual
+        Its networks.
+    departure : Departure
+        How far they depart from the cohort's, beside the null.
+    agreement : float
+        Share of vertices with one network in both halves of the runs; NaN for a single run.
+    table : DataFrame
+        From `trend_dagster.science.individuals.summary.network_table`.
+    """
+
+    individual: Individual
+    departure: Departure
+    agreement: float
+    table: pd.DataFrame
+
+
+def examine(
+    runs: Sequence[PreparedRun],
+    subject: str,
+    prior: CohortPrior,
+    cortex: Cortex,
+    maker: SurrogateMaker,
+    config: IndividualsConfig,
+    progress: Progress = lambda done, of: None,
+) -> list[Newborn]:
+    """Find one newborn's networks under each parcellation, and what is to be said of them.
+
+    Parameters
+    ----------
+    runs : sequence of PreparedRun
+        The newborn's.
+    subject : str
+        Its key; chance is its own.
+    prior : CohortPrior
+        Of its cohort, which it may be one of.
+    cortex : Cortex
+        The mesh.
+    maker : SurrogateMaker
+        Of that mesh.
+    config : IndividualsConfig
+        How.
+    progress : callable
+        Told before each parcellation.
+
+    Returns
+    -------
+    list of Newborn
+        One for each parcellation.
+    """
+    noise, found = Noise.like(runs, cortex, maker), []
+    for i, others in enumerate(prior.without(subject)):
+        progress(i, len(prior.n_clusters))
+        rng = np.random.default_rng([config.random_state, prior.n_clusters[i], *subject.encode()])
+        labels, n_networks = prior.everyone[i].labels, others.map_prior.shape[1]
+        # Products with some tens of networks are too small to be shared among threads.
+        with threadpool_limits(1, user_api="blas"):
+            own = find_individual(runs, others, cortex, config)
+            departure = measure_departure(runs, own, others, labels, cortex, config, noise, rng)
+            agreement = _agreement(runs, others, cortex, config)
+            table = network_table(runs, own.labels, own.confidence, cortex, n_networks)
+        found.append(Newborn(own, departure, agreement, table))
+    return found
+
+
+def _agreement(
+    runs: Sequence[PreparedRun], others: Others, cortex: Cortex, config: IndividualsConfig
+) -> float:
+    if len(runs) < 2:
+        return float("nan")
+    middle = len(runs) // 2
+    one, other = (
+        find_individual(half, others, cortex, config) for half in (runs[:middle], runs[middle:])
+    )
+    return float((one.labels == other.labels).mean())
+
+
+DEPARTURE = ("share", "null", "null_sd", "excess", "z", "different", "excess_vertices")
+"""What the store holds of a departure; `storage.schema` describes each."""
+
+
+def newborn_arrays(found: Sequence[Newborn], prior: CohortPrior, cortex: Cortex) -> Arrays:
+    """Lay a newborn out for the store.
+
+    Parameters
+    ----------
+    found : sequence of Newborn
+        From `examine`.
+    prior : CohortPrior
+        What they were found with.
+    cortex : Cortex
+        The mesh.
+
+    Returns
+    -------
+    dict of str to ndarray
+        By the names of the schema; a network that a parcellation does not have is 0 or NaN.
+    """
+    # Not from the cohort's labels: a network may be nowhere the one that most newborns have.
+    n = max(prior.n_networks)
+    probability = np.zeros((len(found), len(cortex.mask), n), dtype=np.float32)
+    probability[:, cortex.mask] = _padded([f.individual.probability for f in found], n)
+    departures = [f.departure for f in found]
+    return {
+        "n_clusters": np.array(prior.n_clusters),
+        "chosen_labels": np.stack(list(prior.chosen.values())),
+        "labels": np.stack([cortex.whole(f.individual.labels) for f in found]),
+        "cohort_labels": np.stack([cortex.whole(others.labels) for others in prior.everyone]),
+        "probability": probability,
+        "confidence": probability.max(axis=2),
+        "vertex_mask": cortex.mask,
+        "agreement": np.array([f.agreement for f in found]),
+        **{
+            f"departure_{name}": np.array([float(getattr(d, name)) for d in departures])
+            for name in DEPARTURE
+        },
+        **{
+            f"network_{name}": np.stack(
+                [f.table[name].reindex(range(n)).to_numpy(np.float64) for f in found]
+            )
+            for name in MEASURES
+        },
+    }
+
+
+def _padded(values: Sequence[FloatArray], n_networks: int) -> NDArray[np.float32]:
+    """Stack arrays of (vertices, networks), with zeros for networks that one does not have."""
+    out = np.zeros((len(values), len(values[0]), n_networks), dtype=np.float32)
+    for row, value in zip(out, values, strict=True):
+        row[:, : value.shape[1]] = value
+    return out
+
+
+def newborn_facts(found: Sequence[Newborn], prior: CohortPrior) -> dict[str, Any]:
+    """What is worth looking at of a newborn; lists are by parcellation."""
+    departures = [f.departure for f in found]
+    return {
+        "different": [d.different for d in departures],
+        "vertices_beyond_the_null": [round(d.excess_vertices, 1) for d in departures],
+        "z": [round(d.z, 2) for d in departures],
+        "confidence": [round(float(f.individual.confidence.mean()), 4) for f in found],
+        "findings": [finding(n, d) for n, d in zip(prior.n_clusters, departures, strict=True)],
+    }
+
+
+def finding(n_clusters: int, departure: Departure) -> str:
+    """Say in words how far a newborn departs from its cohort."""
+    departs = f"{n_clusters} clusters: {departure.n_vertices} vertices depart from the cohort's map"
+    null = f"noise alone moves {departure.null:.1%} of the cortex, here {departure.share:.1%}"
+    if not departure.different:
+        return f"{departs}, no more than noise would have it ({null})"
+    return f"{departs}, {departure.excess_vertices:.0f} beyond its null ({null})"
