@@ -117,15 +117,16 @@ def averaged(task: Task, average_correlation: Version) -> CorrelationSource:
     """
     project, made = task.project, average_correlation.recipe
     digests = {n: d for n, d in made.inputs.items() if n.partition("[")[0] == "embeddings"}
+    names = average_correlation.facts.get("runs", [])
     runs = [
         version
-        for name in average_correlation.facts["runs"]
+        for name in names
         if (version := project.store.latest("embeddings", {BOLD_RUN: name})) is not None
         and version.digest == digests.get(describe("embeddings", {BOLD_RUN: name}))
     ]
     same = made.settings.get("correlation") == project.settings.identity("correlation")
     arithmetic = task.settings.correlation.average == "arithmetic"
-    if not runs or not same or not arithmetic or len(runs) < len(average_correlation.facts["runs"]):
+    if not runs or not same or not arithmetic or len(runs) < len(names):
         return correlation(average_correlation)
     return from_runs(task, {run.partition[BOLD_RUN]: features(run) for run in runs})
 
