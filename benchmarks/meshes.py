@@ -1,36 +1,14 @@
-"""Meshes of any size without files: icosahedra whose triangles are cut finer."""
+"""A cortex of any size without files: two icosahedra whose triangles are cut finer."""
 
 from __future__ import annotations
 
 import numpy as np
-from numpy.typing import NDArray
-from scipy.spatial import ConvexHull
 
+from trend_dagster.science.resampling import icosphere
 from trend_dagster.science.surface import Surface, sphere_triangles
 
 RADIUS_MM = 80.0  # a sphere of 80,000 mm^2, as an adult hemisphere
 MEDIAL_WALL = 0.1  # of each hemisphere
-
-
-def icosphere(steps: int) -> NDArray[np.float64]:
-    """Points of an icosahedron whose edges are cut into steps, on the unit sphere.
-
-    Returns
-    -------
-    ndarray of shape (10 * steps**2 + 2, 3)
-    """
-    golden = (1 + 5**0.5) / 2
-    corners = np.array(
-        [p for a in (-1, 1) for b in (-golden, golden) for p in ((0, a, b), (a, b, 0), (b, 0, a))]
-    )
-    weights = np.array(
-        [(i, j, steps - i - j) for i in range(steps + 1) for j in range(steps + 1 - i)]
-    )
-    faces = corners[ConvexHull(corners).simplices]
-    points = (weights / steps @ faces).reshape(-1, 3)
-    _, first = np.unique(np.round(points, 6), axis=0, return_index=True)
-    points = points[np.sort(first)]
-    return np.asarray(points / np.linalg.norm(points, axis=1, keepdims=True))
 
 
 def cortex(n_vertices: int) -> Surface:
