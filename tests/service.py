@@ -149,6 +149,6 @@ def trend(*words: str | Path, **environment: str) -> subprocess.CompletedProcess
         text=True,
         stdin=subprocess.DEVNULL,
         env={**os.environ, **environment},
-        timeout=300,
+        timeout=900,
         check=False,
     )

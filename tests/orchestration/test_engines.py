@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import gc
 import os
 import signal
 import threading
@@ -28,6 +29,14 @@ pytestmark = [
     pytest.mark.filterwarnings("ignore::DeprecationWarning"),
 ]
 
+
+@pytest.fixture(autouse=True)
+def collected() -> Iterator[None]:
+    """What was left open is warned of here, where it is expected, and not in a later test."""
+    yield
+    gc.collect()
+
+
 SENT = ("bold", "embeddings", "geodesic_labels", "thresholded_matrix", "nmf_sweep", "control_sweep")
 
 
@@ -38,6 +47,7 @@ def cluster() -> Iterator[LocalCluster]:
         n_workers=2, threads_per_worker=2, dashboard_address=None, host="127.0.0.1"
     ) as cluster:
         yield cluster
+    gc.collect()
 
 
 def ask_for_dask(folder: Path, dask: str) -> None:

@@ -2,9 +2,11 @@
 
 from __future__ import annotations
 
+import gc
 import shlex
 import threading
 import time
+from collections.abc import Iterator
 from pathlib import Path
 
 import pytest
@@ -26,6 +28,14 @@ pytestmark = [
     pytest.mark.filterwarnings("ignore::pytest.PytestUnraisableExceptionWarning"),
     pytest.mark.filterwarnings("ignore::DeprecationWarning"),
 ]
+
+
+@pytest.fixture(autouse=True)
+def collected() -> Iterator[None]:
+    """What was left open is warned of here, where it is expected, and not in a later test."""
+    yield
+    gc.collect()
+
 
 JOBS = "cluster: slurm, queue: short, cores: 1, memory: 1500 MiB, most_jobs: 1, interface: lo"
 LARGE = {"bold", "embeddings", "nmf_sweep"}

@@ -97,6 +97,9 @@ def test_the_networks_come_back_on_the_mesh_of_the_files(fine):
     assert labels.shape == truth.shape
     assert (labels > 0).mean() > 0.99
     assert mean_dice(labels - 1, truth) > 0.9
+    images = Project.open(fine.folder).store.latest("parcellation_images")
+    np.testing.assert_array_equal(images.read("keys")[0][fine.planted >= 0], labels)
+    print("Dice", mean_dice(labels - 1, truth))
 
 
 def dense_labels(fine: Fine) -> np.ndarray:

@@ -344,3 +344,17 @@ def test_a_grid_that_cannot_be_solved_is_refused_by_name(tmp_path, line, name):
     (tmp_path / "trend.yaml").write_text(f"sweep: {{{line}}}\n")
     with pytest.raises(SettingsError, match=name):
         load_settings(tmp_path)
+
+
+@pytest.mark.parametrize(
+    ("inputs", "said"),
+    [
+        ("{resample: 10k}", "a mesh beside inputs.resample"),
+        ("{surface: fsaverage5, resample: 3k, geodesic_distances: [d.npy]}", "geodesic_distances"),
+        ("{surface: fsaverage5, spheres: [lh.sphere, rh.sphere]}", "surfaces beside"),
+        ("{surfaces: [a, b], spheres: [a], resample: 10k}", "two files, left and right"),
+        ("{surface: fsaverage5, resample: 20k}", "10k"),
+    ],
+)
+def test_resampling_says_what_it_needs(tmp_path, inputs, said):
+    assert said in str(refused(tmp_path, f"inputs: {inputs}"))

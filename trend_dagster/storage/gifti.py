@@ -40,7 +40,7 @@ def external_files(path: Path) -> tuple[Path, ...]:
     except (OSError, ValueError):  # missing or empty: said where it is read
         return ()
     for name in found:
-        if Path(name).name != name:
+        if str(Path(name)) != Path(name).name:  # ./name lies beside it too
             raise InputError(
                 f"GIFTI file {path}",
                 expected="its data in it, or in a file beside it",

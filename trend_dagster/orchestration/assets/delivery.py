@@ -276,8 +276,9 @@ def parcellation_images(
     soft = _probabilities(selected_parcellations, nmf_sweep, space) if wanted.soft else ()
     voxels = subcortical_networks() if wanted.subcortex else None
     files, tables = chosen_maps(selected_parcellations, space, overlap, soft, voxels)
+    keys = keys_of(np.stack([space.labels(each) for each in labels]))
     return Result(
-        arrays={"n_clusters": selected_parcellations.read("n_clusters"), "keys": keys_of(labels)},
+        arrays={"n_clusters": selected_parcellations.read("n_clusters"), "keys": keys},
         facts={"n_files": len(files)},
         tables=tables,
         files=files,

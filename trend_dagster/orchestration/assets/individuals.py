@@ -158,7 +158,7 @@ def _read_prior(version: Version, subject: str) -> CohortPrior:
     dims=(SUBJECT,),
     inputs=[bold, individual_prior, cortex],
     settings=(_how,),
-    code_version="2",
+    code_version="3",
     nothing_to_do=why_no_individuals,
     pool="memory",
 )

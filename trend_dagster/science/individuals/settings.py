@@ -65,10 +65,10 @@ class IndividualsConfig(BaseModel, frozen=True, extra="forbid"):
         description="Least prior of a network anywhere in its hemisphere: nothing is impossible.",
     )
     n_nulls: int = Field(
-        3,
+        8,
         ge=0,
         description="Times each newborn is made without any difference from the cohort, to tell "
-        "whether it differs. More find smaller differences. 0: no newborn's own networks are "
+        "whether it differs. Fewer find large differences only. 0: no newborn's own networks are "
         "looked for at all, for without the null nobody knows what a difference means.",
     )
     random_state: int = Field(108, ge=0, description="Seed of the nulls.")
