@@ -1,4 +1,4 @@
-"""Meshes of any size without files: icosahedra whose triangles are cut finer."""
+"""A cortex of any size without files: two icosahedra whose triangles are cut finer."""
 
 from __future__ import annotations
 
