@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import shutil
+
 import numpy as np
 import pytest
 from sklearn.cluster import KMeans
@@ -38,9 +40,11 @@ def mean_between(matrix, labels):
     )
 
 
-@pytest.fixture
-def tutorial(finished):
+@pytest.fixture(scope="module")
+def tutorial(finished_once, tmp_path_factory):
     """The finished project, its sweep made anew by scikit-learn as the tutorial does."""
+    finished = tmp_path_factory.mktemp("tutorial") / "project"
+    shutil.copytree(finished_once.folder, finished)
     settings = (finished / "trend.yaml").read_text()
     (finished / "trend.yaml").write_text(
         settings

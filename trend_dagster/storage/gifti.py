@@ -47,7 +47,7 @@ def external_files(path: Path) -> tuple[Path, ...]:
                 found=f"that they lie in {name}",
                 remedy="Convert it to one file: wb_command -gifti-convert GZIP_BASE64_BINARY.",
             )
-    return tuple(path.with_name(name) for name in sorted(found))
+    return tuple(path.with_name(Path(name).name) for name in sorted(found))
 
 
 def read_series(
