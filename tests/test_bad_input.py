@@ -26,6 +26,7 @@ from sklearn.exceptions import ConvergenceWarning
 from tests.conftest import MEDIAL_WALL, N_VERTICES, Finished, run, simulate_run
 from tests.spheres import brain, halves, write_gifti
 from trend_dagster import cli
+from trend_dagster.orchestration import production
 from trend_dagster.orchestration.assets import ASSETS
 from trend_dagster.orchestration.instance import only_run_here
 from trend_dagster.project.folder import Project
@@ -1085,8 +1086,9 @@ def made_anew(desk: Desk, asset: str = "average_correlation") -> None:
     desk.may_change = {asset}
 
 
-def damage_chunk(desk: Desk) -> None:
-    chunk = max(stored(desk).glob("correlation/c/**/*"), key=lambda p: p.is_file())
+def damage_chunk(desk: Desk, array: str = "average_correlation/correlation") -> None:
+    asset, _, name = array.partition("/")
+    chunk = max(stored(desk, asset).glob(f"{name}/c/**/*"), key=lambda p: p.is_file())
     content = bytearray(chunk.read_bytes())
     content[len(content) // 2] ^= 0xFF
     chunk.write_bytes(bytes(content))
@@ -1120,8 +1122,8 @@ def _(desk):
 
 @case("store-damaged-read")
 def _(desk):
-    damage_chunk(desk)
-    return desk.run("thresholded_matrix", force=True)
+    damage_chunk(desk, "selected_parcellations/labels")
+    return desk.run("parcellation_images", force=True)
 
 
 @case("store-metadata")
@@ -1188,10 +1190,21 @@ def _(desk):
     return said
 
 
-@case("disk-full-scratch")
+@case("disk-too-small")
 def _(desk):
     with full_disk(desk.folder / "store", room=24_000) as free:
         said = desk.run("average_correlation", force=True)
+        unchanged(desk)
+        free()
+    return said
+
+
+@case("disk-full-scratch")
+def _(desk):
+    with full_disk(desk.folder / "store", room=24_000) as free:
+        with desk.monkeypatch.context() as patch:  # what fills the disk comes after it was asked
+            patch.setattr(production, "check_disk", lambda *asked: None)
+            said = desk.run("average_correlation", force=True)
         unchanged(desk)
         free()
         desk.run("average_correlation", force=True, status=0)

@@ -11,6 +11,7 @@ from __future__ import annotations
 import json
 import os
 import re
+import shutil
 import subprocess
 import sys
 from pathlib import Path
@@ -114,6 +115,7 @@ def test_python_runs(page, sandbox):
 @pytest.mark.slow
 @pytest.mark.filterwarnings("ignore::FutureWarning")
 def test_the_notebook_runs_and_finds_what_it_says(sandbox, capsys):
+    shutil.rmtree(sandbox / "study")  # the notebook makes its own
     shown: dict = {}
     cells = json.loads(NOTEBOOK.read_text())["cells"]
     for cell in cells:

@@ -310,6 +310,7 @@ def test_bold_in_pairs_comes_out_in_pairs_without_a_mesh(finished):
     assert set(files) == {
         f"{name}.tsv", f"{name}.spec", f"{name}.L.label.gii", f"{name}.R.label.gii",
         f"lh.{name}.annot", f"rh.{name}.annot",
+        f"{name}_probability.L.func.gii", f"{name}_probability.R.func.gii",
     }  # fmt: skip
 
 

@@ -44,7 +44,7 @@ SENT = ("bold", "embeddings", "geodesic_labels", "thresholded_matrix", "nmf_swee
 def cluster() -> Iterator[LocalCluster]:
     """Two workers, processes of their own, as `dask scheduler` and `dask worker` give them."""
     with LocalCluster(
-        n_workers=2, threads_per_worker=2, dashboard_address=None, host="127.0.0.1"
+        n_workers=2, threads_per_worker=2, dashboard_address=":0", host="127.0.0.1"
     ) as cluster:
         yield cluster
     gc.collect()

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections import Counter
+from types import SimpleNamespace
 
 import dagster as dg
 import numpy as np
@@ -20,10 +21,12 @@ from tests.conftest import (
 )
 from trend_dagster.definitions import build_definitions
 from trend_dagster.errors import StoreError
+from trend_dagster.orchestration import running
 from trend_dagster.orchestration.assets import ASSETS
 from trend_dagster.orchestration.instance import only_run_here, open_instance
 from trend_dagster.orchestration.lineage import Lineage, ancestry
 from trend_dagster.orchestration.partitions import to_key
+from trend_dagster.orchestration.private import SerializableErrorInfo
 from trend_dagster.project.folder import Project
 
 TO_CORRELATION = ["bold", "trained_model", "embeddings", "average_correlation"]
@@ -450,3 +453,15 @@ def test_a_link_that_leads_nowhere_is_named(finished):
     path.symlink_to(finished / "annexed")
     outcomes = run(finished, select=["bold"])
     assert "sub-02_run-1.npy: expected a file that can be read" in outcomes["bold"].errors[0]
+
+
+@pytest.mark.parametrize("wrapped", [False, True])
+def test_an_interrupt_before_the_first_step_stops_the_whole_run(wrapped):
+    """Else the next asset would be made, and the signal of a scheduler would be lost."""
+    error = SerializableErrorInfo("", [], "DagsterExecutionInterruptedError")
+    if wrapped:
+        error = SerializableErrorInfo("while it began", [], "RuntimeError", cause=error)
+    event = SimpleNamespace(is_job_failure=True, job_failure_data=SimpleNamespace(error=error))
+    result = SimpleNamespace(get_step_failure_events=list, all_events=[event])
+    with pytest.raises(KeyboardInterrupt):
+        running._failed(result, ())

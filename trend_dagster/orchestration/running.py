@@ -369,10 +369,11 @@ def _tags() -> dict[str, str]:
 
 def _failed(result: JobExecutionResult, warnings: tuple[str, ...]) -> Launched:
     failures = [event.step_failure_data for event in result.get_step_failure_events()]
-    if any(f.error and f.error.cls_name == "DagsterExecutionInterruptedError" for f in failures):
+    causes = [e.job_failure_data.error for e in result.all_events if e.is_job_failure]
+    # It may be interrupted within a step or between two of them.
+    if any(_is_interrupt(error) for error in (*(f.error for f in failures), *causes)):
         raise KeyboardInterrupt
     if not failures:  # it failed before its first step
-        causes = [e.job_failure_data.error for e in result.all_events if e.is_job_failure]
         return Launched(
             tuple(_innermost(error) for error in causes if error) or ("failed without an error",),
             warnings,
@@ -390,6 +391,14 @@ def _message(failure: StepFailureData) -> str:
     if failure.user_failure_data is not None:
         return failure.user_failure_data.description or "failed without a word"
     return _innermost(failure.error) if failure.error else "failed without an error"
+
+
+def _is_interrupt(error: SerializableErrorInfo | None) -> bool:
+    while error is not None:
+        if error.cls_name == "DagsterExecutionInterruptedError":
+            return True
+        error = error.cause
+    return False
 
 
 def _innermost(error: SerializableErrorInfo) -> str:

@@ -150,7 +150,7 @@ def method_approach(
             clustering={"random_state": random_state},
             factorization={"random_state": random_state},
         )
-        correlation = recording.correlation(asked, trained=trained)
+        correlation = recording.source(asked, trained=trained)
         ((_, (cell,)),) = parcellate(correlation, choice.on(recording, asked), asked)
         return cell.clusterings[0].labels
 

@@ -11,6 +11,7 @@ from numpy.typing import NDArray
 
 from trend_dagster.errors import CohortError
 from trend_dagster.science.bold import BoldConfig, common_length, signal_mask
+from trend_dagster.science.connectivity.encoding import CorrelationSource
 from trend_dagster.science.evidence.nulls import SurrogateMaker
 from trend_dagster.science.evidence.simulation import SimulationConfig, simulate_cohort
 from trend_dagster.science.evidence.stability import split_halves, timepoints_of
@@ -19,6 +20,7 @@ from trend_dagster.science.method import (
     MethodSettings,
     control_features,
     correlate,
+    correlation_of_runs,
     prepare_run,
     train_features,
 )
@@ -61,6 +63,9 @@ class Recording:
     sample_masks: Mapping[str, NDArray[np.bool_] | None] = field(default_factory=dict)
     timepoints: slice | None = None
     _known: dict[str, Correlation] = field(default_factory=dict, repr=False)
+    _features: dict[str, list[tuple[Signal, NDArray[np.bool_]]]] = field(
+        default_factory=dict, repr=False
+    )
 
     @property
     def mask(self) -> NDArray[np.bool_]:
@@ -78,8 +83,27 @@ class Recording:
             found[name] = prepare_run(run, config, time, confounds, kept)
         return found
 
-    def correlation(self, settings: MethodSettings, *, trained: bool = True) -> Correlation:
-        """Average the correlation of features over runs; once for each way to make them.
+    def correlation(self, settings: MethodSettings) -> Correlation:
+        """Average the correlation of features over runs, as one matrix; once for each way.
+
+        Parameters
+        ----------
+        settings : MethodSettings
+            From cleaning to correlation.
+        """
+        key = self._key(settings, trained=True)
+        if key not in self._known:
+            self._known[key] = correlate(self.features(settings), settings)
+        return self._known[key]
+
+    def source(self, settings: MethodSettings, *, trained: bool = True) -> CorrelationSource:
+        """The same correlation as assets take it: computed from features where it is asked for."""
+        return correlation_of_runs(self.features(settings, trained=trained), settings)
+
+    def features(
+        self, settings: MethodSettings, *, trained: bool = True
+    ) -> list[tuple[Signal, NDArray[np.bool_]]]:
+        """Make the features of each run; once for each way.
 
         Parameters
         ----------
@@ -88,23 +112,26 @@ class Recording:
         trained : bool
             False takes features of a model from before its first step of training.
         """
-        sections = ["bold", "features", "correlation"]
-        if settings.features.source != "bold":
-            sections += ["cohort", "autoencoder", "training"]
-        key = repr([trained, *(settings.identity(section) for section in sections)])
-        if key not in self._known:
+        key = self._key(settings, trained=trained)
+        if key not in self._features:
             runs = self.prepared(settings.bold)
             if trained:
-                features = train_features(runs, self.subjects, settings)
+                make = train_features(runs, self.subjects, settings)
             else:
                 lengths = {name: run.shape[1] for name, (run, _) in runs.items()}
                 length = common_length(lengths, settings.cohort)
-                features = control_features("untrained", settings, length)
-            self._known[key] = correlate(
-                [(features(run, mask, self.timepoints), mask) for run, mask in runs.values()],
-                settings,
-            )
-        return self._known[key]
+                make = control_features("untrained", settings, length)
+            self._features[key] = [
+                (make(run, mask, self.timepoints), mask) for run, mask in runs.values()
+            ]
+        return self._features[key]
+
+    @staticmethod
+    def _key(settings: MethodSettings, *, trained: bool) -> str:
+        sections = ["bold", "features", "correlation"]
+        if settings.features.source != "bold":
+            sections += ["cohort", "autoencoder", "training"]
+        return repr([trained, *(settings.identity(section) for section in sections)])
 
     def of_subjects(self) -> list[Recording]:
         """Return the runs of each subject."""
@@ -120,6 +147,7 @@ class Recording:
             subjects=[self.subjects[i] for i in chosen],
             timepoints=timepoints or self.timepoints,
             _known={},
+            _features={},
         )
 
     def surrogate(self, maker: SurrogateMaker, seed: int) -> Recording:
@@ -128,7 +156,7 @@ class Recording:
         runs = {
             name: maker.surrogate(run, maker.measure(run), rng) for name, run in self.runs.items()
         }
-        return replace(self, runs=runs, _known={})
+        return replace(self, runs=runs, _known={}, _features={})
 
 
 def simulated(surface: Surface, config: SimulationConfig) -> tuple[Labels, Recording]:
