@@ -12,6 +12,7 @@ from sklearn.decomposition import NMF
 from tests.science.solving import factorize
 from trend_dagster.errors import FactorizationError
 from trend_dagster.science.connectivity.thresholding import BlockMatrix, threshold_by_label
+from trend_dagster.science.evidence.measures import adjusted_rand_index
 from trend_dagster.science.parcellation.factorization import (
     _TIE,
     FactorizationConfig,
@@ -23,6 +24,7 @@ from trend_dagster.science.parcellation.factorization import (
     penalties,
 )
 from trend_dagster.science.parcellation.graph_factorization import neighbour_graph
+from trend_dagster.science.parcellation.spectral import find_networks
 
 SKLEARN = FactorizationConfig(solver="sklearn")
 
@@ -443,3 +445,40 @@ def test_smoothness_needs_a_graph_and_the_block_solver():
             matrix, 2, 1e-4, 0.4,
             FactorizationConfig(smoothness=1.0, solver="sklearn"), graph=ring(20),
         )  # fmt: skip
+
+
+# --- A large block by a product of low rank first ---------------------------------------------
+
+
+def smooth_networks(n: int, n_networks: int, seed: int) -> tuple[np.ndarray, np.ndarray]:
+    """Correlation of series that are smooth along a line, without negative entries."""
+    rng = np.random.default_rng(seed)
+    planted = np.arange(n) * n_networks // n
+    series = rng.standard_normal((n_networks, 200))[planted] + rng.standard_normal((n, 200))
+    width = np.exp(-((np.arange(n)[:, None] - np.arange(n)) ** 2) / (2 * 8.0**2))
+    return np.clip(np.corrcoef(width @ series), 0, None), planted
+
+
+def test_a_compressed_block_ends_in_a_solution_for_the_block_itself(rng):
+    C, planted = smooth_networks(480, 6, int(rng.integers(2**31)))
+    matrix = threshold_by_label(C, np.arange(480) // 240)
+    exact, short = (
+        factorize(matrix, 8, 1e-4, 0.4, FactorizationConfig(compress_above=above))
+        for above in (None, 100)
+    )
+    assert short.converged
+    assert short.objective == pytest.approx(exact.objective, rel=1e-3)
+    found = [find_networks(solution.W, solution.H, 6) for solution in (exact, short)]
+    assert adjusted_rand_index(*found) >= 0.99
+    assert adjusted_rand_index(found[1], planted) > 0.9
+
+
+def test_a_block_that_is_of_no_low_rank_is_used_itself(rng):
+    noise = np.corrcoef(rng.standard_normal((200, 1000))) ** 2
+    matrix = threshold_by_label(noise, np.zeros(200, dtype=int))
+    exact, other = (
+        factorize(matrix, 5, 1e-5, 0.4, FactorizationConfig(compress_above=above))
+        for above in (None, 100)
+    )
+    assert other.n_iter == exact.n_iter
+    np.testing.assert_array_equal(other.W, exact.W)

@@ -29,6 +29,7 @@ from threadpoolctl import threadpool_limits
 from trend_dagster.errors import FactorizationError
 from trend_dagster.science._device import torch_device
 from trend_dagster.science.connectivity.thresholding import BlockMatrix, FloatArray, IntArray
+from trend_dagster.science.parcellation._compressed import Compressed, compress
 from trend_dagster.science.parcellation._hals_torch import TorchLockstep
 from trend_dagster.science.parcellation.graph_factorization import Graph, solve_smooth
 from trend_dagster.science.parcellation.settings import (
@@ -309,13 +310,15 @@ class _Block:
     H: FloatArray  # (n_rows, n_l)
     problem: IntArray  # (n_rows,) the factorisation of each row, ascending
     component: IntArray  # (n_rows,) its component there
+    thin: Compressed | None  # stands for X in the sweeps that can do without it
 
     def __post_init__(self) -> None:
         self.problems, first = np.unique(self.problem, return_index=True)
         self.starts = np.append(first, len(self.problem))
 
     def keep(self, rows: NDArray[np.bool_]) -> _Block:
-        return _Block(self.X, self.W[rows], self.H[rows], self.problem[rows], self.component[rows])
+        problem, component = self.problem[rows], self.component[rows]
+        return _Block(self.X, self.W[rows], self.H[rows], problem, component, self.thin)
 
 
 Tile = tuple[int, int, int]
@@ -338,9 +341,11 @@ class _Lockstep:
         penalty: Sequence[tuple[float, float]],
         pool: Executor,
         n_threads: int,
+        compress_above: int | None = None,
     ) -> None:
         self.matrix = matrix
         self.pool = pool
+        self.exact = True
         dtype = matrix.dtype
         self.l1 = np.array([l1 for l1, _ in penalty], dtype=dtype)
         self.l2 = np.array([l2 for _, l2 in penalty], dtype=dtype)
@@ -353,7 +358,9 @@ class _Lockstep:
         for X, rows in zip(matrix.blocks, matrix.slices(), strict=True):
             W = np.concatenate([Wt[:, rows] for Wt, _ in starts])
             H = np.concatenate([Ht[:, rows] for _, Ht in starts])
-            self.blocks.append(_Block(X, W, H, problem, component))
+            large = compress_above is not None and len(X) > compress_above
+            thin = compress(X, pool) if large else None
+            self.blocks.append(_Block(X, W, H, problem, component, thin))
         self.shares = _share_tiles(matrix.block_sizes, n_threads)
         self.gram_H = self._initial_grams()
 
@@ -379,8 +386,10 @@ class _Lockstep:
     ) -> tuple[FloatArray, FloatArray, list[NDArray[np.bool_]]]:
         from trend_dagster.science.parcellation._hals import add_grams
 
+        thin = [None if self.exact else _onto_basis(b, update_W=update_W) for b in self.blocks]
+
         def work(tiles: list[Tile]) -> list[Any]:
-            return [self._update(tile, other_gram, update_W=update_W) for tile in tiles]
+            return [self._update(tile, other_gram, thin, update_W=update_W) for tile in tiles]
 
         parts = [part for share in self.pool.map(work, self.shares) for part in share]
         grams = np.zeros(other_gram.shape)
@@ -395,14 +404,23 @@ class _Lockstep:
         return grams.astype(other_gram.dtype), violation, alive
 
     def _update(
-        self, tile: Tile, other_gram: FloatArray, *, update_W: bool
+        self,
+        tile: Tile,
+        other_gram: FloatArray,
+        thin: Sequence[FloatArray | None],
+        *,
+        update_W: bool,
     ) -> tuple[int, FloatArray, FloatArray, NDArray[np.bool_]]:
         from trend_dagster.science.parcellation._hals import half_sweep
 
         b, begin, end = tile
         block = self.blocks[b]
         factor, other = (block.W, block.H) if update_W else (block.H, block.W)
-        product = other @ block.X[:, begin:end]
+        onto = thin[b]
+        if onto is not None and block.thin is not None:
+            product = onto @ block.thin.rows[:, begin:end]
+        else:
+            product = other @ block.X[:, begin:end]
         counts = np.diff(block.starts)
         gram = np.zeros(int((counts**2).sum()), dtype=factor.dtype)
         violation = np.zeros(len(self.sizes))
@@ -431,6 +449,12 @@ class _Lockstep:
             H[block.component[mine], vertices] = block.H[mine]
             self.blocks[b] = block.keep(~mine)
         return Wt, H
+
+
+def _onto_basis(block: _Block, *, update_W: bool) -> FloatArray | None:
+    """Multiply the factor that stays with the basis of what stands for X."""
+    other = block.H if update_W else block.W
+    return None if block.thin is None else np.asarray(other @ block.thin.basis)
 
 
 def _share_tiles(block_sizes: IntArray, n_threads: int, width: int = 512) -> list[list[Tile]]:
@@ -462,16 +486,23 @@ def _solve_block(
 ) -> Iterator[Solved]:
     """Solve all problems in lockstep; yield each as it finishes."""
     state: _Lockstep | TorchLockstep
+    exact = True
     if config.device == "cpu":
-        state = _Lockstep(matrix, starts, weights, pool, n_threads)
+        state = _Lockstep(matrix, starts, weights, pool, n_threads, config.compress_above)
+        exact = all(block.thin is None for block in state.blocks)
     else:
         state = TorchLockstep(matrix, starts, weights, config.device)
     running = list(range(len(starts)))
     initial: FloatArray = np.zeros(len(starts))
     for n_iter in range(1, config.max_iter + 1):
+        state.exact = exact or n_iter == 1
         violation = state.sweep()
         if n_iter == 1:
             initial = violation
+        if not exact:
+            # Only sweeps with X itself can tell that a factorisation has converged.
+            exact = bool(np.all(violation <= config.tol * initial))
+            continue
         finished = [c for c in running if violation[c] <= config.tol * initial[c]]
         for problem in finished:
             yield problem, *state.take(problem), n_iter, True

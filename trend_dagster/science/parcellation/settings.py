@@ -13,7 +13,7 @@ from typing import Annotated, Literal
 from pydantic import BaseModel, Field, field_validator
 
 from trend_dagster.science._device import DESCRIPTION, Device
-from trend_dagster.science.identity import NO_IDENTITY, no_value_twice
+from trend_dagster.science.identity import NO_IDENTITY, UNLESS_DEFAULT, no_value_twice
 
 DENSE_UP_TO = 20
 """Up to so many rows per component a block is decomposed densely; above, by Lanczos iterations."""
@@ -79,6 +79,16 @@ class FactorizationConfig(BaseModel, frozen=True, extra="forbid"):
         default=1e-4, gt=0, description="Stop when the projected gradient has shrunk to this share."
     )
     max_iter: int = Field(default=10000, ge=1, description="Most sweeps before giving up.")
+    compress_above: int | None = Field(
+        default=8192,
+        ge=8,
+        description=(
+            "In a block of more vertices (a hemisphere of more than 8,192), sweep with a "
+            "factorisation of low rank in its place until that has converged, and with the block "
+            "itself from there on: a fraction of the time. null: always with the block itself."
+        ),
+        json_schema_extra=UNLESS_DEFAULT,
+    )
     smoothness: float = Field(
         default=0.0,
         ge=0,
