@@ -297,7 +297,7 @@ def test_identity_leaves_out_what_only_changes_speed_or_place(section):
         # of training.
         "bold": {"drop_first", "censor", "minimum_minutes"},
         "correlation": {"memory_budget_gib", "tile", "device", "weight"},
-        "factorization": {"device"},
+        "factorization": {"device", "compress_above"},
     }.get(section, set())
 
 
