@@ -17,6 +17,7 @@ import argparse
 import math
 import multiprocessing
 from collections.abc import Callable, Sequence
+from concurrent.futures import ProcessPoolExecutor
 from typing import Any, Literal
 
 import pandas as pd
@@ -105,9 +106,10 @@ def measure(
 
 def apart(*arguments: Any) -> dict[str, Any]:
     """Measure in a fresh process, so that memory of one side is not the other's."""
-    with multiprocessing.get_context("spawn").Pool(1) as pool:
+    # Not a Pool, which ends with a signal that its worker may not see while it waits for work.
+    with ProcessPoolExecutor(1, mp_context=multiprocessing.get_context("spawn")) as pool:
         try:
-            return pool.apply(measure, arguments)
+            return pool.submit(measure, *arguments).result()
         except torch.OutOfMemoryError:  # of a card, on the side that holds all pairs of vertices
             return {"seconds": math.inf, "cpu_seconds": math.inf, "bytes": math.inf}
 
