@@ -2,8 +2,10 @@
 
 from __future__ import annotations
 
+import gc
 import shutil
 import sqlite3
+from collections.abc import Iterator
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -67,6 +69,13 @@ def without_waiting_for_the_disk(connection: Any, record: object) -> None:
     """Dagster's records in tests may be lost with the power: nobody waits for the disk."""
     if isinstance(connection, sqlite3.Connection):
         connection.execute("PRAGMA synchronous=OFF")
+
+
+@pytest.fixture
+def collected() -> Iterator[None]:
+    """What was left open is warned of in the test that expects it, and not in a later one."""
+    yield
+    gc.collect()
 
 
 @pytest.fixture

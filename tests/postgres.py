@@ -5,6 +5,7 @@ from __future__ import annotations
 import os
 import shutil
 import subprocess
+import tempfile
 from collections.abc import Iterator
 from pathlib import Path
 
@@ -19,19 +20,17 @@ def _programs() -> Path | None:
 
 
 @pytest.fixture(scope="module")
-def postgres(tmp_path_factory: pytest.TempPathFactory) -> Iterator[str]:
+def postgres() -> Iterator[str]:
     """Address of a server on 127.0.0.1, with four databases, ``one`` to ``four``."""
     programs = _programs()
     if programs is None:
         if os.environ.get("TREND_REQUIRE_POSTGRES"):
             pytest.fail("TREND_REQUIRE_POSTGRES is set, and there is no PostgreSQL")
         pytest.skip("no PostgreSQL here (Debian: postgresql)")
-    folder = tmp_path_factory.mktemp("postgres")
+    folder = Path(tempfile.mkdtemp(prefix="postgres-"))  # pytest's own are closed to other users
     user: list[str] = []
     if os.geteuid() == 0:  # PostgreSQL refuses root
         user = ["runuser", "-u", "postgres", "--"]
-        for path in (folder, *folder.parents[:2]):
-            path.chmod(0o755)
         shutil.chown(folder, "postgres")
     port = free_port()
 
@@ -50,3 +49,4 @@ def postgres(tmp_path_factory: pytest.TempPathFactory) -> Iterator[str]:
         yield f"postgresql://lab@127.0.0.1:{port}"
     finally:
         do("pg_ctl", "stop", "-m", "immediate", "-D", data)
+        shutil.rmtree(folder)

@@ -23,18 +23,12 @@ from trend_dagster.project.settings import DaskConfig, load_settings
 
 pytestmark = [
     pytest.mark.slow,
+    pytest.mark.usefixtures("collected"),
     # Dask closes its own sockets and loops when its threads get to it.
     pytest.mark.filterwarnings("ignore::ResourceWarning"),
     pytest.mark.filterwarnings("ignore::pytest.PytestUnraisableExceptionWarning"),
     pytest.mark.filterwarnings("ignore::DeprecationWarning"),
 ]
-
-
-@pytest.fixture(autouse=True)
-def collected() -> Iterator[None]:
-    """What was left open is warned of here, where it is expected, and not in a later test."""
-    yield
-    gc.collect()
 
 
 SENT = ("bold", "embeddings", "geodesic_labels", "thresholded_matrix", "nmf_sweep", "control_sweep")

@@ -2,11 +2,9 @@
 
 from __future__ import annotations
 
-import gc
 import shutil
 import subprocess
 import sys
-from collections.abc import Iterator
 from pathlib import Path
 
 import dagster as dg
@@ -20,17 +18,11 @@ from trend_dagster.project.folder import Project
 
 pytestmark = [
     pytest.mark.slow,
+    pytest.mark.usefixtures("collected"),
     # A pool of connections that Dagster leaves to the garbage collector.
     pytest.mark.filterwarnings("ignore::ResourceWarning"),
     pytest.mark.filterwarnings("ignore::pytest.PytestUnraisableExceptionWarning"),
 ]
-
-
-@pytest.fixture(autouse=True)
-def collected() -> Iterator[None]:
-    """What was left open is warned of here, where it is expected, and not in a later test."""
-    yield
-    gc.collect()
 
 
 def in_postgres(source: Path, target: Path, url: str) -> Path:

@@ -2,11 +2,9 @@
 
 from __future__ import annotations
 
-import gc
 import shlex
 import threading
 import time
-from collections.abc import Iterator
 from pathlib import Path
 
 import pytest
@@ -23,18 +21,12 @@ from trend_dagster.project.settings import DaskConfig
 
 pytestmark = [
     pytest.mark.slow,
+    pytest.mark.usefixtures("collected"),
     # Dask closes its own sockets and loops when its threads get to it.
     pytest.mark.filterwarnings("ignore::ResourceWarning"),
     pytest.mark.filterwarnings("ignore::pytest.PytestUnraisableExceptionWarning"),
     pytest.mark.filterwarnings("ignore::DeprecationWarning"),
 ]
-
-
-@pytest.fixture(autouse=True)
-def collected() -> Iterator[None]:
-    """What was left open is warned of here, where it is expected, and not in a later test."""
-    yield
-    gc.collect()
 
 
 JOBS = "cluster: slurm, queue: short, cores: 1, memory: 1500 MiB, most_jobs: 1, interface: lo"

@@ -86,10 +86,9 @@ def build_sensor(interval_seconds: int, jobs: Sequence[Any]) -> dg.SensorDefinit
     def new_input_files(
         context: dg.SensorEvaluationContext, project: dg.ResourceParam[ProjectResource]
     ) -> dg.SensorResult:
-        before: dict[str, Stamps] = json.loads(context.cursor or "{}")
         try:
             opened = project.open()
-            changes = {dim: _look(opened, dim, before.get(dim, {})) for dim in INPUTS}
+            changes = _look_at_all(opened, _seen(context))
         except TrendError as error:
             return dg.SensorResult(skip_reason=str(error))
         for dim, change in changes.items():
@@ -101,7 +100,7 @@ def build_sensor(interval_seconds: int, jobs: Sequence[Any]) -> dg.SensorDefinit
             run_requests=requests,
             skip_reason=None if requests else "no file is new, changed or gone",
             dynamic_partitions_requests=[*_partitions(context.instance, opened, changes)],
-            cursor=json.dumps({dim: change.stamps for dim, change in changes.items()}),
+            cursor=_cursor(changes),
         )
 
     return new_input_files
@@ -136,17 +135,17 @@ def build_lookout(interval_seconds: int) -> dg.SensorDefinition:
     def changed_input_files(
         context: dg.SensorEvaluationContext, project: dg.ResourceParam[ProjectResource]
     ) -> dg.SensorResult:
-        before: dict[str, Stamps] = json.loads(context.cursor or "{}")
+        before = _seen(context)
         try:
             opened = project.open()
-            changes = {dim: _look(opened, dim, before.get(dim, {})) for dim in INPUTS}
+            changes = _look_at_all(opened, before)
             found = [*_found(opened, changes, before)]
         except TrendError as error:
             return dg.SensorResult(skip_reason=str(error))
         return dg.SensorResult(
             asset_events=found,
             skip_reason=None if found else "no file that was read is changed or gone",
-            cursor=json.dumps({dim: change.stamps for dim, change in changes.items()}),
+            cursor=_cursor(changes),
         )
 
     return changed_input_files
@@ -173,6 +172,20 @@ def _differs(project: Project, dim: str, key: str) -> bool:
         version.recipe.inputs.get(f"file {name}") != project.digests.of(file)
         for name, file in asset.files(project, {dim: key}).items()
     )
+
+
+def _seen(context: dg.SensorEvaluationContext) -> dict[str, Stamps]:
+    """What the tick before saw, by dimension."""
+    seen: dict[str, Stamps] = json.loads(context.cursor or "{}")
+    return seen
+
+
+def _cursor(changes: Mapping[str, Change]) -> str:
+    return json.dumps({dim: change.stamps for dim, change in changes.items()})
+
+
+def _look_at_all(project: Project, before: Mapping[str, Stamps]) -> dict[str, Change]:
+    return {dim: _look(project, dim, before.get(dim, {})) for dim in INPUTS}
 
 
 def _look(project: Project, dim: str, before: Stamps) -> Change:
