@@ -47,7 +47,8 @@ FILE = Path(__file__).with_name("golden.json")
 TOLERANCE = 1e-3
 COMMAND, RAISE = "python -m tests.golden --write", "Raise its code_version"
 
-# Of this machine or moment: no change of results. A stop rule may be met an iteration later.
+# Of this machine or moment: no change of results. A stop rule may be met an iteration later, and
+# `findings` and `newborns` say in words and rows what arrays of individual_networks hold.
 NOT_COMPARED = {
     "precision",
     "findings",

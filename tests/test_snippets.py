@@ -1,4 +1,4 @@
-"""Every command, setting and piece of Python in README and docs works as it stands there.
+"""Commands, settings and Python in README and docs: run, loaded, or looked up by their names.
 
 Blocks of ``sh`` are run as they are, in the order of the page, in a folder with a finished project
 ``study``; each ``trend`` in them is a process of its own. Blocks of ``console`` are commands that
@@ -28,7 +28,7 @@ NOTEBOOK = ROOT / "examples" / "from_the_notebook.ipynb"
 KNOWN = {"", "sh", "console", "yaml", "python", "text", "nginx"}  # nginx: as it was tried
 ELSEWHERE = {
     "method-engine.md",  # tests/science/connectivity/test_thresholding.py
-    "maps.md",  # needs the mesh and maps of the demo: tests/pipeline/test_maps.py
+    "maps.md",  # needs the mesh and maps of a project: tests/pipeline/test_maps.py
     "python.md",  # all but its first block: tests/test_python_page.py
 }
 

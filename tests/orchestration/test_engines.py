@@ -91,7 +91,7 @@ def test_the_task_of_a_lost_worker_is_done_by_another(tmp_path, cluster):
             time.sleep(0.1)
         os.kill(int(marker.read_text()), signal.SIGKILL)
 
-    killer = threading.Thread(target=kill)
+    killer = threading.Thread(target=kill, daemon=True)
     killer.start()
     config = DaskConfig(address=cluster.scheduler_address)
     (found,) = on_dask([lambda: _first_try_hangs(marker)], config, tmp_path)

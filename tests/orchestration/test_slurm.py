@@ -61,7 +61,7 @@ def test_a_job_that_is_cancelled_is_replaced_and_its_task_done_again(tmp_path, s
             time.sleep(0.2)
         ask("scancel", "--user=root")
 
-    canceller = threading.Thread(target=cancel)
+    canceller = threading.Thread(target=cancel, daemon=True)
     canceller.start()
     config = DaskConfig(cluster="slurm", queue="short", memory="1 GiB", most_jobs=1, interface="lo")
     assert list(on_dask([lambda: _first_try_hangs(marker)], config, tmp_path)) == [(0, "done")]

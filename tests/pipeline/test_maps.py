@@ -3,7 +3,10 @@
 from __future__ import annotations
 
 import csv
+import re
+from pathlib import Path
 
+import matplotlib.pyplot as plt
 import nibabel as nib
 import numpy as np
 import pytest
@@ -17,6 +20,7 @@ from trend_dagster.project.fsaverage import load_fsaverage
 pytestmark = [pytest.mark.slow, pytest.mark.xdist_group("demo")]
 
 NAME = "selected_14_clusters"
+PAGE = Path(__file__).parents[2] / "docs" / "maps.md"
 
 
 @pytest.fixture
@@ -90,3 +94,14 @@ def test_workbench_shows_cortex_with_the_networks_in_their_colours(maps):
             for side, seen in hues.items()
         }
         assert share[row["hemisphere"]] > 0.001, f"{row['name']} is not seen"
+
+
+@pytest.mark.filterwarnings("ignore")  # what nilearn and matplotlib say of each other
+def test_the_python_of_the_page_draws_a_map(maps, monkeypatch):
+    (code,) = re.findall(r"```python\n(.*?)```", PAGE.read_text(), flags=re.DOTALL)
+    monkeypatch.chdir(maps.parents[1])
+    plt.close("all")
+    exec(compile(code, str(PAGE), "exec"), {})
+    (number,) = plt.get_fignums()
+    assert plt.figure(number).axes[0].collections  # the mesh is in it
+    plt.close("all")

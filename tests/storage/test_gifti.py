@@ -11,6 +11,7 @@ import pytest
 from trend_dagster.errors import InputError
 from trend_dagster.storage.gifti import external_files, read_map, read_series
 from trend_dagster.storage.provenance import digest_of_file, digest_of_input
+from trend_dagster.storage.runs import load_image
 
 N = 12
 FILE = Path("a.func.gii")
@@ -119,3 +120,26 @@ def test_numbers_in_another_file_are_part_of_the_digest(tmp_path):
         digest_of_input(path)
     path.write_text('<GIFTI><DataArray ExternalFileName=""/></GIFTI>')
     assert digest_of_input(path) == digest_of_file(path)
+
+
+@pytest.mark.parametrize("name", ["..&#x2F;secret.bin", "secret.bin"])
+@pytest.mark.parametrize("encoding", ["utf-8", "utf-16"])
+def test_data_that_no_digest_would_have_are_refused(tmp_path, name, encoding):
+    """An entity for a slash, or another encoding: the parser sees a name that a search does not."""
+    folder = tmp_path / "bold"
+    folder.mkdir()
+    for place in (tmp_path, folder):
+        np.arange(4, dtype="<f4").tofile(place / "secret.bin")
+    text = f"""<?xml version="1.0" encoding="{encoding}"?>
+<GIFTI Version="1.0" NumberOfDataArrays="1"><DataArray Intent="NIFTI_INTENT_TIME_SERIES"
+ DataType="NIFTI_TYPE_FLOAT32" ArrayIndexingOrder="RowMajorOrder" Dimensionality="1" Dim0="4"
+ Encoding="ExternalFileBinary" Endian="LittleEndian" ExternalFileName="{name}"
+ ExternalFileOffset="0"><Data></Data></DataArray></GIFTI>"""
+    path = folder / "a.func.gii"
+    path.write_bytes(text.encode(encoding))
+    if (name, encoding) == ("secret.bin", "utf-8"):
+        assert load_image(path, "GIFTI file").darrays[0].data.tolist() == [0, 1, 2, 3]
+        assert digest_of_input(path) != digest_of_file(path)
+        return
+    with pytest.raises(InputError, match="secret"):
+        load_image(path, "GIFTI file")

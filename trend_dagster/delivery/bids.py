@@ -9,7 +9,7 @@ from __future__ import annotations
 import json
 import re
 from collections.abc import Iterable, Iterator, Mapping
-from dataclasses import dataclass, replace
+from dataclasses import dataclass
 from importlib.metadata import version as version_of
 from pathlib import Path
 from typing import Any
@@ -19,6 +19,7 @@ from numpy.typing import NDArray
 
 from trend_dagster.delivery.maps import (
     VoxelLabels,
+    counted,
     map_files,
     networks_of,
     overlaps_of,
@@ -26,6 +27,7 @@ from trend_dagster.delivery.maps import (
 )
 from trend_dagster.errors import SettingsError
 from trend_dagster.files import replace_file
+from trend_dagster.project.tables import partners
 from trend_dagster.project.target import MapSpace
 from trend_dagster.science.surface import Surface
 from trend_dagster.storage.label_images import Network, label_columns
@@ -189,13 +191,9 @@ def bids_files(chosen: Chosen) -> dict[str, bytes]:
         for person in chosen.persons:
             stem = f"sub-{person.label}/anat/sub-{person.label}_{place.space}"
             # The newborn's own vertices, in the cohort's names and colours.
-            own = _counted(networks, person.labels[i])
+            own = counted(networks, person.labels[i])
             files |= _one(chosen, stem, n, person.labels[i], own)
     return files | {"dataset_description.json": _json(_description(chosen, "derivative"))}
-
-
-def _counted(networks: list[Network], labels: NDArray[np.integer]) -> list[Network]:
-    return [replace(each, n_vertices=int((labels == each.key - 1).sum())) for each in networks]
 
 
 def _one(
@@ -224,10 +222,7 @@ def _one(
         "x.nii.gz": f"{entities}_{seg}_dseg.nii.gz",
     }
     files = {new: written[old] for old, new in names.items() if old in written}
-    table = label_columns(networks)
-    files[f"{entities}_{seg}_dseg.tsv"] = table.to_csv(
-        sep="\t", index=False, lineterminator="\n"
-    ).encode()
+    files[f"{entities}_{seg}_dseg.tsv"] = written["x.tsv"]
     files[f"{entities}_{seg}_dseg.json"] = _json(_metadata(chosen, n_clusters, networks, density))
     return {f"{folder}/{name}": content for name, content in files.items()}
 
@@ -385,7 +380,10 @@ def chosen_of(
         place,
         labels,
         n_clusters,
-        [networks_of(v, surface, target, o) for v, o in zip(labels, beside, strict=True)],
+        [
+            networks_of(v, surface, target, o, partners(selected, n))
+            for v, o, n in zip(labels, beside, n_clusters, strict=True)
+        ],
         surface,
         target,
         [None if subcortical is None else voxels_of(subcortical, i) for i in range(len(labels))],

@@ -12,7 +12,7 @@ from numpy.typing import NDArray
 from trend_dagster.delivery.figures.newborns import association_figure
 from trend_dagster.delivery.figures.png import to_png
 from trend_dagster.delivery.figures.surface import maps_png
-from trend_dagster.delivery.maps import MAPS, map_files, networks_of
+from trend_dagster.delivery.maps import MAPS, counted, map_files, networks_of
 from trend_dagster.errors import InputError
 from trend_dagster.project.target import MapSpace
 from trend_dagster.science.individuals.settings import IndividualsConfig
@@ -58,8 +58,9 @@ def newborn_maps(
     surface, target = space.surface, space.target
     for (n, chosen), own in zip(cohort.items(), labels, strict=True):
         name, title = f"{subject}_{n}_clusters", f"{subject}: {n} clusters"
-        networks = networks_of(space.labels(chosen), surface, target)
-        written = map_files(name, title, space.labels(own), networks, surface, target)
+        own = space.labels(own)
+        networks = counted(networks_of(space.labels(chosen), surface, target), own)
+        written = map_files(name, title, own, networks, surface, target)
         files |= {f"{MAPS}/{subject}/{file}": content for file, content in written.items()}
     return files
 

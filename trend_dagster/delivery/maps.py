@@ -161,6 +161,11 @@ def label_files(
     }
 
 
+def counted(networks: Sequence[Network], labels: NDArray[np.integer]) -> list[Network]:
+    """The same networks, with the vertices that they have in another map."""
+    return [replace(each, n_vertices=int((labels == each.key - 1).sum())) for each in networks]
+
+
 def networks_of(
     labels: NDArray[np.integer],
     surface: Surface | None,

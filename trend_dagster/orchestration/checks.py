@@ -364,14 +364,6 @@ def files_there_now(project: Project, name: str) -> dg.AssetCheckEvaluation:
     return evaluation(found._replace(asset_key=dg.AssetKey(name), check_name="files_there"))
 
 
-def changed_now(name: str, changed: list[str]) -> dg.AssetCheckEvaluation:
-    """The check `up_to_date` of an asset of which some input files were changed."""
-    lines = [f"{output} is out of date: its file was changed" for output in changed]
-    advice = "Materialize it again (`trend run` makes all that is out of date)."
-    found = _result(lines, {}, advice)
-    return evaluation(found._replace(asset_key=dg.AssetKey(name), check_name="up_to_date"))
-
-
 def _files_there(asset: StoredAsset) -> dg.AssetChecksDefinition:
     @dg.asset_check(
         asset=asset.name,

@@ -56,7 +56,7 @@ def tell(to: str, job: str, run_id: str, message: str) -> None:
     Raises
     ------
     subprocess.SubprocessError, OSError
-        If that fails; Dagster shows it at the sensor, and tries again.
+        If that fails; Dagster shows it at the sensor. The message is not sent again.
     """
     facts = {"job": job, "run": run_id, "project": os.environ.get("TREND_PROJECT", "")}
     text = f"trend: {job} failed (run {run_id})\n{message}\n"

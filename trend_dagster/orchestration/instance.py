@@ -346,7 +346,7 @@ def instance_settings(home: Path) -> Settings:
 
 def _with_driver(settings: Settings) -> Settings:
     """Name the driver that dagster-postgres is written for; SQLAlchemy would take another."""
-    postgres = settings.get("storage", {}).get("postgres", {})
+    postgres = (settings.get("storage") or {}).get("postgres") or {}
     url = postgres.get("postgres_url")
     if isinstance(url, str):
         postgres["postgres_url"] = re.sub("^postgres(ql)?://", f"{DRIVER}://", url)

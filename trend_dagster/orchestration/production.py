@@ -725,7 +725,7 @@ def _side_by_side(
             yield from published
             PROGRESS.get()(asset.name, f"{done} of {len(tasks)} batches", done / len(tasks))
     except (SettingsError, ServerError, FactorizationError, RunDiedError) as error:
-        errors += [_remember(project, asset, p, error) for b in batches for p, _ in b][:1]
+        errors.append(_fail_rest(asset, project, [one for b in batches for one in b], error))
 
 
 def _in_processes(
@@ -808,12 +808,19 @@ def _compute(
         known = error if isinstance(error, TrendError) else _damage(inputs)
         if known is None:
             raise
-        for partition, found in pending:
-            with suppress(StoreError):
-                if current_version(asset, project, partition, found) is not None:
-                    continue
-            _remember(project, asset, partition, known)
-        errors.append(known)
+        errors.append(_fail_rest(asset, project, pending, known))
+
+
+def _fail_rest(
+    asset: StoredAsset, project: Project, pending: Pending, error: TrendError
+) -> TrendError:
+    """Remember an error for all outputs of a batch but those that were published before it."""
+    for partition, found in pending:
+        with suppress(StoreError):
+            if current_version(asset, project, partition, found) is not None:
+                continue
+        _remember(project, asset, partition, error)
+    return error
 
 
 def memory_for(settings: Settings) -> float:
@@ -829,7 +836,13 @@ def _check_room(asset: StoredAsset, project: Project, partition: Partition, inpu
     if (memory := asset.worker_bytes or asset.memory_bytes) is not None:
         check_memory(name, memory(settings, inputs, usable_cores()), memory_for(settings))
     if asset.disk_bytes is not None:
-        check_disk(name, asset.disk_bytes(settings, inputs, usable_cores()), project.store.root)
+        scratch = project.store.scratch(
+            asset.name, partition, asset.recipe(project, partition, inputs)
+        )
+        # What an interrupted attempt has written is taken up, and takes no room once more.
+        held = sum(f.stat().st_blocks * 512 for f in scratch.rglob("*") if f.is_file())
+        needed = asset.disk_bytes(settings, inputs, usable_cores()) - held
+        check_disk(name, needed, project.store.root)
 
 
 def _results(

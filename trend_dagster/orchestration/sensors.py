@@ -19,13 +19,13 @@ import dagster as dg
 
 from trend_dagster.errors import TrendError
 from trend_dagster.orchestration.assets import ASSETS
-from trend_dagster.orchestration.checks import changed_now, files_there_now
+from trend_dagster.orchestration.checks import files_there_now, up_to_date_now
 from trend_dagster.orchestration.jobs import op_of
+from trend_dagster.orchestration.lineage import Lineage
 from trend_dagster.orchestration.partitions import DIMENSIONS
 from trend_dagster.orchestration.resources import ProjectResource
 from trend_dagster.project.folder import BOLD_RUN, LABEL_FILE, Project
 from trend_dagster.storage.provenance import digest_of
-from trend_dagster.storage.stores import describe
 
 SETTLED_SECONDS = 10.0
 """A file that was written to more recently may still be on its way: the next tick looks again."""
@@ -155,23 +155,10 @@ def _found(
     project: Project, changes: Mapping[str, Change], before: Mapping[str, Stamps]
 ) -> Iterator[dg.AssetCheckEvaluation]:
     for dim, name in INPUTS.items():
-        changed = [key for key in changes[dim].changed if _differs(project, dim, key)]
-        if changed:
-            yield changed_now(name, [describe(name, {dim: key}) for key in changed])
+        if changes[dim].changed:
+            yield up_to_date_now(name, Lineage(project).states(ASSETS[name]))
         if changes[dim].stamps.keys() != before.get(dim, {}).keys():
             yield files_there_now(project, name)
-
-
-def _differs(project: Project, dim: str, key: str) -> bool:
-    """Tell whether a file holds something else than was read; touched, it may be the same."""
-    version = project.store.latest(INPUTS[dim], {dim: key})
-    asset = ASSETS[INPUTS[dim]]
-    if version is None or version.imported or asset.files is None:
-        return False
-    return any(
-        version.recipe.inputs.get(f"file {name}") != project.digests.of(file)
-        for name, file in asset.files(project, {dim: key}).items()
-    )
 
 
 def _seen(context: dg.SensorEvaluationContext) -> dict[str, Stamps]:

@@ -102,9 +102,7 @@ def tidy_rows(cell: Version) -> Iterator[dict[str, Any]]:
 
 def labels_of(cells: Sequence[Version], row: Mapping[Any, Any]) -> NDArray[np.int32]:
     """Label vector of one row of the table."""
-    wanted = {LABEL_FILE: str(row["label_file"]), N_COMPONENTS: str(int(row["n_components"]))}
-    (version,) = (v for v in cells if v.partition == wanted)
-    (place,) = (place for place, key in _places(version) if key == key_of(row))
+    version, place = _cell_of(cells, row)
     return np.asarray(version.array("labels")[place], dtype=np.int32)
 
 
@@ -112,11 +110,17 @@ def factors_of(
     cells: Sequence[Version], row: Mapping[Any, Any]
 ) -> tuple[NDArray[np.float32], NDArray[np.float32]]:
     """Loadings and profiles that the labels of one row of the table were made from."""
-    wanted = {LABEL_FILE: str(row["label_file"]), N_COMPONENTS: str(int(row["n_components"]))}
-    (version,) = (v for v in cells if v.partition == wanted)
-    i = next(place[0] for place, key in _places(version) if key == key_of(row))
+    version, (i, _) = _cell_of(cells, row)
     W, H = (np.asarray(version.array(name)[i], dtype=np.float32) for name in ("W", "H"))
     return W, H
+
+
+def _cell_of(cells: Sequence[Version], row: Mapping[Any, Any]) -> tuple[Version, tuple[int, int]]:
+    """Version that holds a row of the table, and where in it."""
+    wanted = {LABEL_FILE: str(row["label_file"]), N_COMPONENTS: str(int(row["n_components"]))}
+    (version,) = (v for v in cells if v.partition == wanted)
+    (place,) = (place for place, key in _places(version) if key == key_of(row))
+    return version, place
 
 
 def _places(version: Version) -> Iterator[tuple[tuple[int, int], Key]]:

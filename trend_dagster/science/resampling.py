@@ -1,8 +1,7 @@
 """From a fine mesh to a coarse one on the same sphere, and labels back up.
 
-Weights are those of Workbench's ``ADAP_BARY_AREA`` for a coarser target: each fine vertex shares
-its area out among the corners of the coarse triangle that it lies in. The libraries that offer it
-(neuromaps, templateflow's helpers) call ``wb_command``, which a user would have to install.
+Weights follow Workbench's ``ADAP_BARY_AREA`` for a coarser target: each fine vertex shares its area
+out among the corners of the coarse triangle that it lies in.
 """
 
 from __future__ import annotations
@@ -63,7 +62,7 @@ class Resampling:
             Where at least half of the area has signal.
         """
         known = self.down @ mask.astype(np.float32)
-        inside = known >= 0.5 * self.down.sum(axis=1)
+        inside = (known > 0) & (known >= 0.5 * self.down.sum(axis=1))
         weights = self.down * mask  # 0 times NaN would be NaN, so those rows are not read
         found = weights @ np.where(mask[:, None], signal, 0).astype(np.float32)
         series = np.zeros(found.shape, dtype=np.float32)

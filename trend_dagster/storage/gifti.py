@@ -50,6 +50,27 @@ def external_files(path: Path) -> tuple[Path, ...]:
     return tuple(path.with_name(Path(name).name) for name in sorted(found))
 
 
+def check_external(path: Path, image: Any) -> None:
+    """Refuse data of another file that `external_files` does not name, so that no digest has it.
+
+    A parser sees more than a search for names does: an entity for a slash, another encoding, a
+    compressed file.
+
+    Raises
+    ------
+    InputError
+        If there is such a file.
+    """
+    named = {array.ext_fname for array in image.darrays if array.ext_fname}
+    if named and not {path.parent / name for name in named} <= set(external_files(path)):
+        raise InputError(
+            f"GIFTI file {path}",
+            expected="its data in it, or in a file beside it that it names plainly",
+            found=f"that they lie in {', '.join(sorted(named))}",
+            remedy="Convert it to one file: wb_command -gifti-convert GZIP_BASE64_BINARY.",
+        )
+
+
 def read_series(
     path: Path, image: Any, n_vertices: int | None, what: str = "BOLD file"
 ) -> tuple[NDArray[np.float32], list[str]]:

@@ -12,6 +12,7 @@ from __future__ import annotations
 
 import hashlib
 import json
+import math
 import time
 from collections.abc import Callable, Mapping
 from contextlib import suppress
@@ -119,7 +120,8 @@ class InputDigests:
     def __init__(self, memory: Path) -> None:
         self._memory = memory
         self._known: dict[str, list[Any]] = {}
-        with suppress(OSError, ValueError):
+        self._saved = -math.inf
+        with suppress(OSError, ValueError, TypeError):
             self._known = dict(json.loads(memory.read_bytes()))
 
     def of(self, path: Path) -> str:
@@ -135,7 +137,9 @@ class InputDigests:
         digest = digest_of_file(path)
         if stamp == _stamp(path) and max(stamp[1:3]) < time.time_ns() - _TICK_NS:
             self._known[key] = [*stamp, digest]
-            if self._memory.parent.is_dir():  # asking how things stand makes no store
+            now = time.monotonic()  # a cohort of small files would write it for each of them
+            if now - self._saved > 1 and self._memory.parent.is_dir():  # asking makes no store
+                self._saved = now
                 with suppress(OSError):
                     replace_file(self._memory, json.dumps(self._known).encode())
         return digest

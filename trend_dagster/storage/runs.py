@@ -23,7 +23,7 @@ from numpy.typing import NDArray
 
 from trend_dagster.errors import InputError
 from trend_dagster.storage.arrays import key_of, lies_wrong_way, read_bold
-from trend_dagster.storage.gifti import external_files, read_series
+from trend_dagster.storage.gifti import check_external, read_series
 from trend_dagster.storage.sides import (
     SIDES,
     check_side,
@@ -520,10 +520,11 @@ def load_image(path: Path, what: str) -> Any:
     """Open an image with nibabel; a damaged one is an InputError."""
     import nibabel as nib
 
-    if ".gii" in path.suffixes:
-        external_files(path)  # refuses those that do not lie beside it
     with reading(path, what):
-        return nib.load(path)
+        image = nib.load(path)
+    if ".gii" in path.suffixes:
+        check_external(path, image)
+    return image
 
 
 def _bad(path: Path, expected: str, found: str, remedy: str) -> InputError:

@@ -18,7 +18,7 @@ from numpy.typing import NDArray
 from trend_dagster.errors import InputError
 from trend_dagster.storage.gifti import read_map
 from trend_dagster.storage.label_files import has_label
-from trend_dagster.storage.runs import cortex_models, load_cifti, reading
+from trend_dagster.storage.runs import cortex_models, load_cifti, load_image, reading
 from trend_dagster.storage.sides import (
     SIDES,
     check_order,
@@ -158,11 +158,9 @@ def _read(path: Path) -> _Hemisphere:
 
 
 def _read_gifti(path: Path) -> _Hemisphere:
-    import nibabel as nib
-
     what = "GIFTI surface (.surf.gii)"
+    image = load_image(path, what)
     with reading(path, what):
-        image: Any = nib.load(path)
         points = image.get_arrays_from_intent("NIFTI_INTENT_POINTSET")
         triangles = image.get_arrays_from_intent("NIFTI_INTENT_TRIANGLE")
     if len(points) != 1 or len(triangles) != 1:
@@ -325,7 +323,6 @@ def read_cortex_mask(
 
 
 def _mask_of(path: Path, n_vertices: int | None, side: Side | None) -> NDArray[np.bool_]:
-    import nibabel as nib
     from nibabel.freesurfer.io import read_label
 
     if path.suffix == ".npy":
@@ -333,8 +330,8 @@ def _mask_of(path: Path, n_vertices: int | None, side: Side | None) -> NDArray[n
 
         return read_mask(path)
     if path.suffix == ".gii":
+        image = load_image(path, "GIFTI file")
         with reading(path, "GIFTI file"):
-            image: Any = nib.load(path)
             values = read_map(path, image, n_vertices, "cortex mask")
         if side is not None:
             remedy = _LEFT_FIRST.format("inputs.cortex_mask")

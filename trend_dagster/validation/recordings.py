@@ -91,13 +91,15 @@ class Recording:
         settings : MethodSettings
             From cleaning to correlation.
         """
-        key = self._key(settings, trained=True)
+        key = f"{self._key(settings, trained=True)} {settings.identity('correlation')}"
         if key not in self._known:
             self._known[key] = correlate(self.features(settings), settings)
         return self._known[key]
 
     def source(self, settings: MethodSettings, *, trained: bool = True) -> CorrelationSource:
         """The same correlation as assets take it: computed from features where it is asked for."""
+        if trained and settings.correlation.average != "arithmetic":  # a matrix, and made once
+            return self.correlation(settings)
         return correlation_of_runs(self.features(settings, trained=trained), settings)
 
     def features(
@@ -128,7 +130,7 @@ class Recording:
 
     @staticmethod
     def _key(settings: MethodSettings, *, trained: bool) -> str:
-        sections = ["bold", "features", "correlation"]
+        sections = ["bold", "features"]
         if settings.features.source != "bold":
             sections += ["cohort", "autoencoder", "training"]
         return repr([trained, *(settings.identity(section) for section in sections)])

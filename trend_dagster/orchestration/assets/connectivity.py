@@ -271,7 +271,8 @@ def _label_sizes(inputs: Mapping[str, list[Version]]) -> NDArray[np.int64]:
 
 def _blocks_memory(settings: Settings, inputs: Mapping[str, list[Version]], n_threads: int) -> int:
     sizes = _label_sizes(inputs)
-    return blocks_memory(sizes, int(sizes.sum()), settings.correlation)
+    n_vertices = inputs["geodesic_labels"][0].array("labels").shape[0]
+    return blocks_memory(sizes, n_vertices, settings.correlation)
 
 
 def _blocks_disk(settings: Settings, inputs: Mapping[str, list[Version]], n_threads: int) -> int:

@@ -147,13 +147,14 @@ def atlas_overlap(task: Task, selected_parcellations: Version, cortex: Optional)
     atlases = read_atlases(task.project, n_rows, space.target)
     n_spins = task.settings.outputs.n_spins
     has_sphere = surface is not None and surface.sphere is not None
+    spins = list(turns(surface, n_spins, SEED)) if has_sphere and surface is not None else []
     overlaps = [
         [
             best_overlaps(
                 vector,
                 atlas.labels,
                 hemisphere_of_rows(surface, space.target, n_rows),
-                turns(surface, n_spins, SEED) if has_sphere and surface is not None else (),
+                spins,
             )
             for atlas in atlases
         ]
@@ -216,6 +217,7 @@ def subcortical_networks(task: Task, selected_parcellations: Version, bold: Avai
     correlation = np.array(each, dtype=np.float32)
     known = np.nan_to_num(correlation, nan=-np.inf)
     labels = np.where(np.isfinite(known).any(axis=2), known.argmax(axis=2), -1)
+    highest = known.max(axis=2, initial=-np.inf)[labels >= 0]
     return Result(
         arrays={
             "n_clusters": selected_parcellations.read("n_clusters"),
@@ -227,7 +229,7 @@ def subcortical_networks(task: Task, selected_parcellations: Version, bold: Avai
             **subcortex.facts(),
             "runs": list(found),
             "n_voxels": len(subcortex.voxels),
-            "mean_correlation": float(np.nanmean(np.nanmax(known, axis=2, initial=-1))),
+            "mean_correlation": float(highest.mean()) if highest.size else None,
         },
     )
 

@@ -300,9 +300,11 @@ def _worker_bytes(settings: Settings, inputs: Mapping[str, list[Version]], n_thr
         return 0
     vector = labels.read("labels")
     _, sizes = np.unique(vector[vector != NO_LABEL], return_counts=True)
+    # Fisher's average is a matrix: both halves of the data, and of a surrogate cohort.
+    whole = 0 if settings.correlation.average == "arithmetic" else 4 * 4 * len(vector) ** 2
     return max(
-        worker_memory(sizes, settings.sweep, n_threads),
-        blocks_memory(sizes, len(vector), settings.correlation),
+        worker_memory(sizes, settings.sweep, n_threads, settings.factorization.compress_above),
+        blocks_memory(sizes, len(vector), settings.correlation) + whole,
     )
 
 

@@ -70,7 +70,8 @@ def _worker_bytes(settings: Settings, inputs: Mapping[str, list[Version]], n_thr
     (matrix,) = inputs["thresholded_matrix"]
     if "block_sizes" not in matrix.names():  # excluded, nothing is computed
         return 0
-    return worker_memory(matrix.read("block_sizes"), settings.sweep, n_threads)
+    above = settings.factorization.compress_above
+    return worker_memory(matrix.read("block_sizes"), settings.sweep, n_threads, above)
 
 
 @stored_asset(

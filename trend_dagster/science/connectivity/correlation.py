@@ -149,6 +149,23 @@ Stack = list[tuple[Any, float]]
 """Standardised features of some runs with their weights; torch tensors on a device."""
 
 
+def check_weights(weights: Sequence[float] | None, n_runs: int) -> None:
+    """Make sure that each run has a weight above 0, or none has any.
+
+    Raises
+    ------
+    CohortError
+        If not.
+    """
+    if weights is not None and (len(weights) != n_runs or min(weights) <= 0):
+        raise CohortError(
+            "weights of runs",
+            expected=f"{n_runs} numbers above 0",
+            found=str(list(weights)),
+            remedy="Leave runs of which nothing is kept out.",
+        )
+
+
 @dataclass(eq=False)
 class _Job:
     """Reads runs in stacks that fit the budget and adds up their products."""
@@ -167,15 +184,7 @@ class _Job:
                 found="none",
                 remedy="Embed a run first.",
             )
-        if self.weights is not None and (
-            len(self.weights) != len(self.runs) or min(self.weights) <= 0
-        ):
-            raise CohortError(
-                "weights of runs",
-                expected=f"{len(self.runs)} numbers above 0",
-                found=str(list(self.weights)),
-                remedy="Leave runs of which nothing is kept out.",
-            )
+        check_weights(self.weights, len(self.runs))
         features, _ = read_run(self.runs[0])
         self.n_vertices = len(features)
         self.run_bytes = 4 * features.size

@@ -14,7 +14,7 @@ the runs of its one vertex. Smoothed by S without the pairs that are near, N, th
 
 Z being all runs side by side: features are smoothed once, in place of a matrix from both sides, and
 what is left is one product of matrices, of which only the blocks are computed that a spatial
-encoding keeps, each pair of vertices once. No matrix of vertices by vertices is made.
+encoding keeps, each pair of vertices once. No matrix of all vertices by all vertices is made.
 """
 
 from __future__ import annotations
@@ -30,7 +30,13 @@ import scipy  # loads a part of its own when it is first asked for
 from threadpoolctl import threadpool_limits
 
 from trend_dagster.errors import CohortError
-from trend_dagster.science.connectivity.correlation import Run, check_run, read_run, standardize
+from trend_dagster.science.connectivity.correlation import (
+    Run,
+    check_run,
+    check_weights,
+    read_run,
+    standardize,
+)
 from trend_dagster.science.connectivity.settings import CorrelationConfig
 from trend_dagster.science.connectivity.smoothing import Smoothing
 from trend_dagster.science.connectivity.thresholding import (
@@ -71,6 +77,7 @@ class RunCorrelation:
 
     def __post_init__(self) -> None:
         """Make sure that a product gives the average."""
+        check_weights(self.weights, len(self.runs))
         if not self.runs or self.config.average != "arithmetic":
             raise CohortError(
                 "correlation from runs",
@@ -113,6 +120,8 @@ class RunCorrelation:
     def _excess(self) -> FloatArray:
         """E between the vertices of `_sometimes`."""
         some = self._sometimes
+        if not len(some):
+            return np.zeros((0, 0), dtype=np.float32)
         gram = np.zeros((len(some), len(some)))
         shares = np.zeros_like(gram)
         for (rows, alive), share in zip(self._standardized(), self._shares, strict=True):
@@ -137,10 +146,11 @@ class RunCorrelation:
         for (rows, _), share in zip(self._standardized(), self._shares, strict=True):
             budget = self.config.memory_budget_gib * 2**30 / 2
             if held and sum(part.nbytes for part in held) + rows.nbytes > budget:
-                yield _side_by_side(held)
-                held = []
+                full, held = _side_by_side(held), []  # not both at once while one is used
+                yield full
             held.append(rows * np.float32(np.sqrt(share)))
-        yield _side_by_side(held)
+        full, held = _side_by_side(held), []
+        yield full
 
     def _between(self, near: scipy.sparse.csr_array) -> scipy.sparse.csr_array:
         """The correlations of some pairs: N for pairs that are near."""

@@ -13,6 +13,7 @@ from trend_dagster.errors import FactorizationError
 from trend_dagster.science.connectivity.settings import CorrelationConfig
 from trend_dagster.science.connectivity.thresholding import IntArray
 from trend_dagster.science.cores import limit_cores
+from trend_dagster.science.parcellation._compressed import RANK
 from trend_dagster.science.parcellation.settings import DENSE_UP_TO, SweepGrid
 
 T = TypeVar("T")
@@ -24,7 +25,9 @@ _TILE_ROWS = 512
 _NEIGHBOURS = 600  # of a vertex in a kernel of 16 mm on a 32k mesh
 
 
-def worker_memory(block_sizes: IntArray, grid: SweepGrid, n_threads: int) -> int:
+def worker_memory(
+    block_sizes: IntArray, grid: SweepGrid, n_threads: int, compress_above: int | None = None
+) -> int:
     """Return the most memory that a worker needs for one encoding, in bytes.
 
     Parameters
@@ -35,12 +38,15 @@ def worker_memory(block_sizes: IntArray, grid: SweepGrid, n_threads: int) -> int
         What is solved.
     n_threads : int
         Threads of the worker.
+    compress_above : int, optional
+        Vertices above which a low rank stands for a block.
 
     Returns
     -------
     int
-        Imports, the matrix, its eigendecomposition, factors of the whole grid while they are
-        solved and once they are results, tiles of products, and sums of distances.
+        Imports, the matrix and what stands for it, its eigendecomposition, factors of the whole
+        grid while they are solved and once they are results, tiles of products, and sums of
+        distances.
     """
     n, largest = int(block_sizes.sum()), int(block_sizes.max(initial=1))
     rows = sum(problem.n_components for problem in grid.problems())
@@ -49,13 +55,16 @@ def worker_memory(block_sizes: IntArray, grid: SweepGrid, n_threads: int) -> int
     # LAPACK's eigenvectors and workspace beside the block; a few vectors where it is large.
     dense = largest <= DENSE_UP_TO * most
     eigen = n_threads * 4 * largest * (4 * largest if dense else 6 * most)
+    large = block_sizes[block_sizes > (largest if compress_above is None else compress_above)]
+    # Both factors of each, and of one the random start, products and their decomposition.
+    thin = 4 * RANK * (2 * int(large.sum()) + 3 * int(large.max(initial=0)))
     factors = 2 * 2 * 4 * rows * n
     tiles = n_threads * 4 * rows * (_TILE_ROWS + largest)
     groups = 1
     for n_clusters in grid.n_clusters:
         groups = min(groups * n_clusters, n)
     distances = n_threads * 2 * 8 * n * groups
-    return _IMPORTS + matrix + eigen + factors + tiles + distances
+    return _IMPORTS + matrix + thin + eigen + factors + tiles + distances
 
 
 def blocks_memory(block_sizes: IntArray, n_vertices: int, config: CorrelationConfig) -> int:
