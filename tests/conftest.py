@@ -36,6 +36,8 @@ NOTHING_TO_DO = {
     "stability",
     "individual_prior",
     "individual_networks",
+    "network_names",
+    "individual_maps",
     "network_series",
     "network_connectivity",
     "individuals",

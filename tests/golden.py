@@ -3,6 +3,8 @@
 ``golden.json`` holds a summary of the outputs of each asset, with the code version that made them.
 An output that differs while its code version is the same means that stores in use are not made
 anew although the code has changed. ``python -m tests.golden --write`` takes the values of today.
+So does what each output was made from: a setting or an input that comes to it puts it out of date
+in every store in use, and a rerun of an old project must change nothing that was right.
 
 What is compared: names of arrays, files and facts, and of each array its shape, type, mean,
 standard deviation, a weighted sum and three entries. Pictures are drawn by libraries that change,
@@ -41,6 +43,7 @@ from tests.spheres import brain, write_gifti
 from trend_dagster.orchestration.assets import ASSETS
 from trend_dagster.orchestration.production import StoredAsset
 from trend_dagster.project.folder import BOLD_RUN, Project
+from trend_dagster.storage.provenance import Recipe, flatten
 from trend_dagster.storage.stores import Version, describe
 
 FILE = Path(__file__).with_name("golden.json")
@@ -107,13 +110,25 @@ def outputs_of(folder: Path) -> Golden:
     for asset in ASSETS.values():
         partitions = asset.partitions(project)
         values: Values = {}
+        made_from: list[str] = []
         for partition in partitions[:1] if asset.dims == (BOLD_RUN,) else partitions:
             version = project.store.latest(asset.name, partition)
             assert version is not None, f"{describe(asset.name, partition)} was not made"
             at = describe("", partition) + " " if partition else ""
             values |= {f"{at}{key}": value for key, value in _summary(project, version)}
-        found[asset.name] = {"code_version": asset.code_version, "values": values}
+            made_from = made_from or _made_from(version.recipe)
+        found[asset.name] = {
+            "code_version": asset.code_version,
+            "made_from": made_from,
+            "values": values,
+        }
     return found
+
+
+def _made_from(recipe: Recipe) -> list[str]:
+    """What decides whether an output in a store is current: settings with values, and inputs."""
+    settings = [f"{name} = {json.dumps(value)}" for name, value in flatten(recipe.settings).items()]
+    return sorted(settings) + sorted(recipe.inputs)
 
 
 def _summary(project: Project, version: Version) -> Iterator[tuple[str, Any]]:
@@ -228,6 +243,8 @@ def complaints(golden: Golden, found: Golden) -> list[str]:
     }
     for name, entry in found.items():
         asset = ASSETS[name]
+        if name in golden and entry["code_version"] == golden[name]["code_version"]:
+            said += _out_of_date(name, golden[name]["made_from"], entry["made_from"])
         if name not in golden:
             said.append(f"{name} has no golden outputs: {COMMAND}")
         elif entry["code_version"] != (before := golden[name]["code_version"]):
@@ -238,6 +255,18 @@ def complaints(golden: Golden, found: Golden) -> list[str]:
         elif changed[name] and not any(changed.get(upstream) for upstream in asset.upstream):
             said.append(_blame(asset, changed[name]))
     return said
+
+
+def _out_of_date(name: str, before: list[str], after: list[str]) -> list[str]:
+    """What puts outputs out of date in stores in use, although the asset makes the same."""
+    changed = sorted({*before} ^ {*after})
+    if not changed:
+        return []
+    return [
+        f"{name} is out of date in stores in use: {'; '.join(changed[:3])} decides it now, or did "
+        "before. Keep a new setting out of recipes (NO_IDENTITY, LATER), or say in the changelog "
+        f"what is made anew and why; then {COMMAND}"
+    ]
 
 
 def _blame(asset: StoredAsset, names: list[str]) -> str:
@@ -263,8 +292,9 @@ def write(found: Golden) -> None:
     for key, entry in found.items():
         lines = [f"   {json.dumps(name)}: {json.dumps(v)}" for name, v in entry["values"].items()]
         values = ",\n".join(lines)
-        version = json.dumps(entry["code_version"])
-        entries.append(f' "{key}": {{"code_version": {version}, "values": {{\n{values}}}}}')
+        version, made = json.dumps(entry["code_version"]), json.dumps(entry["made_from"])
+        head = f' "{key}": {{"code_version": {version},\n  "made_from": {made},\n  "values": '
+        entries.append(f"{head}{{\n{values}}}}}")
     FILE.write_text("{\n" + ",\n".join(entries) + "\n}\n")
 
 
@@ -292,7 +322,9 @@ def main() -> int:
     if asked.measure:
         for key, entry in found.items():
             for name, value in entry["values"].items():
-                if (far := distance(before[key]["values"].get(name), value)) > 0.01:
+                if (
+                    far := distance(before.get(key, {"values": {}})["values"].get(name), value)
+                ) > 0.01:
                     print(f"{far:8.3f}  {key} {name}")
     blamed = [line for line in complaints(before, found) if RAISE in line]
     if blamed and not asked.anyway:

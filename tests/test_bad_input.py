@@ -535,6 +535,14 @@ def _(desk):
     return desk.run("bold", status=0)
 
 
+@case("bold-name-mesh", may_change=("bold",))
+def _(desk):
+    gifti_pair(desk)
+    for path in desk.folder.glob("bold/*_bold.func.gii"):
+        path.rename(path.with_name(path.name.replace("_bold", "_space-fsaverage5_bold")))
+    return desk.run("bold", status=0)
+
+
 @case("bold-sparse")
 def _(desk):
     index = np.arange(45, dtype=np.int32) * 2
@@ -655,6 +663,23 @@ def _(desk):
 def _(desk):
     desk.add_settings("bold: {confounds: [trans_x]}")
     return desk.run("bold")
+
+
+@case("confounds-commas", may_change=("bold",))
+def _(desk):
+    confounds(desk, confounds=["trans_x"])
+    table = desk.folder / "bold" / f"{SECOND}_desc-confounds_timeseries.tsv"
+    table.write_text(table.read_text().replace("\t", ","))
+    said = desk.run("bold")
+    assert "5 made" in said
+    return said
+
+
+@case("filter-short", may_change=("bold",))
+def _(desk):
+    band = {"high_pass_hz": 0.01, "low_pass_hz": 0.1}
+    desk.add_settings(f"bold: {json.dumps(band | {'drop_first': 25, 'repetition_time': 2})}")
+    return desk.run("bold", status=0)
 
 
 @case("censor-too-much", may_change=("bold",))
@@ -911,6 +936,18 @@ def _(desk):
     return _surface(desk, "L.surf.gii, R.surf.gii], spheres: [L.surf.gii, R.surf.gii")
 
 
+@case("sphere-order")
+def _(desk):
+    points, triangles = halves(brain(N_VERTICES // 2))[0]
+    points = points - points.mean(axis=0)
+    points *= 50 / np.linalg.norm(points, axis=1, keepdims=True)
+    turned = np.random.default_rng(0).permutation(points)
+    for side in "LR":
+        content = gifti_surface(turned.astype(np.float32), triangles, side, "Spherical")
+        (desk.folder / f"S.{side}.surf.gii").write_bytes(content)
+    return _surface(desk, "L.surf.gii, R.surf.gii], spheres: [S.L.surf.gii, S.R.surf.gii")
+
+
 @case("cortex-masks-swapped")
 def _(desk):
     for side in "LR":
@@ -930,6 +967,18 @@ def _(desk):
     for name, part in zip("ab", np.split(cortex, 2), strict=True):
         np.save(desk.folder / f"{name}.npy", part)
     desk.replace_settings("inputs: {", "inputs: {cortex_mask: [b.npy, a.npy], ")
+    return desk.run("bold")
+
+
+@case("cortex-masks-copy", may_change=("bold",))
+def _(desk):
+    bold, left = simulate_run(1), np.ones(45)
+    left[1:9] = 0
+    bold[[*range(1, 9), *range(70, 79)]] = 0
+    desk.bold(bold, "sub-01_run-1.npy")
+    for name in "ab":
+        np.save(desk.folder / f"{name}.npy", left)
+    desk.replace_settings("inputs: {", "inputs: {cortex_mask: [a.npy, b.npy], ")
     return desk.run("bold")
 
 

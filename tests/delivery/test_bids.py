@@ -98,19 +98,50 @@ def test_maps_of_grayordinates_and_volumes_are_valid(on_surface, labels, tmp_pat
 
 
 def test_xcp_d_finds_an_atlas_by_its_names(on_surface, labels, tmp_path):
-    target, voxels = grayordinates(labels)
-    dense = replace(on_surface, place=Place("fsLR"), target=target, surface=None, voxels=[voxels])
+    """As its `collect_atlases` looks for them, and with the columns that its versions read."""
+    n = 32492
+    fine = np.full(2 * n, -1, dtype=labels.dtype)
+    fine[: len(labels) // 2], fine[n : n + len(labels) // 2] = np.split(labels, 2)
+    space = VertexSpace("cifti", {"L": n, "R": n}, in_data=fine >= 0)
+    _, voxels = grayordinates(labels)
+    dense = replace(
+        on_surface,
+        place=Place("fsLR"),
+        labels=fine[None],
+        target=target_of(space),
+        surface=None,
+        voxels=[voxels],
+    )
     list(export_xcpd(dense, tmp_path))
     assert json.loads((tmp_path / "dataset_description.json").read_text())["DatasetType"] == "atlas"
     folder = tmp_path / "atlas-TReND8"
-    image = nib.load(folder / "atlas-TReND8_space-fsLR_den-642_dseg.dlabel.nii")
+    image = nib.load(folder / "atlas-TReND8_space-fsLR_den-32k_dseg.dlabel.nii")
     table = pd.read_csv(folder / "atlas-TReND8_dseg.tsv", sep="\t")
     of_image = image.header.get_axis(0).label[0]
-    assert {k: name for k, (name, _) in of_image.items() if k} == dict(
-        zip(table["index"], table["label"], strict=True)
-    )
-    with pytest.raises(SettingsError, match="no dense labels"):
-        list(export_xcpd(on_surface, tmp_path / "other"))
+    for column in ("name", "label", "cifti_label"):
+        assert {k: name for k, (name, _) in of_image.items() if k} == dict(
+            zip(table["index"], table[column], strict=True)
+        )
+    inside = np.flatnonzero(np.ones(1284))
+    volume = VertexSpace("nifti", {}, None, (12, 12, 12), np.eye(4), inside)
+    place = Place("MNIInfant", "2")
+    list(export_xcpd(replace(dense, place=place, labels=labels[None], target=target_of(volume)),
+                     tmp_path / "volume"))  # fmt: skip
+    name = "atlas-TReND8_space-MNIInfant_cohort-2_dseg.nii.gz"
+    assert (tmp_path / "volume" / "atlas-TReND8" / name).is_file()
+
+
+def test_what_xcp_d_would_not_find_is_refused(on_surface, labels, tmp_path):
+    target, voxels = grayordinates(labels)
+    coarse = replace(on_surface, place=Place("fsLR"), target=target, surface=None, voxels=[voxels])
+    for chosen, found in (
+        (on_surface, "surfaces on fsaverage, which are no dense labels"),
+        (coarse, "grayordinates of fsLR, 642"),
+        (replace(coarse, place=Place("dhcpSym", "40")), "grayordinates of dhcpSym, 642"),
+    ):
+        with pytest.raises(SettingsError, match=found):
+            list(export_xcpd(chosen, tmp_path))
+    assert not list(tmp_path.iterdir())
 
 
 def test_another_data_set_is_left_alone(on_surface, tmp_path):

@@ -15,6 +15,7 @@ from trend_dagster.delivery.figures.newborns import (
 )
 from trend_dagster.delivery.figures.surface import maps_figure, maps_png, shared_colours
 from trend_dagster.delivery.individuals import individuals_files, newborn_maps
+from trend_dagster.delivery.maps import networks_of
 from trend_dagster.project.target import MapSpace
 from trend_dagster.science.individuals.settings import IndividualsConfig
 from trend_dagster.science.surface import Surface, cut_into_labels
@@ -29,7 +30,8 @@ def test_a_network_that_the_cohort_lacks_has_a_colour_and_a_row(surface: Surface
     picture = np.asarray(Image.open(io.BytesIO(maps_png(surface, {"a": cohort, "b": own}))))
     drawn = np.asarray(maps_figure(surface, {"b": own}, 1.0, colours).axes[0].images[0].get_array())
     assert picture.shape[1] > 3 * drawn.shape[1]  # two maps of two columns
-    files = newborn_maps("sub-01", {6: own}, [cohort], MapSpace(surface, None))
+    space = MapSpace(surface, None)
+    files = newborn_maps("sub-01", [6], [cohort], [networks_of(own, surface)], space)
     table = files["maps/sub-01/sub-01_6_clusters.tsv"].decode().splitlines()
     assert len(table) == 1 + 6
 

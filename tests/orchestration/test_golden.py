@@ -53,6 +53,13 @@ def test_a_changed_output_of_any_asset_is_noticed_and_only_that_asset_is_named(w
     assert golden.COMMAND in said
 
 
+def test_what_puts_stores_in_use_out_of_date_is_noticed(written):
+    found = copy.deepcopy(written)
+    found["stability"]["made_from"].append("validation.new = 1")
+    (said,) = golden.complaints(written, found)
+    assert said.startswith("stability is out of date in stores in use: validation.new = 1")
+
+
 def test_a_raised_code_version_asks_for_new_values(written):
     found = copy.deepcopy(written)
     found["stability"]["code_version"] = "99"

@@ -2,11 +2,15 @@
 
 from __future__ import annotations
 
+import json
+import re
 from pathlib import Path
 
+import nibabel as nib
 import numpy as np
 import pandas as pd
 import pytest
+from matplotlib.colors import to_hex
 
 from tests.conftest import run
 from trend_dagster.orchestration.assets import ASSETS
@@ -22,7 +26,13 @@ from trend_dagster.science.evidence.simulation import (
 from trend_dagster.science.surface import Surface
 
 COHORT = SimulationConfig(seed=4, snr=0.5, n_networks=3, n_subjects=4, border_variation=0.6)
-BY_SUBJECT = ("individual_networks", "network_series", "network_connectivity", "individual_page")
+BY_SUBJECT = (
+    "individual_networks",
+    "individual_maps",
+    "network_series",
+    "network_connectivity",
+    "individual_page",
+)
 SETTINGS = """\
 inputs: {surface: fsaverage3}
 validation: {n_nulls: 0}
@@ -30,6 +40,7 @@ sweep: {n_components: [12], n_clusters: [6]}
 individuals:
   {pages: true, participants: participants.tsv, associate: [age_at_scan], covariates: []}
 bold: {repetition_time: 2.0}
+outputs: {atlases: [atlas.npy], n_spins: 20}
 """
 
 pytestmark = pytest.mark.slow
@@ -41,7 +52,8 @@ def cohort(tmp_path: Path, surface: Surface) -> Path:
     folder = tmp_path / "project"
     (folder / "bold").mkdir(parents=True)
     (folder / "later").mkdir()
-    _, runs = simulate_cohort(surface, COHORT)
+    planted, runs = simulate_cohort(surface, COHORT)
+    np.save(folder / "atlas.npy", planted)
     for name, bold in runs:
         later = name.startswith("sub-04")
         np.save(folder / ("later" if later else "bold") / f"{name}.npy", bold)
@@ -52,6 +64,32 @@ def cohort(tmp_path: Path, surface: Surface) -> Path:
     people.to_csv(folder / "participants.tsv", sep="\t", index=False)
     (folder / "trend.yaml").write_text(SETTINGS.replace("associate: [age_at_scan], ", ""))
     return folder
+
+
+def networks_in(file: Path) -> dict[int, tuple[str, str]]:
+    """Name and colour of each number, as a map has them."""
+    table = nib.load(file).labeltable.labels
+    return {row.key: (row.label, to_hex(row.rgba[:3])) for row in table if row.key}
+
+
+def assert_named_as_the_cohort(outputs: Path, key: str) -> None:
+    """A network's number, name and colour are the cohort's in the maps, table, page and series."""
+    cohort = networks_in(outputs / "maps" / "selected_6_clusters.L.label.gii")
+    assert any(not re.fullmatch(r"[LR]H_\d\d", name) for name, _ in cohort.values())
+    assert networks_in(outputs / "maps" / key / f"{key}_6_clusters.R.label.gii") == cohort
+    for name in ("selected_6_clusters.tsv", f"{key}/{key}_6_clusters.tsv"):
+        table = pd.read_csv(outputs / "maps" / name, sep="\t", index_col="index")
+        assert dict(table[["name", "color"]].apply(tuple, axis=1)) == cohort
+    columns = json.loads((outputs / "individuals" / key / f"{key}_seg-own6_timeseries.json")
+                         .read_text())  # fmt: skip
+    assert columns == {f"network_{k:02d}": {"LongName": name} for k, (name, _) in cohort.items()}
+    people = pd.read_csv(outputs / "individuals.csv").query("subject == @key")
+    assert all(cohort[row.network][0] == row.name for row in people.itertuples(index=False))
+    rows = re.findall(r"<tr><td>(\d+)</td><td>(\w+)</td>",
+                      (outputs / "individuals" / f"{key}.html").read_text())  # fmt: skip
+    assert {int(number): name for number, name in rows} == {
+        row.network: row.name for row in people.itertuples(index=False)
+    }
 
 
 def test_without_any_newborn_there_is_one_error(cohort: Path) -> None:
@@ -91,7 +129,7 @@ def test_each_newborn_has_its_own_networks_and_a_new_one_makes_only_its_own(
             sep="\t",
         )  # fmt: skip
         np.testing.assert_allclose(table.to_numpy(), series.read("mean")[1, 0, :120], rtol=1e-4)
-        assert (cohort / "outputs" / "maps" / key / f"{key}_6_clusters.L.label.gii").is_file()
+        assert_named_as_the_cohort(cohort / "outputs", key)
         page = (cohort / "outputs" / "individuals" / f"{key}.html").read_text()
         assert found.facts["findings"][0] in page.replace("&#39;", "'")
         assert f"{key}_ses-1_run-2" in page

@@ -11,6 +11,7 @@ from pathlib import Path
 
 import nibabel as nib
 import numpy as np
+import pandas as pd
 import pytest
 import yaml
 from nibabel.cifti2.cifti2_axes import BrainModelAxis, SeriesAxis
@@ -37,6 +38,7 @@ SETTINGS = {
     "sweep": {"n_components": [20], "n_clusters": [14]},
     "controls": {"features": []},
     "validation": {"n_nulls": 0},
+    "outputs": {"atlases": ["planted.npy"], "n_spins": 20},
 }
 
 
@@ -105,6 +107,26 @@ def test_the_networks_come_back_on_the_mesh_of_the_files(fine):
 def dense_labels(fine: Fine) -> np.ndarray:
     image = nib.load(fine.folder / "outputs" / "maps" / "selected_14_clusters.dlabel.nii")
     return np.asarray(image.dataobj)[0].astype(int)
+
+
+def test_soft_maps_and_names_are_on_the_mesh_of_the_files(fine):
+    maps = fine.folder / "outputs" / "maps"
+    table = pd.read_csv(maps / "selected_14_clusters.tsv", sep="\t")
+    assert set(table["name"]) == {
+        f"{side}H_{k + 7 * (side == 'R')}" for side in "LR" for k in range(7)
+    }
+    image = nib.load(maps / "selected_14_clusters_probability.dscalar.nii")
+    assert list(image.header.get_axis(0).name) == list(table["name"])
+    share, labels = np.asarray(image.dataobj), dense_labels(fine)
+    assert share.min() >= 0
+    np.testing.assert_allclose(share.sum(axis=0)[labels > 0], 1, atol=1e-5)
+    assert (share.argmax(axis=0)[labels > 0] + 1 == labels[labels > 0]).mean() > 0.95
+    left = [a.data for a in nib.load(maps / "selected_14_clusters_probability.L.func.gii").darrays]
+    held = fine.planted[:N] >= 0
+    np.testing.assert_allclose(np.stack(left)[:, held], share[:, : held.sum()], atol=1e-6)
+    assert not np.stack(left)[:, ~held].any()
+    report = (fine.folder / "outputs" / "report.html").read_text()
+    assert all(f">{name}<" in report for name in table["name"])
 
 
 @pytest.mark.usefixtures("workbench")

@@ -10,6 +10,7 @@ import pytest
 from trend_dagster.errors import CohortError, InputError, SettingsError
 from trend_dagster.project.folder import Project
 from trend_dagster.project.recordings import (
+    Recording,
     check_recordings,
     copies,
     read_recording,
@@ -17,6 +18,7 @@ from trend_dagster.project.recordings import (
     weights_of,
 )
 from trend_dagster.project.settings import Settings
+from trend_dagster.science.method import prepare_run
 from trend_dagster.storage.stores import Recipe
 
 N, N_TIMEPOINTS = 200, 100
@@ -95,6 +97,51 @@ def test_volumes_before_the_steady_state_are_said(folder):
     assert "notes" not in read(folder, confounds=["non_steady_state_outlier*"]).facts
 
 
+def test_volumes_that_the_censor_leaves_out_are_not_asked_for_again(folder):
+    write_table(folder, RUNS[0], non_steady_state_outlier00=np.eye(N_TIMEPOINTS, dtype=int)[0])
+    assert "notes" not in read(folder, censor={"column": "non_steady*", "above": 0}).facts
+
+
+@pytest.mark.parametrize(("filters", "n"), [({}, 34), ({"high_pass_hz": None}, 19)])
+def test_a_run_too_short_to_filter_is_excluded_by_name(folder, filters, n):
+    bold = {"high_pass_hz": 0.01, "low_pass_hz": 0.1, **filters}
+    short = read(folder, drop_first=N_TIMEPOINTS - n + 1, **bold)
+    assert f"filters need {n} volumes, and {n - 1} of 100 are left" in str(short.unusable)
+    enough = read(folder, drop_first=N_TIMEPOINTS - n, **bold)
+    config = Settings.model_validate({"bold": bold}).bold
+    prepared, _ = prepare_run(enough.raw.signal, config, 2.0, None, enough.sample_mask)
+    assert prepared.shape == (N, n)
+    assert np.isfinite(prepared).all()
+
+
+# Masks beside where the run has no signal
+
+
+def masked(folder: Path, *masks: np.ndarray) -> Recording:
+    names = [f"{i}.npy" for i in range(len(masks))]
+    for name, mask in zip(names, masks, strict=True):
+        np.save(folder / name, mask)
+    settings = Settings.model_validate({"inputs": {"cortex_mask": names}})
+    found = Project(folder, settings)
+    return read_recording(found, found.bold_run(RUNS[0]))
+
+
+def test_a_cortex_mask_is_compared_with_the_wall_of_the_run(folder):
+    left, right, other = (np.ones(N // 2, dtype=bool) for _ in range(3))
+    left[:9], right[20:30], other[50:60] = False, False, False
+    bold = np.load(folder / "bold" / f"{RUNS[0]}.npy")
+    bold[~np.concatenate([left, right])] = 0
+    np.save(folder / "bold" / f"{RUNS[0]}.npy", bold)
+    assert "notes" not in masked(folder, left, right).facts
+    for masks in ((right, left), (np.concatenate([right, left]),)):
+        with pytest.raises(InputError, match="none the other way round: exchanged"):
+            masked(folder, *masks)
+    with pytest.raises(InputError, match=r"one mask for both.*the right hemisphere, where"):
+        masked(folder, left, left)
+    (note,) = masked(folder, left, other).facts["notes"]
+    assert "100% of the vertices that the cortex mask leaves out in the right hemisphere" in note
+
+
 def test_a_name_that_no_table_has_is_one_error_in_the_same_words(folder):
     said = set()
     for run in RUNS:
@@ -134,10 +181,15 @@ def test_copies_are_found_whole_or_by_hemisphere(folder, rng):
     store(folder, "d", 2 * runs["a"][:, :40] - 1)
     half = np.concatenate([rng.standard_normal((N // 2, 50)), runs["b"][N // 2 :]])
     store(folder, "e", half)
-    found = copies(opened, "abcde")
-    assert found == [("a", "d", "are the same"), ("b", "e", "share the right hemisphere")]
-    with pytest.raises(CohortError, match="BOLD runs d, e: expected a recording of its own"):
-        check_recordings(opened, "abcde")
+    store(folder, "f", runs["c"][:, 15:45])
+    found = copies(opened, "abcdef")
+    assert found == [
+        ("a", "d", "are the same"),
+        ("c", "f", "are the same"),
+        ("b", "e", "share the right hemisphere"),
+    ]
+    with pytest.raises(CohortError, match="BOLD runs d, f, e: expected a recording of its own"):
+        check_recordings(opened, "abcdef")
 
 
 def test_runs_weigh_by_what_is_left_of_them(folder, rng):

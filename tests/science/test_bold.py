@@ -62,7 +62,18 @@ def test_rounding_noise_on_the_wall_is_no_signal_in_any_unit(rng, share):
         assert np.flatnonzero(~mask).tolist() == list(range(50, 60))
 
 
-@pytest.mark.parametrize("change", [lambda x: x, lambda x: 3 * x + 7, lambda x: x[:, :50]])
+@pytest.mark.parametrize(
+    "change",
+    [
+        lambda x: x,
+        lambda x: 3 * x + 7,
+        lambda x: 7 - 3 * x,
+        lambda x: x[:, :50],
+        lambda x: x[:, 4:],
+        lambda x: x[:, 30:60],
+        lambda x: np.concatenate([np.random.default_rng().standard_normal((16, 30)), x], axis=1),
+    ],
+)
 def test_a_recording_is_known_again_whatever_its_unit_and_length(rng, change):
     shared = rng.standard_normal((16, 80))  # what two recordings of a task have in common
     series = {k: shared + 1.5 * rng.standard_normal((16, 80)) for k in "abc"}

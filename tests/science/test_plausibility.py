@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import pytest
 
-from trend_dagster.science.plausibility import REPETITION_TIME, TABLE, doubts
+from trend_dagster.science.plausibility import REPETITION_TIME, TABLE, doubts, outlying
 
 BOLD = {
     "repetition_time_s": 0.392,
@@ -52,6 +52,16 @@ def test_usual_values_and_older_facts_raise_no_doubt():
 def test_a_value_out_of_its_range_is_said(asset, change, said):
     found = doubts(asset, (BOLD if asset == "bold" else CORTEX) | change)
     assert any(said in each for each in found)
+
+
+def test_a_run_of_another_repetition_time_than_its_subject_s_others_is_named():
+    """Another subject may come from another scanner."""
+    times = {"a1": 2.0, "a2": 1.0, "a3": 2.0, "b1": 0.8, "b2": None}
+    found = outlying(
+        {key: {"subject": key[0], "repetition_time_s": time} for key, time in times.items()}
+    )
+    assert list(found) == ["a2"]
+    assert "repetition time is 1 s, where other runs of a have 2 s" in found["a2"][0]
 
 
 def test_what_was_noticed_comes_first():

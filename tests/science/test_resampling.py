@@ -39,6 +39,18 @@ def test_an_icosphere_has_its_points_once_and_evenly(frequency):
     assert areas.max() < 2.1 * areas.min()
 
 
+def test_a_triangle_without_area_on_the_sphere_holds_no_point(rng):
+    fine = fine_mesh(rng)
+    same = fine.sphere.copy()
+    a, b, _ = fine.triangles[int(rng.integers(len(fine.triangles)))]
+    same[a] = same[b]  # two of its corners, as in some registered spheres
+    way, before = coarser(replace(fine, sphere=same), 6), coarser(fine, 6)
+    np.testing.assert_allclose(way.down.sum(axis=0), vertex_areas(fine), rtol=1e-5)
+    np.testing.assert_allclose(way.up.sum(axis=1), 1, rtol=1e-5)
+    moved = np.linalg.norm(way.surface.coordinates - before.surface.coordinates, axis=1)
+    assert (moved > 1e-3).sum() < 10
+
+
 def test_all_area_arrives_and_constants_and_slow_waves_stay(rng):
     fine = fine_mesh(rng)
     way = coarser(fine, 6)

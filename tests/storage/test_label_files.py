@@ -315,6 +315,13 @@ def test_one_hemisphere_alone(tmp_path):
     assert "left and right cortex" in refused(tmp_path)
 
 
+def test_dense_labels_without_a_table(tmp_path):
+    axis = LabelAxis(["x"], [{}])
+    image = nib.Cifti2Image(np.ones((1, len(models())), np.int32), (axis, models()))
+    nib.save(image, tmp_path / "x.dlabel.nii")
+    assert "a table of labels, found none" in refused(tmp_path)
+
+
 def test_a_volume_is_no_label_file(tmp_path):
     nib.save(nib.Nifti1Image(np.ones((2, 2, 2), np.int16), np.eye(4)), tmp_path / "x.nii")
     assert "CIFTI-2" in refused(tmp_path)

@@ -217,3 +217,27 @@ def test_what_was_written_a_moment_ago_is_not_remembered(tmp_path):
     file.write_bytes(b"one")
     InputDigests(memory).of(file)
     assert not memory.exists()
+
+
+def test_a_remembered_file_is_not_opened_and_the_file_of_its_numbers_still_counts(
+    tmp_path, monkeypatch
+):
+    """A GIFTI file may name another that holds its numbers; which, is remembered as well."""
+    from trend_dagster.storage import provenance
+
+    monkeypatch.setattr(provenance, "_TICK_NS", 0)
+    memory, path, data = (tmp_path / name for name in ("memory.json", "a.func.gii", "a.dat"))
+    path.write_text('<GIFTI><DataArray ExternalFileName="a.dat"/></GIFTI>')
+    data.write_bytes(b"1")
+    known = provenance.InputDigests(memory)
+    first = known.of(path)
+    assert first == provenance.digest_of_input(path) != digest_of_file(path)
+    time.sleep(0.05)  # more than a tick of the clock
+    data.write_bytes(b"2")
+    opened = []
+    monkeypatch.setattr(provenance, "external_files", lambda p: opened.append(p) or ())
+    second = known.of(path)
+    assert second == known.of(path) != first
+    assert opened == []
+    monkeypatch.undo()
+    assert second == provenance.digest_of_input(path)

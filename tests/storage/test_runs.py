@@ -258,6 +258,30 @@ def test_the_sidecar_and_the_header_disagree(tmp_path, signal):
     assert "sidecar says a repetition time of 2 s" in read_run(the_run(tmp_path)).notes[0]
 
 
+def test_one_hemisphere_tells_the_time_of_both(tmp_path, signal):
+    for side, part, time in zip("LR", np.split(signal, [N_LEFT]), (800, 0), strict=True):
+        write_mgh(tmp_path / f"{side.lower()}h.a.mgh", part, time)
+    assert read_run(the_run(tmp_path)).repetition_time == 0.8
+    write_mgh(tmp_path / "rh.a.mgh", signal[N_LEFT:], 1000)
+    assert "found 0.8 and 1.0 s" in refused(tmp_path)
+
+
+@pytest.mark.parametrize(
+    ("name", "said"),
+    [
+        ("space-fsaverage5", "says space-fsaverage5, 10242 vertices"),
+        ("space-fsLR_den-32k", "says den-32k, 32492 vertices in each hemisphere, and the files"),
+        ("space-fsaverage", None),
+        ("space-mine_den-low", None),
+    ],
+)
+def test_a_name_that_says_another_mesh(tmp_path, signal, name, said):
+    for side, part in zip("LR", np.split(signal, [N_LEFT]), strict=True):
+        write_gifti(tmp_path / f"sub-01_hemi-{side}_{name}_bold.func.gii", part)
+    notes = read_run(the_run(tmp_path)).notes
+    assert said in notes[0] if said else notes == ()
+
+
 def test_nan_in_a_mask_is_outside_and_fractions_are_said(tmp_path, rng):
     volume = rng.random((4, 3, 3, 6)).astype(np.float32)
     nib.save(nib.Nifti1Image(volume, np.eye(4)), tmp_path / "a_bold.nii")
@@ -287,6 +311,24 @@ def test_one_hemisphere_given_for_both(tmp_path, signal):
         write_gifti(tmp_path / f"b_hemi-{side}_bold.func.gii", signal)
     (tmp_path / "a.npy").unlink()
     assert "one is a copy of the other" in refused(tmp_path)
+
+
+def test_a_hemisphere_copied_in_another_unit(tmp_path, signal):
+    np.save(tmp_path / "a.npy", np.concatenate([signal[:20], 3 - 2 * signal[:20]]))
+    assert "one is a copy of the other" in refused(tmp_path)
+
+
+def test_a_series_under_the_name_of_a_map(tmp_path, signal):
+    for side in "LR":
+        write_gifti(tmp_path / f"sub-01_hemi-{side}_bold.shape.gii", signal)
+    assert "call a series .func.gii" in refused(tmp_path)
+
+
+def test_volumes_in_rows_of_a_gifti_file(tmp_path, signal):
+    for side, part in zip("LR", np.split(1000 + 10 * signal, [N_LEFT]), strict=True):
+        write_gifti(tmp_path / f"a_hemi-{side}_bold.func.gii", part.T, one_array=True)
+    with pytest.raises(InputError, match=r"wrong way round.*one array of all vertices a volume"):
+        read_run(the_run(tmp_path), None, {"L": N_LEFT, "R": N_RIGHT})
 
 
 @pytest.mark.parametrize("shape", [(40, 1, 1), (8, 1, 5)])
@@ -439,6 +481,9 @@ def test_a_mask_of_another_shape_or_none(tmp_path, rng):
     other = nib.Nifti1Image(np.ones((3, 3, 2), dtype=np.uint8), np.eye(4))
     nib.save(other, tmp_path / "a_desc-brain_mask.nii")
     assert "(3, 3, 2)" in refused(tmp_path)
+    nothing = nib.Nifti1Image(np.zeros((3, 3, 3), dtype=np.uint8), np.eye(4))
+    nib.save(nothing, tmp_path / "a_desc-brain_mask.nii")
+    assert "numbers other than 0 where there is brain" in refused(tmp_path)
 
 
 def test_a_volume_in_an_overlay_s_clothes(tmp_path, rng):
@@ -473,6 +518,25 @@ def test_confounds_are_taken_by_name(table):
 def test_confounds_that_do_not_fit(table, columns, n, word):
     with pytest.raises(InputError, match=word):
         read_confounds(table, columns, n)
+
+
+@pytest.mark.parametrize(
+    ("old", "new", "said"),
+    [
+        ("\t", ",", "tabs between its columns, found one column 'a,b,c'"),
+        ("a\tb", "a\ta", "each column once, found several a"),
+        ("5\t2", "five\t2", "found 1 without one, first a in row 6"),
+    ],
+)
+def test_a_table_that_is_none(table, old, new, said):
+    table.write_text(table.read_text().replace(old, new))
+    with pytest.raises(InputError, match=said):
+        read_confounds(table, ("a",), N_TIMEPOINTS)
+
+
+def test_a_mark_that_spreadsheets_write_is_no_part_of_a_name(table):
+    table.write_text(table.read_text(), encoding="utf-8-sig")
+    assert read_confounds(table, ("a",), N_TIMEPOINTS).shape == (N_TIMEPOINTS, 1)
 
 
 def test_confounds_by_pattern(table):

@@ -76,6 +76,11 @@ def test_a_sphere_is_kept_if_it_is_one_and_of_this_mesh(surface, tmp_path):
     np.testing.assert_array_equal(found.sphere, round_one.coordinates)
     with pytest.raises(InputError, match=r"sphere surface file.*about the origin.*inputs\.spheres"):
         read_surfaces(files, spheres=files)
+    order = np.random.default_rng(0).permutation(60)
+    turned = round_one.coordinates[np.concatenate([order, 60 + order])]
+    shuffled = write_freesurfer(tmp_path, replace(round_one, coordinates=turned), "shuffled")
+    with pytest.raises(InputError, match=r"cover it .* times: vertices in another order"):
+        read_surfaces(files, spheres=shuffled)
     others = write_freesurfer(tmp_path, brain(70), "other")
     with pytest.raises(InputError, match=r"sphere surface file.*found 136 between"):
         read_surfaces(files, spheres=others)

@@ -19,25 +19,22 @@ from numpy.typing import NDArray
 
 from trend_dagster.delivery.maps import (
     VoxelLabels,
+    cohort_networks,
     counted,
     map_files,
-    networks_of,
-    overlaps_of,
     voxels_of,
 )
 from trend_dagster.errors import SettingsError
 from trend_dagster.files import replace_file
-from trend_dagster.project.tables import partners
 from trend_dagster.project.target import MapSpace
 from trend_dagster.science.surface import Surface
 from trend_dagster.storage.label_images import Network, label_columns
+from trend_dagster.storage.space import DENSITY
 from trend_dagster.storage.stores import Version
 from trend_dagster.storage.template import Grayordinates, Target, Voxels
 
 BIDS_VERSION = "1.11.1"
 ATLAS = "TReND"
-DENSITY = {642: "642", 2562: "3k", 10242: "10k", 32492: "32k", 40962: "41k", 163842: "164k"}
-"""What densities are called, by the vertices of a hemisphere."""
 
 COLUMNS = {
     "homologue": "Index of the mirror image in the other hemisphere; n/a for none",
@@ -288,13 +285,17 @@ is no signal, and the number of a network is its `index` in the table of the sam
 """
 
 
+XCPD_VOLUMES = ("MNI152NLin6Asym", "MNI152NLin2009cAsym", "MNIInfant")
+"""Templates on which XCP-D looks for atlases of volumes; those of CIFTI are on fsLR, 32k."""
+
+
 def export_xcpd(chosen: Chosen, folder: Path) -> Iterator[Path]:
-    """Write the parcellations in the way that XCP-D takes an atlas: CIFTI, one folder for each.
+    """Write the parcellations in the way that XCP-D takes an atlas, one folder for each.
 
     Parameters
     ----------
     chosen : Chosen
-        The parcellations, of CIFTI runs on fsLR.
+        The parcellations, of CIFTI runs on fsLR or of volumes on a template of XCP-D's.
     folder : Path
         Where to.
 
@@ -306,35 +307,50 @@ def export_xcpd(chosen: Chosen, folder: Path) -> Iterator[Path]:
     Raises
     ------
     SettingsError
-        If another data set lies in the folder, or the maps are not dense labels.
+        If another data set lies in the folder, or XCP-D would not find the maps.
     """
     _check_ours(folder)
     files: dict[str, bytes] = {}
-    density = _density(chosen)
+    ending, space = _place_for_xcpd(chosen)
     for n, labels, networks, voxels in zip(
         chosen.n_clusters, chosen.labels, chosen.networks, chosen.voxels, strict=True
     ):
         written = map_files("x", f"{n} networks", labels, networks, None, chosen.target, voxels)
-        if "x.dlabel.nii" not in written:
-            raise SettingsError(
-                "export for XCP-D",
-                expected="maps of CIFTI runs on fsLR (32k), which XCP-D takes",
-                found="maps that are no dense labels",
-                remedy="Resample them (wb_command -label-resample, -cifti-create-label), or name "
-                "the CIFTI file that the BOLD was taken from (inputs.template).",
-            )
-        name = f"{ATLAS}{n}"
-        stem = f"atlas-{name}/atlas-{name}"
-        image = f"{stem}_{chosen.place.space}_den-{next(iter(density))}_dseg"
-        files[f"{image}.dlabel.nii"] = written["x.dlabel.nii"]
-        files[f"{image}.json"] = _json(_metadata(chosen, n, networks, density))
+        stem = f"atlas-{ATLAS}{n}/atlas-{ATLAS}{n}"
+        files[f"{stem}_{space}_dseg.{ending}"] = written[f"x.{ending}"]
+        metadata = _json(_metadata(chosen, n, networks, _density(chosen)))
+        files[f"{stem}_{space}_dseg.json"] = metadata
         table = label_columns(networks)
-        table.insert(1, "label", table["name"])  # what XCP-D names columns by
+        for column in ("label", "cifti_label"):  # what XCP-D's versions name parcels by
+            table.insert(1, column, table["name"])
         files[f"{stem}_dseg.tsv"] = table.to_csv(
             sep="\t", index=False, lineterminator="\n"
         ).encode()
     files["dataset_description.json"] = _json(_description(chosen, "atlas"))
     yield from _write(folder, files)
+
+
+def _place_for_xcpd(chosen: Chosen) -> tuple[str, str]:
+    """Ending and entities of the images that XCP-D looks for."""
+    place, target, density = chosen.place, chosen.target, list(_density(chosen))
+    if isinstance(target, Voxels) and place.template in XCPD_VOLUMES:
+        cohort = f"_cohort-{place.cohort}" if place.cohort else ""
+        return "nii.gz", f"space-{place.template}{cohort}"
+    if isinstance(target, Grayordinates) and target.dense:
+        if place.template == "fsLR" and density == ["32k"]:
+            return "dlabel.nii", "space-fsLR_den-32k"
+        found = f"grayordinates of {place.template}, {density[0]}"
+    else:
+        what = "volumes" if isinstance(target, Voxels) else "surfaces"
+        found = f"{what} on {place.template}, which are no dense labels"
+    raise SettingsError(
+        "export for XCP-D",
+        expected=f"maps of CIFTI runs on fsLR (32k), or of volumes on {', '.join(XCPD_VOLUMES)}",
+        found=found,
+        remedy="Name the runs with the space that they are in (space-fsLR), resample the maps "
+        "(wb_command -label-resample, -cifti-create-label), or name the CIFTI file that the BOLD "
+        "was taken from (inputs.template).",
+    )
 
 
 def chosen_of(
@@ -363,10 +379,8 @@ def chosen_of(
     individuals : mapping of str to Version, optional
         Own maps of newborns, by subject; those of other parcellations are left out.
     """
-    surface, target = space.surface, space.target
     labels = np.stack([space.labels(vector) for vector in selected.read("labels")])
     n_clusters = selected.read("n_clusters").tolist()
-    beside = overlaps_of(overlap, len(labels))
     persons = [
         Person(
             re.sub(r"[^A-Za-z0-9+]", "", subject.removeprefix("sub-")),
@@ -380,12 +394,9 @@ def chosen_of(
         place,
         labels,
         n_clusters,
-        [
-            networks_of(v, surface, target, o, partners(selected, n))
-            for v, o, n in zip(labels, beside, n_clusters, strict=True)
-        ],
-        surface,
-        target,
+        cohort_networks(selected, space, overlap),
+        space.surface,
+        space.target,
         [None if subcortical is None else voxels_of(subcortical, i) for i in range(len(labels))],
         persons,
     )

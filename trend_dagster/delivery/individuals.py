@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
+import json
 from collections.abc import Iterable, Mapping, Sequence
+from dataclasses import asdict
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -17,6 +19,7 @@ from trend_dagster.errors import InputError
 from trend_dagster.project.target import MapSpace
 from trend_dagster.science.individuals.settings import IndividualsConfig
 from trend_dagster.science.surface import Surface
+from trend_dagster.storage.label_images import Network, Networks
 from trend_dagster.storage.stores import Version
 
 if TYPE_CHECKING:
@@ -25,27 +28,64 @@ if TYPE_CHECKING:
 FOLDER = "individuals"
 MAP_NAMES = ("cohort", "own")
 ASSOCIATED = ("area_mm2", "homogeneity")
+NO_MAP = np.empty(0, dtype=np.int64)
 PERSON = ["subject", "n_clusters", "minutes", "share", "null", "z", "different", "excess_vertices"]
 
 Labels = NDArray[np.integer]
+FloatArray = NDArray[np.floating[Any]]
+
+
+def table_of(networks: Iterable[Networks]) -> NDArray[np.uint8]:
+    """Networks of parcellations as bytes of JSON, without what the map itself decides."""
+    rows = [[asdict(each) for each in counted(found, NO_MAP)] for found in networks]
+    return np.frombuffer(json.dumps(rows).encode(), dtype=np.uint8)
+
+
+def newborn_networks(newborn: Version, names: Version, space: MapSpace) -> list[list[Network]]:
+    """Networks of each of a newborn's maps: the cohort's, with the newborn's vertices.
+
+    Parameters
+    ----------
+    newborn : Version
+        Of ``individual_networks``.
+    names : Version
+        Of ``network_names``: the cohort's.
+    space : MapSpace
+        What maps are written on.
+    """
+    table, found = json.loads(names.read("table").tobytes()), []
+    cohort = {
+        n: [Network(**row | {"rgb": tuple(row["rgb"]), "overlaps": ()}) for row in rows]
+        for n, rows in zip(names.read("n_clusters").tolist(), table, strict=True)
+    }
+    maps = (newborn.read(name) for name in ("n_clusters", "chosen_labels", "labels"))
+    for n, chosen, own in zip(*maps, strict=True):
+        labels, networks = space.labels(own), cohort.get(int(n), [])
+        if len(networks) <= max(own.max(), labels.max()):  # the prior is that of an older choice
+            networks = networks_of(space.labels(chosen), space.surface, space.target)
+        found.append(counted(networks, labels))
+    return found
 
 
 def newborn_maps(
     subject: str,
-    cohort: Mapping[int, Labels],
+    n_clusters: Sequence[int],
     labels: Iterable[Labels],
+    networks: Sequence[Networks],
     space: MapSpace,
 ) -> dict[str, bytes]:
-    """Write a newborn's maps in the formats of the cohort's; colours and names are the cohort's.
+    """Write a newborn's maps in the formats of the cohort's, and what columns of series are called.
 
     Parameters
     ----------
     subject : str
         Its key.
-    cohort : mapping of int to ndarray of shape (n_vertices,)
-        The chosen parcellation by number of clusters.
+    n_clusters : sequence of int
+        Of each map.
     labels : iterable of ndarray of shape (n_vertices,)
         The newborn's.
+    networks : sequence of sequence of Network
+        Of each map, from `newborn_networks`.
     space : MapSpace
         What they are written on.
 
@@ -55,24 +95,38 @@ def newborn_maps(
         By path below the project's outputs.
     """
     files: dict[str, bytes] = {}
-    surface, target = space.surface, space.target
-    for (n, chosen), own in zip(cohort.items(), labels, strict=True):
+    for n, own, each in zip(n_clusters, labels, networks, strict=True):
         name, title = f"{subject}_{n}_clusters", f"{subject}: {n} clusters"
-        own = space.labels(own)
-        networks = counted(networks_of(space.labels(chosen), surface, target), own)
-        written = map_files(name, title, own, networks, surface, target)
+        written = map_files(name, title, space.labels(own), each, space.surface, space.target)
         files |= {f"{MAPS}/{subject}/{file}": content for file, content in written.items()}
+        columns = {f"network_{network.key:02d}": {"LongName": network.name} for network in each}
+        described = (json.dumps(columns, indent=2) + "\n").encode()
+        files |= {
+            f"{FOLDER}/{subject}/{subject}_seg-{name}{n}_timeseries.json": described
+            for name in MAP_NAMES
+        }
     return files
 
 
 def map_pictures(
-    surface: Surface, cohort: Mapping[int, Labels], labels: Iterable[Labels], title: str
+    surface: Surface,
+    cohort: Mapping[int, Labels],
+    labels: Iterable[Labels],
+    title: str,
+    networks: Sequence[Networks] = (),
 ) -> dict[str, bytes]:
-    """Draw maps beside the cohort's; arguments as of `newborn_maps`."""
+    """Draw maps beside the cohort's, by number of clusters; in the colours of networks."""
+    colours: list[dict[int, FloatArray] | None] = [colours_of(each) for each in networks]
+    colours = colours or [None] * len(cohort)
     return {
-        f"{n} clusters": maps_png(surface, {"cohort": chosen, title: own})
-        for (n, chosen), own in zip(cohort.items(), labels, strict=True)
+        f"{n} clusters": maps_png(surface, {"cohort": chosen, title: own}, colours=known)
+        for (n, chosen), own, known in zip(cohort.items(), labels, colours, strict=True)
     }
+
+
+def colours_of(networks: Networks) -> dict[int, FloatArray]:
+    """Colours by label, 0 to 1, as pictures take them."""
+    return {network.key - 1: np.array(network.rgb) / 255 for network in networks}
 
 
 def series_files(
@@ -112,13 +166,19 @@ def series_files(
     return files
 
 
-def individuals_table(newborns: Sequence[Version], participants: Path | None) -> pd.DataFrame:
+def individuals_table(
+    newborns: Sequence[Version],
+    names: Mapping[str, Sequence[Sequence[str]]],
+    participants: Path | None,
+) -> pd.DataFrame:
     """Put what is known of all newborns into one table.
 
     Parameters
     ----------
     newborns : sequence of Version
         Of ``individual_networks``.
+    names : mapping of str to sequence of sequence of str
+        Names of the networks of each parcellation, by subject.
     participants : Path, optional
         Table whose columns join it.
 
@@ -138,12 +198,13 @@ def individuals_table(newborns: Sequence[Version], participants: Path | None) ->
         person = {name: newborn.read(f"departure_{name}") for name in DEPARTURE} | {
             "agreement_between_runs": newborn.read("agreement")
         }
-        minutes = newborn.facts.get("minutes")
+        minutes, subject = newborn.facts.get("minutes"), newborn.partition["subject"]
         for i, n in enumerate(newborn.read("n_clusters").tolist()):
             of_person = {name: values[i] for name, values in person.items()}
             for k in np.flatnonzero(np.isfinite(network["area_mm2"][i])):
                 rows.append(
-                    {"subject": newborn.partition["subject"], "n_clusters": n, "network": k + 1}
+                    {"subject": subject, "n_clusters": n, "network": k + 1}
+                    | {"name": names[subject][i][int(k)]}
                     | {name: values[i, k] for name, values in network.items()}
                     | {"n_runs": len(newborn.facts["runs"])}
                     | {"minutes": np.nan if minutes is None else minutes}

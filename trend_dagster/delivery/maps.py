@@ -108,12 +108,10 @@ def chosen_maps(
     files: dict[str, bytes] = {}
     tables: dict[str, str] = {}
     surface, target = space.surface, space.target
-    beside = overlaps_of(overlap, len(selected.facts["chosen"]))
-    chosen = zip(selected.facts["chosen"], selected.read("labels"), beside, strict=True)
-    for i, (choice, found, overlaps) in enumerate(chosen):
+    everyone = cohort_networks(selected, space, overlap)
+    chosen = zip(selected.facts["chosen"], selected.read("labels"), everyone, strict=True)
+    for i, (choice, found, networks) in enumerate(chosen):
         labels = space.labels(found)
-        partner = partners(selected, choice["n_clusters"])
-        networks = networks_of(labels, surface, target, overlaps, partner)
         name = f"selected_{choice['n_clusters']}_clusters"
         voxels = None if subcortical is None else voxels_of(subcortical, i)
         written = map_files(name, cell_title(choice), labels, networks, surface, target, voxels)
@@ -123,6 +121,30 @@ def chosen_maps(
         table = label_columns(networks).to_markdown(index=False)
         tables[f"networks, {choice['n_clusters']} clusters"] = str(table)
     return files, tables
+
+
+def cohort_networks(
+    selected: Version, space: MapSpace, overlap: Version | None = None
+) -> list[list[Network]]:
+    """Networks of each chosen parcellation, in the numbers, names and colours that all maps have.
+
+    Parameters
+    ----------
+    selected : Version
+        The chosen parcellations.
+    space : MapSpace
+        What maps are written on.
+    overlap : Version, optional
+        Overlap with atlases, that networks are named by.
+    """
+    labels, n_clusters = selected.read("labels"), selected.read("n_clusters").tolist()
+    beside = zip(labels, n_clusters, overlaps_of(overlap, len(labels)), strict=True)
+    return [
+        networks_of(
+            space.labels(found), space.surface, space.target, overlaps, partners(selected, n)
+        )
+        for found, n, overlaps in beside
+    ]
 
 
 def label_files(
@@ -162,8 +184,14 @@ def label_files(
 
 
 def counted(networks: Sequence[Network], labels: NDArray[np.integer]) -> list[Network]:
-    """The same networks, with the vertices that they have in another map."""
-    return [replace(each, n_vertices=int((labels == each.key - 1).sum())) for each in networks]
+    """The same networks, with the vertices that they have in another map.
+
+    What they overlap in an atlas is measured on the map that they are named by alone.
+    """
+    return [
+        replace(each, n_vertices=int((labels == each.key - 1).sum()), overlaps=())
+        for each in networks
+    ]
 
 
 def networks_of(

@@ -62,6 +62,7 @@ def newborn_page(
     note: str,
     runs: Sequence[Version],
     networks: Version,
+    named: Version,
     series: Version,
     connectivity: Version,
     surface: Surface,
@@ -77,8 +78,9 @@ def newborn_page(
         The user's sentence about the data; empty if there is none.
     runs : sequence of Version
         Its runs.
-    networks, series, connectivity : Version
-        Of ``individual_networks``, ``network_series`` and ``network_connectivity``.
+    networks, named, series, connectivity : Version
+        Of ``individual_networks``, ``individual_maps``, ``network_series`` and
+        ``network_connectivity``.
     surface : Surface
         The mesh.
     planted : ndarray of shape (n_vertices,), optional
@@ -91,20 +93,23 @@ def newborn_page(
     found : dict
         Mean Dice with what was planted, of the cohort's map and its own, by number of clusters.
     """
+    from matplotlib.colors import to_rgb
+
     subject, found = networks.partition[SUBJECT], {}
     clusters = networks.read("n_clusters").tolist()
-    maps = [_map(networks, i, n) for i, n in enumerate(clusters)]
+    maps = [_map(networks, named.facts["names"][i], i, n) for i, n in enumerate(clusters)]
     drawn = [_drawn(networks, series, connectivity, i, n, surface) for i, n in enumerate(clusters)]
     for i, n in enumerate(clusters):
         cohort, own = (networks.read(name)[i] for name in ("chosen_labels", "labels"))
         shown = {"cohort": cohort, subject: own}
         if planted is not None and len(np.unique(planted[planted >= 0])) == n:
-            named = match_labels(planted, cohort)
-            dice = [mean_dice(labels, named) for labels in shown.values()]
-            shown[f"planted for {subject}"] = named
+            matched = match_labels(planted, cohort)
+            dice = [mean_dice(labels, matched) for labels in shown.values()]
+            shown[f"planted for {subject}"] = matched
             maps[i]["facts"] |= {"Dice, cohort": f"{dice[0]:.3f}", "Dice, own": f"{dice[1]:.3f}"}
             found[f"dice_{n}_clusters"] = [round(d, 4) for d in dice]
-        maps[i] |= drawn[i] | {"picture": maps_png(surface, shown, PIXELS_PER_MM)}
+        colours = {k: np.array(to_rgb(hex)) for k, hex in enumerate(named.facts["colours"][i])}
+        maps[i] |= drawn[i] | {"picture": maps_png(surface, shown, PIXELS_PER_MM, colours)}
     page = NewbornPage(
         project=project,
         subject=subject,
@@ -117,10 +122,10 @@ def newborn_page(
     return render_page("newborn.html", page=page).encode(), found
 
 
-def _map(networks: Version, i: int, n: int) -> dict[str, Any]:
+def _map(networks: Version, names: Sequence[str], i: int, n: int) -> dict[str, Any]:
     """What is said of one map in words and numbers."""
     words = {"finding": networks.facts["findings"][i], "facts": _facts(networks, i)}
-    return {"n_clusters": n, **words, "networks": _networks(networks, i)}
+    return {"n_clusters": n, **words, "networks": _networks(networks, names, i)}
 
 
 def _drawn(
@@ -157,17 +162,18 @@ def _facts(networks: Version, i: int) -> dict[str, str]:
     }
 
 
-def _networks(networks: Version, i: int) -> list[dict[str, Any]]:
-    names = {
+def _networks(networks: Version, names: Sequence[str], i: int) -> list[dict[str, Any]]:
+    titles = {
         "area_mm2": "Area, mm2",
         "homogeneity": "Homogeneity",
         "silhouette": "Silhouette",
         "confidence": "Confidence",
     }
-    columns = {title: networks.read(f"network_{name}")[i] for name, title in names.items()}
+    columns = {title: networks.read(f"network_{name}")[i] for name, title in titles.items()}
     known = np.flatnonzero(np.isfinite(columns["Area, mm2"]))
     return [
-        {"Network": int(k) + 1} | {title: float(values[k]) for title, values in columns.items()}
+        {"Network": int(k) + 1, "Name": names[int(k)]}
+        | {title: float(values[k]) for title, values in columns.items()}
         for k in known
     ]
 

@@ -17,7 +17,7 @@ from numpy.typing import NDArray
 from trend_dagster.delivery.figures.matrices import correlation_figure
 from trend_dagster.delivery.figures.png import small_png
 from trend_dagster.delivery.figures.surface import distinct_colours, oklch_to_rgb
-from trend_dagster.delivery.maps import networks_of, overlaps_of
+from trend_dagster.delivery.maps import networks_of
 from trend_dagster.delivery.page import HISTORY, Chosen, Metric, Report, ShownCell
 from trend_dagster.delivery.pictures import parcellation_or_sizes
 from trend_dagster.project.dimensions import BOLD_RUN, LABEL_FILE
@@ -160,7 +160,7 @@ def gather(
     found: Sequence[Version],
     surface: Surface | None,
     individuals: Version | None = None,
-    overlap: Version | None = None,
+    networks: Sequence[Sequence[Network]] = (),
 ) -> Report:
     """Put a report together.
 
@@ -178,8 +178,8 @@ def gather(
         The mesh.
     individuals : Version, optional
         Of the asset of that name.
-    overlap : Version, optional
-        Of ``atlas_overlap``, that networks are named by.
+    networks : sequence of sequence of Network
+        Of each chosen parcellation, as on the maps.
 
     Returns
     -------
@@ -194,11 +194,6 @@ def gather(
     table = comparison_table(*versions["control_comparison"])
     columns = {n: t for n, t in COLUMNS.items() if n in table and not table[n].isna().all()}
     labels = selected.read("labels")
-    beside = overlaps_of(overlap, len(labels))
-    networks = [
-        networks_of(v, surface, overlaps=o, partner=partners(selected, int(n)))
-        for n, v, o in zip(selected.read("n_clusters"), labels, beside, strict=True)
-    ]
     model = next(iter(versions.get("trained_model", ())), None)
     return Report(
         project=name,

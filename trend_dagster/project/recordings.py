@@ -47,7 +47,7 @@ from trend_dagster.storage.confounds import (
     read_confounds,
 )
 from trend_dagster.storage.runs import BoldRun, RawRun, read_run, read_subcortex
-from trend_dagster.storage.sides import twins
+from trend_dagster.storage.sides import SIDES, WORD
 from trend_dagster.storage.space import Subcortex
 from trend_dagster.storage.stores import Version
 
@@ -122,7 +122,7 @@ def read_recording(project: Project, run: BoldRun) -> Recording:
     config = project.settings.bold
     files = recording_files(project, run)
     raw = read_run(run, files.get("mask"), mesh_sizes(project))
-    outside = _outside_cortex(project, raw)
+    outside, on_mask = _outside_cortex(project, raw)
     raw.signal[outside] = 0  # NaN as well, which some write on the medial wall
     time, told_by = _repetition_time(project, run, raw)
     facts: dict[str, Any] = {
@@ -134,7 +134,7 @@ def read_recording(project: Project, run: BoldRun) -> Recording:
         "repetition_time_s": time,
         "repetition_time_told_by": told_by,
     }
-    if notes := [*raw.notes, *_notes_on_mask(project, outside)]:
+    if notes := [*raw.notes, *on_mask]:
         facts["notes"] = notes
     mask = np.zeros(len(raw.signal), dtype=bool)
     if (reason := why_unusable(raw.signal)) is not None:
@@ -259,7 +259,7 @@ def _kept_volumes(
         (values,) = read_confounds(table, (config.censor.column,), n_timepoints).T
         kept &= values <= config.censor.above
     n_flagged = _unsteady_volumes(run)
-    if n_flagged > n_dropped and not any("non_steady" in name for name in config.confounds):
+    if kept[:n_flagged].any() and not any("non_steady" in name for name in config.confounds):
         facts.setdefault("notes", []).append(
             f"the confounds table says that the first {n_flagged} volumes are not in steady state, "
             f"and {n_dropped} are dropped: set bold.drop_first: {n_flagged} in trend.yaml"
@@ -290,6 +290,8 @@ def _too_little(project: Project, kept: NDArray[np.bool_], time: float | None) -
     n_kept = int(kept.sum())
     if n_kept < 2:
         return f"{n_kept} of {len(kept)} volumes are left (bold.drop_first, bold.censor)"
+    if (n_filtered := len(kept) - int(np.argmax(kept))) < config.shortest:
+        return f"filters need {config.shortest} volumes, and {n_filtered} of {len(kept)} are left"
     if config.minimum_minutes == 0:
         return None
     if time is None:
@@ -320,7 +322,7 @@ def _check_columns(project: Project, run: BoldRun, setting: str, wanted: tuple[s
     """
     own = columns_of(confounds_file(run))
     _, missing = matching(wanted, own)
-    if not missing:
+    if not missing or not own:  # what is no table is said where its numbers are read
         return
     everywhere: set[str] = set()
     for other in project.bold_runs.values():
@@ -358,16 +360,14 @@ def _repetition_time(project: Project, run: BoldRun, raw: RawRun) -> tuple[float
     return raw.repetition_time, raw.told_by
 
 
-def _outside_cortex(project: Project, raw: RawRun) -> NDArray[np.bool_]:
+def _outside_cortex(project: Project, raw: RawRun) -> tuple[NDArray[np.bool_], list[str]]:
     """Vertices that the user's mask leaves out, or the mesh's wall where the file has values."""
     n = len(raw.signal)
     files = list(cortex_mask_files(project).values())
     if not files:
-        return _wall_with_values(project, raw)
+        return _wall_with_values(project, raw), []
     outside = ~read_mask(project, n, raw.space.n_vertices)
-    if len(files) == 2:
-        _check_not_exchanged(files, outside, raw.signal)
-    return outside
+    return outside, _doubts_of_mask(files, outside, raw.signal)
 
 
 def _wall_with_values(project: Project, raw: RawRun) -> NDArray[np.bool_]:
@@ -385,34 +385,60 @@ def _wall_with_values(project: Project, raw: RawRun) -> NDArray[np.bool_]:
     return wall if (there != there[:, :1]).any(axis=1).mean() > 0.5 else none
 
 
-def _notes_on_mask(project: Project, outside: NDArray[np.bool_]) -> list[str]:
-    files = list(cortex_mask_files(project).values())
-    if len(files) != 2 or not twins(outside, len(outside) // 2):
-        return []
-    return [
-        f"cortex masks {files[0].name} and {files[1].name} are the same: right for a symmetric "
-        "mesh, else one is a copy of the other"
-    ]
-
-
-def _check_not_exchanged(
+def _doubts_of_mask(
     files: Sequence[Path], outside: NDArray[np.bool_], signal: NDArray[np.float32]
-) -> None:
-    """Compare a pair of masks with where the run itself has no signal, which is the wall."""
-    half = len(outside) // 2
-    if len(outside) % 2 or np.array_equal(outside[:half], outside[half:]):
-        return
-    varies = signal.max(axis=1) > signal.min(axis=1)  # not where there is NaN
-    lost, kept_wall = (float((mask & varies).sum()) for mask in (outside, np.roll(outside, half)))
-    n_outside = max(1, int(outside.sum()))
-    if lost > 0.5 * n_outside and kept_wall < 0.1 * n_outside:
-        raise InputError(
-            f"cortex masks {files[0]} and {files[1]}",
+) -> list[str]:
+    """Compare a mask with where the run itself has no signal, which is the wall.
+
+    Raises
+    ------
+    InputError
+        If the masks of the hemispheres are exchanged, or one stands for both.
+    """
+    if len(outside) % 2:
+        return []
+    own = outside.reshape(2, -1)
+    varies = (signal.max(axis=1) > signal.min(axis=1)).reshape(2, -1)  # not where there is NaN
+    n_outside = np.maximum(own.sum(axis=1), 1)
+    lost = (own & varies).sum(axis=1) / n_outside
+    lost_across = (own[::-1] & varies).sum(axis=1) / n_outside[::-1]  # by the other side's mask
+    other_wall = (~varies & ~own).sum(axis=1) > 0.5 * (own & varies).sum(axis=1)
+    same = bool((own[0] == own[1]).all())
+
+    def wrong(found: str, remedy: str) -> InputError:
+        return InputError(
+            f"cortex mask {' and '.join(map(str, files))}",
             expected="the left hemisphere's mask, then the right one's",
-            found=f"masks that leave out {lost / n_outside:.0%} of vertices with signal, and none "
-            "the other way round: exchanged",
-            remedy="Exchange them in trend.yaml (inputs.cortex_mask).",
+            found=found,
+            remedy=f"{remedy} (inputs.cortex_mask in trend.yaml).",
         )
+
+    if not same and lost.min() > 0.05 and lost_across.max() < 0.2 * lost.min():
+        share = (own & varies).sum() / n_outside.sum()
+        raise wrong(
+            f"masks that leave out {share:.0%} of vertices with signal, and "
+            f"{'none' if not lost_across.any() else 'hardly any'} the other way round: exchanged",
+            "Exchange them",
+        )
+    worst = int(lost.argmax())
+    if same and lost[worst] > 0.05 and lost.min() < 0.2 * lost[worst] and other_wall[worst]:
+        raise wrong(
+            f"one mask for both, which leaves out {lost[worst]:.0%} of vertices with signal in the "
+            f"{WORD[SIDES[worst]]} hemisphere, where the run has its wall elsewhere",
+            f"Name the mask of the {WORD[SIDES[worst]]} hemisphere",
+        )
+    notes = [
+        f"{share:.0%} of the vertices that the cortex mask leaves out in the {WORD[side]} "
+        "hemisphere have signal, and it keeps others without: of another mesh or hemisphere?"
+        for side, share, elsewhere in zip(SIDES, lost, other_wall, strict=True)
+        if share > 0.5 and elsewhere
+    ]
+    if same and own[0].any() and len(files) == 2:
+        notes.append(
+            f"cortex masks {files[0].name} and {files[1].name} are the same: right for a symmetric "
+            "mesh, else one is a copy of the other"
+        )
+    return notes
 
 
 # Runs beside each other

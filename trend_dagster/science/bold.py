@@ -11,7 +11,7 @@ from __future__ import annotations
 
 import math
 import re
-from collections.abc import Mapping
+from collections.abc import Iterator, Mapping, Sequence
 from statistics import multimode
 from typing import Literal
 
@@ -126,6 +126,12 @@ class BoldConfig(BaseModel, frozen=True, extra="forbid"):
         return (*parts, *self.confounds)
 
     @property
+    def shortest(self) -> int:
+        """Volumes that a run must have: those that filters of fifth order are padded by."""
+        both = self.high_pass_hz is not None and self.low_pass_hz is not None
+        return 34 if both else 19 if self.filters else 2
+
+    @property
     def filters(self) -> bool:
         """Whether frequencies are taken out."""
         return self.high_pass_hz is not None or self.low_pass_hz is not None
@@ -149,6 +155,9 @@ leave on the medial wall is a few 1e-5 of the signal."""
 SAME = 0.95
 """Mean correlation over vertices above which two series are one recording. Two recordings of one
 person reach some tenths."""
+
+SHORTEST_SHARED = 10
+"""Volumes that two runs must share to be called one recording."""
 
 
 def signal_mask(bold: NDArray[np.float32]) -> NDArray[np.bool_]:
@@ -187,23 +196,52 @@ def same_recordings(series: Mapping[str, NDArray[np.floating]]) -> list[tuple[st
     Parameters
     ----------
     series : mapping of str to ndarray of shape (n_vertices, n_timepoints)
-        The same vertices of each run; runs may differ in length, and are compared over the first
-        timepoints.
+        The same vertices of each run; runs may differ in length, and one may begin later than the
+        other.
 
     Returns
     -------
     list of tuple of two str
         Pairs of runs, in the order given, whose series correlate by more than :data:`SAME` in the
-        mean over vertices.
+        mean over vertices, or by less than its negative, over the timepoints that they share.
     """
     names = list(series)
     shortest = min((each.shape[1] for each in series.values()), default=0)
     if shortest < 3:
         return []
     flat = np.stack([_unit_rows(series[name][:, :shortest]).ravel() for name in names])
-    alike = flat @ flat.T / max(1, len(next(iter(series.values()))))
-    first, second = np.nonzero(np.triu(alike > SAME, k=1))
-    return [(names[i], names[j]) for i, j in zip(first, second, strict=True)]
+    alike = np.abs(flat @ flat.T) / max(1, len(next(iter(series.values()))))
+    found = set(zip(*np.nonzero(np.triu(alike > SAME, k=1)), strict=True))
+    units = [_unit_rows(series[name]) for name in names]
+    found |= {(i, j) for i, j, lag in _likely_lags(units) if _alike(units[i], units[j], lag) > SAME}
+    return [(names[i], names[j]) for i, j in sorted(found)]
+
+
+def _likely_lags(units: Sequence[NDArray[np.float64]]) -> Iterator[tuple[int, int, int]]:
+    """Pairs of runs, and by how much the second may begin later, as the first vertex tells it."""
+    lengths = np.array([unit.shape[1] for unit in units])
+    n = 512 * -(-2 * int(lengths.max()) // 512)  # of small factors
+    first = np.stack([np.pad(u[0], (0, n - u.shape[1])) for u in units]).astype(np.float32)
+    waves = np.fft.rfft(first, axis=1)
+    for i in range(len(units) - 1):
+        shared = np.abs(np.fft.irfft(waves[i] * waves[i + 1 :].conj(), n, axis=1))
+        for j, lag in enumerate(shared.argmax(axis=1).tolist(), i + 1):
+            peak = shared[j - i - 1, lag]
+            lag -= n if lag >= n // 2 else 0
+            overlap = min(lengths[i] - max(0, lag), lengths[j] - max(0, -lag))
+            # Of one recording it is the share of its power that lies where both are.
+            if overlap >= SHORTEST_SHARED and peak > 0.5 * overlap / np.sqrt(
+                lengths[i] * lengths[j]
+            ):
+                yield i, j, lag
+
+
+def _alike(one: NDArray[np.float64], other: NDArray[np.float64], lag: int) -> float:
+    """Mean correlation where both are, the other one beginning so many timepoints later."""
+    one, other = one[:, max(0, lag) :], other[:, max(0, -lag) :]
+    n = min(one.shape[1], other.shape[1])
+    both = (_unit_rows(each[:, :n]) for each in (one, other))
+    return abs(float(np.einsum("ij,ij->", *both))) / len(one)
 
 
 def _unit_rows(series: NDArray[np.floating]) -> NDArray[np.float64]:

@@ -243,7 +243,7 @@ def outlying(runs: Mapping[str, Facts]) -> dict[str, list[str]]:
     dict of str to list of str
         In words, by run; runs that do not stand out are left out.
     """
-    found: dict[str, list[str]] = {}
+    found = _other_times(runs)
     for quantity, unit, values, worse in BESIDE:
         of_run = {key: value for key, facts in runs.items() for _, value in values(facts)}
         if len(of_run) < FEWEST:
@@ -257,4 +257,22 @@ def outlying(runs: Mapping[str, Facts]) -> dict[str, list[str]]:
                     f"{quantity} is {value:.3g}{unit}, where the median of {len(of_run)} runs is "
                     f"{median:.3g}{unit}: look at it, and leave it out if need be (inputs.exclude)"
                 )
+    return found
+
+
+def _other_times(runs: Mapping[str, Facts]) -> dict[str, list[str]]:
+    """Runs whose repetition time is not that of most runs of the subject."""
+    times: dict[str, dict[str, float]] = {}
+    for key, facts in runs.items():
+        if (time := facts.get("repetition_time_s")) is not None:
+            times.setdefault(str(facts.get("subject", key)), {})[key] = round(time, 3)
+    found = {}
+    for subject, own in times.items():
+        usual = statistics.mode(own.values())
+        for key, time in own.items():
+            if time != usual:
+                found[key] = [
+                    f"repetition time is {time:g} s, where other runs of {subject} have {usual:g} "
+                    "s: another sequence, or a header that lost its time"
+                ]
     return found

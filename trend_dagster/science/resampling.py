@@ -23,6 +23,7 @@ from trend_dagster.science.surface import (
 )
 
 _CANDIDATES = 16  # triangles, by their centres, that a point is looked for in
+_NO_AREA = 1e-12  # of a triangle on the unit sphere; those of 164k vertices have some 4e-5
 
 
 @dataclass(frozen=True)
@@ -191,6 +192,8 @@ def _barycentric(
     csr_array of shape (n_points, n_vertices)
         Rows sum to 1.
     """
+    # A triangle without area, as registration of spheres may leave, holds no point.
+    triangles = triangles[np.abs(np.linalg.det(sphere[triangles])) > _NO_AREA]
     corners = sphere[triangles]
     centres = corners.mean(axis=1)
     n_candidates = min(_CANDIDATES, len(centres))

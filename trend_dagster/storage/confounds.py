@@ -12,6 +12,7 @@ from numpy.typing import NDArray
 from trend_dagster.errors import InputError
 from trend_dagster.storage.runs import PROCESSING, BoldRun, entities_of, fits
 
+_ENCODING = "utf-8-sig"  # spreadsheets write a mark in front
 _ENDINGS = ("_desc-confounds_timeseries.tsv", "_desc-confounds_regressors.tsv")  # fMRIPrep's
 
 
@@ -68,10 +69,11 @@ def _name_of(run: BoldRun) -> str:
 
 
 def columns_of(path: Path) -> list[str]:
-    """Names of the columns of a table; none where it cannot be read."""
+    """Names of the columns of a table; none where it cannot be read, or is none."""
     try:
-        with path.open(encoding="utf-8") as file:
-            return file.readline().rstrip("\r\n").split("\t")
+        with path.open(encoding=_ENCODING) as file:
+            names = file.readline().rstrip("\r\n").split("\t")
+            return [] if len(names) == 1 and (not names[0] or "," in names[0]) else names
     except (OSError, UnicodeDecodeError):  # said where its numbers are read
         return []
 
@@ -120,10 +122,15 @@ def read_confounds(path: Path, columns: tuple[str, ...], n_timepoints: int) -> N
         )
 
     try:
-        table = pd.read_csv(path, sep="\t", na_values="n/a", encoding="utf-8")
+        table = pd.read_csv(path, sep="\t", na_values="n/a", encoding=_ENCODING)
     except (ValueError, OSError) as error:
         raise bad("a table with tabs between its columns", " ".join(str(error).split())) from error
-    chosen_columns, missing = matching(columns, [str(name) for name in table.columns])
+    header = columns_of(path)
+    if not header:
+        raise bad("a table with tabs between its columns", f"one column {table.columns[0]!r}")
+    chosen_columns, missing = matching(columns, header)
+    if twice := [name for name in chosen_columns if header.count(name) > 1]:
+        raise bad("each column once", f"several {twice[0]}")
     if missing:
         shown = ", ".join(map(str, table.columns[:8]))
         raise bad(f"columns {', '.join(missing)}", f"{len(table.columns)} others: {shown} ...")
@@ -133,6 +140,11 @@ def read_confounds(path: Path, columns: tuple[str, ...], n_timepoints: int) -> N
     chosen = np.array(numbers, dtype=np.float64)
     if n_timepoints > 1:
         chosen[0] = np.where(np.isnan(chosen[0]), chosen[1], chosen[0])
-    if not np.isfinite(chosen).all():
-        raise bad("a number in every row", "rows without one")
+    without = np.argwhere(~np.isfinite(chosen))
+    if len(without):
+        row, column = without[0]
+        raise bad(
+            "a number in every row",
+            f"{len(without)} without one, first {chosen_columns[column]} in row {row + 1}",
+        )
     return chosen

@@ -14,7 +14,7 @@ import hashlib
 import json
 import math
 import time
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Mapping, Sequence
 from contextlib import suppress
 from dataclasses import asdict, dataclass, field
 from importlib.metadata import version
@@ -26,6 +26,8 @@ from trend_dagster.files import replace_file
 from trend_dagster.storage.gifti import external_files
 
 DIGEST_LENGTH = 16  # hexadecimal digits: 64 bits, enough to tell a lab's outputs apart
+
+Look = tuple[str, Sequence[str]]
 
 LIBRARIES = ("dagster", "numpy", "scipy", "scikit-learn", "torch", "zarr")
 
@@ -77,15 +79,16 @@ def digest_of_file(path: Path) -> str:
         ) from error
 
 
-def digest_of_input(path: Path, of_file: Callable[[Path], str] = digest_of_file) -> str:
+def digest_of_input(path: Path, look: Callable[[Path], Look] | None = None) -> str:
     """Digest of an input file and, for a GIFTI file that only describes them, of its numbers.
 
     Parameters
     ----------
     path : Path
         The file.
-    of_file : callable, optional
-        What gives the digest of one file.
+    look : callable, optional
+        What gives the digest of the bytes of one file, and the names of the files beside it that
+        hold its numbers.
 
     Returns
     -------
@@ -97,10 +100,20 @@ def digest_of_input(path: Path, of_file: Callable[[Path], str] = digest_of_file)
     InputError
         If one of them cannot be read.
     """
-    held = external_files(path) if ".gii" in path.suffixes else ()
+    look = look or _look
+    digest, held = look(path)
     if not held:
-        return of_file(path)
-    return digest_of({each.name: of_file(each) for each in (path, *held)})
+        return digest
+    return digest_of({path.name: digest} | {name: look(path.with_name(name))[0] for name in held})
+
+
+def _look(path: Path) -> Look:
+    held = external_files(path) if _may_point(path) else ()
+    return digest_of_file(path), [file.name for file in held]
+
+
+def _may_point(path: Path) -> bool:
+    return ".gii" in path.suffixes
 
 
 class InputDigests:
@@ -126,23 +139,25 @@ class InputDigests:
 
     def of(self, path: Path) -> str:
         """Digest of an input file, as `digest_of_input`."""
-        return digest_of_input(path, self._of_file)
+        return digest_of_input(path, self._look)
 
-    def _of_file(self, path: Path) -> str:
+    def _look(self, path: Path) -> Look:
         stamp = _stamp(path)
         key = str(path.absolute())
-        known = self._known.get(key)
-        if known is not None and known[:-1] == stamp:
-            return str(known[-1])
-        digest = digest_of_file(path)
+        known = self._known.get(key, [])
+        if known[:4] == stamp:
+            digest, *held = known[4:]
+            if held or not _may_point(path):  # an older memory says nothing of other files
+                return str(digest), list(*held)
+        digest, found = _look(path)
         if stamp == _stamp(path) and max(stamp[1:3]) < time.time_ns() - _TICK_NS:
-            self._known[key] = [*stamp, digest]
+            self._known[key] = [*stamp, digest, found]
             now = time.monotonic()  # a cohort of small files would write it for each of them
             if now - self._saved > 1 and self._memory.parent.is_dir():  # asking makes no store
                 self._saved = now
                 with suppress(OSError):
                     replace_file(self._memory, json.dumps(self._known).encode())
-        return digest
+        return digest, found
 
 
 _TICK_NS = 2 * 10**9  # of the clocks of file systems, the coarsest

@@ -31,7 +31,7 @@ from trend_dagster.storage.sides import (
     hemispheres_equal,
     told_by_header,
 )
-from trend_dagster.storage.space import Side, Source, Subcortex, VertexSpace
+from trend_dagster.storage.space import DENSITY, Side, Source, Subcortex, VertexSpace
 
 SOURCE_OF: Mapping[str, Source] = {
     ".dtseries.nii": "cifti",
@@ -78,6 +78,13 @@ _NOT_SERIES = re.compile(
 _LIKE_BOLD = re.compile(
     r"(_bold\.|\.(func|time)\.gii|\.(npz|mat|dtseries)\b|\.(mgh|mgz|nii|img|gii)\.)"
 )
+
+VERTICES = {
+    **{f"den-{name}": n for n, name in DENSITY.items()},
+    **{"den-91k": 32492, "den-170k": 59292},  # grayordinates
+    **{f"space-fsaverage{i}": 10 * 4**i + 2 for i in range(3, 7)},
+}
+"""Vertices in each hemisphere that an entity of a name stands for."""
 
 LONG_NAMES = {
     "subject": "sub",
@@ -229,8 +236,9 @@ def find_runs(folder: Path, choose: Choice | None = None) -> dict[str, BoldRun]:
 def unread_files(folder: Path) -> dict[str, str]:
     """Files that look like BOLD and are in no format that is read, by name, with what to do."""
     why = f"no format that is read ({', '.join(SOURCE_OF)}): convert it"
+    shape = "by its name a map (.shape.gii): call a series .func.gii"
     return {
-        path.name: why
+        path.name: shape if path.name.endswith(".shape.gii") else why
         for path in _places(folder)
         if _ending(path) is None
         and _LIKE_BOLD.search(path.name)
@@ -247,7 +255,9 @@ def _none_at_all(folder: Path) -> InputError:
         expected=f"at least one run ({', '.join(SOURCE_OF)})",
         found=f"{len(entries)} entries, none of them one" + (f": {shown}" if shown else ""),
         remedy="Put the files there, name another folder in trend.yaml (inputs.bold), or convert "
-        "them.",
+        "them"
+        + "".join(f" ({why})" for why in sorted(set(unread_files(folder).values()))[:1])
+        + ".",
     )
 
 
@@ -430,6 +440,7 @@ def read_run(
                 found=f"the same series in both ({run.name}): one is a copy of the other",
                 remedy="Export the hemisphere that is missing.",
             )
+    raw = replace(raw, notes=(*raw.notes, *_notes_on_name(run, raw.space)))
     told = _sidecar_time(run)
     if told is None:
         return raw
@@ -442,7 +453,24 @@ def read_run(
     return replace(raw, repetition_time=told, told_by="sidecar", notes=notes)
 
 
-def _check_way(path: Path, signal: NDArray[np.float32], n_vertices: int | None) -> list[str]:
+def _notes_on_name(run: BoldRun, space: VertexSpace) -> Iterator[str]:
+    """What the name says of the mesh, where the file has another."""
+    for entity, value in run.entities.items():
+        n = VERTICES.get(f"{entity}-{value}")
+        if n is not None and any(found != n for found in space.n_vertices.values()):
+            found = " and ".join(map(str, sorted(set(space.n_vertices.values()))))
+            yield (
+                f"{run.files[0].name} says {entity}-{value}, {n} vertices in each hemisphere, and "
+                f"the files have {found}: named wrongly, or resampled"
+            )
+
+
+_NUMPY = "numpy.save(path, array.T)"
+
+
+def _check_way(
+    path: Path, signal: NDArray[np.float32], n_vertices: int | None, how: str = _NUMPY
+) -> list[str]:
     """Refuse volumes in rows; where nothing tells, say what is odd."""
     rows, columns = signal.shape
     if n_vertices is not None and n_vertices in (rows, columns):
@@ -454,7 +482,7 @@ def _check_way(path: Path, signal: NDArray[np.float32], n_vertices: int | None) 
             path,
             "vertices in rows, timepoints in columns",
             f"{rows} rows and {columns} columns: the wrong way round",
-            "Transpose it: numpy.save(path, array.T).",
+            f"Transpose it: {how}.",
         )
     if wrong is None and columns > rows:
         return [
@@ -553,15 +581,16 @@ def _read_pair(run: BoldRun, mesh: Mapping[Side, int]) -> RawRun:
             f"{run.files[1].name}",
             remedy="Check that both files are of the same run, and export it again.",
         )
-    if parts[0][1] != parts[1][1]:
+    times = sorted({time for _, time in parts if time is not None})
+    if len(times) > 1:
         raise InputError(
             f"BOLD run {run.key}",
             expected="one repetition time in both hemispheres",
-            found=f"{parts[0][1]} and {parts[1][1]} s",
+            found=f"{times[0]} and {times[1]} s",
             remedy="Check that both files are of the same run.",
         )
     counts = {side: len(signal) for side, (signal, _) in zip(SIDES, parts, strict=True)}
-    time = parts[0][1]
+    time = times[0] if times else None
     both = np.concatenate([signal for signal, _ in parts])
     space = VertexSpace(run.source, counts)
     return RawRun(both, space, time, "nothing" if time is None else "header", tuple(notes))
@@ -583,7 +612,7 @@ def _read_gifti(
     with reading(path, what):
         signal, notes = read_series(path, image, n_vertices)
     if len(image.darrays) == 1 or signal.shape[1] > len(image.darrays):  # one 2-D array
-        notes += _check_way(path, signal, n_vertices)
+        notes += _check_way(path, signal, n_vertices, "write one array of all vertices a volume")
     steps = {a.meta.get("TimeStep") for a in image.darrays} | {image.meta.get("TimeStep")}
     known = {step for step in (_milliseconds(text) for text in steps if text) if step}
     return signal, known.pop() / 1000 if len(known) == 1 else None, notes
@@ -675,7 +704,14 @@ def load_cifti(path: Path, subject: str = "BOLD file") -> Any:
                 image = nib.load(path)
             except Cifti2HeaderError as error:
                 raise ValueError(str(error)) from error
-    except InputError:
+    except InputError as error:
+        if "'NoneType' object has no attribute 'items'" in error.found:  # nibabel's, of no table
+            raise InputError(
+                f"{subject} {path}",
+                expected="a table of labels",
+                found="none",
+                remedy="Write it again: wb_command -cifti-label-import.",
+            ) from error
         if _is_cifti1(path):
             raise _cifti1(path, subject) from None
         raise
@@ -801,6 +837,13 @@ def _read_nifti(path: Path, mask_path: Path | None) -> RawRun:
         values = np.asarray(mask_image.dataobj)
     inside = np.isfinite(values) & (values != 0)  # NaN is what many write outside
     voxels = np.flatnonzero(inside)
+    if not len(voxels):
+        raise InputError(
+            f"mask {mask_path}",
+            expected="numbers other than 0 where there is brain",
+            found="none",
+            remedy="Name another mask (inputs.volume_mask in trend.yaml).",
+        )
     signal = np.empty((len(voxels), image.shape[3]), dtype=np.float32)
     with reading(path, "NIfTI file"):
         # A compressed file is read through for each block: fewer, larger ones.

@@ -292,6 +292,16 @@ SCHEMA: dict[str, dict[str, ArraySpec]] = {
             )
         },
     },
+    "network_names": {
+        "n_clusters": ArraySpec(("parcellation",), "int64", "number of clusters asked for"),
+        "table": ArraySpec(("byte",), "uint8", "name and colour of each network, as JSON"),
+    },
+    "individual_maps": {
+        "n_clusters": ArraySpec(("parcellation",), "int64", "number of clusters asked for"),
+        "keys": ArraySpec(
+            ("parcellation", "vertex"), "int32", "number of each vertex in the files; 0 no signal"
+        ),
+    },
     "network_series": {
         "n_clusters": ArraySpec(("parcellation",), "int64", "number of clusters asked for"),
         "mean": _SERIES,

@@ -22,6 +22,8 @@ SIDES: tuple[Side, Side] = ("L", "R")
 WORD: Mapping[Side, str] = {"L": "left", "R": "right"}
 
 SAMPLED_ROWS = 200  # compared in full; two recordings differ in any of them
+COPIED = 0.9999  # correlation of a series with a copy of it in another unit, rounded
+FEW_VOLUMES = 10  # of which fewer correlate by chance
 MOSTLY = 0.9  # of an atlas' names carry the hemisphere, if its author wrote it there
 
 # In the order in which they are believed: "hemi-" is BIDS, "left" may be part of a description.
@@ -168,11 +170,16 @@ def hemispheres_equal(signal: NDArray[np.float32], n_left: int) -> bool:
     Returns
     -------
     bool
-        True if both have the same series in all of some vertices in which there is any signal.
+        True if both have the same series, in whatever unit, in some vertices with any signal.
     """
     left, right = signal[:n_left], signal[n_left:]
     if not n_left or left.shape != right.shape:
         return False
     varying = np.flatnonzero(np.nan_to_num(left.max(axis=1) - left.min(axis=1)) > 0)
     some = varying[:: max(1, len(varying) // SAMPLED_ROWS)]
-    return bool(len(some)) and np.array_equal(left[some], right[some])
+    if np.array_equal(left[some], right[some]):
+        return bool(len(some))
+    if not np.isfinite(right[some]).all() or left.shape[1] < FEW_VOLUMES:
+        return False
+    pairs = zip(left[some].astype(np.float64), right[some].astype(np.float64), strict=True)
+    return all(np.ptp(b) > 0 and abs(np.corrcoef(a, b)[0, 1]) > COPIED for a, b in pairs)

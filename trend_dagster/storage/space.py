@@ -20,6 +20,9 @@ from trend_dagster.errors import CohortError
 Source = Literal["npy", "gifti", "freesurfer", "cifti", "nifti"]
 Side = Literal["L", "R"]
 
+DENSITY = {2562: "3k", 10242: "10k", 32492: "32k", 40962: "41k", 59292: "59k", 163842: "164k"}
+"""What densities are called, by the vertices of a hemisphere."""
+
 
 @dataclass(frozen=True, eq=False)
 class VertexSpace:

@@ -31,6 +31,7 @@ from trend_dagster.storage.space import Side
 _KIND = {"MidThickness": "midthickness", "Pial": "pial", "GrayWhite": "white"}  # of GIFTI
 _APART = 10.0  # mm between the centres of hemispheres that share a coordinate system
 _ROUND = 1.02  # largest over smallest radius of a sphere
+_COVERED = 1.5  # times that triangles cover a sphere; registration folds some
 SIZE_MM = (20.0, 600.0)  # a hemisphere's longest side, inflated or spherical: marmoset to human
 _LEFT_FIRST = "Name the left one first, then the right one ({} in trend.yaml)."
 
@@ -127,8 +128,8 @@ def read_surfaces(
         surface = replace(surface, inflated=np.concatenate(drawn))
     if spheres:  # those of a symmetric mesh may be the same
         round_ones = _shapes(spheres, (left, right), "sphere", "inputs.spheres")
-        for path, points in zip(spheres, round_ones, strict=True):
-            _check_sphere(path, points)
+        for path, points, mesh in zip(spheres, round_ones, (left, right), strict=True):
+            _check_sphere(path, points, mesh.triangles)
         surface = replace(surface, sphere=np.concatenate(round_ones))
     return surface
 
@@ -259,7 +260,7 @@ def _same_mesh(
     return found.points
 
 
-def _check_sphere(path: Path, points: NDArray[np.float32]) -> None:
+def _check_sphere(path: Path, points: NDArray[np.float32], triangles: NDArray[np.int32]) -> None:
     radius = np.linalg.norm(points, axis=1)
     if radius.max() > _ROUND * radius.min():
         raise InputError(
@@ -268,6 +269,16 @@ def _check_sphere(path: Path, points: NDArray[np.float32]) -> None:
             found=f"points {radius.min():.1f} to {radius.max():.1f} from it",
             remedy="Name the spherical surface (lh.sphere, ...sphere.surf.gii) in trend.yaml "
             "(inputs.spheres).",
+        )
+    a, b, c = (points[triangles[:, i]].astype(np.float64) for i in range(3))
+    area = float(np.linalg.norm(np.cross(b - a, c - a), axis=1).sum() / 2)
+    covered = area / (4 * np.pi * float(radius.max()) ** 2)
+    if covered > _COVERED:
+        raise InputError(
+            f"sphere surface file {path}",
+            expected="the same mesh on a sphere, whose triangles cover it once",
+            found=f"triangles that cover it {covered:.1f} times: vertices in another order",
+            remedy="Name the sphere of this mesh and subject in trend.yaml (inputs.spheres).",
         )
 
 

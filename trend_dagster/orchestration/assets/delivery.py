@@ -11,7 +11,7 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
-from trend_dagster.delivery.maps import chosen_maps
+from trend_dagster.delivery.maps import chosen_maps, cohort_networks
 from trend_dagster.delivery.page import render
 from trend_dagster.delivery.pictures import comparison_markdown, draw_comparison
 from trend_dagster.delivery.report import gather
@@ -20,8 +20,9 @@ from trend_dagster.orchestration.assets.evidence import control_sweep
 from trend_dagster.orchestration.assets.features import embeddings, trained_model
 from trend_dagster.orchestration.assets.individuals import individuals
 from trend_dagster.orchestration.assets.inputs import bold, cortex
-from trend_dagster.orchestration.assets.loading import signal
+from trend_dagster.orchestration.assets.loading import named_by_atlas, overlap_of, signal
 from trend_dagster.orchestration.assets.parcellation import (
+    atlas_overlap,
     nmf_sweep,
     selected_parcellations,
     sweep_summary,
@@ -35,7 +36,6 @@ from trend_dagster.orchestration.production import (
     stored,
     stored_asset,
 )
-from trend_dagster.project.atlases import hemisphere_of_rows, named_files, read_atlases
 from trend_dagster.project.folder import BOLD_RUN, Project
 from trend_dagster.project.mesh import mesh_of, resampling_of
 from trend_dagster.project.recordings import read_voxels
@@ -50,15 +50,11 @@ from trend_dagster.project.tables import (
     summary_table,
 )
 from trend_dagster.project.target import MapSpace, map_space, target_files
-from trend_dagster.science.evidence.atlases import best_overlaps, stacked
-from trend_dagster.science.evidence.nulls import turns
 from trend_dagster.science.parcellation.soft import follow_networks, network_probability
 from trend_dagster.storage.label_files import LabelFile, label_file_at, read_networks
 from trend_dagster.storage.label_images import keys_of
 from trend_dagster.storage.space import same_voxels
 from trend_dagster.storage.stores import POINTER, Partition, Version, describe
-
-SEED = 108  # of the turns
 
 
 def _truth(project: Project) -> LabelFile | None:
@@ -116,60 +112,6 @@ def _read_truth(project: Project, cells: Sequence[Version]) -> NDArray[np.int64]
         truth = way.labels_down(truth)
     check_truth(truth, cells[0].array("labels").shape[-1], file.name)
     return truth
-
-
-def _atlas_files(project: Project, partition: Partition) -> dict[str, Path]:
-    return {**named_files(project), **target_files(project)}
-
-
-def _no_atlas(settings: Settings) -> str | None:
-    return None if settings.outputs.atlases else "outputs.atlases names no atlas"
-
-
-@stored_asset(
-    group="delivery",
-    inputs=[selected_parcellations, cortex],
-    settings=("outputs",),
-    nothing_to_do=_no_atlas,
-    files=_atlas_files,
-)
-def atlas_overlap(task: Task, selected_parcellations: Version, cortex: Optional) -> Result:
-    """What each network is most like in the atlases that `outputs.atlases` names.
-
-    The Dice coefficient is that with the part of the atlas' network that lies in the hemispheres of
-    ours; p says how often a parcellation that is turned on the sphere overlaps any network of the
-    atlas as well. Maps, tables and the report name networks by the first atlas.
-    """
-    found = selected_parcellations.read("labels")
-    space = map_space(task.project, cortex(), found.shape[1])
-    labels, surface = [space.labels(vector) for vector in found], space.surface
-    n_rows = len(labels[0])
-    atlases = read_atlases(task.project, n_rows, space.target)
-    n_spins = task.settings.outputs.n_spins
-    has_sphere = surface is not None and surface.sphere is not None
-    spins = list(turns(surface, n_spins, SEED)) if has_sphere and surface is not None else []
-    overlaps = [
-        [
-            best_overlaps(
-                vector,
-                atlas.labels,
-                hemisphere_of_rows(surface, space.target, n_rows),
-                spins,
-            )
-            for atlas in atlases
-        ]
-        for vector in labels
-    ]
-    facts: dict[str, Any] = {
-        "atlases": [{"name": atlas.name, "networks": atlas.networks} for atlas in atlases],
-        "n_spins": n_spins if has_sphere else 0,
-    }
-    if not has_sphere:
-        facts["notes"] = ["no sphere is known, so that chance overlap is not: name inputs.spheres"]
-    return Result(
-        arrays={"n_clusters": selected_parcellations.read("n_clusters"), **stacked(overlaps)},
-        facts=facts,
-    )
 
 
 def _cifti_runs(project: Project, partition: Partition) -> dict[str, Path]:
@@ -238,19 +180,10 @@ def _target(project: Project, partition: Partition) -> dict[str, Path]:
     return target_files(project)
 
 
-def _named_by_atlas(settings: Settings) -> dict[str, dict[str, Any]]:
-    return {"derived": {"named": "by atlas"}} if settings.outputs.atlases else {}
-
-
-def _names(task: Task, atlas_overlap: Optional) -> Version | None:
-    """Overlap with atlases, where the settings name any."""
-    return atlas_overlap() if task.settings.outputs.atlases else None
-
-
 @stored_asset(
     group="delivery",
     inputs=[selected_parcellations, nmf_sweep, cortex, atlas_overlap, subcortical_networks],
-    settings=("parcellation_images", _named_by_atlas),
+    settings=("parcellation_images", named_by_atlas),
     code_version="2",
     files=_target,
 )
@@ -273,7 +206,7 @@ def parcellation_images(
     """
     labels = selected_parcellations.read("labels")
     space = map_space(task.project, cortex(), labels.shape[1])
-    overlap = _names(task, atlas_overlap)
+    overlap = overlap_of(task, atlas_overlap)
     wanted = task.settings.parcellation_images
     soft = _probabilities(selected_parcellations, nmf_sweep, space) if wanted.soft else ()
     voxels = subcortical_networks() if wanted.subcortex else None
@@ -318,7 +251,7 @@ def _pointers(project: Project, partition: Partition) -> dict[str, Path]:
     return {
         f"current {describe(asset, key)}": project.store.folder(asset, key) / POINTER
         for asset, key in _shown_beside(project)
-    }
+    } | target_files(project)
 
 
 def _pages(settings: Settings) -> dict[str, dict[str, Any]]:
@@ -342,8 +275,8 @@ def _versions_beside(project: Project) -> list[Version]:
         individuals,
         atlas_overlap,
     ],
-    settings=("selection", _named_by_atlas, _pages),
-    code_version="2",
+    settings=("selection", named_by_atlas, _pages),
+    code_version="3",
     files=_pointers,
 )
 def report(
@@ -364,8 +297,10 @@ def report(
     made_from = [*nmf_sweep, sweep_summary, selected_parcellations, control_comparison]
     versions = [*_versions_beside(task.project), *made_from]
     surface, name = mesh_of(cortex()), task.project.folder.name
-    newborns, overlap = individuals(), _names(task, atlas_overlap)
-    said = gather(name, task.settings, versions, surface, newborns, overlap)
+    n_vertices = selected_parcellations.array("labels").shape[1]
+    space, overlap = map_space(task.project, cortex(), n_vertices), overlap_of(task, atlas_overlap)
+    networks = cohort_networks(selected_parcellations, space, overlap)
+    said = gather(name, task.settings, versions, surface, individuals(), networks)
     page = render(said).encode()
     pictures = {f"{c.n_clusters} clusters, sorted correlation": c.correlation for c in said.chosen}
     return Result(

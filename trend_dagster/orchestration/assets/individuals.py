@@ -17,24 +17,33 @@ from trend_dagster.delivery.individuals import (
     individuals_table,
     map_pictures,
     newborn_maps,
+    newborn_networks,
     newborns_markdown,
     series_files,
+    table_of,
 )
+from trend_dagster.delivery.maps import cohort_networks
 from trend_dagster.delivery.newborn_page import newborn_page
 from trend_dagster.errors import MissingUpstreamError
 from trend_dagster.orchestration.assets.inputs import bold, cortex
-from trend_dagster.orchestration.assets.loading import signal, usable_runs
-from trend_dagster.orchestration.assets.parcellation import selected_parcellations
+from trend_dagster.orchestration.assets.loading import (
+    named_by_atlas,
+    overlap_of,
+    signal,
+    usable_runs,
+)
+from trend_dagster.orchestration.assets.parcellation import atlas_overlap, selected_parcellations
 from trend_dagster.orchestration.io_managers import Result
-from trend_dagster.orchestration.production import Available, Task, stored_asset
+from trend_dagster.orchestration.production import Available, Optional, Task, stored_asset
 from trend_dagster.project.folder import BOLD_RUN, SUBJECT, Project, subject_key
 from trend_dagster.project.mesh import mesh_of
 from trend_dagster.project.settings import Settings, why_no_individuals
 from trend_dagster.project.tables import check_truth, number_columns
-from trend_dagster.project.target import map_space
+from trend_dagster.project.target import map_space, target_files
 from trend_dagster.science.individuals.settings import IndividualsConfig
 from trend_dagster.science.surface import Surface
 from trend_dagster.storage.label_files import label_file_at, read_networks
+from trend_dagster.storage.label_images import keys_of
 from trend_dagster.storage.stores import Partition, Version
 
 if TYPE_CHECKING:  # scipy takes a while to import: only what computes with it does
@@ -177,16 +186,74 @@ def individual_networks(
     if not bold:
         return Result(excluded=f"all runs of {subject} are excluded")
     mask, noise = individual_prior.read("vertex_mask"), individual_prior.facts["noise_sigma_mm"]
-    surface, maker = _mesh(cortex.path, len(mask))
+    maker = _mesh(cortex.path, len(mask))[1]
     area = _near(cortex.path, mask.tobytes(), config, noise)
     prior, runs = _read_prior(individual_prior, subject), _prepared(bold, area)
     found = examine(runs, subject, prior, area, maker, config, _parcellations(task))
-    arrays, space = newborn_arrays(found, prior, area), map_space(task.project, cortex, len(mask))
     return Result(
-        arrays=arrays,
+        arrays=newborn_arrays(found, prior, area),
         facts=newborn_facts(found, prior) | _recorded(bold),
-        pictures=map_pictures(surface, prior.chosen, arrays["labels"], subject),
-        files=newborn_maps(subject, prior.chosen, arrays["labels"], space),
+    )
+
+
+def _target(project: Project, partition: Partition) -> Mapping[str, Path]:
+    return target_files(project)
+
+
+@stored_asset(
+    group="individuals",
+    inputs=[selected_parcellations, cortex, atlas_overlap],
+    settings=(named_by_atlas,),
+    nothing_to_do=why_no_individuals,
+    files=_target,
+)
+def network_names(
+    task: Task, selected_parcellations: Version, cortex: Version, atlas_overlap: Optional
+) -> Result:
+    """Names and colours of the cohort's networks, which newborns' maps have as well.
+
+    A new run changes the cohort's map a little and mostly none of these, so that only the new
+    newborn's maps are written.
+    """
+    n_clusters, labels = (selected_parcellations.read(name) for name in ("n_clusters", "labels"))
+    space = map_space(task.project, cortex, labels.shape[1])
+    networks = cohort_networks(selected_parcellations, space, overlap_of(task, atlas_overlap))
+    return Result(
+        arrays={"n_clusters": n_clusters, "table": table_of(networks)},
+        facts={"names": [[network.name for network in each] for each in networks]},
+    )
+
+
+@stored_asset(
+    group="individuals",
+    dims=(SUBJECT,),
+    inputs=[individual_networks, network_names, cortex],
+    result=True,
+    nothing_to_do=why_no_individuals,
+    files=_target,
+)
+def individual_maps(
+    task: Task, individual_networks: Version, network_names: Version, cortex: Version
+) -> Result:
+    """One newborn's maps in the formats of the cohort's, in its numbers, names and colours."""
+    subject, labels = task.partition[SUBJECT], individual_networks.read("labels")
+    n_clusters = individual_networks.read("n_clusters")
+    space = map_space(task.project, cortex, labels.shape[1])
+    networks = newborn_networks(individual_networks, network_names, space)
+    chosen = dict(zip(n_clusters.tolist(), individual_networks.read("chosen_labels"), strict=True))
+    return Result(
+        arrays={
+            "n_clusters": n_clusters,
+            "keys": keys_of(np.stack([space.labels(each) for each in labels])),
+        },
+        facts={
+            "names": [[network.name for network in each] for each in networks],
+            "colours": [[network.colour for network in each] for each in networks],
+        },
+        pictures=map_pictures(
+            _mesh(cortex.path, labels.shape[1])[0], chosen, labels, subject, networks
+        ),
+        files=newborn_maps(subject, n_clusters.tolist(), labels, networks, space),
     )
 
 
@@ -259,7 +326,15 @@ def _planted(project: Project, partition: Partition) -> Mapping[str, Path]:
 @stored_asset(
     group="individuals",
     dims=(SUBJECT,),
-    inputs=[bold, individual_networks, network_series, network_connectivity, cortex],
+    inputs=[
+        bold,
+        individual_networks,
+        individual_maps,
+        network_series,
+        network_connectivity,
+        cortex,
+    ],
+    code_version="2",
     nothing_to_do=_no_pages,
     files=_planted,
 )
@@ -267,6 +342,7 @@ def individual_page(
     task: Task,
     bold: Available,
     individual_networks: Version,
+    individual_maps: Version,
     network_series: Version,
     network_connectivity: Version,
     cortex: Version,
@@ -275,7 +351,7 @@ def individual_page(
 
     Where `individuals.truth` says what was planted for it, that stands beside both, with the Dice.
     """
-    versions = individual_networks, network_series, network_connectivity
+    versions = individual_networks, individual_maps, network_series, network_connectivity
     n_vertices = individual_networks.array("labels").shape[1]
     surface, planted = _mesh(cortex.path, n_vertices)[0], _read_planted(task, n_vertices)
     note = task.settings.inputs.note or ""
@@ -303,12 +379,13 @@ def _participants(project: Project, partition: Partition) -> Mapping[str, Path]:
 
 @stored_asset(
     group="individuals",
-    inputs=[individual_networks],
+    inputs=[individual_networks, individual_maps],
     settings=("individuals",),
+    code_version="2",
     nothing_to_do=why_no_individuals,
     files=_participants,
 )
-def individuals(task: Task, individual_networks: Available) -> Result:
+def individuals(task: Task, individual_networks: Available, individual_maps: Available) -> Result:
     """One table of all newborns and networks, and what goes with what (exploratory).
 
     `individuals.csv`: area, homogeneity, silhouette and confidence of each network; of each newborn
@@ -324,7 +401,10 @@ def individuals(task: Task, individual_networks: Available) -> Result:
             remedy="Mend what individual_networks fails on, or add runs that can be used.",
         )
     file = _participants(task.project, task.partition).get("participants")
-    table = individuals_table(individual_networks, file)
+    names = {version.partition[SUBJECT]: version.facts["names"] for version in individual_maps}
+    table = individuals_table(
+        [each for each in individual_networks if each.partition[SUBJECT] in names], names, file
+    )
     return Result(
         arrays=number_columns(table),
         facts=individuals_facts(table),

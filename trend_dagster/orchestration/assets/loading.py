@@ -17,6 +17,7 @@ from trend_dagster.orchestration.production import Optional, Task, needed
 from trend_dagster.project.folder import BOLD_RUN, LABEL_FILE, N_COMPONENTS
 from trend_dagster.project.mesh import mesh_of
 from trend_dagster.project.recordings import check_recordings, weights_of
+from trend_dagster.project.settings import Settings
 from trend_dagster.science.bold import check_same_vertices
 from trend_dagster.science.connectivity.encoding import Correlation, CorrelationSource, Encoding
 from trend_dagster.science.method import (
@@ -166,6 +167,16 @@ def distances_of(geodesic_distances: Version) -> list[Any]:
     """Open the distances within each hemisphere."""
     names = geodesic_distances.names()
     return [geodesic_distances.array(h) for h in HEMISPHERES if h in names]
+
+
+def named_by_atlas(settings: Settings) -> dict[str, dict[str, Any]]:
+    """What a recipe says where networks are named by an atlas."""
+    return {"derived": {"named": "by atlas"}} if settings.outputs.atlases else {}
+
+
+def overlap_of(task: Task, atlas_overlap: Optional) -> Version | None:
+    """Overlap with atlases, where the settings name any."""
+    return atlas_overlap() if task.settings.outputs.atlases else None
 
 
 def encoding_of(

@@ -4,7 +4,8 @@ from __future__ import annotations
 
 from collections.abc import Iterator, Mapping, Sequence
 from contextlib import suppress
-from typing import TYPE_CHECKING
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
@@ -41,7 +42,8 @@ from trend_dagster.orchestration.production import (
     stored,
     stored_asset,
 )
-from trend_dagster.project.folder import LABEL_FILE, N_COMPONENTS
+from trend_dagster.project.atlases import hemisphere_of_rows, named_files, read_atlases
+from trend_dagster.project.folder import LABEL_FILE, N_COMPONENTS, Project
 from trend_dagster.project.mesh import mesh_of
 from trend_dagster.project.settings import Settings
 from trend_dagster.project.tables import (
@@ -56,7 +58,10 @@ from trend_dagster.project.tables import (
     summary_table,
     sweep_table,
 )
+from trend_dagster.project.target import map_space, target_files
 from trend_dagster.science.connectivity.thresholding import BlockMatrix
+from trend_dagster.science.evidence.atlases import best_overlaps, stacked
+from trend_dagster.science.evidence.nulls import turns
 from trend_dagster.science.method import loadings_graph, sweep_arrays, sweep_solutions
 from trend_dagster.science.parcellation.fanout import worker_memory
 from trend_dagster.science.parcellation.selection import rank_cells
@@ -64,6 +69,8 @@ from trend_dagster.storage.stores import Partition, Version, describe
 
 if TYPE_CHECKING:
     from trend_dagster.science.parcellation.sweep import Solution
+
+SEED = 108  # of the turns
 
 
 def _worker_bytes(settings: Settings, inputs: Mapping[str, list[Version]], n_threads: int) -> int:
@@ -247,3 +254,57 @@ def _before(task: Task) -> Version | None:
     with suppress(StoreError):  # damaged: its numbers are lost
         return task.project.store.latest(task.draft.asset, task.partition)
     return None
+
+
+def _atlas_files(project: Project, partition: Partition) -> dict[str, Path]:
+    return {**named_files(project), **target_files(project)}
+
+
+def _no_atlas(settings: Settings) -> str | None:
+    return None if settings.outputs.atlases else "outputs.atlases names no atlas"
+
+
+@stored_asset(
+    group="delivery",
+    inputs=[selected_parcellations, cortex],
+    settings=("outputs",),
+    nothing_to_do=_no_atlas,
+    files=_atlas_files,
+)
+def atlas_overlap(task: Task, selected_parcellations: Version, cortex: Optional) -> Result:
+    """What each network is most like in the atlases that `outputs.atlases` names.
+
+    The Dice coefficient is that with the part of the atlas' network that lies in the hemispheres of
+    ours; p says how often a parcellation that is turned on the sphere overlaps any network of the
+    atlas as well. Maps, tables and the report name networks by the first atlas.
+    """
+    found = selected_parcellations.read("labels")
+    space = map_space(task.project, cortex(), found.shape[1])
+    labels, surface = [space.labels(vector) for vector in found], space.surface
+    n_rows = len(labels[0])
+    atlases = read_atlases(task.project, n_rows, space.target)
+    n_spins = task.settings.outputs.n_spins
+    has_sphere = surface is not None and surface.sphere is not None
+    spins = list(turns(surface, n_spins, SEED)) if has_sphere and surface is not None else []
+    overlaps = [
+        [
+            best_overlaps(
+                vector,
+                atlas.labels,
+                hemisphere_of_rows(surface, space.target, n_rows),
+                spins,
+            )
+            for atlas in atlases
+        ]
+        for vector in labels
+    ]
+    facts: dict[str, Any] = {
+        "atlases": [{"name": atlas.name, "networks": atlas.networks} for atlas in atlases],
+        "n_spins": n_spins if has_sphere else 0,
+    }
+    if not has_sphere:
+        facts["notes"] = ["no sphere is known, so that chance overlap is not: name inputs.spheres"]
+    return Result(
+        arrays={"n_clusters": selected_parcellations.read("n_clusters"), **stacked(overlaps)},
+        facts=facts,
+    )
