@@ -102,6 +102,25 @@ def test_volumes_that_the_censor_leaves_out_are_not_asked_for_again(folder):
     assert "notes" not in read(folder, censor={"column": "non_steady*", "above": 0}).facts
 
 
+def test_as_many_confounds_as_volumes_leave_nothing(folder, rng):
+    write_table(folder, RUNS[0], **{f"c{i}": rng.standard_normal(N_TIMEPOINTS) for i in range(20)})
+    found = read(folder, confounds=["c*"], drop_first=79)
+    assert "20 confounds leave nothing of 21 volumes" in str(found.unusable)
+    assert read(folder, confounds=["c*"], drop_first=78).unusable is None
+
+
+def test_volumes_that_are_dropped_need_no_confounds(folder):
+    moved = np.arange(N_TIMEPOINTS) / 1000
+    moved[:3] = np.nan
+    write_table(folder, RUNS[0], framewise_displacement=moved, trans_x=moved)
+    bold = {"confounds": ["trans_x"], "censor": {"above": 0.5}}
+    found = read(folder, drop_first=3, **bold)
+    assert np.isfinite(found.confounds).all()
+    np.testing.assert_array_equal(found.confounds[3:, 0], moved[3:])
+    with pytest.raises(InputError, match="found 3 without one, first framewise_displacement"):
+        read(folder, drop_first=1, **bold)
+
+
 @pytest.mark.parametrize(("filters", "n"), [({}, 34), ({"high_pass_hz": None}, 19)])
 def test_a_run_too_short_to_filter_is_excluded_by_name(folder, filters, n):
     bold = {"high_pass_hz": 0.01, "low_pass_hz": 0.1, **filters}

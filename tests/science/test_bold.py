@@ -90,6 +90,14 @@ def test_the_mask_does_not_depend_on_unit_or_order_of_time(bold, rng):
     assert np.array_equal(signal_mask(bold[order]), mask[order])
 
 
+def test_rounding_is_all_that_is_left_of_one_series_without_the_global_signal(rng):
+    common = 1000 + 10 * rng.standard_normal(60)
+    bold = np.outer(rng.uniform(1, 2, 20), common).astype(np.float32)
+    assert not prepare(bold, signal_mask(bold), BoldConfig()).any()
+    bold[3] += rng.standard_normal(60).astype(np.float32)
+    assert prepare(bold, signal_mask(bold), BoldConfig())[3].std() > 0.99
+
+
 # Exclusion
 
 

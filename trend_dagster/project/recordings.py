@@ -145,13 +145,18 @@ def read_recording(project: Project, run: BoldRun) -> Recording:
             )
         return Recording(raw, mask, time, None, None, facts, f"{run.name}: {reason}")
     mask = signal_mask(raw.signal)
-    confounds = None
-    if config.confounds:
-        _check_columns(project, run, "bold.confounds", config.confounds)
-        confounds = read_confounds(files["confounds"], config.confounds, raw.signal.shape[1])
     kept = _kept_volumes(project, run, files, raw.signal.shape[1], time, facts)
     if (reason := _too_little(project, kept, time)) is not None:
         return Recording(raw, mask, time, None, None, facts, f"{run.name}: {reason}")
+    confounds = None
+    if config.confounds:
+        _check_columns(project, run, "bold.confounds", config.confounds)
+        confounds = read_confounds(
+            files["confounds"], config.confounds, raw.signal.shape[1], int(np.argmax(kept))
+        )
+        if (n := confounds.shape[1]) >= kept.sum() - 1:
+            reason = f"{n} confounds leave nothing of {int(kept.sum())} volumes (bold.confounds)"
+            return Recording(raw, mask, time, None, None, facts, f"{run.name}: {reason}")
     if (way := resampling_of(project)) is not None:
         facts |= {"n_vertices": way.surface.n_vertices, "n_vertices_of_the_files": len(mask)}
         raw, mask = _resampled(project, run, raw, mask, way)
@@ -256,7 +261,8 @@ def _kept_volumes(
             _check_columns(project, run, "bold.censor.column", (config.censor.column,))
         table = files.get("censored", files.get("confounds"))
         assert table is not None
-        (values,) = read_confounds(table, (config.censor.column,), n_timepoints).T
+        columns = (config.censor.column,)
+        (values,) = read_confounds(table, columns, n_timepoints, n_dropped).T
         kept &= values <= config.censor.above
     n_flagged = _unsteady_volumes(run)
     if kept[:n_flagged].any() and not any("non_steady" in name for name in config.confounds):

@@ -152,6 +152,9 @@ LEAST_DEVIATION = 0.01
 """Of the run's upper quartile. Cortex varies by a factor of some tens; what resampling and rounding
 leave on the medial wall is a few 1e-5 of the signal."""
 
+NOTHING = 1e-4
+"""Of a vertex' deviation: less than this is rounding once the global signal is out."""
+
 SAME = 0.95
 """Mean correlation over vertices above which two series are one recording. Two recordings of one
 person reach some tenths."""
@@ -457,7 +460,8 @@ def prepare(
     Returns
     -------
     ndarray of shape (n_vertices, n_timepoints), float32
-        In standard deviations, or unchanged; 0 where there is no signal if standardised.
+        In standard deviations, or unchanged; if standardised 0 where there is no signal, or where
+        the global signal was all of it.
     """
     if config.standardize == "none" and config.global_signal == "keep":
         return bold
@@ -471,11 +475,12 @@ def prepare(
         signal = bold[block].astype(np.float64)
         centre = signal.mean(axis=1, keepdims=True)
         signal -= centre
+        least = NOTHING * signal.std(axis=1, keepdims=True)
         if common is not None:
             signal -= np.outer(signal @ common, common)
         if config.standardize == "zscore":
             deviation = signal.std(axis=1, keepdims=True)
-            signal /= np.where(deviation > 0, deviation, 1)
+            signal /= np.where(deviation > least, deviation, np.inf)
         else:
             signal += centre
         prepared[block] = signal

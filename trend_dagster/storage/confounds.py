@@ -89,7 +89,9 @@ def matching(patterns: tuple[str, ...], columns: list[str]) -> tuple[list[str], 
     return list(found), unknown
 
 
-def read_confounds(path: Path, columns: tuple[str, ...], n_timepoints: int) -> NDArray[np.float64]:
+def read_confounds(
+    path: Path, columns: tuple[str, ...], n_timepoints: int, n_dropped: int = 0
+) -> NDArray[np.float64]:
     """Read columns of a confounds table by name or pattern.
 
     Parameters
@@ -100,11 +102,14 @@ def read_confounds(path: Path, columns: tuple[str, ...], n_timepoints: int) -> N
         Their names; ``*`` and ``?`` stand for any letters.
     n_timepoints : int
         Rows that it must have.
+    n_dropped : int
+        Rows at the start that nobody uses.
 
     Returns
     -------
     ndarray of shape (n_timepoints, n_columns), float64
-        A derivative has no value in the first row; it takes that of the second.
+        A derivative has no value in the first row; it takes that of the second, and so do rows
+        that nobody uses.
 
     Raises
     ------
@@ -138,8 +143,8 @@ def read_confounds(path: Path, columns: tuple[str, ...], n_timepoints: int) -> N
         raise bad(f"{n_timepoints} rows, one per volume", str(len(table)))
     numbers = table[chosen_columns].apply(pd.to_numeric, errors="coerce")
     chosen = np.array(numbers, dtype=np.float64)
-    if n_timepoints > 1:
-        chosen[0] = np.where(np.isnan(chosen[0]), chosen[1], chosen[0])
+    for row in reversed(range(min(max(1, n_dropped), n_timepoints - 1))):
+        chosen[row] = np.where(np.isnan(chosen[row]), chosen[row + 1], chosen[row])
     without = np.argwhere(~np.isfinite(chosen))
     if len(without):
         row, column = without[0]

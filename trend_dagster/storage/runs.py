@@ -752,7 +752,9 @@ def _read_cifti(path: Path) -> RawRun:
         isinstance(axes[0], SeriesAxis) and isinstance(axes[1], BrainModelAxis)
     ):
         kinds = ", ".join(type(axis).__name__ for axis in axes)
-        raise _bad(path, "a dense time series (.dtseries.nii)", kinds, "Give the dense series.")
+        turned = len(axes) == 2 and isinstance(axes[1], SeriesAxis)
+        how = "Turn it: wb_command -cifti-transpose." if turned else "Give the dense series."
+        raise _bad(path, "a dense time series (.dtseries.nii)", kinds, how)
     models = cortex_models(axes[1])
     if [side for side, *_ in models] != ["L", "R"]:
         sides = ", ".join(side for side, *_ in models) or "no cortex"

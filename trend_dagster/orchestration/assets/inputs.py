@@ -68,6 +68,9 @@ def bold(task: Task) -> Result:
         run.confounds,
         run.sample_mask,
     )
+    if not prepared.any():
+        nothing = "all vertices have the same series: nothing is left without the global signal"
+        return Result(facts=run.facts, excluded=f"{run.facts['file']}: {nothing}")
     return Result(
         arrays={"bold": prepared, "vertex_mask": mask, **run.space_arrays()},
         facts=run.facts,
