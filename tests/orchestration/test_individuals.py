@@ -40,7 +40,7 @@ sweep: {n_components: [12], n_clusters: [6]}
 individuals:
   {pages: true, participants: participants.tsv, associate: [age_at_scan], covariates: []}
 bold: {repetition_time: 2.0}
-outputs: {atlases: [atlas.npy]}
+outputs: {atlases: [atlas.npy], n_spins: 0}
 """
 
 pytestmark = pytest.mark.slow
