@@ -479,7 +479,7 @@ def test_a_compressed_block_ends_in_a_solution_for_the_block_itself(rng):
 def test_what_stands_for_a_block_has_its_leading_eigenpairs(rng):
     C, _ = smooth_networks(480, 6, int(rng.integers(2**31)))
     with ThreadPoolExecutor(2) as pool:
-        thin = compress(C, pool)
+        thin = compress(C, 6, pool)
     values, vectors = np.linalg.eigh(C)
     order = np.argsort(-np.abs(values))[:6]
     np.testing.assert_allclose(thin.values[:6], values[order], rtol=1e-6)

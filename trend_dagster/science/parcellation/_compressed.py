@@ -25,8 +25,9 @@ RANK = 192
 LEAST_GAIN = 4
 """A block has at least so many times as many rows as directions are looked through."""
 
-MOST_LEFT_OUT = 0.05
-"""Share of the norm of X that may be left out; else X is no such matrix, and is used itself."""
+MOST_LEFT_OUT = 0.25
+"""What stands for X leaves out at most so much (of its squared norm) in relation to what as many
+pairs as there are components leave out; else X is no such matrix, and is used itself."""
 
 _STRIPE = 1024
 
@@ -50,13 +51,15 @@ class Compressed:
     rows: FloatArray
 
 
-def compress(X: FloatArray, pool: Executor) -> Compressed | None:
+def compress(X: FloatArray, n_components: int, pool: Executor) -> Compressed | None:
     """Find leading eigenpairs by products of X with random vectors, or say that they do not do.
 
     Parameters
     ----------
     X : ndarray of shape (n, n)
         Symmetric.
+    n_components : int
+        Most components that X is factorised into.
     pool : concurrent.futures.Executor
         Threads.
 
@@ -82,7 +85,8 @@ def compress(X: FloatArray, pool: Executor) -> Compressed | None:
     values, inside = scipy.linalg.eigh((inner + inner.T) / 2, check_finite=False)
     order = np.argsort(-np.abs(values))[:RANK]
     norm = sum(float(np.square(X[i : i + _STRIPE], dtype=np.float64).sum()) for i in stripes)
-    if norm - float(np.square(values[order]).sum()) > MOST_LEFT_OUT**2 * norm:
+    left_out = norm - np.cumsum(np.square(values[order]))
+    if len(order) <= n_components or left_out[-1] > MOST_LEFT_OUT * left_out[n_components - 1]:
         return None
     vectors = basis @ inside[:, order].astype(X.dtype)
     rows = np.ascontiguousarray((vectors * values[order].astype(X.dtype)).T)

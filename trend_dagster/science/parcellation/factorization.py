@@ -633,7 +633,7 @@ def factorize_many(
         nullcontext(pool) if pool is not None else ThreadPoolExecutor(n_threads) as threads,
     ):
         began = time.perf_counter()
-        thin = _stand_ins(matrix, config, threads)
+        thin = _stand_ins(matrix, problems, config, threads)
         inner: Sequence[Factors] | None = None
         if starts is not None:
             rows, dtype = matrix.permutation, matrix.dtype
@@ -653,13 +653,15 @@ def factorize_many(
 
 
 def _stand_ins(
-    matrix: BlockMatrix, config: FactorizationConfig, pool: Executor
+    matrix: BlockMatrix, problems: Sequence[Problem], config: FactorizationConfig, pool: Executor
 ) -> list[Compressed | None]:
     """Return what stands for each block in the sweeps that can do without it; None: nothing."""
     plain = config.solver == "block" and config.device == "cpu" and config.smoothness == 0
     above = config.compress_above if plain else None
+    most = max((p.n_components for p in problems), default=0)
     return [
-        compress(X, pool) if above is not None and len(X) > above else None for X in matrix.blocks
+        compress(X, most, pool) if above is not None and len(X) > above else None
+        for X in matrix.blocks
     ]
 
 
