@@ -42,6 +42,8 @@ if TYPE_CHECKING:  # scipy takes a while to import: only what computes with it d
     from trend_dagster.science.individuals.model import Cortex, PreparedRun
     from trend_dagster.science.individuals.newborn import CohortPrior
 
+CONSENSUS = "consensus"  # of the newborns
+
 COHORT_SECTIONS = (
     "bold",
     "features",
@@ -66,7 +68,7 @@ def _how(settings: Settings) -> dict[str, dict[str, Any]]:
     group="individuals",
     inputs=[bold, selected_parcellations, cortex],
     settings=(_how, *COHORT_SECTIONS),
-    code_version="2",
+    code_version="3",
     nothing_to_do=why_no_individuals,
     keep_when_inputs_change=True,
     pool="memory",
@@ -78,7 +80,9 @@ def individual_prior(
 
     Learned in rounds: from the cohort's map, then from the newborns' own. Like a model it stays as
     it is when runs are added, so that a new newborn makes only its own networks, in the numbers
-    that the others have; `trend run --retrain` learns it anew.
+    that the others have; `trend run --retrain` learns it anew. The network that most newborns have
+    at each vertex is a map of the cohort, too (`maps/consensus`): nearer to what was planted in
+    simulated cohorts than the chosen one, whose numbers it has.
     """
     from trend_dagster.science.individuals.newborn import CohortPrior
 
@@ -92,10 +96,12 @@ def individual_prior(
     maps = {int(n): labels for n, labels in zip(*both, strict=True)}
     prior = CohortPrior.learn(loads, maps, area, config, _parcellations(task))
     arrays, facts = prior.arrays(area), {"n_networks": prior.n_networks, "subjects": list(own)}
+    consensus, space = arrays["labels"], map_space(task.project, cortex, len(mask))
     return Result(
         arrays=arrays,
         facts=facts | {"noise_sigma_mm": float(noise)},
-        pictures=map_pictures(surface, maps, arrays["labels"], "through newborns"),
+        pictures=map_pictures(surface, maps, consensus, CONSENSUS),
+        files=newborn_maps(CONSENSUS, maps, consensus, space),
     )
 
 
@@ -205,17 +211,14 @@ def network_series(task: Task, bold: Available, individual_networks: Version) ->
     """
     from trend_dagster.science.individuals.series import series_arrays
 
-    n_networks = individual_networks.array("probability").shape[2]
+    subject, n_clusters = task.partition[SUBJECT], individual_networks.read("n_clusters")
     maps = np.stack([individual_networks.read(n) for n in ("cohort_labels", "labels")])
-    arrays = series_arrays([signal(run)[0] for run in bold], maps, n_networks)
-    names, n_clusters = (
-        [run.partition[BOLD_RUN] for run in bold],
-        individual_networks.read("n_clusters"),
-    )
+    n_networks = individual_networks.array("probability").shape[2]
+    runs = {run.partition[BOLD_RUN]: signal(run)[0] for run in bold}
+    arrays = series_arrays(list(runs.values()), maps, n_networks)
+    files = series_files(subject, list(runs), n_clusters.tolist(), arrays)
     return Result(
-        arrays=arrays | {"n_clusters": n_clusters},
-        facts={"runs": names},
-        files=series_files(task.partition[SUBJECT], names, n_clusters.tolist(), arrays),
+        arrays=arrays | {"n_clusters": n_clusters}, facts={"runs": list(runs)}, files=files
     )
 
 

@@ -8,7 +8,7 @@ from __future__ import annotations
 
 from collections.abc import Iterator
 from dataclasses import dataclass
-from functools import cached_property
+from functools import cached_property, lru_cache
 
 import numpy as np
 import scipy  # loads a part of its own when it is first asked for
@@ -63,6 +63,7 @@ class SurrogateMaker:
         self._first, self._second = edges.coords
         self._distances: scipy.sparse.csr_array | None = None
         self._reach = 0.0
+        self._smoother = lru_cache(maxsize=4)(self._measured_smoother)  # runs of one newborn
 
     def measure(self, bold: NDArray[np.floating]) -> Smoothness:
         """Measure the smoothness of a run.
@@ -116,7 +117,7 @@ class SurrogateMaker:
             return MAX_SIGMA
         return float(scipy.optimize.brentq(surplus, shortest, MAX_SIGMA, xtol=0.02))
 
-    def _smoother(self, sigma: float) -> scipy.sparse.csr_array:
+    def _measured_smoother(self, sigma: float) -> scipy.sparse.csr_array:
         """Smoothing over all vertices, over distances that are measured as far as it reaches."""
         reach = min(3 * MAX_SIGMA, _REACH * sigma)
         if self._distances is None or reach > self._reach:
