@@ -28,7 +28,12 @@ from trend_dagster.orchestration.instance import UNFINISHED, lay_records_into, o
 pytestmark = [pytest.mark.slow, pytest.mark.faults, pytest.mark.timeout(1500)]
 
 KILLS = 6
-LACKING = ("embeddings", "nmf_sweep", "stability")  # each batch is a task of Dask
+LACKING = (
+    "embeddings",
+    "average_correlation",
+    "nmf_sweep",
+    "stability",
+)  # each batch is a task of Dask
 COMPUTE = """compute:
   engine: dask
   dask: {cluster: slurm, queue: short, memory: 1500 MiB, most_jobs: 2, interface: lo}

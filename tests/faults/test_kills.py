@@ -44,9 +44,9 @@ NAMES = "{ assetNodes { assetKey { path } } }"
 
 
 def victims(kind: str, run: psutil.Process) -> list[psutil.Process]:
-    """Return the run itself, or its children."""
+    """Return the run itself, or its children if it has any."""
     with suppress(psutil.NoSuchProcess):
-        return [run] if kind == THE_RUN else run.children(recursive=True)
+        return [run] if kind == THE_RUN else run.children(recursive=True) or [run]
     return []
 
 
