@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from concurrent.futures import ThreadPoolExecutor
+
 import numpy as np
 import pytest
 from hypothesis import example, given, settings
@@ -13,6 +15,7 @@ from tests.science.solving import factorize
 from trend_dagster.errors import FactorizationError
 from trend_dagster.science.connectivity.thresholding import BlockMatrix, threshold_by_label
 from trend_dagster.science.evidence.measures import adjusted_rand_index
+from trend_dagster.science.parcellation._compressed import compress
 from trend_dagster.science.parcellation.factorization import (
     _TIE,
     FactorizationConfig,
@@ -471,6 +474,18 @@ def test_a_compressed_block_ends_in_a_solution_for_the_block_itself(rng):
     found = [find_networks(solution.W, solution.H, 6) for solution in (exact, short)]
     assert adjusted_rand_index(*found) >= 0.99
     assert adjusted_rand_index(found[1], planted) > 0.9
+
+
+def test_what_stands_for_a_block_has_its_leading_eigenpairs(rng):
+    C, _ = smooth_networks(480, 6, int(rng.integers(2**31)))
+    with ThreadPoolExecutor(2) as pool:
+        thin = compress(C, 6, pool)
+    values, vectors = np.linalg.eigh(C)
+    order = np.argsort(-np.abs(values))[:6]
+    np.testing.assert_allclose(thin.values[:6], values[order], rtol=1e-6)
+    inner = np.abs((thin.vectors[:, :6] * vectors[:, order]).sum(axis=0))
+    np.testing.assert_allclose(inner, 1, rtol=1e-6)
+    np.testing.assert_allclose(thin.rows, thin.values[:, None] * thin.vectors.T, atol=1e-12)
 
 
 def test_a_block_that_is_of_no_low_rank_is_used_itself(rng):

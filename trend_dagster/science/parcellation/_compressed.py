@@ -1,8 +1,9 @@
-"""A large block as a product of two thin matrices, for the sweeps that can do without the block.
+"""A large block as a few of its eigenpairs, for the sweeps that can do without the block.
 
-A smoothed correlation has few directions that matter: X is nearly Q (Q^T X) with Q of some hundred
-orthonormal columns, and a product with that costs a fraction of one with X. The solver sweeps with
-it until it would stop, and then with X itself until it stops: what it returns has converged on X.
+A smoothed correlation has few directions that matter: X is nearly U diag(v) U^T with U of some
+hundred orthonormal columns, and a product with that costs a fraction of one with X. The solver
+starts from the leading pairs, sweeps with all of them until it would stop, and then with X itself
+until it stops: what it returns has converged on X.
 """
 
 from __future__ import annotations
@@ -15,12 +16,18 @@ import scipy
 
 from trend_dagster.science.connectivity.thresholding import FloatArray
 
-RANK = 512
-LEAST_GAIN = 4
-"""A block has at least so many times as many rows as what stands for it has columns."""
+SKETCH = 512
+"""Random directions that eigenvectors are looked for in."""
 
-MOST_LEFT_OUT = 0.05
-"""Share of the norm of X that may be left out; else X is no such matrix, and is used itself."""
+RANK = 192
+"""Eigenpairs that are kept: fewer make a sweep cheaper, and leave more to sweeps with X itself."""
+
+LEAST_GAIN = 4
+"""A block has at least so many times as many rows as directions are looked through."""
+
+MOST_LEFT_OUT = 0.25
+"""What stands for X leaves out at most so much (of its squared norm) in relation to what as many
+pairs as there are components leave out; else X is no such matrix, and is used itself."""
 
 _STRIPE = 1024
 
@@ -31,23 +38,28 @@ class Compressed:
 
     Parameters
     ----------
-    basis : ndarray of shape (n, rank)
-        Q, orthonormal columns.
+    values : ndarray of shape (rank,)
+        Eigenvalues v, descending by absolute value.
+    vectors : ndarray of shape (n, rank)
+        U, orthonormal columns.
     rows : ndarray of shape (rank, n)
-        Q^T X.
+        diag(v) U^T.
     """
 
-    basis: FloatArray
+    values: FloatArray
+    vectors: FloatArray
     rows: FloatArray
 
 
-def compress(X: FloatArray, pool: Executor) -> Compressed | None:
-    """Find a good Q by products of X with random vectors, or say that there is none.
+def compress(X: FloatArray, n_components: int, pool: Executor) -> Compressed | None:
+    """Find leading eigenpairs by products of X with random vectors, or say that they do not do.
 
     Parameters
     ----------
     X : ndarray of shape (n, n)
         Symmetric.
+    n_components : int
+        Most components that X is factorised into.
     pool : concurrent.futures.Executor
         Threads.
 
@@ -58,18 +70,24 @@ def compress(X: FloatArray, pool: Executor) -> Compressed | None:
 
     Notes
     -----
-    Halko, Martinsson and Tropp, doi:10.1137/090771806.
+    Halko, Martinsson and Tropp, doi:10.1137/090771806, section 5.3.
     """
     stripes = range(0, len(X), _STRIPE)
 
     def product(B: FloatArray) -> FloatArray:
         return np.concatenate(list(pool.map(lambda i: X[i : i + _STRIPE] @ B, stripes)))
 
-    rank = min(RANK, len(X) // LEAST_GAIN)
+    sketch = min(SKETCH, len(X) // LEAST_GAIN)
     # A fixed start makes the result reproducible.
-    start = np.random.default_rng(0).standard_normal((len(X), rank)).astype(X.dtype)
+    start = np.random.default_rng(0).standard_normal((len(X), sketch)).astype(X.dtype)
     basis, _ = scipy.linalg.qr(product(start), mode="economic", check_finite=False)
-    rows = np.ascontiguousarray(product(basis).T)  # X is symmetric
+    inner = (basis.T @ product(basis)).astype(np.float64)
+    values, inside = scipy.linalg.eigh((inner + inner.T) / 2, check_finite=False)
+    order = np.argsort(-np.abs(values))[:RANK]
     norm = sum(float(np.square(X[i : i + _STRIPE], dtype=np.float64).sum()) for i in stripes)
-    left_out = norm - float(np.square(rows, dtype=np.float64).sum())
-    return None if left_out > MOST_LEFT_OUT**2 * norm else Compressed(basis, rows)
+    left_out = norm - np.cumsum(np.square(values[order]))
+    if len(order) <= n_components or left_out[-1] > MOST_LEFT_OUT * left_out[n_components - 1]:
+        return None
+    vectors = basis @ inside[:, order].astype(X.dtype)
+    rows = np.ascontiguousarray((vectors * values[order].astype(X.dtype)).T)
+    return Compressed(values[order], vectors, rows)

@@ -62,43 +62,66 @@ def half_sweep(
     """
     # Typed constants: a bare 0 or 1 would promote float32 arithmetic to float64.
     zero, one = factor.dtype.type(0), factor.dtype.type(1)
+    most = 0
+    for c in range(len(problems)):
+        most = max(most, starts[c + 1] - starts[c])
+    # A chunk of one factorisation lies side by side in the fastest cache, padded with zeros: loops
+    # of a fixed length over memory that cannot overlap are what compilers make vectors of.
+    rows = np.empty((most, _CHUNK), factor.dtype)
+    weights = np.empty((most, most), factor.dtype)
     gradient = np.empty(_CHUNK, factor.dtype)
     for low in range(begin, end, _CHUNK):
         width = min(_CHUNK, end - low)
         offset = 0
         for c in range(len(problems)):
             problem = problems[c]
-            first, last = starts[c], starts[c + 1]
+            first = starts[c]
+            n_rows = starts[c + 1] - first
+            for row in range(n_rows):
+                rows[row, :width] = factor[first + row, low : low + width]
+                rows[row, width:] = zero
+                for r in range(n_rows):
+                    weights[row, r] = other_gram[
+                        problem, component[first + row], component[first + r]
+                    ]
             total = zero
-            for row in range(first, last):
-                t = component[row]
+            for row in range(n_rows):
                 for i in range(width):
-                    gradient[i] = l1[problem] - product[row, low - begin + i]
-                    gradient[i] += l2[problem] * factor[row, low + i]
-                for r in range(first, last):
-                    g = other_gram[problem, t, component[r]]
-                    if g != 0:
-                        for i in range(width):
-                            gradient[i] += g * factor[r, low + i]
-                curvature = other_gram[problem, t, t] + l2[problem]
+                    gradient[i] = l1[problem] - product[first + row, low - begin + i]
+                for i in range(_CHUNK):
+                    gradient[i] += l2[problem] * rows[row, i]
+                # Four at a time: the gradient is read and written a quarter as often.
+                fours = n_rows - n_rows % 4
+                for r in range(0, fours, 4):
+                    a, b = weights[row, r], weights[row, r + 1]
+                    d, e = weights[row, r + 2], weights[row, r + 3]
+                    for i in range(_CHUNK):
+                        gradient[i] += (a * rows[r, i] + b * rows[r + 1, i]) + (
+                            d * rows[r + 2, i] + e * rows[r + 3, i]
+                        )
+                for r in range(fours, n_rows):
+                    a = weights[row, r]
+                    for i in range(_CHUNK):
+                        gradient[i] += a * rows[r, i]
+                curvature = weights[row, row] + l2[problem]
                 step = one / curvature if curvature != 0 else zero
                 largest = zero
                 for i in range(width):
-                    w = factor[row, low + i]
+                    w = rows[row, i]
                     g = gradient[i]
                     total += abs(min(g, zero) if w == 0 else g)
                     w = max(w - g * step, zero)
-                    factor[row, low + i] = w
+                    rows[row, i] = w
+                    factor[first + row, low + i] = w
                     largest = max(largest, w)
                 if largest > 0:
-                    alive[row] = 1
+                    alive[first + row] = 1
             violation[problem] += total
-            n_rows = last - first
             for row in range(n_rows):
                 for r in range(row + 1):
                     dot = zero
-                    for i in range(low, low + width):
-                        dot += factor[first + row, i] * factor[first + r, i]
+                    for i in range(_CHUNK):
+                        dot += rows[row, i] * rows[r, i]
                     gram[offset + row * n_rows + r] += dot
             offset += n_rows * n_rows
 

@@ -167,7 +167,10 @@ class Eigenpairs:
 
 
 def leading_eigenpairs(
-    matrix: BlockMatrix, n_pairs: int, pool: Executor | None = None
+    matrix: BlockMatrix,
+    n_pairs: int,
+    pool: Executor | None = None,
+    known: Sequence[Compressed | None] | None = None,
 ) -> Eigenpairs:
     """Return the eigenpairs of largest absolute value.
 
@@ -182,13 +185,18 @@ def leading_eigenpairs(
         How many; fewer are returned where the matrix has fewer rows.
     pool : concurrent.futures.Executor, optional
         Threads to share blocks among.
+    known : sequence of Compressed or None, optional
+        What stands for each block; where it has as many pairs, they are taken.
 
     Returns
     -------
     Eigenpairs
     """
     run = map if pool is None else pool.map
-    found = list(run(lambda block: _block_eigenpairs(block, n_pairs), matrix.blocks))
+    known = known or [None] * len(matrix.blocks)
+    found = list(
+        run(lambda block, thin: _block_eigenpairs(block, thin, n_pairs), matrix.blocks, known)
+    )
     first_vertex = [int(members[0]) for members in matrix.members()]
     candidates = [
         (float(value), b, vectors[:, j])
@@ -204,7 +212,11 @@ def leading_eigenpairs(
     )
 
 
-def _block_eigenpairs(block: FloatArray, n_pairs: int) -> tuple[FloatArray, FloatArray]:
+def _block_eigenpairs(
+    block: FloatArray, known: Compressed | None, n_pairs: int
+) -> tuple[FloatArray, FloatArray]:
+    if known is not None and len(known.values) >= n_pairs:
+        return known.values[:n_pairs], known.vectors[:, :n_pairs]
     if len(block) <= max(DENSE_UP_TO * n_pairs, 2):
         values, vectors = scipy.linalg.eigh(block, check_finite=False)
     else:
@@ -341,7 +353,7 @@ class _Lockstep:
         penalty: Sequence[tuple[float, float]],
         pool: Executor,
         n_threads: int,
-        compress_above: int | None = None,
+        thin: Sequence[Compressed | None] | None = None,
     ) -> None:
         self.matrix = matrix
         self.pool = pool
@@ -355,12 +367,11 @@ class _Lockstep:
         component = np.concatenate([np.arange(size) for size in sizes])
         self.sizes = sizes
         self.blocks = []
-        for X, rows in zip(matrix.blocks, matrix.slices(), strict=True):
+        thin = thin or [None] * len(matrix.blocks)
+        for X, stand_in, rows in zip(matrix.blocks, thin, matrix.slices(), strict=True):
             W = np.concatenate([Wt[:, rows] for Wt, _ in starts])
             H = np.concatenate([Ht[:, rows] for _, Ht in starts])
-            large = compress_above is not None and len(X) > compress_above
-            thin = compress(X, pool) if large else None
-            self.blocks.append(_Block(X, W, H, problem, component, thin))
+            self.blocks.append(_Block(X, W, H, problem, component, stand_in))
         self.shares = _share_tiles(matrix.block_sizes, n_threads)
         self.gram_H = self._initial_grams()
 
@@ -386,7 +397,12 @@ class _Lockstep:
     ) -> tuple[FloatArray, FloatArray, list[NDArray[np.bool_]]]:
         from trend_dagster.science.parcellation._hals import add_grams
 
-        thin = [None if self.exact else _onto_basis(b, update_W=update_W) for b in self.blocks]
+        def onto_vectors(block: _Block) -> FloatArray | None:
+            if self.exact or block.thin is None:
+                return None
+            return np.asarray((block.H if update_W else block.W) @ block.thin.vectors)
+
+        thin = list(self.pool.map(onto_vectors, self.blocks))
 
         def work(tiles: list[Tile]) -> list[Any]:
             return [self._update(tile, other_gram, thin, update_W=update_W) for tile in tiles]
@@ -451,12 +467,6 @@ class _Lockstep:
         return Wt, H
 
 
-def _onto_basis(block: _Block, *, update_W: bool) -> FloatArray | None:
-    """Multiply the factor that stays with the basis of what stands for X."""
-    other = block.H if update_W else block.W
-    return None if block.thin is None else np.asarray(other @ block.thin.basis)
-
-
 def _share_tiles(block_sizes: IntArray, n_threads: int, width: int = 512) -> list[list[Tile]]:
     """Cut blocks into tiles and deal them to threads so that each has as much work."""
     tiles = [
@@ -483,13 +493,13 @@ def _solve_block(
     config: FactorizationConfig,
     pool: Executor,
     n_threads: int,
+    thin: Sequence[Compressed | None],
 ) -> Iterator[Solved]:
     """Solve all problems in lockstep; yield each as it finishes."""
     state: _Lockstep | TorchLockstep
-    exact = True
+    exact = not any(thin)
     if config.device == "cpu":
-        state = _Lockstep(matrix, starts, weights, pool, n_threads, config.compress_above)
-        exact = all(block.thin is None for block in state.blocks)
+        state = _Lockstep(matrix, starts, weights, pool, n_threads, thin)
     else:
         state = TorchLockstep(matrix, starts, weights, config.device)
     running = list(range(len(starts)))
@@ -501,7 +511,7 @@ def _solve_block(
             initial = violation
         if not exact:
             # Only sweeps with X itself can tell that a factorisation has converged.
-            # What stands for X is not quite symmetric, and may never meet the rule.
+            # Rounding may keep what stands for X from ever meeting the rule.
             exact = bool(np.all(violation <= config.tol * initial)) or 2 * n_iter >= config.max_iter
             continue
         finished = [c for c in running if violation[c] <= config.tol * initial[c]]
@@ -623,16 +633,17 @@ def factorize_many(
         nullcontext(pool) if pool is not None else ThreadPoolExecutor(n_threads) as threads,
     ):
         began = time.perf_counter()
+        thin = _stand_ins(matrix, problems, config, threads)
         inner: Sequence[Factors] | None = None
         if starts is not None:
             rows, dtype = matrix.permutation, matrix.dtype
             inner = [(W0[rows].T.astype(dtype), H0[:, rows].astype(dtype)) for W0, H0 in starts]
         elif not of_sklearn:
-            inner = _common_starts(matrix, [p.n_components for p in problems], threads)
+            inner = _common_starts(matrix, [p.n_components for p in problems], threads, thin)
         if inner is None or of_sklearn:
             solved = _solve_sklearn(matrix, problems, inner, weights, config)
         elif smooth is None:
-            solved = _solve_block(matrix, inner, weights, config, threads, n_threads)
+            solved = _solve_block(matrix, inner, weights, config, threads, n_threads, thin)
         else:
             solved = _solve_graph(matrix, inner, weights, config, smooth, threads)
         for found in solved:
@@ -641,12 +652,28 @@ def factorize_many(
             yield found[0], _finished(matrix, problem, penalty, smooth, seconds, found)
 
 
+def _stand_ins(
+    matrix: BlockMatrix, problems: Sequence[Problem], config: FactorizationConfig, pool: Executor
+) -> list[Compressed | None]:
+    """Return what stands for each block in the sweeps that can do without it; None: nothing."""
+    plain = config.solver == "block" and config.device == "cpu" and config.smoothness == 0
+    above = config.compress_above if plain else None
+    most = max((p.n_components for p in problems), default=0)
+    return [
+        compress(X, most, pool) if above is not None and len(X) > above else None
+        for X in matrix.blocks
+    ]
+
+
 def _common_starts(
-    matrix: BlockMatrix, n_components: Sequence[int], pool: Executor
+    matrix: BlockMatrix,
+    n_components: Sequence[int],
+    pool: Executor,
+    known: Sequence[Compressed | None],
 ) -> list[Factors]:
     """Begin each problem with the first components of one start."""
     most = max(n_components)
-    Wt, H = nndsvda(matrix, leading_eigenpairs(matrix, most, pool), most)
+    Wt, H = nndsvda(matrix, leading_eigenpairs(matrix, most, pool, known), most)
     return [(Wt[:k], H[:k]) for k in n_components]
 
 

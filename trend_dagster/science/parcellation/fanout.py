@@ -13,7 +13,7 @@ from trend_dagster.errors import FactorizationError
 from trend_dagster.science.connectivity.settings import CorrelationConfig
 from trend_dagster.science.connectivity.thresholding import IntArray
 from trend_dagster.science.cores import limit_cores
-from trend_dagster.science.parcellation._compressed import RANK
+from trend_dagster.science.parcellation._compressed import RANK, SKETCH
 from trend_dagster.science.parcellation.settings import DENSE_UP_TO, SweepGrid
 
 T = TypeVar("T")
@@ -57,7 +57,7 @@ def worker_memory(
     eigen = n_threads * 4 * largest * (4 * largest if dense else 6 * most)
     large = block_sizes[block_sizes > (largest if compress_above is None else compress_above)]
     # Both factors of each, and of one the random start, products and their decomposition.
-    thin = 4 * RANK * (2 * int(large.sum()) + 3 * int(large.max(initial=0)))
+    thin = 4 * (2 * RANK * int(large.sum()) + 4 * SKETCH * int(large.max(initial=0)))
     factors = 2 * 2 * 4 * rows * n
     tiles = n_threads * 4 * rows * (_TILE_ROWS + largest)
     groups = 1
