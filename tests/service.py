@@ -58,7 +58,8 @@ class Dev:
 
     def __init__(self, folder: Path, *options: str) -> None:
         self.folder, self.port = folder, free_port()
-        self.log = folder.with_name(f"{folder.name}-{self.port}.log")
+        # Not beside the project, whose disk may be full or read-only.
+        self.log = folder.parents[1] / f"{folder.name}-{self.port}.log"
         with self.log.open("wb") as log:
             self.process = subprocess.Popen(
                 [*TREND, "dev", str(folder), "--port", str(self.port), *options],
@@ -109,7 +110,7 @@ class Dev:
     def end(self, number: int = signal.SIGTERM) -> int:
         """Ask it to end; its exit status."""
         self.process.send_signal(number)
-        return self.process.wait(60)
+        return self.process.wait(180)
 
     def power_cut(self) -> None:
         """Kill every process of it at once."""

@@ -11,11 +11,18 @@ from pathlib import Path
 
 import pytest
 
-from tests.faults.test_kills import at_rest, launch_all
-from tests.faults.workload import Digests, digests, leavings, not_current, shown_as_in_progress
+from tests.faults.test_kills import PATIENCE, at_rest, launch
+from tests.faults.workload import (
+    Digests,
+    copy_without,
+    digests,
+    leavings,
+    not_current,
+    shown_as_in_progress,
+)
 from tests.service import serving, trend, wait_until
 
-pytestmark = [pytest.mark.slow, pytest.mark.faults, pytest.mark.timeout(900)]
+pytestmark = [pytest.mark.slow, pytest.mark.faults, pytest.mark.timeout(1500)]
 
 MIB = 2**20
 
@@ -64,14 +71,6 @@ def disk(tmp_path: Path) -> Iterator[Disk]:
         yield disk
 
 
-def copy_without(source: Path, target: Path, *assets: str) -> Path:
-    """Copy a finished project and take the outputs of some assets out of it."""
-    shutil.copytree(source, target)
-    for asset in assets:
-        shutil.rmtree(target / "store" / asset)
-    return target
-
-
 # Where the room ends: with the first records, in the middle of training, of stores, of outputs.
 @pytest.mark.parametrize(
     ("lacking", "room"),
@@ -107,22 +106,17 @@ def test_a_run_that_finds_no_room_says_so_and_the_next_goes_on(
 def test_a_page_on_a_full_disk_ends_its_runs_and_goes_on_when_there_is_room(
     disk, undisturbed_folder, undisturbed: Digests
 ):
-    folder = copy_without(
-        undisturbed_folder,
-        disk.folder / "project",
-        "embeddings",
-        "average_correlation",
-        "nmf_sweep",
-    )
+    lacking = ("embeddings", "average_correlation", "nmf_sweep")
+    folder = copy_without(undisturbed_folder, disk.folder / "project", *lacking)
     with serving(folder) as dev:
-        launch_all(dev)
+        launch(dev, *lacking, "report")
         time.sleep(5)
         disk.leave(100_000)
-        time.sleep(45)
+        time.sleep(30)
         disk.free()
-        wait_until(lambda: at_rest(dev), 120, f"nothing hangs: {dev.said()[-3000:]}")
-        launch_all(dev.ready())
-        wait_until(lambda: at_rest(dev), 300, f"the next one ends: {dev.said()[-3000:]}")
+        wait_until(lambda: at_rest(dev), PATIENCE, f"nothing hangs: {dev.said()[-3000:]}")
+        launch(dev.ready(), *lacking, "report")
+        wait_until(lambda: at_rest(dev), PATIENCE, f"the next ends: {dev.said()[-3000:]}")
         assert not not_current(folder)
         assert not shown_as_in_progress(folder)
         assert dev.end() == 0

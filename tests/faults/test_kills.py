@@ -6,7 +6,9 @@ import os
 import random
 import subprocess
 import time
+from collections.abc import Callable
 from contextlib import suppress
+from itertools import cycle
 from pathlib import Path
 
 import psutil
@@ -17,6 +19,7 @@ from tests.faults.workload import (
     digests,
     leavings,
     make_project,
+    n_outputs,
     not_current,
     reader,
     seeded,
@@ -26,20 +29,33 @@ from tests.service import TREND, Dev, serving, trend, wait_until
 from trend_dagster.orchestration.instance import open_records, process_of
 from trend_dagster.storage.locks import is_alive
 
-pytestmark = [pytest.mark.slow, pytest.mark.faults, pytest.mark.timeout(1100)]
+pytestmark = [pytest.mark.slow, pytest.mark.faults, pytest.mark.timeout(1500)]
 
-KILLS = int(os.environ.get("TREND_KILLS", "20"))  # in each of the two tests
+# Of `trend run` and its children; half as many processes of a page, where each costs more time.
+KILLS = int(os.environ.get("TREND_KILLS", "26"))
+THE_RUN, A_CHILD = "the run", "a child of it"
+OF_A_PAGE = [THE_RUN, "dagster_webserver", A_CHILD, "orchestration.daemon", THE_RUN, "grpc"]
+PATIENCE = 600
+"""Seconds until a page must have come to rest: many times what it takes, for machines at work."""
+
 BACKFILL = """mutation($p: LaunchBackfillParams!) { launchPartitionBackfill(backfillParams: $p) {
     __typename ... on LaunchBackfillSuccess { backfillId } ... on PythonError { message } } }"""
-ASSETS = "{ assetNodes { assetKey { path } isPartitioned } }"
+NAMES = "{ assetNodes { assetKey { path } } }"
 
 
-def kill_some(process: psutil.Process, chance: random.Random) -> str:
-    """Kill the process, or one of its children."""
-    victims = [process, *process.children(recursive=True)]
-    victim = chance.choice(victims)
-    victim.kill()
-    return "the run" if victim == process else "a child of it"
+def victims(kind: str, run: psutil.Process) -> list[psutil.Process]:
+    """Return the run itself, or its children if it has any."""
+    with suppress(psutil.NoSuchProcess):
+        return [run] if kind == THE_RUN else run.children(recursive=True) or [run]
+    return []
+
+
+def some_way_on(folder: Path, chance: random.Random, over: Callable[[], object]) -> None:
+    """Wait for none to three more outputs, and a moment of chance within what is made next."""
+    wanted, end = n_outputs(folder) + chance.choice([0, 1, 2, 3]), time.monotonic() + 60
+    while n_outputs(folder) < wanted and not over() and time.monotonic() < end:
+        time.sleep(0.5)
+    time.sleep(chance.uniform(0, 4))
 
 
 def test_trend_run_killed_again_and_again_ends_as_if_it_never_was(tmp_path, undisturbed: Digests):
@@ -49,7 +65,8 @@ def test_trend_run_killed_again_and_again_ends_as_if_it_never_was(tmp_path, undi
         with reader(folder) as torn:
             seen: Digests = {}
             while not_current(folder) and len(killed) < KILLS:
-                killed.append(start_and_kill(folder, chance))
+                kind = (THE_RUN, A_CHILD)[len(killed) % 2]
+                killed += start_and_kill(folder, kind, chance)
                 now = digests(folder)
                 assert all(now.get(output) == seen[output] for output in seen), "lost"
                 seen = now
@@ -59,22 +76,27 @@ def test_trend_run_killed_again_and_again_ends_as_if_it_never_was(tmp_path, undi
         assert digests(folder) == undisturbed
         assert not not_current(folder)
         assert not shown_as_in_progress(folder)
-    assert "a child of it" in killed
 
 
-def start_and_kill(folder: Path, chance: random.Random) -> str:
-    """Start `trend run`; once it works, kill it or a child of it; after a child, the run too."""
+def start_and_kill(folder: Path, kind: str, chance: random.Random) -> list[str]:
+    """Start `trend run`; once it works, kill it, or a child of it and after a while the run too.
+
+    Nothing is killed of a run that ended before.
+    """
+    killed = []
     with subprocess.Popen([*TREND, "run", str(folder)], stdout=subprocess.DEVNULL) as run:
         before = len(records_of(folder))
         while run.poll() is None and len(records_of(folder)) == before:
-            time.sleep(0.3)
-        time.sleep(chance.uniform(0, 6))
-        what = "ended before"
-        with suppress(psutil.NoSuchProcess):
-            what = kill_some(psutil.Process(run.pid), chance)
+            time.sleep(0.5)
+        some_way_on(folder, chance, run.poll)
+        if run.poll() is None and (found := victims(kind, psutil.Process(run.pid))):
+            with suppress(psutil.NoSuchProcess):
+                chance.choice(found).kill()
+                killed.append(kind)
             time.sleep(chance.uniform(0, 2))
         run.kill()
-        return what
+    print(killed, n_outputs(folder), "outputs")
+    return killed
 
 
 def records_of(folder: Path) -> list[str]:
@@ -83,10 +105,10 @@ def records_of(folder: Path) -> list[str]:
         return [] if records is None else [run.run_id for run in records.get_runs()]
 
 
-def launch_all(dev: Dev) -> None:
-    """Ask for everything, as the button "Materialize all" does."""
-    assets = dev.ask(ASSETS)["assetNodes"]
-    selection = [asset["assetKey"] for asset in assets]
+def launch(dev: Dev, *names: str) -> None:
+    """Ask for all partitions of some assets, or of all, as the button "Materialize all" does."""
+    asked = [{"path": [name]} for name in names]
+    selection = asked or [asset["assetKey"] for asset in dev.ask(NAMES)["assetNodes"]]
     parameters = {"assetSelection": selection, "allPartitions": True}
     said = dev.ask(BACKFILL, p=parameters)["launchPartitionBackfill"]
     assert said["__typename"] == "LaunchBackfillSuccess", said
@@ -121,40 +143,33 @@ def test_a_page_whose_processes_are_killed_makes_everything_all_the_same(
     folder, chance = make_project(tmp_path / "project"), seeded()
     killed: list[str] = []
     with reader(folder) as torn, serving(folder) as dev:
-        launch_all(dev)
-        while len(killed) < KILLS:
-            time.sleep(chance.uniform(0.5, 6))
-            names = [
-                "worker",
-                "worker",
-                "worker",
-                "dagster_webserver",
-                "orchestration.daemon",
-                "grpc",
-            ]
-            name = chance.choice(names)
-            with suppress(psutil.NoSuchProcess):
-                if name == "worker":
-                    at_work = workers(folder)
-                    if at_work:
-                        kill_some(chance.choice(at_work), chance)
-                        killed.append(name)
-                # One that is killed as it starts never comes to anything.
-                elif (found := dev.part(name)) and time.time() - found.create_time() > 8:
-                    found.kill()
-                    killed.append(name)
+        launch(dev)
+        for kind in cycle(OF_A_PAGE):
+            if len(killed) >= KILLS // 2:
+                break
+            some_way_on(folder, chance, lambda: at_rest(dev))
+            if kind in (THE_RUN, A_CHILD):
+                found = [p for worker in workers(folder) for p in victims(kind, worker)]
+            else:  # one that is killed as it starts never comes to anything
+                part = dev.part(kind)
+                found = [part] if part and time.time() - part.create_time() > 8 else []
+            with suppress(psutil.NoSuchProcess, IndexError):
+                chance.choice(found).kill()
+                killed.append(kind)
+                print(kind, n_outputs(folder), "outputs")
             if at_rest(dev):
-                dev.ready()
-                launch_all(dev)
+                launch(dev.ready())
         for _ in range(4):  # runs are tried again only so often
-            wait_until(lambda: at_rest(dev), 300, f"the page comes to rest: {dev.said()[-2000:]}")
+            wait_until(
+                lambda: at_rest(dev), PATIENCE, f"the page comes to rest: {dev.said()[-2000:]}"
+            )
             if not not_current(folder):
                 break
-            launch_all(dev.ready())
+            launch(dev.ready())
         assert not not_current(folder)
         assert not shown_as_in_progress(folder)
         assert dev.end() == 0
     assert not torn
     assert digests(folder) == undisturbed
-    assert {"worker"} < set(killed)
+    assert set(killed) == set(OF_A_PAGE)
     assert not leavings(folder) or trend("run", folder).returncode == 0

@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
+import os
 import random
+import shutil
 import threading
 import time
 from collections.abc import Iterator
@@ -11,31 +13,39 @@ from pathlib import Path
 
 import dagster as dg
 
-from tests.conftest import write_project
+from tests.golden import write_inputs
 from trend_dagster.errors import StoreError
 from trend_dagster.orchestration.assets import ASSETS
 from trend_dagster.orchestration.instance import UNFINISHED, open_records
 from trend_dagster.orchestration.lineage import Lineage
 from trend_dagster.project.folder import Project
 
-# Long enough that kills fall into training and sweep, and label files swept by child processes.
-SETTINGS = "training: {n_epochs: 40, learning_rate: 1.0e-3}\ncompute: {workers: 2}\n"
+# Long enough that kills fall into training, and label files swept by child processes.
+SETTINGS = "training: {n_epochs: 20, learning_rate: 1.0e-3}\ncompute: {workers: 2}\n"
 Digests = dict[tuple[str, str], str]
 
 
 def make_project(folder: Path) -> Path:
-    """Inputs and settings; nothing is made yet."""
-    write_project(folder)
+    """Inputs and settings in which every asset has something to do; nothing is made yet."""
+    write_inputs(folder)
     text = (folder / "trend.yaml").read_text()
     lines = [line for line in text.splitlines() if not line.startswith("training:")]
     (folder / "trend.yaml").write_text("\n".join(lines) + "\n" + SETTINGS)
     return folder
 
 
+def copy_without(source: Path, target: Path, *assets: str) -> Path:
+    """Copy a finished project and take the outputs of some assets out of it."""
+    shutil.copytree(source, target)
+    for asset in assets:
+        shutil.rmtree(target / "store" / asset)
+    return target
+
+
 def digests(folder: Path) -> Digests:
     """Digest of every output, each compared with its bytes on disk.
 
-    Without the report: it tells when and where it was made.
+    Without reports and pages of newborns: they tell when and where they were made.
     """
     project = Project.open(folder)
     found = {}
@@ -44,7 +54,7 @@ def digests(folder: Path) -> Digests:
             version = project.store.latest(name, partition)
             assert version is not None
             version.verify()
-            if name != "report":
+            if name not in {"report", "individual_page"}:
                 found[name, str(sorted(partition.items()))] = version.digest
     return found
 
@@ -65,6 +75,12 @@ def shown_as_in_progress(folder: Path) -> list[str]:
     with open_records(folder) as records:
         assert records is not None
         return [r.run_id for r in records.get_runs(dg.RunsFilter(statuses=UNFINISHED))]
+
+
+def n_outputs(folder: Path) -> int:
+    """How many outputs are published; their names of files say so, nothing is read."""
+    # Not `glob`, which fails where a folder goes while it looks.
+    return sum("current" in files for _, _, files in os.walk(folder / "store"))
 
 
 def leavings(folder: Path) -> list[Path]:
@@ -89,7 +105,7 @@ def reader(folder: Path) -> Iterator[list[str]]:
                                 version.read(array)
                     except StoreError as error:
                         torn.append(str(error))
-                    time.sleep(0.02)
+                    time.sleep(0.1)  # whoever works has the processor
 
     thread = threading.Thread(target=read)
     thread.start()

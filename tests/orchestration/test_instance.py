@@ -7,6 +7,8 @@ import shutil
 import sqlite3
 import subprocess
 import sys
+import threading
+from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 
 import dagster as dg
@@ -48,6 +50,18 @@ def test_a_project_without_such_a_file_gets_none(tmp_path):
     with open_instance(tmp_path):
         pass
     assert not (tmp_path / ".dagster" / "dagster.yaml").exists()
+
+
+def test_many_may_open_new_records_at_once(tmp_path):
+    together = threading.Barrier(6)
+
+    def open_one(_: int) -> None:
+        together.wait()
+        with open_instance(tmp_path):
+            pass
+
+    with ThreadPoolExecutor(6) as pool:
+        list(pool.map(open_one, range(6)))
 
 
 def test_the_users_home_of_dagster_is_used(tmp_path, monkeypatch):

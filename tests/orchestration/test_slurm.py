@@ -14,6 +14,7 @@ from tests.faults.workload import leavings, make_project
 from tests.orchestration.test_engines import all_digests, ask_for_dask
 from tests.service import TREND, wait_until
 from tests.slurm import ask
+from trend_dagster.errors import ServerError
 from trend_dagster.orchestration.assets import ASSETS
 from trend_dagster.orchestration.engines import on_dask
 from trend_dagster.project.folder import Project
@@ -66,6 +67,31 @@ def test_a_job_that_is_cancelled_is_replaced_and_its_task_done_again(tmp_path, s
     config = DaskConfig(cluster="slurm", queue="short", memory="1 GiB", most_jobs=1, interface="lo")
     assert list(on_dask([lambda: _first_try_hangs(marker)], config, tmp_path)) == [(0, "done")]
     canceller.join()
+
+
+@pytest.mark.parametrize(
+    ("wrong", "said"),
+    [
+        ({"queue": "nobodys"}, "invalid partition specified: nobodys"),
+        ({"memory": "900 GiB"}, "Requested node configuration is not available"),
+    ],
+)
+def test_a_job_that_slurm_refuses_is_an_error_and_not_a_wait(tmp_path, slurm, wrong, said):
+    asked = {"queue": "short", "memory": "1 GiB", "most_jobs": 1, "interface": "lo", **wrong}
+    config = DaskConfig(cluster="slurm", **asked)
+    with pytest.raises(ServerError, match=f"found.*{said}"):
+        list(on_dask([lambda: None], config, tmp_path))
+
+
+def test_a_job_that_has_to_wait_for_a_machine_is_not_refused(tmp_path, slurm):
+    node = ask("sinfo", "-h", "-o", "%n").strip()
+    ask("scontrol", "update", f"nodename={node}", "state=down", "reason=test")
+    back = ["scontrol", "update", f"nodename={node}", "state=resume"]
+    later = threading.Timer(5, lambda: ask(*back))
+    later.start()
+    config = DaskConfig(cluster="slurm", queue="short", memory="1 GiB", most_jobs=1, interface="lo")
+    assert list(on_dask([lambda: "done"], config, tmp_path)) == [(0, "done")]
+    later.join()
 
 
 SCRIPT = Path(__file__).parents[2] / "docs" / "trend.sbatch"

@@ -91,7 +91,7 @@ def validate(
         if atlas:
             found["atlases"] = _atlases(project or Path(), atlas)
         if real:
-            found["real"] = _real(reproduce, folder, project or Path("real-2562"))
+            found["real"], found["own"] = _real(reproduce, folder, project or Path("real-2562"))
         wanted = section or ([] if atlas or real else list(Section))
         if Section.simulated in wanted:
             found |= _simulated(figures, folder, do_quick, per_hemisphere, snr, seed, on_progress)
@@ -228,10 +228,23 @@ REPEATED = {
 }
 
 
-def _real(reproduce: Reproduce, folder: Path, place: Path) -> pd.DataFrame:
+OWN = {
+    "map from": "map from",
+    "agreement": "agreement",
+    "null_agreement": "without\ndifference",
+    "own": "both depart\nalike",
+    "null_own": "without\ndifference",
+    "excess": "excess",
+    "z": "z",
+}
+
+
+def _real(
+    reproduce: Reproduce, folder: Path, place: Path
+) -> tuple[pd.DataFrame, pd.DataFrame | None]:
     from trend_dagster.examples import make_real
     from trend_dagster.project.folder import Project
-    from trend_dagster.validation import real
+    from trend_dagster.validation import own_networks, real
 
     if not (place / "trend.yaml").exists():
         make_real(place, 2562, console.print)
@@ -244,7 +257,12 @@ def _real(reproduce: Reproduce, folder: Path, place: Path) -> pd.DataFrame:
     picture = folder / "real_halves.png"
     real.draw_halves(takes_part[0], recording, picture)
     console.print(f"both halves: {picture}", soft_wrap=True)
-    return table
+    bold, individuals = project.settings.bold, project.settings.individuals
+    if own_networks.can_be_compared(recording, individuals):
+        own = own_networks.own_networks(recording, takes_part[0], bold, individuals, n_networks)
+        show_table("Own networks in two runs, given the map of the others", own, OWN)
+        return table, own
+    return table, None
 
 
 def _atlases(place: Path, files: list[Path]) -> pd.DataFrame:

@@ -74,7 +74,7 @@ def newborn_maps(
     networks: Sequence[Networks],
     space: MapSpace,
 ) -> dict[str, bytes]:
-    """Write a newborn's maps in the formats of the cohort's, and what columns of series are called.
+    """Write a newborn's maps in the formats of the cohort's.
 
     Parameters
     ----------
@@ -99,12 +99,19 @@ def newborn_maps(
         name, title = f"{subject}_{n}_clusters", f"{subject}: {n} clusters"
         written = map_files(name, title, space.labels(own), each, space.surface, space.target)
         files |= {f"{MAPS}/{subject}/{file}": content for file, content in written.items()}
+    return files
+
+
+def series_names(
+    subject: str, n_clusters: Sequence[int], networks: Sequence[Networks]
+) -> dict[str, bytes]:
+    """Say what the columns of a newborn's series are called; arguments as of `newborn_maps`."""
+    files = {}
+    for n, each in zip(n_clusters, networks, strict=True):
         columns = {f"network_{network.key:02d}": {"LongName": network.name} for network in each}
         described = (json.dumps(columns, indent=2) + "\n").encode()
-        files |= {
-            f"{FOLDER}/{subject}/{subject}_seg-{name}{n}_timeseries.json": described
-            for name in MAP_NAMES
-        }
+        for name in MAP_NAMES:
+            files[f"{FOLDER}/{subject}/{subject}_seg-{name}{n}_timeseries.json"] = described
     return files
 
 

@@ -12,6 +12,7 @@ from __future__ import annotations
 import logging
 import sys
 import threading
+import time
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import ExitStack, contextmanager
 from functools import partial
@@ -28,6 +29,7 @@ if TYPE_CHECKING:
 T = TypeVar("T")
 
 CONNECT_SECONDS = 30
+WAIT_SECONDS = 0.1
 MOST_LOST_WORKERS = 5
 """So many workers may be lost over one task before it is given up; Dask's own default is 3."""
 
@@ -60,7 +62,7 @@ def on_dask(
     SettingsError
         If Dask is not installed.
     ServerError
-        If the scheduler does not answer, or Slurm takes no job.
+        If the scheduler does not answer, or Slurm takes no job (any more).
     RunDiedError
         If workers were lost again and again over the same task.
     Exception
@@ -77,8 +79,12 @@ def on_dask(
         futures = [client.submit(task, pure=False) for task in alone]
         number = {future.key: i for i, future in enumerate(futures)}
         try:
-            for future in as_completed(futures, loop=client.loop):
-                yield number[future.key], future.result()
+            finished = as_completed(futures, loop=client.loop)
+            while not finished.is_empty():
+                for future in finished.next_batch(block=False):
+                    yield number[future.key], future.result()
+                _check_jobs(client.cluster)
+                time.sleep(WAIT_SECONDS)
         except KilledWorker as error:
             raise RunDiedError(
                 f"task of {project} on {error.last_worker.address}",
@@ -130,16 +136,46 @@ def _client(config: DaskConfig, project: Path) -> Iterator[Client]:
         yield client
 
 
+def _check_jobs(cluster: Any) -> None:
+    """Raise an error if Slurm has refused every job that there is; an address has no jobs."""
+    refusals = [job.refusal for job in list(cluster.workers.values())] if cluster else []
+    if not refusals or None in refusals:
+        return
+    raise ServerError(
+        "compute.dask (cluster: slurm)",
+        expected="a Slurm that takes jobs like this one",
+        found=" ".join(refusals[0].split()),
+        remedy="Set queue, cores, memory, walltime and slurm_options to what `sinfo` offers, or "
+        "set compute.engine to local.",
+    )
+
+
 @contextmanager
 def _slurm(config: DaskConfig, project: Path) -> Iterator[Any]:
     """Jobs of Slurm, one worker each: as many as there is work for, and none afterwards."""
     try:
-        from dask_jobqueue.slurm import SLURMCluster
+        from dask_jobqueue.slurm import SLURMCluster, SLURMJob
+        from distributed import Status
     except ImportError as error:
         raise _not_installed() from error
+
+    class Job(SLURMJob):
+        """A job that remembers why Slurm refused it; Dask takes it for one that waits."""
+
+        refusal: str | None = None
+
+        async def start(self) -> None:
+            try:
+                await super().start()
+            except (OSError, RuntimeError) as error:
+                # Not the error itself: it would hold this job, which must be gone when all end.
+                self.refusal = str(error).rpartition("stderr:")[2]
+                self.status = Status.running
+
     logs = project / ".dagster" / "dask"
     logs.mkdir(parents=True, exist_ok=True)
     with SLURMCluster(
+        job_cls=Job,  # type: ignore[arg-type]  # the parameter is annotated as an instance
         queue=config.queue,
         cores=1,  # one task at a time; how many cores that is for, Slurm is told below
         job_cpu=config.cores,

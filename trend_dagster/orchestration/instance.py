@@ -9,13 +9,14 @@ See https://docs.dagster.io/deployment/oss/dagster-yaml.
 
 from __future__ import annotations
 
+import fcntl
 import os
 import re
 import shutil
 import socket
 import tempfile
 from collections.abc import Callable, Iterator, Mapping
-from contextlib import ExitStack, contextmanager
+from contextlib import ExitStack, contextmanager, suppress
 from pathlib import Path
 from typing import Any
 
@@ -32,7 +33,7 @@ from trend_dagster.orchestration.private import (
     InstanceRef,
 )
 from trend_dagster.project.settings import resource_folder
-from trend_dagster.storage.locks import TakenError, hold, is_alive
+from trend_dagster.storage.locks import TakenError, flock, hold, is_alive
 
 HOME_VARIABLE = "DAGSTER_HOME"
 
@@ -120,14 +121,25 @@ def open_records(project: Path) -> Iterator[dg.DagsterInstance | None]:
 
 
 def _open(home: Path, settings: Path) -> dg.DagsterInstance:
-    return dg.DagsterInstance.from_ref(
-        InstanceRef.from_dir(
-            str(home),
-            # Every key of our file is in the overrides: what else that folder holds is not read.
-            config_dir=str(resource_folder("dagster.yaml").parent),
-            overrides=instance_settings(settings),
-        )
+    reference = InstanceRef.from_dir(
+        str(home),
+        # Every key of our file is in the overrides: what else that folder holds is not read.
+        config_dir=str(resource_folder("dagster.yaml").parent),
+        overrides=instance_settings(settings),
     )
+    with _one_at_a_time(home):
+        return dg.DagsterInstance.from_ref(reference)
+
+
+@contextmanager
+def _one_at_a_time(home: Path) -> Iterator[None]:
+    """Wait for whoever opens the records now: two that make the tables at once hurt each other."""
+    with ExitStack() as stack:
+        with suppress(OSError):  # who may not write here makes no tables
+            handle = os.open(home / "opening.lock", os.O_RDWR | os.O_CREAT, 0o666)
+            stack.callback(os.close, handle)
+            flock(handle, fcntl.LOCK_EX)
+        yield
 
 
 def in_a_server(home: Path) -> bool:

@@ -20,9 +20,10 @@ from trend_dagster.delivery.individuals import (
     newborn_networks,
     newborns_markdown,
     series_files,
+    series_names,
     table_of,
 )
-from trend_dagster.delivery.maps import cohort_networks
+from trend_dagster.delivery.maps import cohort_networks, counted
 from trend_dagster.delivery.newborn_page import newborn_page
 from trend_dagster.errors import MissingUpstreamError
 from trend_dagster.orchestration.assets.inputs import bold, cortex
@@ -51,6 +52,8 @@ if TYPE_CHECKING:  # scipy takes a while to import: only what computes with it d
     from trend_dagster.science.individuals.model import Cortex, PreparedRun
     from trend_dagster.science.individuals.newborn import CohortPrior
 
+CONSENSUS = "consensus"  # of the newborns
+
 COHORT_SECTIONS = (
     "bold",
     "features",
@@ -75,7 +78,7 @@ def _how(settings: Settings) -> dict[str, dict[str, Any]]:
     group="individuals",
     inputs=[bold, selected_parcellations, cortex],
     settings=(_how, *COHORT_SECTIONS),
-    code_version="2",
+    code_version="3",
     nothing_to_do=why_no_individuals,
     keep_when_inputs_change=True,
     pool="memory",
@@ -87,7 +90,9 @@ def individual_prior(
 
     Learned in rounds: from the cohort's map, then from the newborns' own. Like a model it stays as
     it is when runs are added, so that a new newborn makes only its own networks, in the numbers
-    that the others have; `trend run --retrain` learns it anew.
+    that the others have; `trend run --retrain` learns it anew. The network that most newborns have
+    at each vertex is a map of the cohort, too (`maps/consensus`): nearer to what was planted in
+    simulated cohorts than the chosen one, whose numbers it has.
     """
     from trend_dagster.science.individuals.newborn import CohortPrior
 
@@ -104,7 +109,7 @@ def individual_prior(
     return Result(
         arrays=arrays,
         facts=facts | {"noise_sigma_mm": float(noise)},
-        pictures=map_pictures(surface, maps, arrays["labels"], "through newborns"),
+        pictures=map_pictures(surface, maps, arrays["labels"], CONSENSUS),
     )
 
 
@@ -202,15 +207,19 @@ def _target(project: Project, partition: Partition) -> Mapping[str, Path]:
 
 @stored_asset(
     group="individuals",
-    inputs=[selected_parcellations, cortex, atlas_overlap],
+    inputs=[selected_parcellations, individual_prior, cortex, atlas_overlap],
     settings=(named_by_atlas,),
     nothing_to_do=why_no_individuals,
     files=_target,
 )
 def network_names(
-    task: Task, selected_parcellations: Version, cortex: Version, atlas_overlap: Optional
+    task: Task,
+    selected_parcellations: Version,
+    individual_prior: Version,
+    cortex: Version,
+    atlas_overlap: Optional,
 ) -> Result:
-    """Names and colours of the cohort's networks, which newborns' maps have as well.
+    """Names and colours of the cohort's networks, which newborns' maps and the consensus have, too.
 
     A new run changes the cohort's map a little and mostly none of these, so that only the new
     newborn's maps are written.
@@ -218,9 +227,18 @@ def network_names(
     n_clusters, labels = (selected_parcellations.read(name) for name in ("n_clusters", "labels"))
     space = map_space(task.project, cortex, labels.shape[1])
     networks = cohort_networks(selected_parcellations, space, overlap_of(task, atlas_overlap))
+    consensus = [space.labels(each) for each in individual_prior.read("labels")]
+    same = n_clusters.tolist() == individual_prior.read("n_clusters").tolist()
+    own = [counted(each, labels) for each, labels in zip(networks, consensus, strict=False)]
+    written = (
+        newborn_maps(CONSENSUS, n_clusters.tolist(), individual_prior.read("labels"), own, space)
+        if same
+        else {}
+    )
     return Result(
         arrays={"n_clusters": n_clusters, "table": table_of(networks)},
         facts={"names": [[network.name for network in each] for each in networks]},
+        files=written,
     )
 
 
@@ -253,7 +271,8 @@ def individual_maps(
         pictures=map_pictures(
             _mesh(cortex.path, labels.shape[1])[0], chosen, labels, subject, networks
         ),
-        files=newborn_maps(subject, n_clusters.tolist(), labels, networks, space),
+        files=newborn_maps(subject, n_clusters.tolist(), labels, networks, space)
+        | series_names(subject, n_clusters.tolist(), networks),
     )
 
 
@@ -272,17 +291,14 @@ def network_series(task: Task, bold: Available, individual_networks: Version) ->
     """
     from trend_dagster.science.individuals.series import series_arrays
 
-    n_networks = individual_networks.array("probability").shape[2]
+    subject, n_clusters = task.partition[SUBJECT], individual_networks.read("n_clusters")
     maps = np.stack([individual_networks.read(n) for n in ("cohort_labels", "labels")])
-    arrays = series_arrays([signal(run)[0] for run in bold], maps, n_networks)
-    names, n_clusters = (
-        [run.partition[BOLD_RUN] for run in bold],
-        individual_networks.read("n_clusters"),
-    )
+    n_networks = individual_networks.array("probability").shape[2]
+    runs = {run.partition[BOLD_RUN]: signal(run)[0] for run in bold}
+    arrays = series_arrays(list(runs.values()), maps, n_networks)
+    files = series_files(subject, list(runs), n_clusters.tolist(), arrays)
     return Result(
-        arrays=arrays | {"n_clusters": n_clusters},
-        facts={"runs": names},
-        files=series_files(task.partition[SUBJECT], names, n_clusters.tolist(), arrays),
+        arrays=arrays | {"n_clusters": n_clusters}, facts={"runs": list(runs)}, files=files
     )
 
 

@@ -8,7 +8,7 @@ from __future__ import annotations
 
 from collections.abc import Iterator
 from dataclasses import dataclass
-from functools import cached_property
+from functools import cached_property, lru_cache
 
 import numpy as np
 import scipy  # loads a part of its own when it is first asked for
@@ -63,6 +63,9 @@ class SurrogateMaker:
         self._first, self._second = edges.coords
         self._distances: scipy.sparse.csr_array | None = None
         self._reach = 0.0
+        # Runs of one newborn are made in turn, and widths at the ends are tried for every run.
+        self._smoother = lru_cache(maxsize=4)(self._make_smoother)
+        self._neighbours = lru_cache(maxsize=64)(self._measure_neighbours)
 
     def measure(self, bold: NDArray[np.floating]) -> Smoothness:
         """Measure the smoothness of a run.
@@ -101,14 +104,17 @@ class SurrogateMaker:
         near = geodesic_neighbours(self._surface, 3 * MAX_SIGMA, sources)
         return near, sources, np.stack([first, second])
 
-    def _sigma_for(self, correlation: float) -> float:
+    def _measure_neighbours(self, sigma: float) -> float:
+        """Correlation of neighbours in white noise that a kernel has smoothed."""
         distances, sources, (first, second) = self._sample
+        kernel = _kernel(distances, sources, sigma)
+        return float(kernel[first].multiply(kernel[second]).sum(axis=1).mean())
 
+    def _sigma_for(self, correlation: float) -> float:
         def surplus(sigma: float) -> float:
-            kernel = _kernel(distances, sources, sigma)
-            product = kernel[first].multiply(kernel[second]).sum(axis=1)
-            return float(product.mean()) - correlation
+            return self._neighbours(sigma) - correlation
 
+        distances = self._sample[0]
         shortest = float(distances.data.min()) / 6  # no neighbour has any weight here
         if surplus(shortest) >= 0:
             return shortest
@@ -116,7 +122,7 @@ class SurrogateMaker:
             return MAX_SIGMA
         return float(scipy.optimize.brentq(surplus, shortest, MAX_SIGMA, xtol=0.02))
 
-    def _smoother(self, sigma: float) -> scipy.sparse.csr_array:
+    def _make_smoother(self, sigma: float) -> scipy.sparse.csr_array:
         """Smoothing over all vertices, over distances that are measured as far as it reaches."""
         reach = min(3 * MAX_SIGMA, _REACH * sigma)
         if self._distances is None or reach > self._reach:

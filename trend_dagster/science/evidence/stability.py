@@ -171,7 +171,7 @@ def beside_null(values: FloatArray | float, nulls: FloatArray) -> dict[str, Floa
     excess = values - mean
     enough = count >= MIN_NULLS_FOR_Z
     unit = np.where(enough, np.maximum(deviation, MIN_DEVIATION), np.nan)
-    bound = scipy.stats.t.ppf(1 - CHANCE, np.maximum(count - 1, 1)) * np.sqrt(
+    bound = scipy.special.stdtrit(np.maximum(count - 1, 1), 1 - CHANCE) * np.sqrt(
         1 + 1 / np.maximum(count, 1)
     )
     as_good = (1 + (nulls >= values).sum(axis=0)) / (1 + count)

@@ -7,8 +7,9 @@ and as long, its networks' time series, and the cohort's map in the place of its
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
+from itertools import islice
 
 import numpy as np
 from numpy.typing import NDArray
@@ -141,13 +142,14 @@ def measure_departure(
     def share(found: Individual) -> float:
         return float(area[found.labels != labels].sum() / area.sum())
 
-    nulls = []
-    for _ in range(config.n_nulls):
-        made = [
-            without_difference(run, individual, labels, cortex, noise.maker, smooth, rng)
-            for run, smooth in zip(runs, noise.smoothness, strict=True)
-        ]
-        nulls.append(share(find_individual(made, others, cortex, config)))
+    copies = [
+        without_difference(run, individual, labels, cortex, noise.maker, smooth, rng)
+        for run, smooth in zip(runs, noise.smoothness, strict=True)
+    ]
+    nulls = [
+        share(find_individual(made, others, cortex, config))
+        for made in islice(zip(*copies, strict=True), config.n_nulls)
+    ]
     beside = beside_null(np.array([share(individual)]), np.array(nulls)[:, None])
     excess, margin = float(beside["excess"][0]), float(beside["margin"][0])
     return Departure(
@@ -170,8 +172,8 @@ def without_difference(
     maker: SurrogateMaker,
     smoothness: Smoothness,
     rng: np.random.Generator,
-) -> PreparedRun:
-    """Make a run of a newborn in which it has the cohort's map.
+) -> Iterator[PreparedRun]:
+    """Make runs of a newborn in which it has the cohort's map, one after another without end.
 
     Parameters
     ----------
@@ -190,23 +192,24 @@ def without_difference(
     rng : Generator
         Source of chance.
 
-    Returns
-    -------
+    Yields
+    ------
     PreparedRun
         At each vertex the time series of its network in the cohort's map, as strong as vertices
         there follow their own; and noise as smooth as the run, in space and in time.
     """
-    probability = individual.probability
-    bold = _on_mesh(run.series, cortex)
-    noise = maker.surrogate(bold, smoothness, rng)[cortex.mask]
-    noise = noise - noise.mean(axis=1, keepdims=True)
-    length = np.linalg.norm(noise, axis=1, keepdims=True)
-    noise = np.divide(noise, length, out=np.zeros_like(noise), where=length > 0)
+    probability, bold = individual.probability, _on_mesh(run.series, cortex)
     sums = probability.T @ run.series
     networks = sums / np.maximum(np.linalg.norm(sums, axis=1, keepdims=True), 1e-9)
     strength = np.where(labels >= 0, signal_strength(run, probability, cortex), 0)[:, None]
-    made = strength * networks[labels] + np.sqrt(1 - strength**2) * noise
-    return prepare_run(_on_mesh(np.where(length > 0, made, 0), cortex), cortex)
+    signal, share_of_noise = strength * networks[labels], np.sqrt(1 - strength**2)
+    while True:
+        noise = maker.surrogate(bold, smoothness, rng)[cortex.mask]
+        noise = noise - noise.mean(axis=1, keepdims=True)
+        length = np.linalg.norm(noise, axis=1, keepdims=True)
+        noise = np.divide(noise, length, out=np.zeros_like(noise), where=length > 0)
+        made = signal + share_of_noise * noise
+        yield prepare_run(_on_mesh(np.where(length > 0, made, 0), cortex), cortex)
 
 
 def _on_mesh(series: FloatArray, cortex: Cortex) -> NDArray[np.float32]:

@@ -35,7 +35,7 @@ class IndividualsConfig(BaseModel, frozen=True, extra="forbid"):
         "tell the same to some degree.",
     )
     support: float = Field(
-        9.0,
+        7.0,
         ge=0,
         description="Log odds (nats) that a vertex gains for a network when all the cortex around "
         "it belongs to that network.",
