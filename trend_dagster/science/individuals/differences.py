@@ -15,6 +15,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from trend_dagster.errors import SettingsError
+from trend_dagster.science.cores import while_made
 from trend_dagster.science.evidence.nulls import Smoothness, SurrogateMaker
 from trend_dagster.science.evidence.stability import MIN_NULLS_FOR_Z, beside_null
 from trend_dagster.science.individuals.model import (
@@ -146,10 +147,12 @@ def measure_departure(
         without_difference(run, individual, labels, cortex, noise.maker, smooth, rng)
         for run, smooth in zip(runs, noise.smoothness, strict=True)
     ]
-    nulls = [
-        share(find_individual(made, others, cortex, config))
-        for made in islice(zip(*copies, strict=True), config.n_nulls)
-    ]
+
+    def share_found(made: tuple[PreparedRun, ...]) -> float:
+        return share(find_individual(made, others, cortex, config))
+
+    made = islice(zip(*copies, strict=True), config.n_nulls)
+    nulls = list(while_made(share_found, made))
     beside = beside_null(np.array([share(individual)]), np.array(nulls)[:, None])
     excess, margin = float(beside["excess"][0]), float(beside["margin"][0])
     return Departure(

@@ -23,6 +23,7 @@ from numpy.typing import NDArray
 from scipy import fft
 
 from trend_dagster.errors import InputError
+from trend_dagster.science.cores import while_made
 from trend_dagster.science.individuals.settings import IndividualsConfig
 from trend_dagster.science.surface import Surface, geodesic_neighbours, vertex_areas
 
@@ -523,8 +524,8 @@ def learn_prior(
     Parameters
     ----------
     newborns : sequence of callable
-        Each gives the runs of one newborn; called once a round, so that one newborn is in memory
-        at a time.
+        Each gives the runs of one newborn; called once a round, so that few newborns are in
+        memory at a time.
     labels : ndarray of shape (n_vertices,)
         The cohort's map, 0 .. n_networks - 1; -1 without network.
     cortex : Cortex
@@ -544,10 +545,14 @@ def learn_prior(
     starts: Sequence[FloatArray | None] = [None] * len(newborns)
     for _ in range(config.rounds):
         prior = everyone.prior(config)
-        posteriors = [
-            _turns(load(), prior, cortex, config, start).probability
-            for load, start in zip(newborns, starts, strict=True)
-        ]
+        loaded = ((load(), start) for load, start in zip(newborns, starts, strict=True))
+
+        def posterior(
+            newborn: tuple[Sequence[PreparedRun], FloatArray | None], prior: FloatArray = prior
+        ) -> FloatArray:
+            return _turns(newborn[0], prior, cortex, config, newborn[1]).probability
+
+        posteriors = list(while_made(posterior, loaded))
         starts = posteriors
         total = np.asarray(np.sum(posteriors, axis=0, dtype=np.float32))
         everyone = Others(everyone.map_prior, total, len(posteriors))
