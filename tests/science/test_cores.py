@@ -1,3 +1,5 @@
+"""Work on things in threads while the next are made."""
+
 from __future__ import annotations
 
 import threading
