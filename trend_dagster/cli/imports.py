@@ -88,12 +88,11 @@ def import_one(file: Path, folder: Path, read: Reader, profile: str | None = Non
     from trend_dagster.orchestration.importing import import_file
     from trend_dagster.orchestration.instance import only_run_here, open_instance
     from trend_dagster.project.folder import Project
-    from trend_dagster.storage.stores import describe
 
     project = Project.open(folder, profile)
     with only_run_here(project.folder), open_instance(project.folder) as instance:
         for version in import_file(project, instance, file, read):
-            name = describe(version.asset, version.partition)
+            name = version.name
             console.print(escape(f"{name} is now what {file.name} holds"), soft_wrap=True)
         console.print(
             f"It stays so until it is made anew: trend run --select {version.asset} --force",

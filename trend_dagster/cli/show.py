@@ -90,7 +90,6 @@ def _list(project: Project, asset: StoredAsset, as_json: bool) -> None:
 def _describe(project: Project, asset: StoredAsset, version: Version) -> dict[str, Any]:
     from trend_dagster.orchestration.lineage import Lineage, ancestry
     from trend_dagster.orchestration.recorded_pictures import write_pictures
-    from trend_dagster.storage.stores import describe
 
     state = next(
         (s for s in Lineage(project).states(asset) if s.partition == version.partition), None
@@ -99,7 +98,7 @@ def _describe(project: Project, asset: StoredAsset, version: Version) -> dict[st
     with suppress(OSError):  # who may only read gets none
         pictures = write_pictures(project, version)
     return {
-        "output": describe(version.asset, version.partition),
+        "output": version.name,
         "status": state.status if state else "its input was removed",
         "reasons": list(state.reasons) if state else [],
         "excluded": version.excluded,

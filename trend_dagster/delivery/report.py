@@ -36,7 +36,7 @@ from trend_dagster.science.surface import Surface
 from trend_dagster.storage.arrays import subject_of
 from trend_dagster.storage.label_images import Network, unique_rgb
 from trend_dagster.storage.provenance import LIBRARIES
-from trend_dagster.storage.stores import Version, describe
+from trend_dagster.storage.stores import Version
 
 if TYPE_CHECKING:
     import pandas as pd
@@ -222,7 +222,7 @@ def gather(
         pages=settings.individuals.pages,
         provenance=[
             {
-                "output": describe(v.asset, v.partition),
+                "output": v.name,
                 "digest": v.digest,
                 "created": v.attributes["created"],
                 "code_version": v.recipe.code_version,
@@ -255,7 +255,7 @@ def _run(run: Version, model: Version | None) -> dict[str, Any]:
 def _doubts(versions: Sequence[Version]) -> list[str]:
     beside = outlying({v.partition[BOLD_RUN]: v.facts for v in versions if BOLD_RUN in v.partition})
     said = [
-        f"{describe(v.asset, v.partition)}: {doubt}"
+        f"{v.name}: {doubt}"
         for v in versions
         for doubt in [*doubts(v.asset, v.facts), *beside.get(v.partition.get(BOLD_RUN, ""), ())]
     ]

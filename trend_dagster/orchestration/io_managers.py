@@ -124,7 +124,7 @@ class ZarrIOManager(dg.IOManager):
         pointers = latest_records(context.step_context.instance, parents)
         for published in obj:
             version = published.version
-            name = describe(version.asset, version.partition)
+            name = version.name
             if published.result is None and _already_recorded(context, version):
                 context.log.info(f"{name} is current and on record: nothing to do")
                 continue

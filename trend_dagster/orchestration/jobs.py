@@ -31,7 +31,7 @@ from trend_dagster.orchestration.private import RETRY_ON_ASSET_OR_OP_FAILURE_TAG
 from trend_dagster.orchestration.running import Outcome, Wish
 from trend_dagster.project.folder import Project
 from trend_dagster.project.settings import nearest
-from trend_dagster.storage.stores import Version, describe
+from trend_dagster.storage.stores import Version
 
 JOB_TAG = {"trend/job": "true"}
 """Tag of the runs of jobs: one is at work at a time (dagster.yaml), the others are queued."""
@@ -205,7 +205,7 @@ def _import_job() -> dg.JobDefinition:
     def import_op(context: OpExecutionContext, config: ImportConfig) -> None:
         with _errors_in_words(context):
             made = _import(context, config)
-        names = [describe(version.asset, version.partition) for version in made]
+        names = [version.name for version in made]
         context.add_output_metadata({"imported": dg.MetadataValue.json(json.dumps(names))})
 
     @dg.job(name="import_file", description=description, tags=JOB_TAG)

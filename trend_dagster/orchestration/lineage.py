@@ -15,7 +15,7 @@ from trend_dagster.errors import StoreError, TrendError
 from trend_dagster.orchestration.assets import ASSETS
 from trend_dagster.orchestration.io_managers import NONE
 from trend_dagster.orchestration.production import MISSING, StoredAsset, missing_files
-from trend_dagster.project.folder import Project
+from trend_dagster.project.folder import SUBJECT, Project
 from trend_dagster.storage.provenance import Recipe
 from trend_dagster.storage.stores import Partition, Version, describe, described
 
@@ -85,6 +85,7 @@ class Lineage:
         self.project = project
         self._known: dict[str, State] = {}
         self._needed: dict[str, bool] = {}
+        self._lists: dict[tuple[str | None, ...], list[tuple[str, Partition]]] = {}
 
     def states(self, asset: StoredAsset) -> list[State]:
         """Compare the stored outputs of an asset with what would be made today.
@@ -177,8 +178,7 @@ class Lineage:
         for upstream in asset.inputs:
             if upstream.idle(self.project.settings) is not None:
                 continue
-            for key in asset.wanted(self.project, partition, upstream):
-                name = describe(upstream.name, key)
+            for name, key in self._wanted(asset, partition, upstream):
                 if recipe.inputs.get(name, MISSING).startswith(MISSING):
                     continue  # not used, or passed over
                 if any(key[dim] not in self.project.keys(dim) for dim in upstream.dims):
@@ -187,6 +187,17 @@ class Lineage:
                 kept = upstream.keep_when_inputs_change and state.only_inputs_changed
                 if state.status not in {"current", "not needed"} and not kept:
                     yield f"{name} is {state.status}"
+
+    def _wanted(
+        self, asset: StoredAsset, partition: Partition, upstream: StoredAsset
+    ) -> list[tuple[str, Partition]]:
+        """Outputs of an input that one is made from; listed once for all that take the same."""
+        of = (*upstream.dims, SUBJECT)
+        same = (upstream.name, *(partition.get(dim) for dim in of))
+        if same not in self._lists:
+            wanted = asset.wanted(self.project, partition, upstream)
+            self._lists[same] = [(describe(upstream.name, key), key) for key in wanted]
+        return self._lists[same]
 
 
 def ancestry(
@@ -211,7 +222,7 @@ def ancestry(
         Depth and a line: name, digest, and whether that very version is still the current one.
     """
     origin = f" imported from {version.recipe.imported_from}" if version.imported else ""
-    name = describe(version.asset, version.partition)
+    name = version.name
     followed = set() if followed is None else followed
     if name in followed:
         yield depth, f"{name} {version.digest} (as above)"

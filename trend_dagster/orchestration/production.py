@@ -60,7 +60,7 @@ from trend_dagster.orchestration.io_managers import NONE, Published, Result
 from trend_dagster.orchestration.partitions import PARTITIONS, to_partition
 from trend_dagster.orchestration.private import RECORDED_ONE_BY_ONE
 from trend_dagster.orchestration.room import check_disk, check_memory, memory_of_machine
-from trend_dagster.project.folder import BOLD_RUN, N_COMPONENTS, SUBJECT, Project, subject_key
+from trend_dagster.project.folder import BOLD_RUN, N_COMPONENTS, SUBJECT, Project
 from trend_dagster.project.settings import Settings
 from trend_dagster.science.cores import usable_cores
 from trend_dagster.storage.provenance import (
@@ -348,10 +348,11 @@ class StoredAsset:
     ) -> list[Partition]:
         """Partitions of an input that an output is made from."""
         shared = {dim: partition[dim] for dim in upstream.dims if dim in partition}
-        found = [
-            p
-            for p in upstream.partitions(project)
-            if shared.items() <= p.items() and _same_subject(p, partition)
+        if len(shared) == len(upstream.dims):
+            return [shared]
+        keys = [_keys_for(project, partition, dim) for dim in upstream.dims]
+        found: list[Partition] = [
+            dict(zip(upstream.dims, key, strict=True)) for key in itertools.product(*keys)
         ]
         # Where its file is gone, what is stored may still be used.
         return found if found or not shared else [shared]
@@ -417,7 +418,7 @@ class StoredAsset:
                 shared = {d: partition[d] for d in self.upstream[name].dims if d in partition}
                 digests[describe(name, shared)] = there[0].digest if there else NONE
             else:
-                digests |= {describe(v.asset, v.partition): v.digest for v in versions}
+                digests |= {v.name: v.digest for v in versions}
         digests |= self._missing(project, partition, inputs)
         if self.files is not None:
             for name, file in self.files(project, partition).items():
@@ -440,15 +441,17 @@ class StoredAsset:
 
     def _missing(self, project: Project, partition: Partition, inputs: Inputs) -> dict[str, str]:
         """Partitions that are passed over, with why: when that changes, so does the output."""
-        return {
-            name: f"{MISSING} {digest_of(project.store.failure(upstream.name, key))}"
-            for upstream in self.inputs
-            if self._annotations[upstream.name] == Available.__name__
-            and upstream.idle(project.settings) is None
-            for key in self.wanted(project, partition, upstream)
-            if (name := describe(upstream.name, key))
-            not in {describe(v.asset, v.partition) for v in inputs[upstream.name]}
-        }
+        found: dict[str, str] = {}
+        for upstream in self.inputs:
+            lacking = self._annotations[upstream.name] == Available.__name__
+            if not lacking or upstream.idle(project.settings) is not None:
+                continue
+            there = {v.name for v in inputs[upstream.name]}
+            for key in self.wanted(project, partition, upstream):
+                if (name := describe(upstream.name, key)) not in there:
+                    failure = project.store.failure(upstream.name, key)
+                    found[name] = f"{MISSING} {digest_of(failure)}"
+        return found
 
     def recipe_like(self, today: Recipe, stored: Version) -> Recipe:
         """Today's recipe, with those optional inputs that a stored output asked for.
@@ -546,11 +549,13 @@ class StoredAsset:
         return dg.AssetDep(upstream.name, partition_mapping=mapping)
 
 
-def _same_subject(run: Partition, partition: Partition) -> bool:
-    """Tell whether a run, if it is one, is of the subject of a partition, if it has one."""
-    if BOLD_RUN not in run or SUBJECT not in partition:
-        return True
-    return subject_key(run[BOLD_RUN]) == partition[SUBJECT]
+def _keys_for(project: Project, partition: Partition, dim: str) -> list[str]:
+    """Keys of a dimension that go with an output: its own, or all; of a subject, its runs."""
+    if dim in partition:
+        return [partition[dim]] if partition[dim] in project.keys(dim) else []
+    if dim == BOLD_RUN and SUBJECT in partition:
+        return project.runs_by_subject.get(partition[SUBJECT], [])
+    return project.keys(dim)
 
 
 def stored(definition: dg.AssetsDefinition) -> StoredAsset:

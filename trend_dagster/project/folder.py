@@ -123,6 +123,14 @@ class Project:
             )
         return files
 
+    @cached_property
+    def runs_by_subject(self) -> dict[str, list[str]]:
+        """Keys of the BOLD runs of each subject."""
+        found: dict[str, list[str]] = {}
+        for run in self.bold_runs:
+            found.setdefault(subject_key(run), []).append(run)
+        return found
+
     def keys(self, dimension: str) -> list[str]:
         """Partition keys that a dimension has today.
 
@@ -141,7 +149,7 @@ class Project:
         if dimension == LABEL_FILE:
             return [*self.label_files, *made_encodings(self.settings)]
         if dimension == SUBJECT:
-            return list(dict.fromkeys(map(subject_key, self.bold_runs)))
+            return list(self.runs_by_subject)
         return [str(k) for k in self.settings.sweep.n_components]
 
     def inputs(self, dimension: str) -> Mapping[str, BoldRun | LabelFile]:

@@ -8,7 +8,7 @@ from typing import Any
 from trend_dagster.errors import MissingUpstreamError
 from trend_dagster.project.folder import Project
 from trend_dagster.storage.provenance import flatten
-from trend_dagster.storage.stores import Partition, Version, describe, described
+from trend_dagster.storage.stores import Partition, Version, described
 
 
 def versions(project: Project, asset: str, partition: Partition) -> list[Version]:
@@ -88,4 +88,4 @@ def settings_behind(project: Project, version: Version) -> dict[str, Any]:
 
 def title(version: Version) -> str:
     """Name a version for people: what it is, and when it was made."""
-    return f"{describe(version.asset, version.partition)} of {version.attributes['created'][:16]}"
+    return f"{version.name} of {version.attributes['created'][:16]}"

@@ -91,6 +91,11 @@ class Version:
     path: Path
 
     @cached_property
+    def name(self) -> str:
+        """What messages and recipes call the output."""
+        return describe(self.asset, self.partition)
+
+    @cached_property
     def group(self) -> zarr.Group:
         """The zarr group, opened lazily; the version is kept on disk as long as it is held."""
         lock = _lock(self.path, fcntl.LOCK_SH)
