@@ -4,7 +4,11 @@ from __future__ import annotations
 
 import numpy as np
 
-from trend_dagster.science.parcellation.soft import follow_networks, network_probability
+from trend_dagster.science.parcellation.soft import (
+    follow_networks,
+    most_followed,
+    network_probability,
+)
 
 
 def test_probabilities_are_means_of_the_whole_product(rng):
@@ -34,3 +38,14 @@ def test_voxels_follow_networks_as_numpy_correlates_them(rng):
             np.testing.assert_allclose(found[v, k], np.corrcoef(voxels[v], mean)[0, 1], atol=1e-9)
     assert np.isnan(found[2]).all()
     assert np.isnan(found[:, 2]).all()
+
+
+def test_a_voxel_goes_to_the_network_it_follows_most_on_average_over_runs():
+    nan = np.nan
+    two = [[[0.9, 0.1], [0.2, 0.3], [nan, nan]], [[0.1, 0.2], [0.0, 0.7], [nan, nan]]]
+    three = [[[0.1, 0.2, 0.3], [nan, nan, nan], [0.5, 0.1, nan]]] * 2
+    runs = [[np.array(a), np.array(b)] for a, b in zip(two, three, strict=True)]
+    labels, correlation = most_followed(runs)
+    assert labels.tolist() == [[0, 1, -1], [2, -1, 0]]
+    np.testing.assert_allclose(correlation[0, 0], [0.5, 0.15, nan])
+    np.testing.assert_allclose(correlation[1, 2], [0.5, 0.1, nan])

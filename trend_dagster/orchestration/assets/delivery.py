@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import hashlib
-import warnings
 from collections.abc import Iterator, Sequence
 from pathlib import Path
 from typing import Any
@@ -50,10 +49,14 @@ from trend_dagster.project.tables import (
     summary_table,
 )
 from trend_dagster.project.target import MapSpace, map_space, target_files
-from trend_dagster.science.parcellation.soft import follow_networks, network_probability
+from trend_dagster.science.parcellation.soft import (
+    follow_networks,
+    most_followed,
+    network_probability,
+)
 from trend_dagster.storage.label_files import LabelFile, label_file_at, read_networks
 from trend_dagster.storage.label_images import keys_of
-from trend_dagster.storage.space import same_voxels
+from trend_dagster.storage.space import Subcortex, same_voxels
 from trend_dagster.storage.stores import POINTER, Partition, Version, describe
 
 
@@ -138,42 +141,37 @@ def subcortical_networks(task: Task, selected_parcellations: Version, bold: Avai
     The mean over runs of the correlation with each network's mean series; the largest names the
     network. Voxels are cleaned as vertices are.
     """
-    parcellations, found = selected_parcellations.read("labels"), {}
-    for run in bold:
-        key = run.partition[BOLD_RUN]
-        voxels = read_voxels(task.project, task.project.bold_run(key))
-        if voxels is not None:
-            series, _ = signal(run)
-            found[key] = (voxels[1], [follow_networks(voxels[0], series, p) for p in parcellations])
-            task.progress(f"{len(found)} of {len(bold)} runs", len(found) / len(bold))
-    if not found:
+    n_clusters, maps = (selected_parcellations.read(name) for name in ("n_clusters", "labels"))
+    where, followed = {}, []
+    for run, space, voxels in _with_voxels(task, bold):
+        where[run.partition[BOLD_RUN]] = space
+        followed.append([follow_networks(voxels, signal(run)[0], labels) for labels in maps])
+        task.progress(f"{len(where)} of {len(bold)} runs", len(where) / len(bold))
+    if not where:
         return Result(excluded="no run is a CIFTI file with voxels outside the cortex")
-    subcortex = same_voxels({key: where for key, (where, _) in found.items()})
-    n_networks = int(parcellations.max()) + 1
-    each = []
-    for i in range(len(parcellations)):
-        with warnings.catch_warnings():  # a voxel that varies in no run
-            warnings.simplefilter("ignore", RuntimeWarning)
-            mean = np.nanmean([correlations[i] for _, correlations in found.values()], axis=0)
-        each.append(np.pad(mean, ((0, 0), (0, n_networks - mean.shape[1])), constant_values=np.nan))
-    correlation = np.array(each, dtype=np.float32)
-    known = np.nan_to_num(correlation, nan=-np.inf)
-    labels = np.where(np.isfinite(known).any(axis=2), known.argmax(axis=2), -1)
-    highest = known.max(axis=2, initial=-np.inf)[labels >= 0]
+    subcortex, (labels, correlation) = same_voxels(where), most_followed(followed)
+    highest = correlation[labels >= 0]
+    mean = float(np.nanmax(highest, axis=1).mean()) if len(highest) else None
+    found = {"n_clusters": n_clusters, "labels": labels, "correlation": correlation}
     return Result(
-        arrays={
-            "n_clusters": selected_parcellations.read("n_clusters"),
-            "labels": labels.astype(np.int32),
-            "correlation": correlation,
-            **subcortex.arrays(),
-        },
+        arrays=found | subcortex.arrays(),
         facts={
             **subcortex.facts(),
-            "runs": list(found),
+            "runs": list(where),
             "n_voxels": len(subcortex.voxels),
-            "mean_correlation": float(highest.mean()) if highest.size else None,
+            "mean_correlation": mean,
         },
     )
+
+
+def _with_voxels(
+    task: Task, bold: Sequence[Version]
+) -> Iterator[tuple[Version, Subcortex, NDArray[np.float32]]]:
+    """Runs that have voxels outside the cortex, with where these are and their series."""
+    for run in bold:
+        voxels = read_voxels(task.project, task.project.bold_run(run.partition[BOLD_RUN]))
+        if voxels is not None:
+            yield run, voxels[1], voxels[0]
 
 
 def _target(project: Project, partition: Partition) -> dict[str, Path]:

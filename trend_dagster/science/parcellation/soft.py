@@ -2,6 +2,9 @@
 
 from __future__ import annotations
 
+import warnings
+from collections.abc import Sequence
+
 import numpy as np
 from numpy.typing import NDArray
 
@@ -71,6 +74,41 @@ def follow_networks(
     )
     found: NDArray[np.float64] = _unit(voxels.astype(np.float64)) @ _unit(means).T
     return found
+
+
+def most_followed(
+    runs: Sequence[Sequence[NDArray[np.float64]]],
+) -> tuple[NDArray[np.int32], NDArray[np.float32]]:
+    """Give each voxel to the network that it follows most, on average over runs.
+
+    Parameters
+    ----------
+    runs : sequence of sequence of ndarray of shape (n_voxels, n_networks)
+        Of each run, for each parcellation, what `follow_networks` found.
+
+    Returns
+    -------
+    labels : ndarray of shape (n_parcellations, n_voxels)
+        Network of each voxel; -1 for one that varies in no run.
+    correlation : ndarray of shape (n_parcellations, n_voxels, most networks)
+        Mean over the runs in which the voxel varies; NaN where it is not known.
+    """
+    each = []
+    for of_runs in zip(*runs, strict=True):
+        with warnings.catch_warnings():  # a voxel that varies in no run
+            warnings.simplefilter("ignore", RuntimeWarning)
+            each.append(np.nanmean(of_runs, axis=0))
+    most = max(mean.shape[1] for mean in each)
+    correlation = np.array(
+        [
+            np.pad(mean, ((0, 0), (0, most - mean.shape[1])), constant_values=np.nan)
+            for mean in each
+        ],
+        dtype=np.float32,
+    )
+    known = np.nan_to_num(correlation, nan=-np.inf)
+    labels = np.where(np.isfinite(known).any(axis=2), known.argmax(axis=2), -1)
+    return labels.astype(np.int32), correlation
 
 
 def _unit(series: NDArray[np.float64]) -> NDArray[np.float64]:
