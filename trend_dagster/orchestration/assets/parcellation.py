@@ -8,6 +8,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
+from numpy.typing import NDArray
 
 from trend_dagster.delivery.figures.matrices import sizes_figure
 from trend_dagster.delivery.figures.png import small_png
@@ -65,6 +66,7 @@ from trend_dagster.science.evidence.nulls import turns
 from trend_dagster.science.method import loadings_graph, sweep_arrays, sweep_solutions
 from trend_dagster.science.parcellation.fanout import worker_memory
 from trend_dagster.science.parcellation.selection import rank_cells
+from trend_dagster.science.surface import Surface
 from trend_dagster.storage.stores import Partition, Version, describe
 
 if TYPE_CHECKING:
@@ -229,14 +231,7 @@ def selected_parcellations(
     counts, before = [c["n_clusters"] for c in chosen], _before(task)
     labels, numbered = numbered_like(before, counts, labels)
     surface = mesh_of(cortex(), labels.shape[1])
-    partner_of: dict[str, dict[int, int]] = {}
-    for n, vector in zip(counts, labels, strict=True):
-        same = numbered.get("dice_with_it", {}).get(str(n), 0) > SAME_NETWORKS
-        known = partners(before, n) if before is not None and same else None
-        if known is None and surface is not None:
-            known = homologous_labels(surface, vector)
-        if known is not None:
-            partner_of[str(n)] = known
+    partner_of = _mirror_images(before, counts, labels, numbered, surface)
     pictures, files = draw_chosen(surface, ranked, labels, partner_of)
     return Result(
         arrays={"n_clusters": np.array(counts), "labels": labels},
@@ -247,6 +242,25 @@ def selected_parcellations(
         pictures=pictures,
         files=files,
     )
+
+
+def _mirror_images(
+    before: Version | None,
+    counts: Sequence[int],
+    labels: NDArray[np.int32],
+    numbered: Mapping[str, Any],
+    surface: Surface | None,
+) -> dict[str, dict[int, int]]:
+    """Which networks are the same in both hemispheres: as before, where these are the same."""
+    found = {}
+    for n, vector in zip(counts, labels, strict=True):
+        same = numbered.get("dice_with_it", {}).get(str(n), 0) > SAME_NETWORKS
+        known = partners(before, n) if before is not None and same else None
+        if known is None and surface is not None:
+            known = homologous_labels(surface, vector)
+        if known is not None:
+            found[str(n)] = known
+    return found
 
 
 def _before(task: Task) -> Version | None:
@@ -281,21 +295,13 @@ def atlas_overlap(task: Task, selected_parcellations: Version, cortex: Optional)
     found = selected_parcellations.read("labels")
     space = map_space(task.project, cortex(), found.shape[1])
     labels, surface = [space.labels(vector) for vector in found], space.surface
-    n_rows = len(labels[0])
-    atlases = read_atlases(task.project, n_rows, space.target)
+    atlases = read_atlases(task.project, len(labels[0]), space.target)
+    sides = hemisphere_of_rows(surface, space.target, len(labels[0]))
     n_spins = task.settings.outputs.n_spins
     has_sphere = surface is not None and surface.sphere is not None
     spins = list(turns(surface, n_spins, SEED)) if has_sphere and surface is not None else []
     overlaps = [
-        [
-            best_overlaps(
-                vector,
-                atlas.labels,
-                hemisphere_of_rows(surface, space.target, n_rows),
-                spins,
-            )
-            for atlas in atlases
-        ]
+        [best_overlaps(vector, atlas.labels, sides, spins) for atlas in atlases]
         for vector in labels
     ]
     facts: dict[str, Any] = {
