@@ -247,6 +247,7 @@ def test_what_was_tried_and_failed_is_not_asked_for_again_and_its_table_is(finis
     assert "sweep_summary" in second
 
 
+@pytest.mark.slow
 def test_what_only_waits_for_something_not_asked_for_is_neither_asked_for_nor_wrong(finished):
     np.save(finished / "bold" / "sub-09_run-1.npy", simulate_run(9))
     run(finished, among=["bold", "embeddings"])  # puts the average correlation out of date

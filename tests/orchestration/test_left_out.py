@@ -75,6 +75,7 @@ def exclude(folder, text):
     settings.write_text(settings.read_text().replace("inputs: {", f"inputs: {{exclude: {text}, "))
 
 
+@pytest.mark.slow
 def test_a_run_is_left_out_with_its_reason_and_is_not_read(project_folder):
     (project_folder / "bold" / "sub-02_run-1.npy").write_bytes(b"no numbers")
     exclude(project_folder, '{sub-02_*: "another scanner"}')

@@ -212,6 +212,7 @@ def test_the_check_says_what_is_out_of_date_and_why(finished):
     )
 
 
+@pytest.mark.slow
 def test_a_changed_setting_remakes_only_what_reads_it(finished):
     settings = (finished / "trend.yaml").read_text()
     (finished / "trend.yaml").write_text(settings + "thresholding: {negatives: abs}\n")
