@@ -181,8 +181,6 @@ class Lineage:
             for name, key in self._wanted(asset, partition, upstream):
                 if recipe.inputs.get(name, MISSING).startswith(MISSING):
                     continue  # not used, or passed over
-                if any(key[dim] not in self.project.keys(dim) for dim in upstream.dims):
-                    continue  # its input was removed: it has no state today
                 state = self._state(upstream, key)
                 kept = upstream.keep_when_inputs_change and state.only_inputs_changed
                 if state.status not in {"current", "not needed"} and not kept:
@@ -191,12 +189,19 @@ class Lineage:
     def _wanted(
         self, asset: StoredAsset, partition: Partition, upstream: StoredAsset
     ) -> list[tuple[str, Partition]]:
-        """Outputs of an input that one is made from; listed once for all that take the same."""
+        """Outputs of an input that one is made from; listed once for all that take the same.
+
+        One whose own input was removed has no state today, and is left out.
+        """
         of = (*upstream.dims, SUBJECT)
         same = (upstream.name, *(partition.get(dim) for dim in of))
         if same not in self._lists:
-            wanted = asset.wanted(self.project, partition, upstream)
-            self._lists[same] = [(describe(upstream.name, key), key) for key in wanted]
+            today = {dim: set(self.project.keys(dim)) for dim in upstream.dims}
+            self._lists[same] = [
+                (describe(upstream.name, key), key)
+                for key in asset.wanted(self.project, partition, upstream)
+                if all(key.get(dim) in keys for dim, keys in today.items())
+            ]
         return self._lists[same]
 
 

@@ -222,8 +222,10 @@ def same_recordings(series: Mapping[str, NDArray[np.floating]]) -> list[tuple[st
 
 def _likely_lags(units: Sequence[NDArray[np.float64]]) -> Iterator[tuple[int, int, int]]:
     """Pairs of runs, and by how much the second may begin later, as the first vertex tells it."""
+    from scipy.fft import next_fast_len  # settings are read without waiting for scipy
+
     lengths = np.array([unit.shape[1] for unit in units])
-    n = 512 * -(-2 * int(lengths.max()) // 512)  # of small factors
+    n = next_fast_len(2 * int(lengths.max()))
     first = np.stack([np.pad(u[0], (0, n - u.shape[1])) for u in units]).astype(np.float32)
     waves = np.fft.rfft(first, axis=1)
     for i in range(len(units) - 1):

@@ -99,7 +99,6 @@ def found_twice(
     sigma = float(np.mean([maker.measure(signal).sigma for signal, _ in prepared]))
     cortex = Cortex.along(surface, mask, config, sigma)
     runs = [prepare_run(signal, cortex) for signal, _ in prepared]
-    noise = Noise.like(runs, cortex, maker)
     others, own = Others.from_map(labels.astype(np.int32), cortex, config), labels[mask]
 
     def alike(pair: tuple[PreparedRun, ...]) -> NDArray[np.float64]:
@@ -108,11 +107,8 @@ def found_twice(
         return np.array([same.mean(), (same & (one != own)).mean()])
 
     person, rng = find_individual(runs, others, cortex, config), np.random.default_rng(RANDOM_STATE)
-    copies = [
-        without_difference(run, person, own, cortex, maker, smooth, rng)
-        for run, smooth in zip(runs, noise.smoothness, strict=True)
-    ]
-    nulls = [alike(pair) for pair in islice(zip(*copies, strict=True), config.n_nulls)]
+    copies = without_difference(runs, person, own, cortex, Noise.like(runs, cortex, maker), rng)
+    nulls = [alike(pair) for pair in islice(copies, config.n_nulls)]
     found = alike(tuple(runs))
     beside = beside_null(found, np.array(nulls))
     return {

@@ -59,11 +59,9 @@ def test_a_run_without_difference_has_the_cohorts_map(
     cortex, run = varied.cortex, varied.runs[0][0]
     others = varied.everyone.without(varied.posteriors[0])
     individual = find_individual(varied.runs[0], others, cortex, CONFIG)
-    bold = np.zeros((len(cortex.mask), run.n_timepoints), dtype=np.float32)
-    bold[cortex.mask] = run.series
-    smooth = maker.measure(bold)
-    copies = without_difference(run, individual, varied.cohort, cortex, maker, smooth, rng)
-    made = list(islice(copies, 3))
+    noise = Noise.like([run], cortex, maker)
+    copies = without_difference([run], individual, varied.cohort, cortex, noise, rng)
+    made = [copy for (copy,) in islice(copies, 3)]
     found = find_individual(made, others, cortex, CONFIG).labels
     assert (found == varied.cohort).mean() > 0.9 > (individual.labels == varied.cohort).mean()
     member = np.eye(8)[individual.labels]

@@ -227,14 +227,12 @@ def network_names(
     n_clusters, labels = (selected_parcellations.read(name) for name in ("n_clusters", "labels"))
     space = map_space(task.project, cortex, labels.shape[1])
     networks = cohort_networks(selected_parcellations, space, overlap_of(task, atlas_overlap))
-    consensus = [space.labels(each) for each in individual_prior.read("labels")]
-    same = n_clusters.tolist() == individual_prior.read("n_clusters").tolist()
-    own = [counted(each, labels) for each, labels in zip(networks, consensus, strict=False)]
-    written = (
-        newborn_maps(CONSENSUS, n_clusters.tolist(), individual_prior.read("labels"), own, space)
-        if same
-        else {}
-    )
+    counts, consensus = n_clusters.tolist(), individual_prior.read("labels")
+    written = {}
+    if counts == individual_prior.read("n_clusters").tolist():  # else it is of an older choice
+        pairs = zip(networks, consensus, strict=True)
+        own = [counted(each, space.labels(found)) for each, found in pairs]
+        written = newborn_maps(CONSENSUS, counts, consensus, own, space)
     return Result(
         arrays={"n_clusters": n_clusters, "table": table_of(networks)},
         facts={"names": [[network.name for network in each] for each in networks]},

@@ -143,16 +143,11 @@ def measure_departure(
     def share(found: Individual) -> float:
         return float(area[found.labels != labels].sum() / area.sum())
 
-    copies = [
-        without_difference(run, individual, labels, cortex, noise.maker, smooth, rng)
-        for run, smooth in zip(runs, noise.smoothness, strict=True)
-    ]
-
     def share_found(made: tuple[PreparedRun, ...]) -> float:
         return share(find_individual(made, others, cortex, config))
 
-    made = islice(zip(*copies, strict=True), config.n_nulls)
-    nulls = list(while_made(share_found, made))
+    copies = without_difference(runs, individual, labels, cortex, noise, rng)
+    nulls = list(while_made(share_found, islice(copies, config.n_nulls)))
     beside = beside_null(np.array([share(individual)]), np.array(nulls)[:, None])
     excess, margin = float(beside["excess"][0]), float(beside["margin"][0])
     return Departure(
@@ -168,40 +163,55 @@ def measure_departure(
 
 
 def without_difference(
-    run: PreparedRun,
+    runs: Sequence[PreparedRun],
     individual: Individual,
     labels: NDArray[np.integer],
     cortex: Cortex,
-    maker: SurrogateMaker,
-    smoothness: Smoothness,
+    noise: Noise,
     rng: np.random.Generator,
-) -> Iterator[PreparedRun]:
-    """Make runs of a newborn in which it has the cohort's map, one after another without end.
+) -> Iterator[tuple[PreparedRun, ...]]:
+    """Make runs of a newborn in which it has the cohort's map, again and again without end.
 
     Parameters
     ----------
-    run : PreparedRun
-        One of its runs.
+    runs : sequence of PreparedRun
+        The newborn's.
     individual : Individual
         What was found in its runs.
     labels : ndarray of shape (n_kept,)
         The cohort's map; -1 without network.
     cortex : Cortex
         From `Cortex.along`.
-    maker : SurrogateMaker
-        Makes the noise.
-    smoothness : Smoothness
-        What the maker measured of the run.
+    noise : Noise
+        Like that of the runs.
     rng : Generator
         Source of chance.
 
     Yields
     ------
-    PreparedRun
-        At each vertex the time series of its network in the cohort's map, as strong as vertices
-        there follow their own; and noise as smooth as the run, in space and in time.
+    tuple of PreparedRun
+        A copy of each run. At each vertex the time series of its network in the cohort's map, as
+        strong as vertices there follow their own; and noise as smooth as the run, in space and in
+        time.
     """
-    probability, bold = individual.probability, _on_mesh(run.series, cortex)
+    copies = [
+        _copies(run, individual.probability, labels, cortex, noise.maker, smoothness, rng)
+        for run, smoothness in zip(runs, noise.smoothness, strict=True)
+    ]
+    return zip(*copies, strict=True)
+
+
+def _copies(
+    run: PreparedRun,
+    probability: FloatArray,
+    labels: NDArray[np.integer],
+    cortex: Cortex,
+    maker: SurrogateMaker,
+    smoothness: Smoothness,
+    rng: np.random.Generator,
+) -> Iterator[PreparedRun]:
+    """Copies of one run; what all of them share is made once."""
+    bold = _on_mesh(run.series, cortex)
     sums = probability.T @ run.series
     networks = sums / np.maximum(np.linalg.norm(sums, axis=1, keepdims=True), 1e-9)
     strength = np.where(labels >= 0, signal_strength(run, probability, cortex), 0)[:, None]
