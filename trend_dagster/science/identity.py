@@ -1,4 +1,4 @@
-"""What settings share: which of them decide results, and that no list names a value twice."""
+"""What settings share: their model, which decide results, and that no list has a value twice."""
 
 from typing import Any, TypeVar
 
@@ -10,6 +10,10 @@ NO_IDENTITY: JsonDict = {"identity": False}
 
 UNLESS_DEFAULT: JsonDict = {"identity": "unless default"}
 """Of a setting that came later: outputs from before it stay current while it has its default."""
+
+
+class Section(BaseModel, frozen=True, extra="forbid", use_attribute_docstrings=True):
+    """A section of the settings; the text below a setting is what `trend settings` says of it."""
 
 
 def deciding(settings: BaseModel) -> dict[str, Any]:
