@@ -379,12 +379,12 @@ def chosen_of(
     individuals : mapping of str to Version, optional
         Own maps of newborns, by subject; those of other parcellations are left out.
     """
-    labels = np.stack([space.labels(vector) for vector in selected.read("labels")])
+    labels = space.all_labels(selected.read("labels"))
     n_clusters = selected.read("n_clusters").tolist()
     persons = [
         Person(
             re.sub(r"[^A-Za-z0-9+]", "", subject.removeprefix("sub-")),
-            np.stack([space.labels(vector) for vector in own.read("labels")]),
+            space.all_labels(own.read("labels")),
         )
         for subject, own in (individuals or {}).items()
         if own.read("n_clusters").tolist() == n_clusters

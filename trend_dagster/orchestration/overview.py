@@ -81,21 +81,21 @@ def _status(project: Project, asset: StoredAsset, found: list[State]) -> AssetSt
     return AssetStatus(
         asset=asset.name,
         counts={status: counts[status] for status in STATUSES},
-        reasons={describe(s.asset, s.partition): s.reasons for s in found if s.reasons},
+        reasons={s.name: s.reasons for s in found if s.reasons},
         excluded={
-            describe(s.asset, s.partition): s.version.excluded
+            s.name: s.version.excluded
             for s in found
             if s.version is not None and s.version.excluded
         },
         doubts=doubts_about(project, asset, found),
         removed=tuple(describe(asset.name, p) for p in removed(project, asset)),
         findings={
-            describe(s.asset, s.partition): tuple(said)
+            s.name: tuple(said)
             for s in found
             if s.version is not None and (said := s.version.facts.get("findings"))
         },
         under_way={
-            describe(s.asset, s.partition): said
+            s.name: said
             for s in found
             if s.status != "current" and (said := under_way(project, asset, s.partition))
         },
@@ -122,11 +122,7 @@ def doubts_about(
     dict of str to tuple of str
         By output; those about which nothing is odd are left out.
     """
-    said = {
-        describe(s.asset, s.partition): doubts(s.asset, s.version.facts)
-        for s in found
-        if s.version is not None
-    }
+    said = {s.name: doubts(s.asset, s.version.facts) for s in found if s.version is not None}
     if asset.dims == (BOLD_RUN,) and asset.name == "bold":
         for run, lines in run_doubts(project, [s.partition[BOLD_RUN] for s in found]).items():
             said[describe("bold", {BOLD_RUN: run})] += lines

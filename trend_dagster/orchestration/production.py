@@ -226,6 +226,12 @@ class Task:
                 self.scratch.mkdir(parents=True, exist_ok=True)
                 replace_file(self.scratch / UNDER_WAY, told)
 
+    def each(self, things: Sequence[T], what: str) -> Iterator[T]:
+        """Go through things one by one, and show how far that is."""
+        for done, thing in enumerate(things):
+            self.progress(f"{what} {done + 1} of {len(things)}", done / len(things))
+            yield thing
+
 
 Compute = Callable[..., Any]
 FilesOf = Callable[[Project, Partition], Mapping[str, Path]]

@@ -181,6 +181,13 @@ def mesh_of(cortex: Version | None, n_vertices: int | None = None) -> Surface | 
     return surface
 
 
+def surface_of(cortex: Version, n_vertices: int | None = None) -> Surface:
+    """Mesh that ``cortex`` holds, where it cannot be missing: what is excluded is no input."""
+    surface = mesh_of(cortex, n_vertices)
+    assert surface is not None
+    return surface
+
+
 def wrong_density(files: Sequence[str], expected: str, found: object) -> InputError:
     """Error of a mesh that the data does not lie on."""
     return InputError(

@@ -141,12 +141,7 @@ def sweep_cells(project: Project) -> list[Version]:
     MissingUpstreamError
         If there are none.
     """
-    found = (
-        project.store.latest("nmf_sweep", {LABEL_FILE: file, N_COMPONENTS: k})
-        for file in project.keys(LABEL_FILE)
-        for k in project.keys(N_COMPONENTS)
-    )
-    cells = [version for version in found if version is not None and version.excluded is None]
+    cells = project.current("nmf_sweep", LABEL_FILE, N_COMPONENTS)
     if not cells:
         raise MissingUpstreamError(
             f"project {project.folder}",
@@ -155,6 +150,25 @@ def sweep_cells(project: Project) -> list[Version]:
             remedy="`trend run` makes them.",
         )
     return cells
+
+
+def chosen(project: Project) -> Version:
+    """Return the chosen parcellations of a project.
+
+    Raises
+    ------
+    MissingUpstreamError
+        If there are none.
+    """
+    selected = project.store.latest("selected_parcellations")
+    if selected is None or selected.excluded is not None:
+        raise MissingUpstreamError(
+            f"project {project.folder}",
+            expected="chosen parcellations",
+            found="none yet",
+            remedy="`trend run` chooses them.",
+        )
+    return selected
 
 
 def cell_labels(project: Project, cell: str) -> tuple[Version, dict[int, NDArray[np.int32]]]:

@@ -6,7 +6,7 @@ import numpy as np
 import pytest
 
 from trend_dagster.science.evidence.atlases import best_overlaps, stacked
-from trend_dagster.science.evidence.nulls import spin_labels, turns
+from trend_dagster.science.evidence.nulls import turned, turns
 from trend_dagster.science.surface import cut_into_labels
 
 
@@ -49,7 +49,7 @@ def test_half_of_a_network_of_both_hemispheres_overlaps_it_wholly(surface):
 
 def test_a_network_elsewhere_overlaps_by_chance(surface):
     atlas = cut_into_labels(surface, 6)
-    spun = [spin_labels(surface, atlas, np.random.default_rng(seed)) for seed in range(6)]
+    spun = [turned(atlas, next(turns(surface, 1, seed))) for seed in range(6)]
     p = [best_overlaps(s, atlas, surface.hemisphere, turns(surface, 19, 2)).p for s in spun]
     assert 0.3 < np.mean(p) < 0.7  # as likely as any other
 

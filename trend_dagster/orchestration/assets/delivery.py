@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import hashlib
 from collections.abc import Iterator, Sequence
 from pathlib import Path
 from typing import Any
@@ -10,7 +9,7 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
-from trend_dagster.delivery.maps import chosen_maps, cohort_networks
+from trend_dagster.delivery.maps import chosen_maps
 from trend_dagster.delivery.page import render
 from trend_dagster.delivery.pictures import comparison_markdown, draw_comparison
 from trend_dagster.delivery.report import gather
@@ -19,7 +18,13 @@ from trend_dagster.orchestration.assets.evidence import control_sweep
 from trend_dagster.orchestration.assets.features import embeddings, trained_model
 from trend_dagster.orchestration.assets.individuals import individuals
 from trend_dagster.orchestration.assets.inputs import bold, cortex
-from trend_dagster.orchestration.assets.loading import named_by_atlas, overlap_of, signal
+from trend_dagster.orchestration.assets.loading import (
+    named_by_atlas,
+    named_networks,
+    overlap_of,
+    page_result,
+    signal,
+)
 from trend_dagster.orchestration.assets.parcellation import (
     atlas_overlap,
     nmf_sweep,
@@ -56,7 +61,7 @@ from trend_dagster.science.parcellation.soft import (
 )
 from trend_dagster.storage.label_files import LabelFile, label_file_at, read_networks
 from trend_dagster.storage.label_images import keys_of
-from trend_dagster.storage.space import Subcortex, same_voxels
+from trend_dagster.storage.space import same_voxels
 from trend_dagster.storage.stores import POINTER, Partition, Version, describe
 
 
@@ -143,10 +148,10 @@ def subcortical_networks(task: Task, selected_parcellations: Version, bold: Avai
     """
     n_clusters, maps = (selected_parcellations.read(name) for name in ("n_clusters", "labels"))
     where, followed = {}, []
-    for run, space, voxels in _with_voxels(task, bold):
-        where[run.partition[BOLD_RUN]] = space
-        followed.append([follow_networks(voxels, signal(run)[0], labels) for labels in maps])
-        task.progress(f"{len(where)} of {len(bold)} runs", len(where) / len(bold))
+    for run in task.each(bold, "run"):
+        if (read := read_voxels(task.project, run)) is not None:
+            voxels, where[run.partition[BOLD_RUN]] = read
+            followed.append([follow_networks(voxels, signal(run)[0], labels) for labels in maps])
     if not where:
         return Result(excluded="no run is a CIFTI file with voxels outside the cortex")
     subcortex, (labels, correlation) = same_voxels(where), most_followed(followed)
@@ -162,16 +167,6 @@ def subcortical_networks(task: Task, selected_parcellations: Version, bold: Avai
             "mean_correlation": mean,
         },
     )
-
-
-def _with_voxels(
-    task: Task, bold: Sequence[Version]
-) -> Iterator[tuple[Version, Subcortex, NDArray[np.float32]]]:
-    """Runs that have voxels outside the cortex, with where these are and their series."""
-    for run in bold:
-        voxels = read_voxels(task.project, task.project.bold_run(run.partition[BOLD_RUN]))
-        if voxels is not None:
-            yield run, voxels[1], voxels[0]
 
 
 def _target(project: Project, partition: Partition) -> dict[str, Path]:
@@ -202,14 +197,12 @@ def parcellation_images(
     `wb_view outputs/maps/selected_14_clusters.spec`. Networks that are mirror images of each other
     share a number and a hue. 0 is where there is no signal.
     """
-    labels = selected_parcellations.read("labels")
-    space = map_space(task.project, cortex(), labels.shape[1])
-    overlap = overlap_of(task, atlas_overlap)
-    wanted = task.settings.parcellation_images
+    wanted, overlap = task.settings.parcellation_images, overlap_of(task, atlas_overlap)
+    space = map_space(task.project, cortex(), selected_parcellations)
     soft = _probabilities(selected_parcellations, nmf_sweep, space) if wanted.soft else ()
     voxels = subcortical_networks() if wanted.subcortex else None
     files, tables = chosen_maps(selected_parcellations, space, overlap, soft, voxels)
-    keys = keys_of(np.stack([space.labels(each) for each in labels]))
+    keys = keys_of(space.all_labels(selected_parcellations.read("labels")))
     return Result(
         arrays={"n_clusters": selected_parcellations.read("n_clusters"), "keys": keys},
         facts={"n_files": len(files)},
@@ -295,15 +288,9 @@ def report(
     made_from = [*nmf_sweep, sweep_summary, selected_parcellations, control_comparison]
     versions = [*_versions_beside(task.project), *made_from]
     surface, name = mesh_of(cortex()), task.project.folder.name
-    n_vertices = selected_parcellations.array("labels").shape[1]
-    space, overlap = map_space(task.project, cortex(), n_vertices), overlap_of(task, atlas_overlap)
-    networks = cohort_networks(selected_parcellations, space, overlap)
+    space = map_space(task.project, cortex(), selected_parcellations)
+    networks = named_networks(task, selected_parcellations, space, atlas_overlap)
     said = gather(name, task.settings, versions, surface, individuals(), networks)
-    page = render(said).encode()
     pictures = {f"{c.n_clusters} clusters, sorted correlation": c.correlation for c in said.chosen}
-    return Result(
-        arrays={"sha256": np.frombuffer(hashlib.sha256(page).digest(), dtype=np.uint8)},
-        facts={"megabytes": round(len(page) / 1e6, 2), "cells_on_the_surface": len(said.shown)},
-        pictures=pictures,
-        files={"report.html": page},
-    )
+    facts = {"cells_on_the_surface": len(said.shown)}
+    return page_result("report.html", render(said).encode(), facts, pictures=pictures)
