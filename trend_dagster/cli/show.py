@@ -91,9 +91,10 @@ def _describe(project: Project, asset: StoredAsset, version: Version) -> dict[st
     from trend_dagster.orchestration.lineage import Lineage, ancestry
     from trend_dagster.orchestration.recorded_pictures import write_pictures
 
-    state = next(
-        (s for s in Lineage(project).states(asset) if s.partition == version.partition), None
-    )
+    with project.store.at_one_moment():
+        states = Lineage(project).states(asset)
+        made_from = [{"depth": depth, "what": line} for depth, line in ancestry(project, version)]
+    state = next((s for s in states if s.partition == version.partition), None)
     pictures: list[Path] = []
     with suppress(OSError):  # who may only read gets none
         pictures = write_pictures(project, version)
@@ -121,7 +122,7 @@ def _describe(project: Project, asset: StoredAsset, version: Version) -> dict[st
         "pictures": [str(path) for path in pictures],
         "settings": version.recipe.as_dict()["settings"],
         "libraries": version.attributes["libraries"],
-        "made_from": [{"depth": depth, "what": line} for depth, line in ancestry(project, version)],
+        "made_from": made_from,
     }
 
 

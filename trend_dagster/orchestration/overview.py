@@ -73,7 +73,8 @@ def overview(project: Project) -> list[AssetStatus]:
         In the order of computation.
     """
     lineage = Lineage(project)
-    return [_status(project, asset, lineage.states(asset)) for asset in ASSETS.values()]
+    with project.store.at_one_moment():
+        return [_status(project, asset, lineage.states(asset)) for asset in ASSETS.values()]
 
 
 def _status(project: Project, asset: StoredAsset, found: list[State]) -> AssetStatus:

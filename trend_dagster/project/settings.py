@@ -473,17 +473,17 @@ def setting_lines(project: Path, profile: str | None = None) -> list[dict[str, A
         {
             "name": f"{section}.{name}",
             **{c: getattr(getattr(values, section), name) for c, values in columns.items()},
-            "description": " ".join((field.description or "").split()),
+            "description": meaning,
         }
         for section, model in sections().items()
-        for name, field in model.model_fields.items()
+        for name, meaning in model.meanings().items()
     ]
 
 
-def sections() -> dict[str, type[BaseModel]]:
+def sections() -> dict[str, type[Section]]:
     """Sections of the settings, by name."""
     found = {name: field.annotation for name, field in Settings.model_fields.items()}
-    return {n: a for n, a in found.items() if isinstance(a, type) and issubclass(a, BaseModel)}
+    return {n: a for n, a in found.items() if isinstance(a, type) and issubclass(a, Section)}
 
 
 SHOWN_AT_FIRST = ("inputs", "bold", "sweep", "controls")
@@ -514,10 +514,8 @@ def new_settings_file(profile: str) -> str:
     for section in SHOWN_AT_FIRST:
         model = sections()[section]
         lines += ["", f"# {' '.join((model.__doc__ or '').split())}", f"#{section}:"]
-        for name, field in model.model_fields.items():
-            lines += textwrap.wrap(
-                field.description or "", 94, initial_indent="#  # ", subsequent_indent="#  # "
-            )
+        for name, meaning in model.meanings().items():
+            lines += textwrap.wrap(meaning, 94, initial_indent="#  # ", subsequent_indent="#  # ")
             value = getattr(getattr(values, section), name)
             value = list(value) if isinstance(value, tuple) else value
             lines.append(f"#  {name}: {json.dumps(value)}")

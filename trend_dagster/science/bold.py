@@ -196,10 +196,8 @@ def same_recordings(series: Mapping[str, NDArray[np.floating]]) -> list[tuple[st
 
 def _likely_lags(units: Sequence[NDArray[np.float64]]) -> Iterator[tuple[int, int, int]]:
     """Pairs of runs, and by how much the second may begin later, as the first vertex tells it."""
-    from scipy.fft import next_fast_len  # settings are read without waiting for scipy
-
     lengths = np.array([unit.shape[1] for unit in units])
-    n = next_fast_len(2 * int(lengths.max()))
+    n = 1 << (2 * int(lengths.max()) - 1).bit_length()  # a power of two is quick
     first = np.stack([np.pad(u[0], (0, n - u.shape[1])) for u in units]).astype(np.float32)
     waves = np.fft.rfft(first, axis=1)
     for i in range(len(units) - 1):

@@ -5,7 +5,7 @@ from __future__ import annotations
 import numpy as np
 import pytest
 
-from trend_dagster.science.evidence.atlases import best_overlaps, stacked
+from trend_dagster.science.evidence.atlases import all_overlaps, best_overlaps
 from trend_dagster.science.evidence.nulls import turned, turns
 from trend_dagster.science.surface import cut_into_labels
 
@@ -55,11 +55,11 @@ def test_a_network_elsewhere_overlaps_by_chance(surface):
 
 
 def test_parcellations_of_other_sizes_stand_in_one_array(rng):
-    hemisphere = np.repeat([0, 1], 20)
-    found = [
-        [best_overlaps(rng.integers(0, n, 40), rng.integers(0, 3, 40), hemisphere)] for n in (3, 5)
-    ]
-    arrays = stacked(found)
+    hemisphere, atlas = np.repeat([0, 1], 20), rng.integers(0, 3, 40)
+    found = [np.r_[rng.integers(0, n, 39), n - 1] for n in (3, 5)]
+    arrays = all_overlaps(found, [atlas], hemisphere)
     assert arrays["best"].shape == (2, 1, 5)
     assert (arrays["best"][0, 0, 3:] == -1).all()
     assert np.isnan(arrays["dice"][0, 0, 3:]).all()
+    alone = best_overlaps(found[1], atlas, hemisphere)
+    np.testing.assert_array_equal(arrays["dice"][1, 0], alone.dice)
