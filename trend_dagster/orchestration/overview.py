@@ -78,28 +78,20 @@ def overview(project: Project) -> list[AssetStatus]:
 
 
 def _status(project: Project, asset: StoredAsset, found: list[State]) -> AssetStatus:
-    counts = Counter(state.status for state in found)
+    counts, there = (
+        Counter(s.status for s in found),
+        {s.name: s.version for s in found if s.version},
+    )
+    waits = {s.name: under_way(project, asset, s.partition) for s in found if s.status != "current"}
     return AssetStatus(
         asset=asset.name,
         counts={status: counts[status] for status in STATUSES},
         reasons={s.name: s.reasons for s in found if s.reasons},
-        excluded={
-            s.name: s.version.excluded
-            for s in found
-            if s.version is not None and s.version.excluded
-        },
+        excluded={name: v.excluded for name, v in there.items() if v.excluded},
         doubts=doubts_about(project, asset, found),
         removed=tuple(describe(asset.name, p) for p in removed(project, asset)),
-        findings={
-            s.name: tuple(said)
-            for s in found
-            if s.version is not None and (said := s.version.facts.get("findings"))
-        },
-        under_way={
-            s.name: said
-            for s in found
-            if s.status != "current" and (said := under_way(project, asset, s.partition))
-        },
+        findings={n: tuple(said) for n, v in there.items() if (said := v.facts.get("findings"))},
+        under_way={name: said for name, said in waits.items() if said},
         n_bytes=project.store.size(asset.name),
     )
 

@@ -53,6 +53,25 @@ def read_mesh(project: Project) -> Surface | None:
     return read_named_mesh(project) if way is None else way.surface
 
 
+def needed_mesh(project: Project, what_for: str) -> Surface:
+    """Read the mesh that is worked on, where it takes one.
+
+    Raises
+    ------
+    InputError
+        If the settings name none.
+    """
+    surface = read_mesh(project)
+    if surface is None:
+        raise InputError(
+            f"project {project.folder}",
+            expected=f"inputs.surface, {what_for}",
+            found="none",
+            remedy="Name it in trend.yaml.",
+        )
+    return surface
+
+
 def read_named_mesh(project: Project) -> Surface | None:
     """Read the mesh that the settings name: that of the files; None if they name none.
 

@@ -107,12 +107,12 @@ def recording_files(project: Project, run: BoldRun) -> dict[str, Path]:
     files |= {f"sidecar {i}": path for i, path in enumerate(run.sidecars)}
     if (mask := project.mask_of(run)) is not None:
         files["mask"] = mask
-    asked = project.settings.bold.confounds or _censored_by_confounds(project)
+    config = project.settings.bold
+    asked = config.confounds or (config.censor is not None and config.censor.file is None)
     with suppress(*() if asked else (InputError,)):  # also without, it tells the motion
         files["confounds"] = confounds_file(run)
-    censor = project.settings.bold.censor
-    if censor is not None and censor.file is not None:
-        files["censored"] = _censor_table(run, censor.file)
+    if config.censor is not None and config.censor.file is not None:
+        files["censored"] = _censor_table(run, config.censor.file)
     if project.settings.inputs.resample is not None:
         files |= mesh_files(project)
     return files | cortex_mask_files(project)
@@ -235,11 +235,6 @@ def _resampled(
 
 
 # Volumes that are left out
-
-
-def _censored_by_confounds(project: Project) -> bool:
-    censor = project.settings.bold.censor
-    return censor is not None and censor.file is None
 
 
 def _censor_table(run: BoldRun, ending: str) -> Path:

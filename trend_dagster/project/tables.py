@@ -494,23 +494,6 @@ def comparison_facts(table: pd.DataFrame) -> dict[str, Any]:
     }
 
 
-def check_truth(truth: NDArray[np.int64], n_vertices: int, name: str) -> None:
-    """Make sure that planted networks belong to these vertices.
-
-    Raises
-    ------
-    InputError
-        If there is another number of them.
-    """
-    if len(truth) != n_vertices:
-        raise InputError(
-            f"planted networks {name}",
-            expected=f"{n_vertices} labels, one per vertex",
-            found=str(len(truth)),
-            remedy="Give the file that belongs to this cohort, or take inputs.truth out.",
-        )
-
-
 def comparison_table(control_comparison: Version) -> pd.DataFrame:
     """Read the stored comparison back as a table."""
     import pandas as pd

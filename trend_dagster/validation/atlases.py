@@ -7,9 +7,8 @@ from pathlib import Path
 
 import pandas as pd
 
-from trend_dagster.errors import InputError
 from trend_dagster.project.folder import Project
-from trend_dagster.project.mesh import read_mesh
+from trend_dagster.project.mesh import needed_mesh
 from trend_dagster.project.tables import chosen
 from trend_dagster.science.evidence.atlases import agree
 from trend_dagster.storage.label_files import label_file_at, read_networks
@@ -41,14 +40,7 @@ def agreements(folder: Path, files: Sequence[Path]) -> Iterator[tuple[int, str, 
     project = Project.open(folder)
     selected = chosen(project)
     all_labels, numbers = selected.read("labels"), selected.read("n_clusters")
-    surface = read_mesh(project)
-    if surface is None:
-        raise InputError(
-            f"project {folder}",
-            expected="inputs.surface, whose sphere makes the null",
-            found="none",
-            remedy="Name it in trend.yaml.",
-        )
+    surface = needed_mesh(project, "whose sphere makes the null")
     for path in files:
         atlas = read_networks(label_file_at(path))
         for n_clusters, labels in zip(numbers.tolist(), all_labels, strict=True):

@@ -24,6 +24,7 @@ from trend_dagster.orchestration.assets.loading import (
     overlap_of,
     page_result,
     signal,
+    template_files,
 )
 from trend_dagster.orchestration.assets.parcellation import (
     atlas_overlap,
@@ -40,12 +41,12 @@ from trend_dagster.orchestration.production import (
     stored,
     stored_asset,
 )
+from trend_dagster.project.atlases import read_planted
 from trend_dagster.project.folder import BOLD_RUN, Project
-from trend_dagster.project.mesh import mesh_of, resampling_of
+from trend_dagster.project.mesh import mesh_of
 from trend_dagster.project.recordings import read_voxels
 from trend_dagster.project.settings import Settings
 from trend_dagster.project.tables import (
-    check_truth,
     comparison,
     comparison_facts,
     factors_of,
@@ -59,7 +60,7 @@ from trend_dagster.science.parcellation.soft import (
     most_followed,
     network_probability,
 )
-from trend_dagster.storage.label_files import LabelFile, label_file_at, read_networks
+from trend_dagster.storage.label_files import LabelFile, label_file_at
 from trend_dagster.storage.label_images import keys_of
 from trend_dagster.storage.space import same_voxels
 from trend_dagster.storage.stores import POINTER, Partition, Version, describe
@@ -115,11 +116,7 @@ def _read_truth(project: Project, cells: Sequence[Version]) -> NDArray[np.int64]
     file = _truth(project)
     if file is None or not cells:
         return None
-    truth = read_networks(file)
-    if (way := resampling_of(project)) is not None:
-        truth = way.labels_down(truth)
-    check_truth(truth, cells[0].array("labels").shape[-1], file.name)
-    return truth
+    return read_planted(project, file, cells[0].array("labels").shape[-1])
 
 
 def _cifti_runs(project: Project, partition: Partition) -> dict[str, Path]:
@@ -169,16 +166,12 @@ def subcortical_networks(task: Task, selected_parcellations: Version, bold: Avai
     )
 
 
-def _target(project: Project, partition: Partition) -> dict[str, Path]:
-    return target_files(project)
-
-
 @stored_asset(
     group="delivery",
     inputs=[selected_parcellations, nmf_sweep, cortex, atlas_overlap, subcortical_networks],
     settings=("parcellation_images", named_by_atlas),
     code_version="2",
-    files=_target,
+    files=template_files,
 )
 def parcellation_images(
     task: Task,

@@ -29,19 +29,21 @@ from trend_dagster.orchestration.assets.loading import (
     named_networks,
     page_result,
     signal,
+    template_files,
     usable_runs,
 )
 from trend_dagster.orchestration.assets.parcellation import atlas_overlap, selected_parcellations
 from trend_dagster.orchestration.io_managers import Result
 from trend_dagster.orchestration.production import Available, Optional, Task, stored_asset
+from trend_dagster.project.atlases import read_planted
 from trend_dagster.project.folder import BOLD_RUN, SUBJECT, Project, subject_key
 from trend_dagster.project.mesh import surface_of
 from trend_dagster.project.settings import Settings, why_no_individuals
-from trend_dagster.project.tables import check_truth, number_columns
-from trend_dagster.project.target import map_space, target_files
+from trend_dagster.project.tables import number_columns
+from trend_dagster.project.target import map_space
 from trend_dagster.science.individuals.settings import IndividualsConfig
 from trend_dagster.science.surface import Surface
-from trend_dagster.storage.label_files import label_file_at, read_networks
+from trend_dagster.storage.label_files import label_file_at
 from trend_dagster.storage.label_images import keys_of
 from trend_dagster.storage.stores import Partition, Version
 
@@ -198,16 +200,12 @@ def individual_networks(
     )
 
 
-def _target(project: Project, partition: Partition) -> Mapping[str, Path]:
-    return target_files(project)
-
-
 @stored_asset(
     group="individuals",
     inputs=[selected_parcellations, individual_prior, cortex, atlas_overlap],
     settings=(named_by_atlas,),
     nothing_to_do=why_no_individuals,
-    files=_target,
+    files=template_files,
 )
 def network_names(
     task: Task,
@@ -240,7 +238,7 @@ def network_names(
     inputs=[individual_networks, network_names, cortex],
     result=True,
     nothing_to_do=why_no_individuals,
-    files=_target,
+    files=template_files,
 )
 def individual_maps(
     task: Task, individual_networks: Version, network_names: Version, cortex: Version
@@ -367,9 +365,7 @@ def _read_planted(task: Task, n_vertices: int) -> NDArray[np.int64] | None:
     files = list(_planted(task.project, task.partition).values())
     if not files:
         return None
-    planted = read_networks(label_file_at(files[0]))
-    check_truth(planted, n_vertices, files[0].name)
-    return planted
+    return read_planted(task.project, label_file_at(files[0]), n_vertices)
 
 
 def _participants(project: Project, partition: Partition) -> Mapping[str, Path]:

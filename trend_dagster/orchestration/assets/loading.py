@@ -17,11 +17,11 @@ from trend_dagster.delivery.maps import cohort_networks
 from trend_dagster.errors import CohortError, TrendError
 from trend_dagster.orchestration.io_managers import Result
 from trend_dagster.orchestration.production import Optional, Task, needed
-from trend_dagster.project.folder import BOLD_RUN, LABEL_FILE, N_COMPONENTS
+from trend_dagster.project.folder import BOLD_RUN, LABEL_FILE, N_COMPONENTS, Project
 from trend_dagster.project.mesh import mesh_of
 from trend_dagster.project.recordings import check_recordings, weights_of
 from trend_dagster.project.settings import Settings
-from trend_dagster.project.target import MapSpace
+from trend_dagster.project.target import MapSpace, target_files
 from trend_dagster.science.bold import CohortConfig, check_same_vertices, common_length
 from trend_dagster.science.connectivity.encoding import Correlation, CorrelationSource, Encoding
 from trend_dagster.science.evidence.stability import timepoints_of
@@ -34,7 +34,7 @@ from trend_dagster.science.method import (
 from trend_dagster.storage.label_images import Network
 from trend_dagster.storage.scratch import ResumableMatrix
 from trend_dagster.storage.space import check_same_space
-from trend_dagster.storage.stores import Version, describe
+from trend_dagster.storage.stores import Partition, Version, describe
 
 HEMISPHERES = ("left", "right")
 """Names of the distance matrices, in the order of the vertices."""
@@ -221,6 +221,11 @@ def page_result(name: str, page: bytes, facts: Mapping[str, Any], **more: Any) -
         files={name: page},
         **more,
     )
+
+
+def template_files(project: Project, partition: Partition) -> dict[str, Path]:
+    """What says on what maps are written."""
+    return target_files(project)
 
 
 def overlap_of(task: Task, atlas_overlap: Optional) -> Version | None:
