@@ -47,11 +47,12 @@ def export(
     from trend_dagster.delivery.export import export_cells
     from trend_dagster.project.atlases import stored_overlap
     from trend_dagster.project.folder import Project
-    from trend_dagster.project.tables import sweep_cells
+    from trend_dagster.project.tables import Parcellations, sweep_cells
     from trend_dagster.project.target import stored_space
 
     project = Project.open(folder)
     cells = sweep_cells(project)
+    selected = project.store.latest("selected_parcellations")
     wanted = {
         "label_file": label_file,
         "n_components": n_components,
@@ -61,9 +62,9 @@ def export(
     }
     paths = export_cells(
         cells,
-        project.store.latest("selected_parcellations"),
+        None if selected is None else Parcellations.of(selected),
         wanted,
-        stored_space(project, cells[0]),
+        stored_space(project, cells[0].array("labels").shape[-1]),
         project.outputs / "export" if to is None else to,
         stored_overlap(project),
     )
@@ -86,18 +87,18 @@ def _data_sets(folder: Path, bids: Path | None, xcpd: Path | None) -> Iterator[P
     from trend_dagster.project.atlases import stored_overlap
     from trend_dagster.project.folder import SUBJECT, Project
     from trend_dagster.project.settings import why_no_individuals
-    from trend_dagster.project.tables import chosen
+    from trend_dagster.project.tables import Parcellations, chosen
     from trend_dagster.project.target import stored_space
 
     project = Project.open(folder)
     settings, store = project.settings, project.store
-    selected, asked = chosen(project), why_no_individuals(settings) is None
+    selected, asked = Parcellations.of(chosen(project)), why_no_individuals(settings) is None
     own = project.current("individual_networks", SUBJECT) if asked else []
     written = chosen_of(
         project.folder.name,
         place_of(settings.inputs.surface, (run.entities for run in project.bold_runs.values())),
         selected,
-        stored_space(project, selected),
+        stored_space(project, selected.labels.shape[1]),
         stored_overlap(project),
         store.latest("subcortical_networks") if settings.parcellation_images.subcortex else None,
         {version.partition[SUBJECT]: version for version in own},

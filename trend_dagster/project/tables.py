@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import itertools
 from collections.abc import Iterator, Mapping, Sequence
+from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
@@ -381,19 +382,42 @@ def choices(ranked: pd.DataFrame) -> list[dict[str, Any]]:
     ]
 
 
-def chosen_labels(selected: Version) -> dict[Key, NDArray[np.int32]]:
-    """Labels of the chosen cells, with the numbers that maps and pictures give the networks."""
-    labels = np.asarray(selected.read("labels"), dtype=np.int32)
-    return dict(zip(map(key_of, selected.facts["chosen"]), labels, strict=True))
+@dataclass(frozen=True, eq=False)
+class Parcellations:
+    """The chosen parcellations, read at once.
 
-
-def partners(selected: Version, n_clusters: int) -> dict[int, int] | None:
-    """Mirror images of a chosen parcellation, right label -> left label; None if not recorded.
-
-    They stay when networks are found anew, for names and colours go by them.
+    Parameters
+    ----------
+    n_clusters : list of int
+        Clusters that each was asked for.
+    labels : ndarray of shape (n_parcellations, n_vertices)
+        Network of each vertex; -1 without signal or label.
+    choices : list of dict
+        The cell of the sweep that each comes from, and why.
+    mirror_images : mapping
+        Right network and left, of each whose mirror images are recorded, by number of clusters.
     """
-    recorded = selected.facts.get("mirror_images", {}).get(str(n_clusters))
-    return None if recorded is None else dict(recorded)
+
+    n_clusters: list[int]
+    labels: NDArray[np.int32]
+    choices: list[dict[str, Any]]
+    mirror_images: Mapping[str, Any]
+
+    @classmethod
+    def of(cls, selected: Version) -> Parcellations:
+        """Read what ``selected_parcellations`` holds."""
+        facts, labels = selected.facts, np.asarray(selected.read("labels"), dtype=np.int32)
+        recorded = facts.get("mirror_images", {})
+        return cls(selected.read("n_clusters").tolist(), labels, facts["chosen"], recorded)
+
+    def by_cell(self) -> dict[Key, NDArray[np.int32]]:
+        """Label vectors in the numbers of the version before, by the cell that they come from."""
+        return dict(zip(map(key_of, self.choices), self.labels, strict=True))
+
+    def partners(self, n_clusters: int) -> dict[int, int] | None:
+        """Right network -> left network that is its mirror image, where that is recorded."""
+        found = self.mirror_images.get(str(n_clusters))
+        return None if found is None else dict(found)
 
 
 def numbered_like(

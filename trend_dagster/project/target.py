@@ -55,7 +55,7 @@ class MapSpace:
         return np.asarray(found / np.where(total > 0, total, 1), dtype=np.float32)
 
 
-def map_space(project: Project, cortex: Version | None, on_it: Version) -> MapSpace:
+def map_space(project: Project, cortex: Version | None, n_vertices: int) -> MapSpace:
     """Find what maps are written on.
 
     Parameters
@@ -64,15 +64,14 @@ def map_space(project: Project, cortex: Version | None, on_it: Version) -> MapSp
         Whose maps.
     cortex : Version or None
         The mesh that is worked on.
-    on_it : Version
-        With labels of the vertices that were worked on.
+    n_vertices : int
+        How many were worked on.
 
     Raises
     ------
     InputError
         If mesh or template do not fit.
     """
-    n_vertices = on_it.array("labels").shape[-1]
     surface, way = mesh_of(cortex, n_vertices), resampling_of(project)
     if way is not None and surface is not None:
         surface = read_named_mesh(project)
@@ -81,10 +80,10 @@ def map_space(project: Project, cortex: Version | None, on_it: Version) -> MapSp
     return MapSpace(surface, stored_target(project, n_vertices), way)
 
 
-def stored_space(project: Project, on_it: Version) -> MapSpace:
+def stored_space(project: Project, n_vertices: int) -> MapSpace:
     """Find what maps of something stored are written on."""
     mesh = project.store.latest("cortex") if project.settings.inputs.has_mesh else None
-    return map_space(project, mesh, on_it)
+    return map_space(project, mesh, n_vertices)
 
 
 def target_files(project: Project) -> dict[str, Path]:

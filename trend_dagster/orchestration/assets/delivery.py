@@ -47,6 +47,7 @@ from trend_dagster.project.mesh import mesh_of
 from trend_dagster.project.recordings import read_voxels
 from trend_dagster.project.settings import Settings
 from trend_dagster.project.tables import (
+    Parcellations,
     comparison,
     comparison_facts,
     factors_of,
@@ -143,27 +144,20 @@ def subcortical_networks(task: Task, selected_parcellations: Version, bold: Avai
     The mean over runs of the correlation with each network's mean series; the largest names the
     network. Voxels are cleaned as vertices are.
     """
-    n_clusters, maps = (selected_parcellations.read(name) for name in ("n_clusters", "labels"))
-    where, followed = {}, []
+    chosen, where, followed = Parcellations.of(selected_parcellations), {}, []
     for run in task.each(bold, "run"):
         if (read := read_voxels(task.project, run)) is not None:
             voxels, where[run.partition[BOLD_RUN]] = read
-            followed.append([follow_networks(voxels, signal(run)[0], labels) for labels in maps])
+            series = signal(run)[0]
+            followed.append([follow_networks(voxels, series, each) for each in chosen.labels])
     if not where:
         return Result(excluded="no run is a CIFTI file with voxels outside the cortex")
     subcortex, (labels, correlation) = same_voxels(where), most_followed(followed)
-    highest = correlation[labels >= 0]
+    highest, n_clusters = correlation[labels >= 0], np.array(chosen.n_clusters)
     mean = float(np.nanmax(highest, axis=1).mean()) if len(highest) else None
     found = {"n_clusters": n_clusters, "labels": labels, "correlation": correlation}
-    return Result(
-        arrays=found | subcortex.arrays(),
-        facts={
-            **subcortex.facts(),
-            "runs": list(where),
-            "n_voxels": len(subcortex.voxels),
-            "mean_correlation": mean,
-        },
-    )
+    told = {"runs": list(where), "n_voxels": len(subcortex.voxels), "mean_correlation": mean}
+    return Result(arrays=found | subcortex.arrays(), facts=subcortex.facts() | told)
 
 
 @stored_asset(
@@ -191,25 +185,22 @@ def parcellation_images(
     share a number and a hue. 0 is where there is no signal.
     """
     wanted, overlap = task.settings.parcellation_images, overlap_of(task, atlas_overlap)
-    space = map_space(task.project, cortex(), selected_parcellations)
-    soft = _probabilities(selected_parcellations, nmf_sweep, space) if wanted.soft else ()
+    chosen = Parcellations.of(selected_parcellations)
+    space = map_space(task.project, cortex(), chosen.labels.shape[1])
+    on_files = space.all_labels(chosen.labels)
+    soft = _probabilities(chosen, nmf_sweep, space) if wanted.soft else ()
     voxels = subcortical_networks() if wanted.subcortex else None
-    files, tables = chosen_maps(selected_parcellations, space, overlap, soft, voxels)
-    keys = keys_of(space.all_labels(selected_parcellations.read("labels")))
-    return Result(
-        arrays={"n_clusters": selected_parcellations.read("n_clusters"), "keys": keys},
-        facts={"n_files": len(files)},
-        tables=tables,
-        files=files,
-    )
+    files, tables = chosen_maps(chosen, space, overlap, soft, voxels)
+    arrays = {"n_clusters": np.array(chosen.n_clusters), "keys": keys_of(on_files)}
+    return Result(arrays=arrays, facts={"n_files": len(files)}, tables=tables, files=files)
 
 
 def _probabilities(
-    selected: Version, cells: Sequence[Version], space: MapSpace
+    chosen: Parcellations, cells: Sequence[Version], space: MapSpace
 ) -> list[NDArray[np.float32]]:
     """How much of each network there is at each vertex, for each chosen parcellation."""
     found = []
-    for choice, labels in zip(selected.facts["chosen"], selected.read("labels"), strict=True):
+    for choice, labels in zip(chosen.choices, chosen.labels, strict=True):
         W, H = factors_of(cells, choice)
         found.append(space.shares(network_probability(W, H, labels)))
     return found
@@ -281,8 +272,9 @@ def report(
     made_from = [*nmf_sweep, sweep_summary, selected_parcellations, control_comparison]
     versions = [*_versions_beside(task.project), *made_from]
     surface, name = mesh_of(cortex()), task.project.folder.name
-    space = map_space(task.project, cortex(), selected_parcellations)
-    networks = named_networks(task, selected_parcellations, space, atlas_overlap)
+    chosen = Parcellations.of(selected_parcellations)
+    space = map_space(task.project, cortex(), chosen.labels.shape[1])
+    networks = named_networks(task, chosen, space, atlas_overlap)
     said = gather(name, task.settings, versions, surface, individuals(), networks)
     pictures = {f"{c.n_clusters} clusters, sorted correlation": c.correlation for c in said.chosen}
     facts = {"cells_on_the_surface": len(said.shown)}

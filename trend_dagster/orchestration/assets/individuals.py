@@ -39,7 +39,7 @@ from trend_dagster.project.atlases import read_planted
 from trend_dagster.project.folder import BOLD_RUN, SUBJECT, Project, subject_key
 from trend_dagster.project.mesh import surface_of
 from trend_dagster.project.settings import Settings, why_no_individuals
-from trend_dagster.project.tables import number_columns
+from trend_dagster.project.tables import Parcellations, number_columns
 from trend_dagster.project.target import map_space
 from trend_dagster.science.individuals.settings import IndividualsConfig
 from trend_dagster.science.surface import Surface
@@ -102,8 +102,8 @@ def individual_prior(
     noise = np.mean([maker.measure(signal(runs[0])[0]).sigma for runs in own.values()])
     area = _near(cortex.path, mask.tobytes(), config, float(noise))
     loads = {subject: partial(_prepared, runs, area) for subject, runs in own.items()}
-    both = (selected_parcellations.read(name) for name in ("n_clusters", "labels"))
-    maps = {int(n): labels for n, labels in zip(*both, strict=True)}
+    chosen = Parcellations.of(selected_parcellations)
+    maps = dict(zip(chosen.n_clusters, chosen.labels, strict=True))
     prior = CohortPrior.learn(loads, maps, area, config, _parcellations(task))
     arrays, facts = prior.arrays(area), {"n_networks": prior.n_networks, "subjects": list(own)}
     return Result(
@@ -219,14 +219,14 @@ def network_names(
     A new run changes the cohort's map a little and mostly none of these, so that only the new
     newborn's maps are written.
     """
-    n_clusters = selected_parcellations.read("n_clusters")
-    space = map_space(task.project, cortex, selected_parcellations)
-    networks, written = named_networks(task, selected_parcellations, space, atlas_overlap), {}
-    if np.array_equal(n_clusters, individual_prior.read("n_clusters")):  # else of an older choice
+    chosen, written = Parcellations.of(selected_parcellations), {}
+    space = map_space(task.project, cortex, chosen.labels.shape[1])
+    networks = named_networks(task, chosen, space, atlas_overlap)
+    if chosen.n_clusters == individual_prior.read("n_clusters").tolist():  # else of an older choice
         consensus = individual_prior.read("labels")
-        written = newborn_maps(CONSENSUS, n_clusters.tolist(), consensus, networks, space)
+        written = newborn_maps(CONSENSUS, chosen.n_clusters, consensus, networks, space)
     return Result(
-        arrays={"n_clusters": n_clusters, "table": table_of(networks)},
+        arrays={"n_clusters": np.array(chosen.n_clusters), "table": table_of(networks)},
         facts={"names": [[network.name for network in each] for each in networks]},
         files=written,
     )
@@ -246,7 +246,7 @@ def individual_maps(
     """One newborn's maps in the formats of the cohort's, in its numbers, names and colours."""
     subject, labels = task.partition[SUBJECT], individual_networks.read("labels")
     n_clusters = individual_networks.read("n_clusters")
-    space = map_space(task.project, cortex, individual_networks)
+    space = map_space(task.project, cortex, labels.shape[1])
     networks = newborn_networks(individual_networks, network_names, space)
     chosen = dict(zip(n_clusters.tolist(), individual_networks.read("chosen_labels"), strict=True))
     surface, counts = _mesh(cortex.path, labels.shape[1])[0], n_clusters.tolist()

@@ -21,6 +21,7 @@ from trend_dagster.project.folder import BOLD_RUN, LABEL_FILE, N_COMPONENTS, Pro
 from trend_dagster.project.mesh import mesh_of
 from trend_dagster.project.recordings import check_recordings, weights_of
 from trend_dagster.project.settings import Settings
+from trend_dagster.project.tables import Parcellations
 from trend_dagster.project.target import MapSpace, target_files
 from trend_dagster.science.bold import CohortConfig, check_same_vertices, common_length
 from trend_dagster.science.connectivity.encoding import Correlation, CorrelationSource, Encoding
@@ -207,10 +208,10 @@ def named_by_atlas(settings: Settings) -> dict[str, dict[str, Any]]:
 
 
 def named_networks(
-    task: Task, selected_parcellations: Version, space: MapSpace, atlas_overlap: Optional
+    task: Task, chosen: Parcellations, space: MapSpace, atlas_overlap: Optional
 ) -> list[list[Network]]:
     """Networks of the cohort as maps, tables and report name them."""
-    return cohort_networks(selected_parcellations, space, overlap_of(task, atlas_overlap))
+    return cohort_networks(chosen, space, overlap_of(task, atlas_overlap))
 
 
 def page_result(name: str, page: bytes, facts: Mapping[str, Any], **more: Any) -> Result:

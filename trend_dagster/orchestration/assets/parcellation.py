@@ -48,12 +48,12 @@ from trend_dagster.project.folder import LABEL_FILE, N_COMPONENTS, Project
 from trend_dagster.project.mesh import mesh_of
 from trend_dagster.project.settings import Settings
 from trend_dagster.project.tables import (
+    Parcellations,
     choices,
     finished,
     labels_of,
     number_columns,
     numbered_like,
-    partners,
     rule_facts,
     summary_facts,
     summary_table,
@@ -252,7 +252,7 @@ def _mirror_images(
     found = {}
     for n, vector in zip(counts, labels, strict=True):
         same = numbered.get("dice_with_it", {}).get(str(n), 0) > SAME_NETWORKS
-        known = partners(before, n) if before is not None and same else None
+        known = Parcellations.of(before).partners(n) if before is not None and same else None
         if known is None and surface is not None:
             known = homologous_labels(surface, vector)
         if known is not None:
@@ -289,8 +289,9 @@ def atlas_overlap(task: Task, selected_parcellations: Version, cortex: Optional)
     ours; p says how often a parcellation that is turned on the sphere overlaps any network of the
     atlas as well. Maps, tables and the report name networks by the first atlas.
     """
-    space = map_space(task.project, cortex(), selected_parcellations)
-    labels, surface = space.all_labels(selected_parcellations.read("labels")), space.surface
+    chosen = Parcellations.of(selected_parcellations)
+    space = map_space(task.project, cortex(), chosen.labels.shape[1])
+    labels, surface = space.all_labels(chosen.labels), space.surface
     atlases = read_atlases(task.project, labels.shape[1], space.target)
     sides = hemisphere_of_rows(surface, space.target, labels.shape[1])
     n_spins = task.settings.outputs.n_spins
@@ -298,7 +299,7 @@ def atlas_overlap(task: Task, selected_parcellations: Version, cortex: Optional)
     facts: dict[str, Any] = {"atlases": [{"name": a.name, "networks": a.networks} for a in atlases]}
     facts |= {"n_spins": len(spins)} | ({} if spins or not n_spins else {"notes": [NO_SPHERE]})
     arrays = all_overlaps(labels, [atlas.labels for atlas in atlases], sides, spins)
-    arrays["n_clusters"] = selected_parcellations.read("n_clusters")
+    arrays["n_clusters"] = np.array(chosen.n_clusters)
     return Result(arrays=arrays, facts=facts)
 
 
