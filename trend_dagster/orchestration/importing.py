@@ -222,7 +222,8 @@ def read_correlation(project: Project, file: Path) -> Found:
     mask = np.isfinite(diagonal) & (diagonal != 0)
     _clear(subject, correlation, mask)
     _check_correlation(subject, correlation, mask)
-    result = correlation_result(correlation, mask, np.zeros((0, len(mask)), dtype=np.bool_), [])
+    mean, no_runs = float(correlation.mean(dtype=np.float64)), np.zeros((0, len(mask)), np.bool_)
+    result = correlation_result(correlation, mean, mask, no_runs, [])
     return Found("average_correlation", [(WHOLE, result)])
 
 

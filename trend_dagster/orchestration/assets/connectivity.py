@@ -2,11 +2,12 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
 import numpy as np
+import zarr
 from numpy.typing import NDArray
 
 from trend_dagster.delivery.figures.matrices import correlation_figure
@@ -52,7 +53,6 @@ from trend_dagster.storage.label_files import (
     notes_on_labels,
     read_geodesic_labels,
 )
-from trend_dagster.storage.scratch import ResumableMatrix
 from trend_dagster.storage.sides import check_order
 from trend_dagster.storage.stores import Partition, Version
 
@@ -60,9 +60,9 @@ DISTANCE_ROWS = 256  # computed at a time
 
 
 def _matrix_disk(settings: Settings, inputs: Mapping[str, list[Version]], n_threads: int) -> int:
-    """The matrix while it is unfinished, and once more in the store."""
+    """The matrix, which is built where it stays."""
     usable = [run for run in inputs["embeddings"] if run.excluded is None]
-    return 2 * 4 * int(usable[0].array("vertex_mask").shape[0]) ** 2 if usable else 0
+    return 4 * int(usable[0].array("vertex_mask").shape[0]) ** 2 if usable else 0
 
 
 @stored_asset(
@@ -81,42 +81,46 @@ def average_correlation(task: Task, embeddings: Sequence[Version]) -> Result:
     runs = usable_runs(task, embeddings)
     masks = np.stack([run.read("vertex_mask") for run in runs.values()])
     readers = {name: features(run) for name, run in runs.items()}
-    tiles = resumed_correlation(task, readers, masks.shape[1])
+    tiles, mask = resumed_correlation(task, readers, masks.shape[1]), np.any(masks, axis=0)
     resumed = {"tiles_resumed": tiles.n_resumed}
-    return correlation_result(
-        tiles.array, np.asarray(masks.any(axis=0)), masks, list(runs), resumed
-    )
+    return correlation_result(tiles.array, tiles.mean(), np.asarray(mask), masks, runs, resumed)
 
 
 def correlation_result(
-    correlation: NDArray[np.float32],
+    correlation: NDArray[np.float32] | zarr.Array[Any],
+    mean: float,
     mask: NDArray[np.bool_],
     run_masks: NDArray[np.bool_],
-    runs: Sequence[str],
+    runs: Iterable[str],
     facts: Mapping[str, Any] | None = None,
 ) -> Result:
     """Put a correlation together as an output of ``average_correlation``.
 
     Parameters
     ----------
-    correlation : ndarray of shape (n_vertices, n_vertices)
-        Computed here or elsewhere; 0 where a vertex has no signal.
+    correlation : array of shape (n_vertices, n_vertices)
+        0 where a vertex has no signal. An array of the store is one that the draft has taken over.
+    mean : float
+        Of all its numbers.
     mask : ndarray of shape (n_vertices,), bool
         Vertices with signal.
     run_masks : ndarray of shape (n_runs, n_vertices), bool
         The same in each run.
-    runs : sequence of str
+    runs : iterable of str
         Their keys.
     facts : mapping, optional
         What is worth looking at besides.
     """
+    arrays: dict[str, NDArray[Any]] = {"vertex_mask": mask, "run_masks": run_masks}
+    if isinstance(correlation, np.ndarray):
+        arrays["correlation"] = correlation
     return Result(
-        arrays={"correlation": correlation, "vertex_mask": mask, "run_masks": run_masks},
+        arrays=arrays,
         facts={
             "n_vertices": len(mask),
             "n_vertices_without_signal": int((~mask).sum()),
             "runs": list(runs),
-            "mean": float(np.mean(correlation, dtype=np.float64)) / float(mask.mean()) ** 2,
+            "mean": mean / float(mask.mean()) ** 2,
             **(facts or {}),
         },
         pictures={"matrix": small_png(correlation_figure(correlation))},
@@ -165,14 +169,14 @@ def geodesic_distances(task: Task, cortex: Optional) -> Result:
     """
     files = _distance_files(task.project, task.partition)
     arrays, names = _read_distances(files) if files else _measured(task, cortex)
-    sizes = [len(distances) for distances in arrays.values()]
+    sizes = [distances.shape[0] for distances in arrays.values()]
     facts = {"distance_files": names, "n_vertices": sum(sizes), "vertices_per_hemisphere": sizes}
     if files:
         facts["nearest_mm"] = nearest_vertex(arrays[HEMISPHERES[0]])
-    return Result(arrays=arrays, facts=facts)
+    return Result(arrays=arrays if files else {}, facts=facts)  # else the draft has them
 
 
-Distances = tuple[dict[str, NDArray[Any]], list[str]]
+Distances = tuple[dict[str, Any], list[str]]
 """Distances within each hemisphere, and the files that they come from."""
 
 
@@ -200,16 +204,18 @@ def _measured(task: Task, cortex: Optional) -> Distances:
     return arrays, version.facts["mesh_files"]
 
 
-def _measure(task: Task, surface: Surface, side: int, reach: float) -> NDArray[np.float32]:
+def _measure(task: Task, surface: Surface, side: int, reach: float) -> zarr.Array[Any]:
     steps = step_graph(surface, side)
     n = steps.shape[0]
-    matrix = ResumableMatrix(task.scratch / HEMISPHERES[side], (n, n), DISTANCE_ROWS)
+    name, tile = HEMISPHERES[side], (DISTANCE_ROWS, n)
+    matrix = task.draft.resume(name, (n, n), tile, task.scratch)
     for start in range(0, n, DISTANCE_ROWS):
         if (start, 0) not in matrix.done:
             stop = min(start + DISTANCE_ROWS, n)
             matrix.array[start:stop] = distance_rows(steps, start, stop, reach)
             matrix.mark((start, 0))
-        task.progress(f"{HEMISPHERES[side]} hemisphere", (side + start / n) / len(HEMISPHERES))
+        task.progress(f"{name} hemisphere", (side + start / n) / len(HEMISPHERES))
+    task.draft.adopt(matrix)
     return matrix.array
 
 
