@@ -108,8 +108,8 @@ def chosen_maps(
     files: dict[str, bytes] = {}
     tables: dict[str, str] = {}
     surface, target = space.surface, space.target
-    everyone = cohort_networks(chosen, space, overlap)
-    each = zip(chosen.choices, chosen.labels, everyone, strict=True)
+    named = cohort_networks(chosen, space, overlap)
+    each = zip(chosen.choices, chosen.labels, named, strict=True)
     for i, (choice, found, networks) in enumerate(each):
         labels = space.labels(found)
         name = f"selected_{choice['n_clusters']}_clusters"

@@ -495,7 +495,7 @@ class StoredAsset:
             Its delivered files that are gone.
         """
         if self.keep_when_inputs_change and self.idle(project.settings) and not stored.excluded:
-            return []  # it has nothing to do now; what it once did was dear
+            return []  # it has nothing to do now, and what it once did took long
         return [
             *differences(stored.recipe, self.recipe_like(today, stored)),
             *(f"file {name} is gone" for name in missing),
