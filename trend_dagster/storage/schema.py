@@ -72,13 +72,9 @@ _SWEEP_CELL: dict[str, ArraySpec] = {
     "dead_components": ArraySpec(("combination",), "int64", "components that no vertex loads on"),
     "distinct_rows": ArraySpec(("combination",), "int64", "distinct rows among the loadings"),
     "labels": ArraySpec(
-        ("combination", "n_clusters", "vertex"),
-        "int32",
-        "cluster of each vertex; -1 no signal or label",
+        (*_CELL, "vertex"), "int32", "cluster of each vertex; -1 no signal or label"
     ),
-    "cluster_sizes": ArraySpec(
-        ("combination", "n_clusters", "cluster"), "int64", "vertices per cluster", "vertices"
-    ),
+    "cluster_sizes": ArraySpec((*_CELL, "cluster"), "int64", "vertices per cluster", "vertices"),
     "silhouette": _metric("mean silhouette of the rows of W"),
     "davies_bouldin": _metric("Davies-Bouldin index of the rows of W"),
     "inertia": _metric("within-cluster sum of squares of the rows of W"),

@@ -125,7 +125,7 @@ def _train(
         on_share=lambda share: task.progress(said, share),
         on_notice=task.log,
         cohort=cohort,
-        abandoned=states.latest_other(),
+        abandoned=next(iter(states.others()), None),
     )
     if trained.why_fresh is not None:
         task.log(f"training started afresh: {trained.why_fresh}")
@@ -242,18 +242,14 @@ class TrainingStates:
         self.own = self.folder / f".training-{digest_of([MODEL_CODE, settings, cohort])}"
         self.n_kept = task.settings.storage.keep_versions
 
-    def _others(self) -> list[Path]:
+    def others(self) -> list[Path]:
         """All but this one, the one that was written to last in front."""
         found = {path.parent for path in self.folder.glob(".training-*/state.pt")} - {self.own}
         return sorted(found, key=lambda f: (f / "state.pt").stat().st_mtime, reverse=True)
 
-    def latest_other(self) -> Path | None:
-        """Return the folder of the training before this one."""
-        return next(iter(self._others()), None)
-
     def forget_old(self) -> None:
         """Remove all but the latest few."""
-        for folder in self._others()[self.n_kept - 1 :]:
+        for folder in self.others()[self.n_kept - 1 :]:
             shutil.rmtree(folder, ignore_errors=True)
 
 
