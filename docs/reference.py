@@ -137,7 +137,11 @@ def _python() -> Iterator[str]:
 
     yield "# Python, function by function\n"
     yield "What is public and stable. How it is used: [Python](../python.md).\n"
-    members = [("trend_dagster.open", trend_dagster.open), ("Study", study.Study)]
+    members = [
+        ("trend_dagster.open", trend_dagster.open),
+        ("trend_dagster.method_settings", trend_dagster.method_settings),
+        ("Study", study.Study),
+    ]
     members += [
         (f"Study.{name}", member)
         for name, member in vars(study.Study).items()
@@ -211,7 +215,7 @@ def _notebook(notebook: dict[str, Any]) -> Iterator[str]:
     for cell in notebook["cells"]:
         source = "".join(cell["source"])
         if cell["cell_type"] == "markdown":
-            yield f"{source}\n"
+            yield source.replace("(../docs/", "(../") + "\n"
             continue
         yield f"```python\n{source}\n```\n"
         for output in cell.get("outputs", []):

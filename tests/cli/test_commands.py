@@ -8,6 +8,7 @@ import sys
 from dataclasses import replace
 
 import numpy as np
+import pandas as pd
 import pytest
 import yaml
 from PIL import Image
@@ -15,6 +16,7 @@ from PIL import Image
 from benchmarks.start import commands, measure
 from tests.conftest import N_VERTICES
 from trend_dagster import cli
+from trend_dagster.cli.results import _comparison
 from trend_dagster.cli.runs import foretelling
 from trend_dagster.errors import SettingsError
 from trend_dagster.orchestration import instance
@@ -257,6 +259,9 @@ def test_long_work_is_foretold_once_it_is_known_and_only_once():
         ),
         (["1+embeddings"], ["bold", "trained_model", "embeddings"]),
         (["key:bold or key:cortex"], ["bold", "cortex"]),
+        (["bold or cortex"], ["bold", "cortex"]),
+        (["bold, cortex"], ["bold", "cortex"]),
+        (["+embeddings and not bold"], ["trained_model", "embeddings"]),
         (["group:inputs", "embeddings"], ["bold", "cortex", "embeddings"]),
         (["parcellation_images+"], ["parcellation_images"]),
     ],
@@ -267,7 +272,12 @@ def test_selections_are_those_of_dagster(words, names):
 
 @pytest.mark.parametrize(
     ("word", "message"),
-    [("+nmf_swep", "did you mean nmf_sweep"), ("group:x", "no such asset"), ("", "no such asset")],
+    [
+        ("+nmf_swep", "did you mean nmf_sweep"),
+        ("bold or nmf_swep", "did you mean nmf_sweep"),
+        ("group:x", "selects no asset"),
+        ("", "selects no asset"),
+    ],
 )
 def test_a_selection_of_nothing_is_refused(word, message):
     with pytest.raises(SettingsError, match=message):
@@ -283,3 +293,13 @@ def test_what_is_missing_upstream_is_named_with_the_command_that_makes_it(trend,
     status, out, err = trend("run", project_folder, *command.split()[3:])
     assert (status, err) == (0, "")
     assert "sweep_summary            1 made" in out
+
+
+def test_the_table_at_the_end_shows_what_tells_its_rows_apart():
+    rows = {name: [1.0, 1.0] for name in ("n_components", "n_clusters", "silhouette", "l1_ratio")}
+    found = pd.DataFrame({"label_file": "two", **rows, "chosen": False, "alpha_W": [1e-3, 0.1]})
+    shown = _comparison(found)
+    titles = [column.header for column in shown.columns]
+    assert titles[:3] == ["label file", "n_com-\nponents", "alpha_W"]
+    assert "l1_ratio" not in titles
+    assert list(shown.columns[2].cells) == ["0.001", "0.1"]

@@ -44,6 +44,8 @@ def test_two_cells_are_compared_by_their_labels_and_drawn(trend, finished):  # n
     cells = [f"{finished}:two/4", f"{finished}:six/6"]
     status, out, err = trend("compare", *cells, "--json")
     assert (status, err) == (0, "")
+    cells_differ = {"label_file": ["two", "six"], "n_components": ["4", "6"]}
+    assert json.loads(out)["settings"] == cells_differ
     stored = sweep_cells(Project.open(finished))
     for row in json.loads(out)["agreement"]:
         grid = {"alpha_W": 1e-4, "l1_ratio": 0.4, "n_clusters": row["n_clusters"]}

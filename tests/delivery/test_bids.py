@@ -13,7 +13,15 @@ import numpy as np
 import pandas as pd
 import pytest
 
-from trend_dagster.delivery.bids import Chosen, Person, Place, export_bids, export_xcpd, place_of
+from trend_dagster.delivery.bids import (
+    Chosen,
+    Person,
+    Place,
+    bids_files,
+    export_bids,
+    export_xcpd,
+    place_of,
+)
 from trend_dagster.delivery.maps import VoxelLabels, networks_of
 from trend_dagster.errors import SettingsError
 from trend_dagster.science.surface import cut_into_labels
@@ -162,3 +170,19 @@ def test_another_data_set_is_left_alone(on_surface, tmp_path):
 )
 def test_the_template_is_told_by_settings_or_names(surface, names, place):
     assert place_of(surface, names) == place
+
+
+def test_what_the_user_says_of_the_data_goes_along(on_surface):
+    readme = bids_files(replace(on_surface, note="Simulated, of nobody."))["README.md"].decode()
+    assert "**Simulated, of nobody.**" in readme
+
+
+def test_networks_are_named_by_what_is_more_than_chance_among_all_of_them(surface, labels):
+    def names(p):
+        overlaps = [(Overlap("atlas", "V1", 0.8, each),) for each in p]
+        return [n.name for n in networks_of(labels, surface, None, overlaps) if "V1" in n.name]
+
+    assert names([0.04, *[0.5] * 7]) == []  # one of eight is so by chance
+    assert len(names([0.005, *[0.5] * 7])) == 1
+    assert len(names([0.04] * 8)) == 8
+    assert len(names([float("nan")] * 8)) == 8  # no turns: by the Dice

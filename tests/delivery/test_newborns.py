@@ -49,15 +49,21 @@ def test_confidence_is_drawn_in_steps(surface: Surface) -> None:
 def test_series_have_a_row_each_and_runs_a_line_between() -> None:
     series = np.random.default_rng(0).normal(size=(50, 3))
     series[:, 2] = np.nan
-    axes = series_figure(series, np.array([20, 30])).axes[0]
+    axes = series_figure(
+        series, np.array([20, 30]), [f"LH_{k:02d}" for k in range(series.shape[1])]
+    ).axes[0]
     assert [line.get_xdata()[0] for line in axes.lines[3:]] == [19.5]
-    assert [text.get_text() for text in axes.get_yticklabels()] == ["1", "2", "3"]
+    assert [text.get_text() for text in axes.get_yticklabels()] == [
+        "LH_00 (1)",
+        "LH_01 (2)",
+        "LH_02 (3)",
+    ]
     means = [np.nanmean(line.get_ydata()) for line in axes.lines[:2]]
     np.testing.assert_allclose(means, [0, -4], atol=1e-9)
 
 
 def test_connectivity_has_one_scale() -> None:
-    figure = connectivity_figure({"full": np.eye(3), "partial": np.zeros((3, 3))})
+    figure = connectivity_figure({"full": np.eye(3), "partial": np.zeros((3, 3))}, ["a", "b", "c"])
     assert {image.get_clim() for axes in figure.axes[:2] for image in axes.images} == {(-1, 1)}
 
 

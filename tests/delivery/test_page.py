@@ -45,6 +45,7 @@ def report(text: str, **more) -> Report:
         ],
         "doubts": [text],
         "label_files": [{"label_file": text, "n_labels": 2, "digest": "0"}],
+        "imported": {text: text},
         "settings": text,
         "training": {
             "facts": {"a": text},
@@ -58,7 +59,7 @@ def report(text: str, **more) -> Report:
         "metrics": [Metric("silhouette", "Silhouette", text)],
         "shown": [ShownCell(0, text, labels, [text, "b"], [(1, 2, 3), (4, 5, 6)])],
         "chosen": [
-            Chosen(2, {"a": text}, text, PICTURE, PICTURE, [], [{"Label file": text}]),
+            Chosen(2, {"a": text}, text, text, PICTURE, PICTURE, [], [{"Label file": text}]),
         ],
         "rule": text,
         "not_null_corrected": text,
@@ -76,7 +77,15 @@ def report(text: str, **more) -> Report:
             }
         ],
         "pages": True,
-        "provenance": [{"output": text, "digest": "0", "created": "0", "code_version": "1"}],
+        "provenance": [
+            {
+                "output": text,
+                "digest": "0",
+                "created": "0",
+                "code_version": "1",
+                "imported_from": text,
+            }
+        ],
         "libraries": {"numpy": text},
     }
     return Report(**{**values, **more})
@@ -132,7 +141,7 @@ def test_a_page_of_the_finest_usual_mesh_stays_below_30_mb(rng):
     shown = [ShownCell(0, "cell", labels, names, colours) for _ in range(n_shown)]
     picture = PICTURE + rng.bytes(400_000)
     row = [{"Label file": "surface_002"}]
-    chosen = [Chosen(14, {}, "", picture, picture, [], row) for _ in range(2)]
+    chosen = [Chosen(14, {}, "", "", picture, picture, [], row) for _ in range(2)]
     page = render(report("x", surface=surface, shown=shown, chosen=chosen))
     assert n_shown > 10
     assert 7e6 < len(page.encode()) < 30e6

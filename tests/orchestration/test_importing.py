@@ -11,7 +11,7 @@ from dagster._core.loader import LoadingContextForTest
 from tests.conftest import MEDIAL_WALL, N_VERTICES, run
 from trend_dagster.definitions import build_definitions
 from trend_dagster.errors import InputError
-from trend_dagster.orchestration.assets import ASSETS
+from trend_dagster.orchestration.assets import ASSETS, named_assets, select_assets
 from trend_dagster.orchestration.importing import import_file, read_correlation, read_embeddings
 from trend_dagster.orchestration.instance import open_instance
 from trend_dagster.orchestration.lineage import Lineage, ancestry
@@ -77,8 +77,13 @@ def test_imported_embeddings_are_averaged_and_the_model_is_left_out(project_fold
     assert [v.partition["bold_run"] for v in versions] == Project.open(project_folder).keys(
         "bold_run"
     )
-    outcomes = run(project_folder, select=["average_correlation"])
+    for path in (project_folder / "geodesic_labels").iterdir():
+        path.unlink()  # nothing that is selected is made from them
+    words = ["+average_correlation"]
+    outcomes = run(project_folder, select=select_assets(words), named=named_assets(words))
     assert outcomes["average_correlation"].made == 1
+    made = {name for name, o in outcomes.items() if o.made or o.errors}
+    assert made == {"bold", "average_correlation"}  # controls take the BOLD; no model is trained
     kept = ~np.isin(np.arange(N_VERTICES), MEDIAL_WALL)
     found = Project.open(project_folder).store.latest("average_correlation").read("correlation")
     expected = np.mean([np.corrcoef(run[kept]) for run in embeddings], axis=0)
@@ -152,6 +157,7 @@ def test_a_correlation_that_is_none_is_refused_and_nothing_changes(
         (lambda e: e[:5], "expected 6 runs"),
         (lambda e: e[:, :80], "found 80"),
         (lambda e: e[0], "found type float64, shape"),
+        (lambda e: e.swapaxes(1, 2), r"found 5, in an array of shape \(6, 5, 90\)"),
         (_with((3, 7, 1), np.inf), "NaN or infinity in 1 vertices of run sub-02_run-2"),
         (_with((3,), 1.0), "equal ones in every vertex of run sub-02_run-2"),
     ],
@@ -163,6 +169,31 @@ def test_embeddings_that_do_not_fit_are_refused_and_nothing_changes(
         bring(project_folder, change(embeddings), read_embeddings)
     project = Project.open(project_folder)
     assert project.store.latest("embeddings", {"bold_run": "sub-01_run-1"}) is None
+
+
+def test_the_size_is_that_of_files_where_no_bold_is_made_and_no_label_file_is_there(
+    project_folder, embeddings
+):
+    for path in (project_folder / "geodesic_labels").iterdir():
+        path.unlink()
+    with pytest.raises(InputError, match="expected 90 vertices, as BOLD run sub-01_run-1 has"):
+        bring(project_folder, embeddings[:, :80], read_embeddings)
+
+
+def test_runs_are_those_of_a_list_of_files_if_one_is_given(project_folder, embeddings, tmp_path):
+    path, order = tmp_path / "emb.npy", tmp_path / "files.txt"
+    np.save(path, embeddings)
+    project = Project.open(project_folder)
+    backwards = sorted((p.name for p in (project_folder / "bold").iterdir()), reverse=True)
+    order.write_text("\n".join(f"FBP/data/{name}" for name in backwards) + "\n")
+    for (partition, result), run_, name in zip(
+        read_embeddings(project, path, order).outputs, embeddings, backwards, strict=True
+    ):
+        assert partition == {"bold_run": name.removesuffix(".npy")}
+        np.testing.assert_allclose(result.arrays["features"], run_, rtol=1e-6)
+    order.write_text("\n".join([*backwards[1:], "sub-04.npy"]))
+    with pytest.raises(InputError, match=r"sub-04.npy; not in the list: sub-03_run-2"):
+        read_embeddings(project, path, order)
 
 
 @pytest.mark.slow

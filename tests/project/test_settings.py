@@ -12,6 +12,7 @@ from trend_dagster.errors import SettingsError
 from trend_dagster.project.settings import (
     Settings,
     load_settings,
+    method_settings,
     profile_names,
     resource_folder,
 )
@@ -360,3 +361,21 @@ def test_a_grid_that_cannot_be_solved_is_refused_by_name(tmp_path, line, name):
 )
 def test_resampling_says_what_it_needs(tmp_path, inputs, said):
     assert said in str(refused(tmp_path, f"inputs: {inputs}"))
+
+
+def test_a_script_takes_a_profile_with_the_same_words_for_what_is_wrong(tmp_path):
+    found = method_settings("tutorial", sweep={"n_components": [12]})
+    tutorial = load_settings(tmp_path, "tutorial")
+    assert (found.bold, found.features) == (tutorial.bold, tutorial.features)
+    assert found.sweep == tutorial.sweep.model_copy(update={"n_components": (12,)})
+    wrong = {
+        "did you mean tutorial": ("tutoral", {}),
+        "did you mean sweep": ("default", {"sweeep": {}}),
+        "sweep.n_component in method_settings.*did you mean n_components": (
+            "default",
+            {"sweep": {"n_component": [3]}},
+        ),
+    }
+    for message, (profile, sections) in wrong.items():
+        with pytest.raises(SettingsError, match=message):
+            method_settings(profile, **sections)

@@ -5,7 +5,7 @@ from __future__ import annotations
 import numpy as np
 import pytest
 
-from trend_dagster.errors import InputError
+from trend_dagster.errors import CohortError, InputError
 from trend_dagster.science.bold import BoldConfig, signal_mask
 from trend_dagster.science.connectivity.smoothing import Smoothing
 from trend_dagster.science.connectivity.thresholding import threshold_by_label
@@ -63,6 +63,28 @@ def test_arrays_become_networks(surface, cohort):
     ((k, (cell,)),) = parcellate(correlation, Encoding.hemispheres(surface), SMALL)
     assert k == 20
     assert mean_dice(cell.clusterings[0].labels, truth) > 0.7
+
+
+def test_runs_that_cannot_be_used_are_named_and_the_others_averaged(rng):
+    runs = {name: rng.standard_normal((30, 20)).astype(np.float32) for name in "abc"}
+    runs["b"][3, 4] = np.nan
+    with pytest.warns(UserWarning, match=r"run b is left out \(1 NaN.*2 of 3 runs are used"):
+        found = correlate_bold(runs, SMALL, subjects=["1", "2", "3"])
+    kept = correlate_bold([runs["a"], runs["c"]], SMALL)
+    np.testing.assert_array_equal(found.matrix, kept.matrix)
+    with pytest.raises(CohortError, match="found run-0000: 1 NaN"):
+        correlate_bold([runs["b"]], SMALL)
+    with pytest.raises(CohortError, match="no run"):
+        correlate_bold([], SMALL)
+
+
+def test_runs_the_wrong_way_round_are_refused_or_doubted(rng):
+    right = (1000 * rng.random((30, 1)) + rng.standard_normal((30, 20))).astype(np.float32)
+    with pytest.raises(InputError, match=r"run-0000: .*the wrong way round"):
+        correlate_bold([right.T, right.T], SMALL)
+    noise = rng.standard_normal((20, 30)).astype(np.float32)
+    with pytest.warns(UserWarning, match="more timepoints"):
+        correlate_bold([noise], SMALL)
 
 
 def test_encode_is_smoothing_then_cutting(surface, cohort):

@@ -415,6 +415,8 @@ def test_the_mesh_tells_the_way_before_the_content(tmp_path, signal):
         read_run(the_run(tmp_path), None, mesh)
     (note,) = read_run(the_run(tmp_path)).notes  # noise: nothing tells
     assert "more timepoints (50) than vertices (12)" in note
+    with pytest.raises(InputError, match="wrong way round"):  # but the label files
+        read_run(the_run(tmp_path), n_labels=N_LEFT + N_RIGHT)
 
 
 def test_files_are_found_in_sorted_order_whatever_the_order_of_writing(tmp_path):

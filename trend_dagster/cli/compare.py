@@ -33,6 +33,7 @@ class _Side:
     project: Project
     version: Version
     labels: dict[int, NDArray[np.int32]]  # by number of clusters
+    cell: dict[str, str]  # what a cell of the sweep was named by
 
 
 @app.command()
@@ -58,6 +59,8 @@ def compare(
     common = sorted(first.labels.keys() & second.labels.keys())
     _check_comparable(sides, (a, b), common)
     was, now = (settings_behind(side.project, side.version) for side in sides)
+    for name in first.cell.keys() & second.cell.keys():
+        was, now = was | {name: first.cell[name]}, now | {name: second.cell[name]}
     differ = {n: (was.get(n), now.get(n)) for n in sorted(was.keys() | now.keys())}
     differ = {name: values for name, values in differ.items() if values[0] != values[1]}
     mesh = mesh_of(first.project.store.latest("cortex"), len(first.labels[common[0]]))
@@ -96,16 +99,16 @@ def _side(place: str) -> _Side:
     """Find what is meant by an argument."""
     from trend_dagster.project.folder import Project
     from trend_dagster.project.history import version_named
-    from trend_dagster.project.tables import cell_labels
+    from trend_dagster.project.tables import CELL, cell_labels
 
     folder, _, which = place.partition(":")
     project = Project.open(Path(folder))
     if "/" in which:
         version, labels = cell_labels(project, which)
-        return _Side(project, version, labels)
+        return _Side(project, version, labels, dict(zip(CELL, which.split("/"), strict=False)))
     version = version_named(project, "selected_parcellations", which)
     counts = version.read("n_clusters").tolist()
-    return _Side(project, version, dict(zip(counts, version.read("labels"), strict=True)))
+    return _Side(project, version, dict(zip(counts, version.read("labels"), strict=True)), {})
 
 
 def _check_comparable(

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Iterable, Iterator
+from dataclasses import replace
 from pathlib import Path
 from typing import Annotated
 
@@ -103,6 +104,7 @@ def _data_sets(folder: Path, bids: Path | None, xcpd: Path | None) -> Iterator[P
         store.latest("subcortical_networks") if settings.parcellation_images.subcortex else None,
         {version.partition[SUBJECT]: version for version in own},
     )
+    written = replace(written, note=settings.inputs.note or "")
     if bids is not None:
         yield from export_bids(written, bids)
     if xcpd is not None:

@@ -17,14 +17,33 @@ File = Annotated[Path, typer.Argument(help="The file; it is copied from.")]
 
 
 @app.command("import-embeddings")
-def import_embeddings(file: File, folder: ProjectFolder = Path(), profile: Profile = None) -> None:
+def import_embeddings(
+    file: File,
+    folder: ProjectFolder = Path(),
+    profile: Profile = None,
+    order: Annotated[
+        Path | None,
+        typer.Option(
+            exists=True,
+            dir_okay=False,
+            help="A text file with the BOLD files' names, one a line, as they were stacked.",
+        ),
+    ] = None,
+) -> None:
     """Take embeddings (runs, vertices, features) from a .npy in place of a model's.
 
-    The runs must be those of the BOLD files, in the order of their names.
+    The runs must be those of the BOLD files, in the order of their names or of --order. Nothing in
+    the array tells: the tutorial's notebook stacks them as os.listdir gave them, in any order.
     """
     from trend_dagster.orchestration.importing import read_embeddings
 
-    import_one(file, folder, read_embeddings, profile)
+    import_one(file, folder, partial(read_embeddings, order=order), profile)
+    if order is None:
+        console.print(
+            "[yellow]Runs were taken in the order of the files' names. Where they were stacked as "
+            "os.listdir gave them, write down that order and name it: --order files.txt.[/]",
+            soft_wrap=True,
+        )
 
 
 @app.command("import-correlation")

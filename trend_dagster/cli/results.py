@@ -53,6 +53,8 @@ ROOM_FOR_STABILITY = {"davies_bouldin", "connectivity_ratio"}
 SHOWN = {
     "label_file": "label file",
     "n_components": "n_com-\nponents",
+    "alpha_W": "alpha_W",
+    "l1_ratio": "l1_ratio",
     "n_clusters": "n_clus-\nters",
     "silhouette": "silhou-\nette",
     "davies_bouldin": "Davies-\nBouldin",
@@ -66,7 +68,13 @@ SHOWN = {
     "silhouette_untrained": "silhou-\nette, un-\ntrained",
     "silhouette_bold": "silhou-\nette, raw\nBOLD",
 }
-FORMATS = {"n_components": ".0f", "n_clusters": ".0f", "zero_row_share": ".1%"}
+FORMATS = {
+    "n_components": ".0f",
+    "n_clusters": ".0f",
+    "alpha_W": "g",
+    "l1_ratio": "g",
+    "zero_row_share": ".1%",
+}
 
 
 def read_choice(project: Project) -> list[str]:
@@ -82,20 +90,16 @@ def read_choice(project: Project) -> list[str]:
     list of str
         One line per chosen cell with a stability, or one that says why there is none.
     """
+    from trend_dagster.project.tables import beside_noise
+
     selected = project.store.latest("selected_parcellations")
     if selected is None:
         return []
     facts = selected.facts
     if why := facts["no_stability"]:
         return [f"Chosen without stability: {why}."]
-    return [
-        f"{choice['n_clusters']} clusters: two halves (by {facts['split_by']}) agree by "
-        f"{choice['stability']:.3f} (adjusted Rand index), noise as smooth by "
-        f"{choice['stability_null']:.3f}: "
-        + ("more than chance." if choice["beyond_noise"] else "no more than chance, no finding.")
-        for choice in facts["chosen"]
-        if choice["stability_margin"] is not None
-    ]
+    said = [(c["n_clusters"], beside_noise(c, facts["split_by"])) for c in facts["chosen"]]
+    return [f"{n} clusters: {finding}" for n, finding in said if finding]
 
 
 def read_controls(found: pd.DataFrame) -> list[str]:
@@ -122,6 +126,8 @@ def read_controls(found: pd.DataFrame) -> list[str]:
 def _comparison(found: pd.DataFrame) -> Table:
     # A terminal is only so wide; the workbook has them all.
     left_out = ROOM_FOR_STABILITY if "stability" in found else set()
+    # Of the penalty only what varies: where it does, it tells a row from others.
+    left_out = left_out | {n for n in ("alpha_W", "l1_ratio") if len(set(found[n])) == 1}
     beside = "silhouette_" if "dice_trained" in found else "dice_"  # one metric of the controls
     columns = [n for n in SHOWN if n in found and n not in left_out and not n.startswith(beside)]
     table = Table(box=box.SIMPLE, pad_edge=False)

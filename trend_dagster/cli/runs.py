@@ -43,7 +43,8 @@ def run(
         list[str] | None,
         typer.Option(
             help="Only these assets: a name, or Dagster's selection syntax (+embeddings: and what "
-            "it is made from; bold+: and what is made from it; group:parcellation). Repeatable."
+            "it is made from; bold+: and what is made from it; 'embeddings or report'; "
+            "group:parcellation). Repeatable."
         ),
     ] = None,
     force: Annotated[bool, typer.Option(help="Make anew even what is current.")] = False,
@@ -57,7 +58,7 @@ def run(
     started = time.perf_counter()
     quiet(as_json)
     from trend_dagster.definitions import build_definitions
-    from trend_dagster.orchestration.assets import select_assets
+    from trend_dagster.orchestration.assets import named_assets, select_assets
     from trend_dagster.orchestration.instance import only_run_here, open_instance
     from trend_dagster.orchestration.production import PROGRESS
     from trend_dagster.orchestration.running import Wish, run_all
@@ -74,7 +75,8 @@ def run(
         progress_bar() as show,
     ):
         PROGRESS.set(foretelling(show, say))
-        wish = Wish(select=selected, force=force, retrain=retrain)
+        named = named_assets(select or [])
+        wish = Wish(select=selected, named=named, force=force, retrain=retrain)
         for outcome in run_all(project, definitions, instance, wish):
             outcomes.append(outcome)
             _show_outcome(outcome)

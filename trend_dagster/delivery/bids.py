@@ -136,6 +136,8 @@ class Chosen:
         Of each, the networks of voxels outside the cortex, if they are known.
     persons : list of Person
         Newborns that have maps of their own.
+    note : str
+        The user's sentence about the data; empty if there is none.
     """
 
     name: str
@@ -147,6 +149,7 @@ class Chosen:
     target: Target | None
     voxels: list[VoxelLabels | None]
     persons: list[Person]
+    note: str = ""
 
 
 def export_bids(chosen: Chosen, folder: Path) -> Iterator[Path]:
@@ -273,9 +276,10 @@ def _description(chosen: Chosen, kind: str) -> dict[str, Any]:
 def _readme(chosen: Chosen) -> str:
     numbers = ", ".join(map(str, chosen.n_clusters))
     persons = f", and the maps of {len(chosen.persons)} newborns" if chosen.persons else ""
+    note = f"\n**{chosen.note}**\n" if chosen.note else ""
     return f"""\
 # Functional networks of {chosen.name}
-
+{note}
 Parcellations into {numbers} networks{persons}, found in resting-state BOLD by the TReND method
 (Mohapatra, Ouyang and Huang, MICCAI 2025, arXiv 2503.02685) with trend_dagster
 {version_of("trend_dagster")}, on the template {chosen.place.template}.

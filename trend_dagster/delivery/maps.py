@@ -57,7 +57,7 @@ Number = TypeVar("Number", bound=np.generic)
 PROBABILITY = "NIFTI_INTENT_NORMAL"  # what Workbench gives metric maps
 SIDES: tuple[Side, Side] = ("L", "R")
 PREFIX = {"L": "LH", "R": "RH", "LR": "LR", "": "network"}
-CHANCE = 0.05  # an overlap that is less likely by chance names a network
+CHANCE = 0.05  # false discovery rate over networks up to which an overlap names one
 NAMED_FROM = 0.5  # Dice that names one where chance is not known
 KINDS = {
     "midthickness": "MidThickness",
@@ -247,7 +247,8 @@ def networks_of(
 
 def _named(networks: list[Network]) -> list[Network]:
     """Give networks the names of the atlas' where they overlap them by more than chance."""
-    wanted = {n.key: _atlas_name(n) for n in networks}
+    beyond = _beyond_chance(networks)
+    wanted = {n.key: _atlas_name(n) if n.key in beyond else "" for n in networks}
     several = Counter(name for name in wanted.values() if name)
     seen: Counter[str] = Counter()
     found = []
@@ -260,13 +261,25 @@ def _named(networks: list[Network]) -> list[Network]:
     return found
 
 
+def _beyond_chance(networks: list[Network]) -> set[int]:
+    """Keys of networks that overlap the first atlas by more than chance.
+
+    By the false discovery rate over networks (Benjamini and Hochberg): of fourteen that lie
+    anywhere, one would be named every other time by its own p.
+    """
+    first = {n.key: n.overlaps[0] for n in networks if n.overlaps and n.overlaps[0].name}
+    found = {key for key, each in first.items() if np.isnan(each.p) and each.dice >= NAMED_FROM}
+    if tested := {key: each.p for key, each in first.items() if not np.isnan(each.p)}:
+        from statsmodels.stats.multitest import multipletests
+
+        below = multipletests(list(tested.values()), alpha=CHANCE, method="fdr_bh")[0]
+        found |= {key for key, named in zip(tested, below, strict=True) if named}
+    return found
+
+
 def _atlas_name(network: Network) -> str:
-    if not network.overlaps or not network.overlaps[0].name:
-        return ""
-    first = network.overlaps[0]
-    if not (first.dice >= NAMED_FROM if np.isnan(first.p) else first.p <= CHANCE):
-        return ""
-    return f"{PREFIX[network.hemisphere]}_{re.sub(r'[^A-Za-z0-9]+', '_', first.name).strip('_')}"
+    name = re.sub(r"[^A-Za-z0-9]+", "_", network.overlaps[0].name).strip("_")
+    return f"{PREFIX[network.hemisphere]}_{name}"
 
 
 def overlaps_of(version: Version | None, n_parcellations: int) -> list[list[tuple[Overlap, ...]]]:

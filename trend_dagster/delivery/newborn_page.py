@@ -15,6 +15,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from trend_dagster.delivery.figures.newborns import (
+    CONFIDENCE_STEPS,
     confidence_figure,
     connectivity_figure,
     series_figure,
@@ -30,6 +31,8 @@ from trend_dagster.storage.stores import Version
 
 PIXELS_PER_MM = 1.4
 PICTURE_BYTES = 90_000
+SURE = CONFIDENCE_STEPS[-1]
+ALL_SURE = 0.99  # share of vertices, above which a picture of confidence has one colour
 OWN = 1  # of the maps that series are taken for; 0 is the cohort's
 
 
@@ -98,7 +101,10 @@ def newborn_page(
     subject, found = networks.partition[SUBJECT], {}
     clusters = networks.read("n_clusters").tolist()
     maps = [_map(networks, named.facts["names"][i], i, n) for i, n in enumerate(clusters)]
-    drawn = [_drawn(networks, series, connectivity, i, n, surface) for i, n in enumerate(clusters)]
+    drawn = [
+        _drawn(networks, series, connectivity, i, named.facts["names"][i], surface)
+        for i in range(len(clusters))
+    ]
     for i, n in enumerate(clusters):
         cohort, own = (networks.read(name)[i] for name in ("chosen_labels", "labels"))
         shown = {"cohort": cohort, subject: own}
@@ -129,20 +135,29 @@ def _map(networks: Version, names: Sequence[str], i: int, n: int) -> dict[str, A
 
 
 def _drawn(
-    networks: Version, series: Version, connectivity: Version, i: int, n: int, surface: Surface
-) -> dict[str, bytes]:
+    networks: Version,
+    series: Version,
+    connectivity: Version,
+    i: int,
+    names: Sequence[str],
+    surface: Surface,
+) -> dict[str, Any]:
+    n = len(names)
     both = {
         title: connectivity.read(name)[OWN, i, :n, :n]
         for title, name in (("full", "correlation"), ("partial", "partial"))
     }
     confidence, mask = networks.read("confidence")[i], networks.read("vertex_mask")
     courses, lengths = series.read("mean")[OWN, i, :, :n], series.read("n_timepoints")
+    sure = float((confidence[mask] >= SURE).mean())
     figures = {
-        "confidence": confidence_figure(surface, confidence, mask),
-        "connectivity": connectivity_figure(both),
-        "series": series_figure(courses, lengths),
+        # One colour says nothing: then words do.
+        **({} if sure > ALL_SURE else {"confidence": confidence_figure(surface, confidence, mask)}),
+        "connectivity": connectivity_figure(both, names),
+        "series": series_figure(courses, lengths, names),
     }
-    return {name: small_png(figure, PICTURE_BYTES) for name, figure in figures.items()}
+    drawn = {name: small_png(figure, PICTURE_BYTES) for name, figure in figures.items()}
+    return {**drawn, "sure": f"{sure:.1%}"}
 
 
 def _facts(networks: Version, i: int) -> dict[str, str]:
@@ -156,7 +171,7 @@ def _facts(networks: Version, i: int) -> dict[str, str]:
         "Minutes": "not known" if minutes is None else f"{minutes:.1f}",
         "Differs from the cohort": f"{share:.1%} of the cortex",
         "By noise alone": f"{null:.1%} (sd {deviation:.1%})",
-        "z": f"{z:.1f}",
+        "z (an sd below 1 % counts as 1 %)": f"{z:.1f}",
         "Agreement between halves of its runs": alike,
         "Mean confidence": f"{networks.facts['confidence'][i]:.3f}",
     }

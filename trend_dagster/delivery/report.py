@@ -6,7 +6,7 @@ What belongs here: putting what versions hold into words. What does not: which v
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Collection, Mapping, Sequence
 from importlib.metadata import version as version_of
 from typing import TYPE_CHECKING, Any
 
@@ -24,6 +24,7 @@ from trend_dagster.project.dimensions import BOLD_RUN, LABEL_FILE
 from trend_dagster.project.settings import Settings
 from trend_dagster.project.tables import (
     Parcellations,
+    beside_noise,
     comparison_table,
     labels_of,
     summary_table,
@@ -48,6 +49,12 @@ FEATURES_FROM = {
 }
 """Features of the sweep, as the heat maps name them."""
 
+MADE_FROM = {
+    "trained_model": ("embeddings", "average_correlation"),
+    "embeddings": ("average_correlation",),
+}
+"""Assets that are no part of the results where one of these was imported in their place."""
+
 MAX_LABEL_BYTES = 1_500_000  # of all cells that can be looked at on the surface
 MAX_SHOWN = 24
 MAX_DOUBTS = 30
@@ -68,7 +75,7 @@ COLUMNS = {
     "stability": "Stability",
     "stability_null": "Stability, noise",
     "stability_excess": "Stability, excess",
-    "stability_z": "Stability, z",
+    "stability_z": "Stability, z (sd at least 0.01)",
     "half_silhouette": "Silhouette of halves",
     "half_silhouette_null": "Silhouette of halves, noise",
     "homogeneity": "Homogeneity",
@@ -148,7 +155,8 @@ METRICS: tuple[tuple[str, str, str, dict[str, str]], ...] = (
     (
         "zero_row_share",
         "Share of zero rows",
-        "Vertices whose loadings are all zero: the penalty was too strong for them.",
+        "Vertices whose loadings are all zero: the penalty was too strong for them, or, with a "
+        "penalty, there are fewer components than labels.",
         {},
     ),
 )
@@ -194,18 +202,21 @@ def gather(
     table = comparison_table(*versions["control_comparison"])
     columns = {n: t for n, t in COLUMNS.items() if n in table and not table[n].isna().all()}
     chosen = Parcellations.of(selected)
-    model = next(iter(versions.get("trained_model", ())), None)
+    imported = {v.asset: v.recipe.imported_from or "" for v in found if v.imported}
+    used = {a: () if imported.keys() & MADE_FROM.get(a, ()) else v for a, v in versions.items()}
+    model = next(iter(used.get("trained_model", ())), None)
     return Report(
         project=name,
         note=settings.inputs.note or "",
         date=max(v.attributes["created"] for v in found)[:10],
         software=f"trend_dagster {version_of('trend_dagster')}",
-        runs=[_run(run, model) for run in versions.get("bold", ())],
+        runs=[_run(run, model, imported) for run in versions.get("bold", ())],
         doubts=_doubts([*versions.get("bold", ()), *versions.get("cortex", ())]),
         label_files=[_label_file(file) for file in versions.get("geodesic_labels", ())],
-        settings=yaml.safe_dump(settings.model_dump(mode="json"), sort_keys=False),
-        training=_training(model, versions.get("embeddings", ())),
-        own=FEATURES_FROM[settings.features.source],
+        imported=imported,
+        settings=_used_settings(settings, imported),
+        training=_training(model, used.get("embeddings", ())),
+        own=_features_from(settings, imported),
         columns=columns,
         cells=_records(table[list(columns)].astype({"n_components": int, "n_clusters": int})),
         metrics=[
@@ -226,18 +237,34 @@ def gather(
                 "digest": v.digest,
                 "created": v.attributes["created"],
                 "code_version": v.recipe.code_version,
+                "imported_from": v.recipe.imported_from,
             }
-            for v in found
+            for each in used.values()
+            for v in each
         ],
         libraries={name: version_of(name) for name in LIBRARIES},
     )
+
+
+def _features_from(settings: Settings, imported: Collection[str]) -> str:
+    brought = {"embeddings", "average_correlation"} & set(imported)
+    return "what was imported" if brought else FEATURES_FROM[settings.features.source]
+
+
+def _used_settings(settings: Settings, imported: Collection[str]) -> str:
+    """All settings as YAML, less sections that decided nothing."""
+    unused = {"autoencoder", "training"} if settings.features.source == "bold" else set()
+    if {"trained_model", *MADE_FROM["trained_model"]} & set(imported):
+        unused |= {"training"}  # the rest decides controls and newborns
+    said = {n: v for n, v in settings.model_dump(mode="json").items() if n not in unused}
+    return yaml.safe_dump(said, sort_keys=False)
 
 
 def _records(table: pd.DataFrame) -> list[dict[str, Any]]:
     return [{str(name): v for name, v in row.items()} for row in table.to_dict("records")]
 
 
-def _run(run: Version, model: Version | None) -> dict[str, Any]:
+def _run(run: Version, model: Version | None, imported: Collection[str]) -> dict[str, Any]:
     key = run.partition[BOLD_RUN]
     used = {"training_runs": "training", "validation_runs": "validation"}
     return {
@@ -247,7 +274,7 @@ def _run(run: Version, model: Version | None) -> dict[str, Any]:
         "excluded": run.excluded,
         "used_for": next(
             (word for fact, word in used.items() if model and key in model.facts.get(fact, ())),
-            "the average",
+            "controls, newborns" if "average_correlation" in imported else "the average",
         ),
     }
 
@@ -309,7 +336,8 @@ def _stability(choice: Mapping[str, Any]) -> str | None:
     if choice["stability_z"] is None:
         return said
     beyond = "more" if choice["beyond_noise"] else "no more"
-    return f"{said}, z {choice['stability_z']:.1f}: {beyond} than chance"
+    said += f", z {choice['stability_z']:.1f} (an sd below 0.01 counts as 0.01)"
+    return f"{said}: {beyond} than chance"
 
 
 def _figure(value: float | None) -> str | None:
@@ -326,7 +354,8 @@ def _all_chosen(
     (selected,), (comparison,) = versions["selected_parcellations"], versions["control_comparison"]
     matrix: Any = versions["average_correlation"][0].array("correlation")
     table, ranked = comparison_table(comparison), rank_cells(summary, settings.selection)
-    own, split_by = FEATURES_FROM[settings.features.source], selected.facts["split_by"]
+    imported = {v.asset for each in versions.values() for v in each if v.imported}
+    own, split_by = _features_from(settings, imported), selected.facts["split_by"]
     parcellations = Parcellations.of(selected)
     chosen = zip(parcellations.choices, parcellations.labels, networks, strict=True)
     found = []
@@ -343,6 +372,7 @@ def _all_chosen(
             Chosen(
                 n_clusters=n,
                 facts=_facts(choice, row, split_by),
+                finding=beside_noise(choice, split_by),
                 verdict=verdict(row, own),
                 picture=small_png(picture, PICTURE_BYTES),
                 correlation=small_png(sorted_matrix, MATRIX_BYTES),
@@ -363,7 +393,7 @@ def _facts(
         "Silhouette": _figure(row["silhouette"]),
         "Share of zero rows": f"{row['zero_row_share']:.1%}",
         f"Stability (halves by {split_by})": _stability(choice),
-        "Collapsed": None if choice["alive"] else "yes: the penalty is too strong for this matrix",
+        "Vertices without loadings": None if choice["alive"] else "many: see Share of zero rows",
     }
     return {name: value for name, value in facts.items() if value is not None}
 

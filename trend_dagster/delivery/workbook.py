@@ -12,6 +12,7 @@ import numpy as np
 from trend_dagster.project.dimensions import LABEL_FILE, N_COMPONENTS
 from trend_dagster.science.evidence.stability import COLUMNS as STABILITY_COLUMNS
 from trend_dagster.storage.arrays import npy_bytes
+from trend_dagster.storage.schema import SCHEMA
 from trend_dagster.storage.stores import Version
 
 if TYPE_CHECKING:
@@ -122,7 +123,7 @@ def tutorial_table(
     columns["label_file"] = table["label_file"].map(lambda key: file_names.get(key, key))
     sizes = [s if isinstance(s, tuple) else () for s in table["cluster_sizes"]]
     for i in range(min(int(table["n_clusters"].max()), MAX_COLUMNS - len(columns))):
-        columns[f"Voxels_in_Cluster_{i + 1}"] = [s[i] if i < len(s) else None for s in sizes]
+        columns[f"{_SIZE}{i + 1}"] = [s[i] if i < len(s) else None for s in sizes]
     return pd.DataFrame(columns, index=table.index)
 
 
@@ -148,8 +149,9 @@ def workbook_bytes(
     Returns
     -------
     bytes
-        An .xlsx file: sheet ``Sheet1`` with the tutorial's columns, sheet ``Details`` with what
-        else is known, sheet ``Ranking`` with the ranking and what it goes by.
+        An .xlsx file: sheet ``Sheet1`` with the tutorial's columns, sheet ``Details`` with
+        what else is known, sheet ``Ranking`` with the ranking and what it goes by, sheet
+        ``Columns`` with what each column means.
     """
     import pandas as pd
 
@@ -159,6 +161,10 @@ def workbook_bytes(
     }
     if ranking is not None:
         sheets["Ranking"] = ranking[[name for name in RANKING_COLUMNS if name in ranking]]
+    sheets["Columns"] = pd.DataFrame(
+        [(s, n, _MEANING.get(n, "")) for s, t in sheets.items() for n in map(str, t) if _told(n)],
+        columns=["sheet", "column", "meaning"],
+    )
     buffer = io.BytesIO()
     with pd.ExcelWriter(buffer, engine="openpyxl") as writer:
         for name, values in sheets.items():
@@ -166,6 +172,36 @@ def workbook_bytes(
             text.to_excel(writer, sheet_name=name, index=False, freeze_panes=(1, 1))
             _finish(writer.sheets[name])
     return buffer.getvalue()
+
+
+_SIZE = "Voxels_in_Cluster_"
+_STORED = {name: spec.description for name, spec in SCHEMA["nmf_sweep"].items()}
+_MEANING = {
+    **_STORED,
+    **{name: spec.description for name, spec in SCHEMA["stability"].items()},
+    **{theirs: _STORED.get(ours or "", "") for theirs, ours in TUTORIAL_COLUMNS.items()},
+    "label_file": "the spatial encoding; Sheet1, its columns and their order are the tutorial's",
+    "Clustering_Algorithm": "constant, as in the tutorial",
+    "Helper_Algo": "what makes networks of a factorisation (networks.method)",
+    "n_components": "components of the factorisation",
+    "n_clusters": "networks that were asked for",
+    "Connectivity_Ratio": "within over between; inf where nothing is between (text, as pandas "
+    "writes it)",
+    f"{_SIZE}1": f"and {_SIZE}2 ...: vertices of each network; the name is the tutorial's",
+    "n_labels": "labels of the label file",
+    "status": "ok, or why the cell has no figures",
+    "seconds": "the factorisation took",
+    "version": "folder in the store",
+    "digest": "fingerprint of the content: equal content, equal fingerprint",
+    "rank": "1 is chosen",
+    "alive": "enough vertices have loadings (selection.max_zero_row_share)",
+    "beyond_noise": "stability exceeds that of noise by more than chance",
+}
+"""What columns mean; those of the store as its schema says it."""
+
+
+def _told(name: str) -> bool:
+    return not name.startswith(_SIZE) or name == f"{_SIZE}1"
 
 
 def _fit_for_xml(value: object) -> object:

@@ -18,7 +18,7 @@ from trend_dagster.errors import StoreError
 from trend_dagster.orchestration.assets import ASSETS
 from trend_dagster.orchestration.lineage import Lineage, State
 from trend_dagster.orchestration.production import LEFT_OUT, StoredAsset, removed
-from trend_dagster.project.folder import BOLD_RUN, Project
+from trend_dagster.project.folder import BOLD_RUN, LABEL_FILE, N_COMPONENTS, Project
 from trend_dagster.project.recordings import copies
 from trend_dagster.science.plausibility import doubts
 from trend_dagster.storage.stores import Version, describe
@@ -170,15 +170,29 @@ def _every_vertex_labelled(project: Project, version: Version) -> Iterator[str]:
 def _alive(project: Project, version: Version) -> Iterator[str]:
     """The penalty has left loadings in W, and enough distinct rows to cluster."""
     limit = project.settings.selection.max_zero_row_share
-    share = float(version.read("zero_row_share").max())
+    shares = version.read("zero_row_share")
+    share, worst = float(shares.max()), int(shares.argmax())
     if share > limit:
-        yield (
-            f"has collapsed: the loadings of {share:.0%} of the vertices are all zero. Lower "
-            "sweep.alpha_W"
+        yield f"leaves {share:.0%} of the vertices without loadings: " + _why_without(
+            project, version, n_dead=int(version.read("dead_components")[worst])
         )
     rows, clusters = version.read("distinct_rows").min(), version.read("n_clusters").max()
     if rows < clusters:
         yield f"has {rows} distinct rows for {clusters} clusters"
+
+
+def _why_without(project: Project, version: Version, n_dead: int) -> str:
+    """Tell a penalty that is too strong from too few components, and what mends it."""
+    label_file, k = (version.partition[name] for name in (LABEL_FILE, N_COMPONENTS))
+    matrix = project.store.latest("thresholded_matrix", {LABEL_FILE: label_file})
+    n_labels = 0 if matrix is None else len(matrix.read("block_sizes"))
+    if n_dead == 0 and int(k) <= n_labels:
+        return (
+            f"with a penalty each component ends in one label, and {k} components do not cover "
+            f"{n_labels} labels, whatever alpha_W. Raise sweep.n_components, take fewer labels, or "
+            "set sweep.alpha_W: [0]"
+        )
+    return "the penalty is too strong for this matrix. Lower sweep.alpha_W"
 
 
 def _complete(project: Project, version: Version) -> Iterator[str]:

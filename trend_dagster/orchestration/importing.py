@@ -35,8 +35,8 @@ from trend_dagster.orchestration.io_managers import (
 from trend_dagster.orchestration.partitions import register
 from trend_dagster.orchestration.production import publish_alone
 from trend_dagster.project.folder import BOLD_RUN, Project
+from trend_dagster.project.recordings import read_recording
 from trend_dagster.storage.arrays import read_numbers
-from trend_dagster.storage.label_files import read_geodesic_labels
 from trend_dagster.storage.provenance import Recipe, digest_of_file
 from trend_dagster.storage.runs import read_run
 from trend_dagster.storage.stores import WHOLE, Partition, Version
@@ -122,7 +122,7 @@ def import_file(
     return versions
 
 
-def read_embeddings(project: Project, file: Path) -> Found:
+def read_embeddings(project: Project, file: Path, order: Path | None = None) -> Found:
     """Check embeddings of all runs, (runs, vertices, features), as the tutorial stacks them.
 
     Parameters
@@ -131,6 +131,9 @@ def read_embeddings(project: Project, file: Path) -> Found:
         Its BOLD files, in the order of their names, tell which run is which.
     file : Path
         A .npy file. A vertex whose features are all equal has no signal.
+    order : Path, optional
+        A text file with the name of a BOLD file in each line, in the order of the array: the
+        tutorial's notebook stacks runs as ``os.listdir`` gives them, which is any order.
 
     Returns
     -------
@@ -143,15 +146,16 @@ def read_embeddings(project: Project, file: Path) -> Found:
         If the file is no such array, holds NaN or infinity, or does not fit the project.
     """
     stacked = read_numbers(file, "embeddings", ("runs", "vertices", "features"))
-    keys = project.keys(BOLD_RUN)
+    keys = project.keys(BOLD_RUN) if order is None else _in_order_of(project, order)
     if len(stacked) != len(keys):
         raise InputError(
             f"embeddings file {file}",
-            expected=f"{len(keys)} runs, one per BOLD file in the order of their names",
+            expected=f"{len(keys)} runs, one per BOLD file in the order of "
+            + ("their names" if order is None else str(order)),
             found=str(len(stacked)),
             remedy="Put the BOLD files of these runs, and no others, into the project.",
         )
-    _check_vertices(project, f"embeddings file {file}", stacked.shape[1])
+    _check_vertices(project, f"embeddings file {file}", stacked.shape, axis=1)
     for key, features in zip(keys, stacked, strict=True):
         n_bad = int((~np.isfinite(features)).any(axis=1).sum())
         if n_bad:
@@ -164,6 +168,25 @@ def read_embeddings(project: Project, file: Path) -> Found:
                 remedy="Export it again; such a run says nothing.",
             )
     return Found("embeddings", _embeddings(keys, stacked))
+
+
+def _in_order_of(project: Project, order: Path) -> list[str]:
+    """Find the runs that a list of files names, in its order."""
+    lines = order.read_text(encoding="utf-8", errors="replace").splitlines()
+    named = [Path(line.strip()).name for line in lines if line.strip()]
+    by_name = {run.files[0].name: key for key, run in project.bold_runs.items()}
+    by_name |= {key: key for key in project.bold_runs}
+    missing = project.bold_runs.keys() - {by_name.get(name) for name in named}
+    unknown = [name for name in named if name not in by_name]
+    if missing or unknown or len(named) != len(project.bold_runs):
+        raise InputError(
+            f"list of runs {order}",
+            expected=f"the {len(project.bold_runs)} BOLD files of the project, each in a line",
+            found=f"{len(named)} lines; not in the project: {', '.join(unknown[:5]) or 'none'}; "
+            f"not in the list: {', '.join(sorted(missing)[:5]) or 'none'}",
+            remedy="Write the names of the files in the order in which they were stacked.",
+        )
+    return [by_name[name] for name in named]
 
 
 def _embeddings(keys: list[str], stacked: NDArray[Any]) -> Iterator[tuple[Partition, Result]]:
@@ -216,7 +239,7 @@ def read_correlation(project: Project, file: Path) -> Found:
             found=f"shape {stored.shape}",
             remedy="Save the whole matrix of correlations between vertices.",
         )
-    _check_vertices(project, subject, len(stored))
+    _check_vertices(project, subject, stored.shape, axis=0)
     correlation = np.array(stored, dtype=np.float32)
     diagonal = correlation.diagonal()
     mask = np.isfinite(diagonal) & (diagonal != 0)
@@ -276,25 +299,32 @@ def _check_correlation(
         )
 
 
-def _check_vertices(project: Project, subject: str, n_vertices: int) -> None:
+def _check_vertices(project: Project, subject: str, shape: tuple[int, ...], axis: int) -> None:
     known = next(_known_vertices(project), None)
-    if known is not None and known[1] != n_vertices:
+    if known is not None and known[1] != shape[axis]:
+        exchanged = known[1] == shape[-1]
         raise InputError(
             subject,
             expected=f"{known[1]} vertices, as {known[0]} has",
-            found=str(n_vertices),
-            remedy="Take the file that belongs to the same mesh.",
+            found=f"{shape[axis]}" + (f", in an array of shape {shape}" if exchanged else ""),
+            remedy="Exchange its axes: numpy.save(path, array.swapaxes(1, 2))."
+            if exchanged
+            else "Take the file that belongs to the same mesh.",
         )
 
 
 def _known_vertices(project: Project) -> Iterator[tuple[str, int]]:
-    """Yield what tells the number of vertices: the stored BOLD, else the label files."""
+    """Yield what tells the number of vertices: stored BOLD, else its files, else label files."""
     with suppress(InputError):  # who brings a correlation needs no BOLD
         for bold in project.current("bold", BOLD_RUN):
             yield f"BOLD run {bold.partition[BOLD_RUN]}", int(bold.facts["n_vertices"])
-    with suppress(InputError):
-        for file in project.label_files.values():
-            yield file.name, len(read_geodesic_labels(file))
+        for key, run in project.bold_runs.items():
+            with suppress(InputError):
+                recording = read_recording(project, run)
+                if recording.unusable is None:
+                    yield f"BOLD run {key}", int(recording.facts["n_vertices"])
+    if project.label_vertices is not None:
+        yield project.label_vertices
 
 
 def _not_finite(subject: str, where: str) -> InputError:

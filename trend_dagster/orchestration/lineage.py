@@ -140,7 +140,9 @@ class Lineage:
         """Tell whether an output of a consumer has to be made; what was brought has not."""
         if consumer.idle(self.project.settings) is not None:
             return False
-        found = [self._look_up(consumer, p) for p in consumer.partitions(self.project)]
+        found: list[Version | None] = [None]  # files for it are missing: then it is to be made
+        with suppress(TrendError):
+            found = [self._look_up(consumer, p) for p in consumer.partitions(self.project)]
         return any(v is None or not v.imported for v in found) and self._is_needed(consumer)
 
     def _look_up(self, asset: StoredAsset, partition: Partition) -> Version | None:

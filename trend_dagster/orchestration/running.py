@@ -53,6 +53,9 @@ class Wish:
     ----------
     select : collection of str
         Only these assets, whatever else they wait for; all by default.
+    named : collection of str, optional
+        Those of them that were called by name; others were only reached (``+asset``), so what is
+        not needed, was imported or is used as it is stays as it is. All by default.
     among : collection of str
         Only these assets, as in a run of everything; all by default.
     force : bool
@@ -62,9 +65,14 @@ class Wish:
     """
 
     select: Collection[str] = ()
+    named: Collection[str] | None = None
     among: Collection[str] = ()
     force: bool = False
     retrain: bool = False
+
+    def names(self, asset: StoredAsset) -> bool:
+        """Tell whether an asset was called by its name."""
+        return asset.name in (self.select if self.named is None else self.named)
 
     def assets(self) -> list[StoredAsset]:
         """Assets that are meant, in the order of computation."""
@@ -164,10 +172,10 @@ def decide(
     -------
     Todo
     """
-    selected = bool(wish.select)
+    selected, named = bool(wish.select), wish.names(asset)
     # Only who names an asset can mean to give up what was imported for it.
-    force = wish.force and (selected or not any(s.version and s.version.imported for s in found))
-    keep = asset.keep_when_inputs_change and not (wish.retrain or selected or force)
+    force = wish.force and (named or not any(s.version and s.version.imported for s in found))
+    keep = asset.keep_when_inputs_change and not (wish.retrain or named or force)
     kept = [s for s in found if keep and s.only_inputs_changed]
     # In a run of everything, what is made from something that could not be made waits for it.
     waiting = [
@@ -186,10 +194,10 @@ def decide(
         for s in found
         if s not in waiting
         and s not in kept
-        and (selected or s.status != "not needed")
+        and (named or s.status != "not needed")
         and (force or s.status != "current" or s in unrecorded)
     ]
-    if make and not (selected or wish.retrain) and (why := _not_asked_for(project, asset)):
+    if make and not (named or wish.retrain) and (why := _not_asked_for(project, asset)):
         waiting += [replace(s, reasons=(why,), waits_for=()) for s in make]
         make = []
     return Todo(make, waiting, kept, force)
@@ -227,9 +235,11 @@ def run_all(
     Outcome
         For each asset, when it is done.
     """
+    used = {dim for asset in wish.assets() for dim in asset.dims}
     for dimension, error in register_all(instance, project):
-        yield Outcome(dimension, 0, 0, errors=(str(error),))
-        return
+        if dimension in used:
+            yield Outcome(dimension, 0, 0, errors=(str(error),))
+            return
     lineage = Lineage(project)
     made, all_current = 0, True
     stopped: set[str] = set()

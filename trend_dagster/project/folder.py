@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import itertools
 from collections.abc import Mapping
+from contextlib import suppress
 from dataclasses import dataclass
 from fnmatch import fnmatchcase
 from functools import cached_property
@@ -22,7 +23,12 @@ from trend_dagster.project.dimensions import N_COMPONENTS as N_COMPONENTS
 from trend_dagster.project.dimensions import SUBJECT as SUBJECT
 from trend_dagster.project.settings import Settings, load_settings, made_encodings, nearest
 from trend_dagster.storage.arrays import subject_of
-from trend_dagster.storage.label_files import LabelFile, find_label_files, has_label_files
+from trend_dagster.storage.label_files import (
+    LabelFile,
+    find_label_files,
+    has_label_files,
+    read_geodesic_labels,
+)
 from trend_dagster.storage.provenance import InputDigests
 from trend_dagster.storage.runs import BoldRun, brain_mask_of, find_runs
 from trend_dagster.storage.stores import Store, Version
@@ -123,6 +129,15 @@ class Project:
                 remedy="Rename the file.",
             )
         return files
+
+    @cached_property
+    def label_vertices(self) -> tuple[str, int] | None:
+        """Name and number of vertices of the first label file that can be read."""
+        with suppress(InputError):
+            for file in self.label_files.values():
+                with suppress(InputError):
+                    return file.name, len(read_geodesic_labels(file))
+        return None
 
     @cached_property
     def runs_by_subject(self) -> dict[str, list[str]]:

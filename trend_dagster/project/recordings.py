@@ -128,7 +128,8 @@ def read_recording(project: Project, run: BoldRun) -> Recording:
     """
     config = project.settings.bold
     files = recording_files(project, run)
-    raw = read_run(run, files.get("mask"), mesh_sizes(project))
+    labels = project.label_vertices
+    raw = read_run(run, files.get("mask"), mesh_sizes(project), labels[1] if labels else None)
     outside, on_mask = _outside_cortex(project, raw)
     raw.signal[outside] = 0  # NaN as well, which some write on the medial wall
     time, told_by = _repetition_time(project, run, raw)

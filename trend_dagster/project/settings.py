@@ -430,6 +430,22 @@ def load_settings(project: Path, profile: str | None = None) -> Settings:
     return _checked(_merge(_read_yaml(_profile_file(name)), own) | {"profile": name}, file)
 
 
+def method_settings(profile: str = DEFAULT_PROFILE, **sections: Any) -> MethodSettings:
+    """Settings of the method on top of a profile; see `trend_dagster.method_settings`."""
+    check_profile(profile)
+    where = "method_settings"
+    if unknown := [name for name in sections if name not in MethodSettings.model_fields]:
+        raise SettingsError(
+            f"setting {unknown[0]} in {where}",
+            expected=f"one of {', '.join(MethodSettings.model_fields)}",
+            found="no such setting" + nearest(unknown[0], MethodSettings.model_fields),
+            remedy="Correct the name.",
+        )
+    own = {name: s.model_dump() if isinstance(s, BaseModel) else s for name, s in sections.items()}
+    settings = _checked(_merge(_read_yaml(_profile_file(profile)), own), where)
+    return MethodSettings(**{name: getattr(settings, name) for name in MethodSettings.model_fields})
+
+
 def check_profile(name: object, where: str = "") -> None:
     """Make sure that a profile exists.
 
@@ -526,7 +542,7 @@ def _profile_file(name: str) -> Path:
     return resource_folder("profiles") / f"{name}.yaml"
 
 
-def _checked(values: Mapping[str, Any], file: Path) -> Settings:
+def _checked(values: Mapping[str, Any], file: Path | str) -> Settings:
     try:
         settings = Settings.model_validate(values)
     except ValidationError as error:
@@ -614,7 +630,7 @@ def _merge(base: Mapping[str, Any], own: Mapping[str, Any]) -> dict[str, Any]:
     return merged
 
 
-def _explain(error: ValidationError, file: Path) -> SettingsError:
+def _explain(error: ValidationError, file: Path | str) -> SettingsError:
     """Turn the first of pydantic's findings into a sentence."""
     first = error.errors()[0]
     path = [str(part) for part in first["loc"]]

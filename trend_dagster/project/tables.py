@@ -172,6 +172,25 @@ def chosen(project: Project) -> Version:
     return selected
 
 
+def beside_noise(choice: Mapping[str, Any], split_by: str | None) -> str:
+    """Say of a chosen cell whether it is more than noise; empty if that is not known.
+
+    Parameters
+    ----------
+    choice : mapping
+        From the facts ``chosen`` of ``selected_parcellations``.
+    split_by : str, optional
+        What the halves were cut by.
+    """
+    if choice.get("stability_margin") is None:
+        return ""
+    return (
+        f"two halves (by {split_by}) agree by {choice['stability']:.3f} (adjusted Rand index), "
+        f"noise as smooth by {choice['stability_null']:.3f}: "
+        + ("more than chance." if choice["beyond_noise"] else "no more than chance, no finding.")
+    )
+
+
 def cell_labels(project: Project, cell: str) -> tuple[Version, dict[int, NDArray[np.int32]]]:
     """Labels of a cell of the sweep, by number of clusters.
 

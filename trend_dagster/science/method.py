@@ -9,6 +9,7 @@ validation, benchmarks and scripts call what is here and put no steps together t
 from __future__ import annotations
 
 import tempfile
+import warnings
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from functools import partial
@@ -19,8 +20,16 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 from numpy.typing import NDArray
 
-from trend_dagster.errors import SettingsError
-from trend_dagster.science.bold import BoldConfig, common_length, signal_mask, usable_series
+from trend_dagster.errors import CohortError, InputError, SettingsError
+from trend_dagster.orientation import lies_wrong_way
+from trend_dagster.science.bold import (
+    BoldConfig,
+    check_same_vertices,
+    common_length,
+    signal_mask,
+    usable_series,
+    why_unusable,
+)
 from trend_dagster.science.connectivity.correlation import correlate_runs
 from trend_dagster.science.connectivity.encoding import Correlation as Correlation
 from trend_dagster.science.connectivity.encoding import CorrelationSource
@@ -325,17 +334,59 @@ def correlate_bold(
     -------
     Correlation
 
+    Warns
+    -----
+    UserWarning
+        For each run that is left out, or that may lie the wrong way round: which, and why.
+
     Raises
     ------
+    InputError
+        If a run has timepoints in rows.
     CohortError
-        If runs do not fit together.
+        If no run can be used, or runs do not fit together.
     SettingsError
         If a filter is asked for that the repetition time does not allow.
     """
     named = bold if isinstance(bold, Mapping) else {f"run-{i:04d}": r for i, r in enumerate(bold)}
-    runs = {name: prepare_run(r, settings.bold, repetition_time) for name, r in named.items()}
-    features = train_features(runs, subjects or [None] * len(runs), settings)
+    used = _usable(named)
+    check_same_vertices({name: len(named[name]) for name in used})
+    of = dict(zip(named, subjects or [None] * len(named), strict=True))
+    runs = {name: prepare_run(named[name], settings.bold, repetition_time) for name in used}
+    features = train_features(runs, [of[name] for name in used], settings)
     return correlate([(features(*run), run[1]) for run in runs.values()], settings)
+
+
+def _usable(runs: Mapping[str, Signal]) -> list[str]:
+    """Names of the runs that can be used; says of each other why it cannot."""
+    reasons: dict[str, str | None] = {}
+    for name, run in runs.items():
+        reasons[name] = why_unusable(run)
+        wrong = lies_wrong_way(run) if reasons[name] is None else False
+        rows, columns = run.shape
+        if wrong:
+            raise InputError(
+                f"BOLD run {name}",
+                expected="vertices in rows, timepoints in columns",
+                found=f"{rows} rows and {columns} columns: the wrong way round",
+                remedy="Transpose it: array.T.",
+            )
+        if wrong is None and columns > rows:
+            said = f"BOLD run {name} has more timepoints ({columns}) than vertices ({rows}); "
+            warnings.warn(said + "if its rows are timepoints, transpose it", stacklevel=3)
+    used = [name for name, why in reasons.items() if why is None]
+    left_out = {name: why for name, why in reasons.items() if why is not None}
+    if not used:
+        raise CohortError(
+            "BOLD",
+            expected="at least one run that can be used",
+            found="; ".join(f"{name}: {why}" for name, why in left_out.items()) or "no run",
+            remedy="Set vertices without signal to a constant, and mend the others.",
+        )
+    for name, why in left_out.items():
+        said = f"BOLD run {name} is left out ({why}); {len(used)} of {len(runs)} runs are used"
+        warnings.warn(said, stacklevel=3)
+    return used
 
 
 # --- From a correlation to networks ----------------------------------------------------------

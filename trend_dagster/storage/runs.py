@@ -22,7 +22,8 @@ import numpy as np
 from numpy.typing import NDArray
 
 from trend_dagster.errors import InputError
-from trend_dagster.storage.arrays import key_of, lies_wrong_way, read_bold
+from trend_dagster.orientation import lies_wrong_way
+from trend_dagster.storage.arrays import key_of, read_bold
 from trend_dagster.storage.gifti import check_external, read_series
 from trend_dagster.storage.sides import (
     SIDES,
@@ -401,7 +402,10 @@ def brain_mask_of(run: BoldRun) -> Path | None:
 
 
 def read_run(
-    run: BoldRun, mask: Path | None = None, n_vertices: Mapping[Side, int] | None = None
+    run: BoldRun,
+    mask: Path | None = None,
+    n_vertices: Mapping[Side, int] | None = None,
+    n_labels: int | None = None,
 ) -> RawRun:
     """Read a run.
 
@@ -413,6 +417,8 @@ def read_run(
         For volumes: a NIfTI that is not 0 where voxels are wanted.
     n_vertices : mapping of str to int, optional
         Vertices of each hemisphere of the mesh, where the settings name one.
+    n_labels : int, optional
+        Vertices that label files have: they tell the way of an array of which nothing else does.
 
     Raises
     ------
@@ -423,7 +429,7 @@ def read_run(
     mesh = n_vertices or {}
     if run.source == "npy":
         signal = read_bold(run.files[0])
-        odd = _check_way(run.files[0], signal, sum(mesh.values()) or None)
+        odd = _check_way(run.files[0], signal, sum(mesh.values()) or None, n_labels=n_labels)
         raw = RawRun(signal, VertexSpace("npy", {}), None, "nothing", tuple(odd))
     elif run.source == "cifti":
         raw = _read_cifti(run.files[0])
@@ -469,7 +475,11 @@ _NUMPY = "numpy.save(path, array.T)"
 
 
 def _check_way(
-    path: Path, signal: NDArray[np.float32], n_vertices: int | None, how: str = _NUMPY
+    path: Path,
+    signal: NDArray[np.float32],
+    n_vertices: int | None,
+    how: str = _NUMPY,
+    n_labels: int | None = None,
 ) -> list[str]:
     """Refuse volumes in rows; where nothing tells, say what is odd."""
     rows, columns = signal.shape
@@ -477,6 +487,8 @@ def _check_way(
         wrong: bool | None = rows != n_vertices
     else:
         wrong = lies_wrong_way(signal)
+    if wrong is None and n_labels in (rows, columns):
+        wrong = rows != n_labels
     if wrong:
         raise _bad(
             path,

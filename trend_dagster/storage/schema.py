@@ -96,7 +96,8 @@ _BESIDE = {
     "null": "mean over surrogate cohorts",
     "null_sd": "standard deviation over surrogate cohorts",
     "excess": "value less the mean over surrogate cohorts",
-    "z": "excess in standard deviations of surrogate cohorts; missing for fewer than 3 of them",
+    "z": "excess in standard deviations of surrogate cohorts, of 0.01 at least; missing for fewer "
+    "than 3 of them",
     "margin": "excess that one more surrogate cohort would reach with a probability of 5 %",
 }
 
@@ -139,7 +140,7 @@ _DEPARTURE = {
     "null": "the same without any difference, mean",
     "null_sd": "its standard deviation",
     "excess": "share less that of the null",
-    "z": "excess in standard deviations of the null",
+    "z": "excess in standard deviations of the null, of 0.01 at least",
     "different": "1 where the excess is beyond chance",
     "excess_vertices": "vertices beyond the null; 0 where not beyond chance",
 }

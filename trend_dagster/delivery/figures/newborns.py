@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
@@ -54,7 +54,9 @@ def confidence_figure(surface: Surface, confidence: FloatArray, mask: NDArray[np
     return figure
 
 
-def series_figure(series: FloatArray, lengths: NDArray[np.integer[Any]]) -> Figure:
+def series_figure(
+    series: FloatArray, lengths: NDArray[np.integer[Any]], names: Sequence[str]
+) -> Figure:
     """Draw the mean series of each network, one below the other.
 
     Parameters
@@ -63,6 +65,8 @@ def series_figure(series: FloatArray, lengths: NDArray[np.integer[Any]]) -> Figu
         The runs one after another.
     lengths : ndarray of int of shape (n_runs,)
         Volumes of each run; a line stands between runs.
+    names : sequence of str
+        Of the networks.
 
     Returns
     -------
@@ -77,31 +81,40 @@ def series_figure(series: FloatArray, lengths: NDArray[np.integer[Any]]) -> Figu
     axes.plot(shown - SPACING * np.arange(n), color="0.25", linewidth=0.6)
     for end in np.cumsum(lengths)[:-1]:
         axes.axvline(end - 0.5, color="tab:red", linewidth=0.8)
-    axes.set_yticks(-SPACING * np.arange(n), [str(k + 1) for k in range(n)], fontsize=7)
-    axes.set(xlabel="volume", ylabel="network", xlim=(0, len(shown) - 1))
+    axes.set_yticks(-SPACING * np.arange(n), _numbered(names), fontsize=7)
+    axes.set(xlabel="volume", xlim=(0, len(shown) - 1))
     return figure
 
 
-def connectivity_figure(matrices: Mapping[str, FloatArray]) -> Figure:
+def _numbered(names: Sequence[str]) -> list[str]:
+    """Name and number: columns of tables and values of images have the number."""
+    return [f"{name} ({k})" for k, name in enumerate(names, 1)]
+
+
+def connectivity_figure(matrices: Mapping[str, FloatArray], names: Sequence[str]) -> Figure:
     """Draw correlations between networks, one matrix beside the other.
 
     Parameters
     ----------
     matrices : mapping of str to ndarray of shape (n_networks, n_networks)
         By title.
+    names : sequence of str
+        Of the networks.
 
     Returns
     -------
     Figure
         Colours run from -1 to 1; missing networks are white.
     """
-    figure = new_figure(figsize=(4.2 * len(matrices), 3.6), layout="constrained")
+    figure = new_figure(figsize=(4.2 * len(matrices) + 0.6, 3.6), layout="constrained")
     parts = figure.subplots(1, len(matrices), squeeze=False)[0]
     for axes, (title, matrix) in zip(parts, matrices.items(), strict=True):
         image = axes.imshow(matrix, cmap="RdBu_r", vmin=-1, vmax=1)
         ticks = np.arange(0, len(matrix), max(1, len(matrix) // 7))
         axes.set_xticks(ticks, ticks + 1, fontsize=7)
-        axes.set_yticks(ticks, ticks + 1, fontsize=7)
+        first = axes is parts[0]
+        axes.set_yticks(*((np.arange(len(matrix)), _numbered(names)) if first else ([], [])))
+        axes.tick_params(axis="y", labelsize=5)
         axes.set_title(title, fontsize=10)
     figure.colorbar(image, ax=parts, shrink=0.8)
     return figure

@@ -81,6 +81,8 @@ class Chosen:
         How many networks.
     facts : mapping of str to str
         What is known of it, in words.
+    finding : str
+        Whether it is more than noise, in a sentence; empty where that is not known.
     verdict : str
         How it compares with its controls, in a sentence; empty without controls.
     picture, correlation : bytes
@@ -93,6 +95,7 @@ class Chosen:
 
     n_clusters: int
     facts: Mapping[str, str]
+    finding: str
     verdict: str
     picture: bytes
     correlation: bytes
@@ -116,8 +119,10 @@ class Report:
         Name and version of this package.
     runs, label_files : sequence of mapping
         What went in, a row each.
+    imported : mapping of str to str
+        Name of the file that outputs of an asset were imported from.
     settings : str
-        All settings, as YAML.
+        Settings that decided something, as YAML.
     training : mapping, optional
         ``facts`` in words, and lists ``epoch``, ``train``, ``validation``.
     own : str
@@ -155,6 +160,7 @@ class Report:
     runs: Sequence[Mapping[str, Any]]
     doubts: Sequence[str]
     label_files: Sequence[Mapping[str, Any]]
+    imported: Mapping[str, str]
     settings: str
     training: Mapping[str, Any] | None
     own: str

@@ -76,17 +76,38 @@ def find_asset(name: str) -> StoredAsset:
 
 
 _GROUP = re.compile(rf"\bgroup:\"?({'|'.join(GROUPS)})\"?")
-_NAME = re.compile(r"(\d*\+)?(\w+)(\+\d*)?")
+_BARE = re.compile(r'(?<![\w:"*])[A-Za-z]\w*(?![\w:"*(])')
+_OPERATORS = {"and", "or", "not"}
+
+
+def _names(word: str) -> list[str]:
+    """Assets that a selection calls by their bare name."""
+    return [n for n in _BARE.findall(_GROUP.sub("", word)) if n.lower() not in _OPERATORS]
 
 
 def _selection(word: str) -> dg.AssetSelection:
-    """Read a word as the page does: a bare name is a key, and `+` goes all the way."""
-    if (plain := _NAME.fullmatch(word)) is not None:
-        before, name, after = plain.groups(default="")
-        word = f'{before}key:"{name}"{after}'
-    return dg.AssetSelection.from_string(
-        _GROUP.sub(lambda found: f'group:"{group_in_order(found.group(1))}"', word)
-    )
+    """Read a word as the page does; bare names are keys, and a comma is `or`."""
+    names = _names(word)
+    word = _GROUP.sub(lambda found: f'group:"{group_in_order(found.group(1))}"', word)
+    word = _BARE.sub(lambda m: f'key:"{m.group()}"' if m.group() in names else m.group(), word)
+    return dg.AssetSelection.from_string(word.replace(",", " or "))
+
+
+def named_assets(words: Sequence[str]) -> list[str]:
+    """Find the assets that a selection names, not those that it reaches from them.
+
+    Parameters
+    ----------
+    words : sequence of str
+        As for `select_assets`.
+
+    Returns
+    -------
+    list of str
+        Such as ``embeddings`` of ``+embeddings``.
+    """
+    named = {name for word in words for name in re.findall(r"\w+", _GROUP.sub("", word))}
+    return [name for name in ASSETS if name in named]
 
 
 def select_assets(words: Sequence[str]) -> list[str]:
@@ -96,7 +117,7 @@ def select_assets(words: Sequence[str]) -> list[str]:
     ----------
     words : sequence of str
         Such as ``embeddings``, ``+embeddings`` (and what it is made from), ``bold+`` (and what is
-        made from it), ``group:parcellation``, ``*``.
+        made from it), ``embeddings or report``, ``group:parcellation``, ``*``.
 
     Returns
     -------
@@ -114,16 +135,17 @@ def select_assets(words: Sequence[str]) -> list[str]:
     """
     meant: set[str] = set()
     for word in words:
+        for name in _names(word):
+            find_asset(name)  # names the nearest
         try:
             keys = _selection(word).resolve(DEFINITIONS)
         except dg.DagsterError:
             keys = set()
         if not keys:
-            find_asset(word.strip("+* "))  # names the nearest
             raise SettingsError(
                 f"selection {word!r}",
                 expected="an asset, or Dagster's selection syntax: +embeddings, bold+, "
-                "group:parcellation",
+                "'embeddings or report', group:parcellation",
                 found="something that selects no asset",
                 remedy="Correct it.",
             )

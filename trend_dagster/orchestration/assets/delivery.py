@@ -164,7 +164,7 @@ def subcortical_networks(task: Task, selected_parcellations: Version, bold: Avai
     group="delivery",
     inputs=[selected_parcellations, nmf_sweep, cortex, atlas_overlap, subcortical_networks],
     settings=("parcellation_images", named_by_atlas),
-    code_version="2",
+    code_version="3",
     files=template_files,
 )
 def parcellation_images(
@@ -251,7 +251,7 @@ def _versions_beside(project: Project) -> list[Version]:
         atlas_overlap,
     ],
     settings=("selection", named_by_atlas, _pages),
-    code_version="3",
+    code_version="4",
     files=_pointers,
 )
 def report(

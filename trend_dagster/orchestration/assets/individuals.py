@@ -204,6 +204,7 @@ def individual_networks(
     group="individuals",
     inputs=[selected_parcellations, individual_prior, cortex, atlas_overlap],
     settings=(named_by_atlas,),
+    code_version="2",
     nothing_to_do=why_no_individuals,
     files=template_files,
 )
@@ -336,7 +337,7 @@ def _planted(project: Project, partition: Partition) -> Mapping[str, Path]:
         network_connectivity,
         cortex,
     ],
-    code_version="2",
+    code_version="3",
     nothing_to_do=_no_pages,
     files=_planted,
 )

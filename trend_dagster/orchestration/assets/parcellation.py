@@ -153,7 +153,7 @@ _sweep = stored(nmf_sweep)  # below, parameters have that name
     group="parcellation",
     inputs=[nmf_sweep, thresholded_matrix, stability],
     settings=("sweep", "delivery", "selection"),
-    code_version="3",
+    code_version="4",
 )
 def sweep_summary(
     task: Task, nmf_sweep: Available, thresholded_matrix: Available, stability: Available
@@ -162,7 +162,7 @@ def sweep_summary(
 
     The first sheet has exactly the tutorial's columns, in a fixed order of rows; the second what
     else is known of each cell; the third ranks them, with their stability beside its null. A cell
-    that failed has its row, with the reason.
+    that failed has its row, with the reason. The last sheet says what each column means.
     """
     settings, missing = task.settings, _missing(task, nmf_sweep)
     table = sweep_table(nmf_sweep, thresholded_matrix, stability, missing, settings.sweep)
