@@ -68,7 +68,7 @@ def run(
     with (
         stopped_with_a_word(),
         only_run_here(project.folder),
-        open_instance(project.folder) as instance,
+        open_instance(project.folder, alone=True) as instance,
         progress_bar() as show,
     ):
         foretold = Foretold(lambda line: console.print(escape(line), soft_wrap=True))
