@@ -141,7 +141,12 @@ class Service:
         """
         if not self.read_only:
             self._end_what_was_left()
-        with tempfile.TemporaryDirectory(prefix="trend-") as scratch, self._signals_told():
+        # The path of a socket has a hundred characters at most; some clusters' TMPDIR has more.
+        short = len(tempfile.gettempdir()) + len(f"/trend-12345678/{socket_name()}") < 100
+        with (
+            tempfile.TemporaryDirectory(prefix="trend-", dir=None if short else "/tmp") as scratch,
+            self._signals_told(),
+        ):
             self.scratch = Path(scratch)
             self.parts = self._commands()
             try:

@@ -175,6 +175,12 @@ class TrainingConfig(BaseModel, frozen=True, extra="forbid"):
         ge=1,
         description="Processes, each with a device and a run of its own per step (one per GPU).",
     )
+    n_nodes: int = Field(
+        default=1,
+        ge=1,
+        description="Machines, each with n_devices such processes: tasks of Slurm's srun.",
+        json_schema_extra=UNLESS_DEFAULT,
+    )
     accelerator: Literal["auto", "cpu", "cuda"] = Field(
         default="auto",
         description="Where to train: a GPU if there is one, or as said.",
