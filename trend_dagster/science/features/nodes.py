@@ -58,7 +58,9 @@ def on_nodes(work: Callable[[Tell], Any], n_nodes: int, per_node: int, hear: Tel
             remedy=f"Submit this with `sbatch --nodes={n_nodes}`, or set training.n_nodes to "
             f"{allocated or 1}.",
         )
-    command = ["srun", f"--nodes={n_nodes}", f"--ntasks-per-node={per_node}", "--kill-on-bad-exit"]
+    # All of it named: what is not, srun takes from the job around it.
+    command = ["srun", f"--nodes={n_nodes}", f"--ntasks={n_nodes * per_node}"]
+    command += [f"--ntasks-per-node={per_node}", "--kill-on-bad-exit"]
     if cores := os.environ.get("SLURM_CPUS_PER_TASK"):  # srun does not take it from sbatch
         command.append(f"--cpus-per-task={cores}")
     command += [sys.executable, "-P", "-m", __name__]
