@@ -17,7 +17,7 @@ PORT ?= 3000
 VERTICES ?= 642
 KILLS ?= 26
 PARALLEL := --numprocesses 2 --dist loadgroup
-BENCHMARKS := sweep correlation train_step geodesic read_cifti individuals
+BENCHMARKS := sweep correlation train_step geodesic read_cifti individuals overhead scale start
 REAL := $(if $(filter 642,$(VERTICES)),real,real-$(VERTICES))
 
 .DEFAULT_GOAL := help
