@@ -15,7 +15,7 @@ import pytest
 from sqlalchemy import Engine, event
 
 from tests.postgres import postgres  # noqa: F401 - a fixture
-from tests.slurm import slurm  # noqa: F401 - a fixture
+from tests.slurm import slurm, slurm_of_two  # noqa: F401 - fixtures
 from tests.workbench import workbench  # noqa: F401 - a fixture
 from trend_dagster.definitions import build_definitions
 from trend_dagster.orchestration.instance import open_instance

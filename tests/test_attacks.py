@@ -7,6 +7,9 @@ import gzip
 import os
 import pickle
 import re
+import subprocess
+import sys
+import tempfile
 from collections.abc import Callable
 from pathlib import Path
 
@@ -19,6 +22,7 @@ from tests.delivery.test_page import EVIL, report, without_plotly
 from tests.delivery.test_workbook import opened, row
 from trend_dagster.delivery.page import render
 from trend_dagster.errors import InputError, SettingsError, StoreError, TrendError
+from trend_dagster.orchestration.service import Part, Service
 from trend_dagster.project.settings import load_settings
 from trend_dagster.storage.arrays import key_of, read_bold
 from trend_dagster.storage.label_files import find_label_files, read_geodesic_labels
@@ -205,6 +209,22 @@ def _(folder):
     cells = [cell for sheet in book.worksheets for line in sheet.iter_rows() for cell in line]
     assert any(cell.value == name for cell in cells)
     assert not any(cell.data_type == "f" for cell in cells)
+
+
+CHILD = "import subprocess, sys; subprocess.run([sys.executable, '-c', 'import statistics, yaml'])"
+
+
+@attack("Python modules beside `trend.yaml`")
+def _(folder):
+    for name in ("statistics", "yaml"):
+        (folder / f"{name}.py").write_text(f"import os; os.mkdir({str(folder / 'trace')!r})")
+    command = f"import trend_dagster.cli.app as cli; cli.app = lambda: exec({CHILD!r}); cli.main()"
+    subprocess.run([sys.executable, "-P", "-c", command], cwd=folder, check=True)
+    with tempfile.TemporaryDirectory() as scratch:
+        service = Service(None, folder, 0, os.environ, print, scratch=Path(scratch))
+        part = Part("webserver", ["-c", CHILD])
+        service._start_part(part)
+        assert part.process.wait(60) == 0
 
 
 @attack("HTML as the name of a run")

@@ -5,13 +5,14 @@ from __future__ import annotations
 import json
 import os
 import shutil
+import subprocess
 import time
 from pathlib import Path
 
 import numpy as np
 import pytest
 
-from tests.service import trend
+from tests.service import TREND, trend
 from trend_dagster.project.folder import Project
 from trend_dagster.storage.provenance import Recipe
 from trend_dagster.storage.stores import Store
@@ -98,6 +99,15 @@ def test_gc_leaves_what_is_being_read(project):
     said = trend("gc", project, "--yes")
     assert "in use" in said.stderr
     assert held.path.exists()
+
+
+def test_an_output_that_takes_no_more_is_said_in_words(project):
+    with Path("/dev/full").open("w") as full:
+        done = subprocess.run(
+            [*TREND, "status", str(project)], stdout=full, stderr=subprocess.PIPE, text=True
+        )
+    assert done.returncode == 1
+    assert "the output of this command: expected room on the disk" in done.stderr
 
 
 def test_doctor_looks_at_everything_and_changes_nothing(project):

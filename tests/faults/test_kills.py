@@ -31,10 +31,12 @@ from trend_dagster.storage.locks import is_alive
 
 pytestmark = [pytest.mark.slow, pytest.mark.faults, pytest.mark.timeout(1500)]
 
-# Of `trend run` and its children; half as many processes of a page, where each costs more time.
+# Of `trend run` and its children.
 KILLS = int(os.environ.get("TREND_KILLS", "26"))
 THE_RUN, A_CHILD = "the run", "a child of it"
 OF_A_PAGE = [THE_RUN, "dagster_webserver", A_CHILD, "orchestration.daemon", THE_RUN, "grpc"]
+# Each costs more time, and every kind has its turn.
+KILLS_OF_A_PAGE = max(KILLS // 2, len(OF_A_PAGE))
 PATIENCE = 600
 """Seconds until a page must have come to rest: many times what it takes, for machines at work."""
 
@@ -145,7 +147,8 @@ def test_a_page_whose_processes_are_killed_makes_everything_all_the_same(
     with reader(folder) as torn, serving(folder) as dev:
         launch(dev)
         for kind in cycle(OF_A_PAGE):
-            if len(killed) >= KILLS // 2:
+            assert dev.process.poll() is None, dev.said()[-3000:]
+            if len(killed) >= KILLS_OF_A_PAGE:
                 break
             some_way_on(folder, chance, lambda: at_rest(dev))
             if kind in (THE_RUN, A_CHILD):

@@ -12,6 +12,7 @@ from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 
 import dagster as dg
+import psutil
 import pytest
 from dagster._core.events import EngineEventData
 from dagster._core.storage.tags import GRPC_INFO_TAG
@@ -26,6 +27,8 @@ from trend_dagster.orchestration.instance import (
     open_records,
     socket_name,
 )
+from trend_dagster.orchestration.private import this_process
+from trend_dagster.orchestration.service import only_service
 
 
 @pytest.fixture(autouse=True)
@@ -111,12 +114,66 @@ def test_a_run_of_the_daemon_whose_process_is_gone_is_ended_and_one_that_works_i
         assert instance.get_run_by_id(at_work).status == status.STARTED
 
 
-def test_a_run_of_another_machine_is_left_alone(tmp_path):
+def at_work(instance, **tags):
+    """A run of these tags, as the record of one that is at work."""
+    run = dg.DagsterRun("job", dg._core.utils.make_new_run_id(), tags=tags)
+    instance.add_run(run.with_status(dg.DagsterRunStatus.STARTED))
+    return run.run_id
+
+
+ELSEWHERE = {"trend/host": "elsewhere", "trend/process": "77"}
+
+
+def test_a_run_of_another_machine_is_left_alone_while_its_place_may_be_held(tmp_path):
     with open_instance(tmp_path) as instance:
-        tags = {"trend/host": "elsewhere", "trend/process": str(a_dead_process())}
-        run = dg.DagsterRun("job", dg._core.utils.make_new_run_id(), tags=tags)
-        instance.add_run(run.with_status(dg.DagsterRunStatus.STARTED))
+        run = at_work(instance, **ELSEWHERE)
         assert end_dead_runs(instance, launched=True) == []
+        # Who holds the place of the one `trend run` knows that no other machine is at work.
+        assert end_dead_runs(instance, alone=True) == [run]
+
+
+def test_a_run_that_another_machine_has_launched_ends_with_its_page(tmp_path):
+    with open_instance(tmp_path) as instance:
+        run = at_work(instance, **ELSEWHERE, **{GRPC_INFO_TAG: '{"socket": "/t/trend-there.sock"}'})
+        assert end_dead_runs(instance, alone=True) == []
+        with only_service(tmp_path, 1), open_instance(tmp_path, alone=True):
+            assert instance.get_run_by_id(run).status == dg.DagsterRunStatus.STARTED
+        with open_instance(tmp_path):
+            assert instance.get_run_by_id(run).status == dg.DagsterRunStatus.FAILURE
+
+
+def test_a_clock_that_is_set_does_not_end_a_run_at_work(tmp_path, monkeypatch):
+    with open_instance(tmp_path) as instance:
+        own = at_work(instance, **this_process())
+        dead = at_work(instance, **this_process() | {"trend/began": "-100.00"})
+        page = launched(instance, dg.DagsterRunStatus.STARTED, os.getpid())
+        instance.add_run_tags(page, this_process())
+        begin, boot = psutil.Process.create_time, psutil.boot_time
+        monkeypatch.setattr(psutil.Process, "create_time", lambda self: begin(self) + 3600)
+        monkeypatch.setattr(psutil, "boot_time", lambda: boot() + 3600)
+        assert end_dead_runs(instance, alone=True) == [dead]
+        assert {instance.get_run_by_id(run).status for run in (own, page)} == {
+            dg.DagsterRunStatus.STARTED
+        }
+
+
+def test_a_home_of_dagster_is_of_one_project(tmp_path, monkeypatch):
+    monkeypatch.setenv("DAGSTER_HOME", str(tmp_path / "lab"))
+    one, two = tmp_path / "one", tmp_path / "two"
+    one.mkdir()
+    with open_instance(one):
+        pass
+    with pytest.raises(SettingsError, match=f"the records of project {one}"), open_instance(two):
+        pass
+    one.rename(two)
+    with open_instance(two):
+        pass
+
+
+@pytest.mark.parametrize("name", ["what?", "a%20b"])
+def test_a_path_that_sqlite_does_not_take_is_named(tmp_path, name):
+    with pytest.raises(SettingsError, match="Rename the folder"), open_instance(tmp_path / name):
+        pass
 
 
 def test_an_ended_run_gives_back_its_place_in_a_pool(tmp_path):

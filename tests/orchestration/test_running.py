@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import contextvars
+import os
 from collections import Counter
 from types import SimpleNamespace
 
@@ -19,6 +21,7 @@ from tests.conftest import (
     run,
     simulate_run,
 )
+from tests.orchestration.test_instance import launched
 from trend_dagster.definitions import build_definitions
 from trend_dagster.errors import StoreError
 from trend_dagster.orchestration import running
@@ -27,6 +30,7 @@ from trend_dagster.orchestration.instance import only_run_here, open_instance
 from trend_dagster.orchestration.lineage import Lineage, ancestry
 from trend_dagster.orchestration.partitions import to_key
 from trend_dagster.orchestration.private import SerializableErrorInfo
+from trend_dagster.orchestration.production import PROGRESS
 from trend_dagster.project.folder import Project
 
 TO_CORRELATION = ["bold", "trained_model", "embeddings", "average_correlation"]
@@ -466,3 +470,23 @@ def test_an_interrupt_before_the_first_step_stops_the_whole_run(wrapped):
     result = SimpleNamespace(get_step_failure_events=list, all_events=[event])
     with pytest.raises(KeyboardInterrupt):
         running._failed(result, ())
+
+
+def test_a_place_that_the_page_holds_is_waited_for_with_a_word(tmp_path):
+    with open_instance(tmp_path) as instance:
+        storage, said = instance.event_log_storage, []
+        run = launched(instance, dg.DagsterRunStatus.STARTED, os.getpid())
+        storage.set_concurrency_slots("training", 1)
+        assert storage.claim_concurrency_slot("training", run, "trained_model").is_claimed
+
+        def told(asset, words, share):
+            said.append((asset, words))
+            instance.report_run_failed(instance.get_run_by_id(run))
+
+        context = contextvars.copy_context()
+        context.run(PROGRESS.set, told)
+        context.run(running._wait_for_a_place, "trained_model", "training", instance)
+        assert said == [
+            ("trained_model", f"waits for run {run[:8]} in pool training, see the page")
+        ]
+        assert not storage.get_concurrency_run_ids()

@@ -11,7 +11,15 @@ import time
 
 import pytest
 
-from trend_dagster.storage.locks import Holder, TakenError, has_locks, hold, is_alive
+from trend_dagster.storage.locks import (
+    Holder,
+    TakenError,
+    began,
+    has_locks,
+    hold,
+    is_alive,
+    is_free,
+)
 
 
 @pytest.fixture(params=["locks", "no locks"])
@@ -66,6 +74,17 @@ def test_one_that_waits_gets_the_place_when_it_is_free(tmp_path):
             assert other.wait(5) == 0
 
 
+def test_whether_a_place_is_free_is_told_without_taking_it(tmp_path, kind):
+    file = tmp_path / "place"
+    assert is_free(file)
+    with hold(file, {}):
+        assert not is_free(file)
+    assert is_free(file)
+
+
 def test_a_process_that_only_has_the_same_id_is_another():
     assert is_alive(os.getpid(), time.time())
     assert not is_alive(os.getpid(), since=0.0)
+    # Where it is known when it began, the time of day says nothing.
+    assert is_alive(os.getpid(), 0.0, began(os.getpid()))
+    assert not is_alive(os.getpid(), time.time(), began(os.getpid()) - 60)

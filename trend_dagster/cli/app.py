@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import math
+import os
 import sys
 import time
 from collections.abc import Callable, Iterator
@@ -71,14 +72,16 @@ def main() -> None:
     global _debugging
     _debugging = "--debug" in sys.argv
     sys.argv[:] = [word for word in sys.argv if word != "--debug"]
+    # Processes that it starts load no module from the folder they are in: that of the project.
+    os.environ["PYTHONSAFEPATH"] = "1"
     try:
         app()
     except Exception as raised:
         if debugging():
             raise
         error = raised
-        if isinstance(error, OSError) and error.filename and error.errno in SAID_IN_WORDS:
-            error = cannot_write(str(error.filename), error)
+        if isinstance(error, OSError) and error.errno in SAID_IN_WORDS:
+            error = cannot_write(str(error.filename or "the output of this command"), error)
         said = f"{type(error).__name__}: {error}"
         if not isinstance(error, TrendError):
             said += ". That should not happen: the same command with --debug shows where it arose."

@@ -108,7 +108,10 @@ def import_one(file: Path, folder: Path, read: Reader, profile: str | None = Non
     from trend_dagster.project.folder import Project
 
     project = Project.open(folder, profile)
-    with only_run_here(project.folder), open_instance(project.folder) as instance:
+    with (
+        only_run_here(project.folder),
+        open_instance(project.folder, alone=True) as instance,
+    ):
         for version in import_file(project, instance, file, read):
             name = version.name
             say(f"{name} is now what {file.name} holds")

@@ -71,7 +71,7 @@ def run(
     with (
         stopped_with_a_word(),
         only_run_here(project.folder),
-        open_instance(project.folder) as instance,
+        open_instance(project.folder, alone=True) as instance,
         progress_bar() as show,
     ):
         PROGRESS.set(foretelling(show, say))

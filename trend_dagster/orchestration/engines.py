@@ -186,6 +186,8 @@ def _slurm(config: DaskConfig, project: Path) -> Iterator[Any]:
         log_directory=str(logs),
         job_extra_directives=list(config.slurm_options),
         worker_extra_args=["--no-dashboard"],
+        # Workers load no module from the folder they are in (a site may not pass variables on).
+        job_script_prologue=["export PYTHONSAFEPATH=1"],
         # Whoever reaches the port of a scheduler could run code: each cluster has keys of its own.
         security=True,
         shared_temp_directory=str(logs),

@@ -8,14 +8,12 @@ See https://docs.dagster.io/guides/operate/run-executors.
 
 from __future__ import annotations
 
-import os
-import socket
 from collections.abc import Iterator
 from typing import Any
 
 import dagster as dg
 
-from trend_dagster.orchestration.private import HOST_TAG, PROCESS_TAG
+from trend_dagster.orchestration.private import this_process
 
 
 class _OwnProcess(dg.Executor):
@@ -33,8 +31,7 @@ class _OwnProcess(dg.Executor):
         return self._executor.step_dependency_config
 
     def execute(self, plan_context: Any, execution_plan: Any) -> Iterator[Any]:
-        here = {PROCESS_TAG: str(os.getpid()), HOST_TAG: socket.gethostname()}
-        plan_context.instance.add_run_tags(plan_context.run_id, here)
+        plan_context.instance.add_run_tags(plan_context.run_id, this_process())
         yield from self._executor.execute(plan_context, execution_plan)
 
 

@@ -68,5 +68,12 @@ def tell(to: str, job: str, run_id: str, message: str) -> None:
     environment = os.environ | {f"TREND_{name.upper()}": value for name, value in facts.items()}
     # The command is the user's own, from the user's own environment, as a shell takes it.
     subprocess.run(
-        to, shell=True, input=text, text=True, env=environment, timeout=SECONDS, check=True
+        to,
+        shell=True,
+        cwd=facts["project"] or None,
+        input=text,
+        text=True,
+        env=environment,
+        timeout=SECONDS,
+        check=True,
     )

@@ -27,13 +27,14 @@ from sqlalchemy.exc import DatabaseError
 from trend_dagster.errors import SettingsError, StoreError, cannot_write
 from trend_dagster.files import replace_file
 from trend_dagster.orchestration.private import (
+    BEGAN_TAG,
     GRPC_INFO_TAG,
     HOST_TAG,
     PROCESS_TAG,
     InstanceRef,
 )
 from trend_dagster.project.settings import resource_folder
-from trend_dagster.storage.locks import TakenError, flock, hold, is_alive
+from trend_dagster.storage.locks import TakenError, flock, hold, is_alive, is_free
 
 HOME_VARIABLE = "DAGSTER_HOME"
 
@@ -51,7 +52,9 @@ Settings = dict[str, Any]
 
 
 @contextmanager
-def open_instance(project: Path, *, end_dead: bool = True) -> Iterator[dg.DagsterInstance]:
+def open_instance(
+    project: Path, *, end_dead: bool = True, alone: bool = False
+) -> Iterator[dg.DagsterInstance]:
     """Open the Dagster instance of a project, and end what died in it.
 
     Parameters
@@ -60,6 +63,8 @@ def open_instance(project: Path, *, end_dead: bool = True) -> Iterator[dg.Dagste
         Folder of the project.
     end_dead : bool
         End runs whose process is gone (:func:`end_dead_runs`).
+    alone : bool
+        The place of the one run is held (:func:`only_run_here`).
 
     Yields
     ------
@@ -75,10 +80,11 @@ def open_instance(project: Path, *, end_dead: bool = True) -> Iterator[dg.Dagste
     """
     home = instance_home(project)
     with _settings_in_words(home), _errors_in_words(home), _open(home, home) as instance:
-        if in_a_server(home):
+        if home != project.resolve() / ".dagster" or in_a_server(home):
             _only_of(project, instance)
         if end_dead:
-            end_dead_runs(instance)
+            served = not is_free(service_lock(project))
+            end_dead_runs(instance, launched=not served, alone=alone)
         yield instance
 
 
@@ -121,6 +127,13 @@ def open_records(project: Path) -> Iterator[dg.DagsterInstance | None]:
 
 
 def _open(home: Path, settings: Path) -> dg.DagsterInstance:
+    if not in_a_server(settings) and (wrong := re.search("[?]|%[0-9A-Fa-f]{2}", str(home))):
+        raise SettingsError(
+            f"Dagster's records in {home}",
+            expected=f"a path without {wrong[0]}, which SQLite reads as something else",
+            found=f"one with {wrong[0]}",
+            remedy=f"Rename the folder, or set {HOME_VARIABLE} to another one.",
+        )
     reference = InstanceRef.from_dir(
         str(home),
         # Every key of our file is in the overrides: what else that folder holds is not read.
@@ -152,7 +165,7 @@ PROJECT_KEY = "trend/project"
 
 
 def _only_of(project: Path, instance: dg.DagsterInstance) -> None:
-    """Make sure that records which lie in a server are of this project alone.
+    """Make sure that records which do not lie in the project are of this project alone.
 
     Raises
     ------
@@ -163,10 +176,11 @@ def _only_of(project: Path, instance: dg.DagsterInstance) -> None:
     known = instance.run_storage.get_cursor_values({PROJECT_KEY}).get(PROJECT_KEY, here)
     if known != here and Path(known).is_dir():
         raise SettingsError(
-            f"records that {records_home(project) / 'dagster.yaml'} names",
+            f"Dagster's records in {records_home(project)}, or where dagster.yaml there says",
             expected="a database of this project's own",
             found=f"the records of project {known}",
-            remedy="Make another database (`createdb NAME`), and name that one.",
+            remedy=f"Name another folder in {HOME_VARIABLE}; in PostgreSQL make another database "
+            "(`createdb NAME`), and name that one.",
         )
     instance.run_storage.set_cursor_values({PROJECT_KEY: here})
 
@@ -297,7 +311,8 @@ def only_run_here(project: Path, wait: Callable[[str], object] | None = None) ->
     StoreError
         If another process holds it.
     """
-    file = _make(project.resolve() / ".dagster") / "run.lock"
+    file = run_lock(project)
+    _make(file.parent)
     with ExitStack() as stack:
         try:
             stack.enter_context(hold(file, {}))
@@ -314,6 +329,16 @@ def only_run_here(project: Path, wait: Callable[[str], object] | None = None) ->
             wait(f"Another run is at work in {project} ({taken.holder}): waiting until it ends.")
             stack.enter_context(hold(file, {}, wait=True))
         yield
+
+
+def run_lock(project: Path) -> Path:
+    """File that stands for the place of the one run of everything."""
+    return project.resolve() / ".dagster" / "run.lock"
+
+
+def service_lock(project: Path) -> Path:
+    """File that stands for the place of the one `trend dev`."""
+    return project.resolve() / ".dagster" / "dev.lock"
 
 
 def instance_home(project: Path) -> Path:
@@ -423,9 +448,13 @@ KILLED = "The process of this run was ended from outside."
 
 
 def end_dead_runs(
-    instance: dg.DagsterInstance, *, launched: bool = False, why: str = KILLED
+    instance: dg.DagsterInstance,
+    *,
+    launched: bool = False,
+    alone: bool = False,
+    why: str = KILLED,
 ) -> list[str]:
-    """End runs of this machine whose process is gone, and free what they held.
+    """End runs whose process is gone, and free what they held.
 
     Nobody else does: Dagster's own launcher sees only the death of runs that it launched itself.
     A run that failed so is started again by the daemon, and takes up what was finished.
@@ -435,8 +464,10 @@ def end_dead_runs(
     instance : DagsterInstance
         Where they are on record.
     launched : bool
-        No code server of the project runs on this machine, so no run that one launched does,
-        even if it had no process of its own yet.
+        No `trend dev` serves the project, so no run that one launched is at work, here or on
+        another machine, even if it had no process of its own yet.
+    alone : bool
+        No other `trend run` works in the project, so one of another machine is over.
     why : str
         For the record.
 
@@ -448,7 +479,7 @@ def end_dead_runs(
     ended = []
     for record in instance.get_run_records(dg.RunsFilter(statuses=UNFINISHED)):
         run = record.dagster_run
-        if not _is_dead(instance, run, launched):
+        if not _is_dead(instance, run, launched, alone):
             continue
         if run.status == dg.DagsterRunStatus.CANCELING:
             instance.report_run_canceled(run, why)
@@ -468,7 +499,9 @@ def free_slots_of_ended_runs(instance: dg.DagsterInstance) -> None:
             storage.free_concurrency_slots_for_run(run_id)
 
 
-def process_of(instance: dg.DagsterInstance, run: dg.DagsterRun) -> tuple[int, float] | None:
+def process_of(
+    instance: dg.DagsterInstance, run: dg.DagsterRun
+) -> tuple[int, float, float | None] | None:
     """Find the process that a run has on this machine.
 
     Parameters
@@ -480,20 +513,25 @@ def process_of(instance: dg.DagsterInstance, run: dg.DagsterRun) -> tuple[int, f
 
     Returns
     -------
-    (int, float) or None
-        Its id and a time at which it ran; None if no process of this machine is known.
+    (int, float, float or None) or None
+        Its id, a time at which it ran, and when it began, as `is_alive` takes them; None if no
+        process of this machine is known.
     """
+    here = run.tags.get(HOST_TAG) == socket.gethostname()
+    told = int(run.tags[PROCESS_TAG]) if here else None
+    began_at = float(run.tags[BEGAN_TAG]) if here and BEGAN_TAG in run.tags else None
     # A run that the page executed again has the tags of the first one, and a launcher.
-    if GRPC_INFO_TAG not in run.tags and run.tags.get(HOST_TAG) == socket.gethostname():
+    if GRPC_INFO_TAG not in run.tags and told is not None:
         record = instance.get_run_record_by_id(run.run_id)
         assert record is not None
-        return int(run.tags[PROCESS_TAG]), record.create_timestamp.timestamp()
+        return told, record.create_timestamp.timestamp(), began_at
     if not _launched_here(run):
         return None
     for entry in instance.all_logs(run.run_id, of_type=dg.DagsterEventType.ENGINE_EVENT):
         metadata = entry.dagster_event.engine_event_data.metadata if entry.dagster_event else {}
         if "pid" in metadata:
-            return int(str(metadata["pid"].value)), entry.timestamp
+            pid = int(str(metadata["pid"].value))
+            return pid, entry.timestamp, began_at if pid == told else None
     return None
 
 
@@ -506,9 +544,9 @@ def _launched_here(run: dg.DagsterRun) -> bool:
     return f"/{socket_name()}" in run.tags.get(GRPC_INFO_TAG, "")
 
 
-def _is_dead(instance: dg.DagsterInstance, run: dg.DagsterRun, launched: bool) -> bool:
+def _is_dead(instance: dg.DagsterInstance, run: dg.DagsterRun, launched: bool, alone: bool) -> bool:
     found = process_of(instance, run)
     if found is not None and (run.status != dg.DagsterRunStatus.STARTING or launched):
         return not is_alive(*found)
-    told = HOST_TAG in run.tags or GRPC_INFO_TAG in run.tags
-    return launched and (_launched_here(run) or not told)
+    own = HOST_TAG in run.tags and GRPC_INFO_TAG not in run.tags  # a `trend run` elsewhere
+    return alone if own else launched

@@ -15,7 +15,6 @@ import json
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass
-from pathlib import Path
 
 import dagster as dg
 from dagster import OpExecutionContext
@@ -59,7 +58,10 @@ class ImportConfig(dg.Config):
     """What `trend import-...` takes."""
 
     kind: str = Field(description=f"What the file holds: {' or '.join(READERS)}.")
-    file: str = Field(description="Path of the file, on the machine that this page runs on.")
+    file: str = Field(
+        description="Path of the file, on the machine that this page runs on; below the project's "
+        "folder if it begins with no /."
+    )
 
 
 @dataclass(frozen=True)
@@ -152,7 +154,7 @@ def _run(
         retrain=config.retrain or spec.retrain,
     )
     with only_run_here(project.folder, wait=context.log.info):
-        end_dead_runs(context.instance)
+        end_dead_runs(context.instance, alone=True)
         for _, error in register_all(context.instance, project):
             raise error
         return make_all(project, context.instance, wish, name, context.log.info)
@@ -225,4 +227,5 @@ def _import(context: OpExecutionContext, config: ImportConfig) -> list[Version]:
         )
     project: Project = context.resources.project.open()
     with only_run_here(project.folder, wait=context.log.info):
-        return import_file(project, context.instance, Path(config.file), READERS[config.kind])
+        file = project.folder / config.file
+        return import_file(project, context.instance, file, READERS[config.kind])

@@ -6,6 +6,8 @@ which of these names has changed and what it was needed for.
 
 from __future__ import annotations
 
+import os
+import socket
 import warnings
 from collections.abc import Mapping, Sequence
 from typing import Any
@@ -68,6 +70,8 @@ from dagster_shared.error import SerializableErrorInfo
 # The form in which webserver, daemon and code server take an instance (`--instance-ref`).
 from dagster_shared.serdes import serialize_value
 
+from trend_dagster.storage.locks import began
+
 RECORDED_ONE_BY_ONE = {SYSTEM_METADATA_KEY_SOURCE_ASSET_OBSERVATION: True}
 """Metadata of an output that tells Dagster not to record every partition a second time.
 
@@ -79,8 +83,19 @@ an asset that did so pass; a test counts the records.
 # What Dagster still calls beta is pinned to one release and tested.
 warnings.filterwarnings("ignore", category=dg.BetaWarning)
 
-PROCESS_TAG, HOST_TAG = "trend/process", "trend/host"
+PROCESS_TAG, HOST_TAG, BEGAN_TAG = "trend/process", "trend/host", "trend/began"
 """Tags of our own that say where a run is at work: whether it still is can then be found out."""
+
+
+def this_process() -> dict[str, str]:
+    """Name the process of a run in its tags."""
+    pid = os.getpid()
+    return {
+        PROCESS_TAG: str(pid),
+        HOST_TAG: socket.gethostname(),
+        BEGAN_TAG: f"{began(pid):.2f}",
+    }
+
 
 REPOSITORY = "__repository__"  # the name that Dagster gives to a code location's only repository
 WHOLE_GRAPH_JOB = "__ASSET_JOB"

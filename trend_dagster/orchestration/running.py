@@ -9,15 +9,15 @@ See https://docs.dagster.io/guides/test/running-assets-in-process.
 
 from __future__ import annotations
 
-import os
 import shlex
-import socket
+import time
 from collections.abc import Collection, Iterator, Sequence
 from dataclasses import dataclass, replace
 
 import dagster as dg
 
 from trend_dagster.orchestration.assets import ASSETS
+from trend_dagster.orchestration.instance import end_dead_runs
 from trend_dagster.orchestration.io_managers import PLANNED_TAG
 from trend_dagster.orchestration.lineage import Lineage, State
 from trend_dagster.orchestration.overview import doubts_about
@@ -26,14 +26,13 @@ from trend_dagster.orchestration.private import (
     ASSET_PARTITION_RANGE_END_TAG,
     ASSET_PARTITION_RANGE_START_TAG,
     DATA_VERSION_TAG,
-    HOST_TAG,
-    PROCESS_TAG,
     JobExecutionResult,
     SerializableErrorInfo,
     StepFailureData,
     execute_here,
+    this_process,
 )
-from trend_dagster.orchestration.production import StoredAsset, restore_files
+from trend_dagster.orchestration.production import PROGRESS, StoredAsset, restore_files
 from trend_dagster.project.folder import Project
 
 MODULE, LOCATION = "trend_dagster.definitions", "trend_dagster"  # as workspace.yaml names them
@@ -345,6 +344,8 @@ def _launch(
 ) -> Launched:
     """Run the smallest range of partitions that holds all that has to be made."""
     tags = _tags()
+    if asset.pool is not None:
+        _wait_for_a_place(asset.name, asset.pool, instance)
     if asset.dims:
         first, last = _range(asset, todo.make, instance)
         tags |= {ASSET_PARTITION_RANGE_START_TAG: first, ASSET_PARTITION_RANGE_END_TAG: last}
@@ -367,13 +368,28 @@ def _launch(
     return _failed(result, warnings)
 
 
+def _wait_for_a_place(asset: str, pool: str, instance: dg.DagsterInstance) -> None:
+    """Wait while runs of the page hold the pool; Dagster would wait in silence, deaf to Ctrl-C."""
+    while True:
+        end_dead_runs(instance, alone=True)
+        found = instance.event_log_storage.get_concurrency_info(pool)
+        if not found.active_run_ids or found.active_slot_count < found.slot_count:
+            return
+        holders = ", ".join(sorted(run[:8] for run in found.active_run_ids))
+        PROGRESS.get()(asset, f"waits for run {holders} in pool {pool}, see the page", 0.0)
+        time.sleep(SECONDS_BETWEEN_LOOKS)
+
+
+SECONDS_BETWEEN_LOOKS = 2.0
+
+
 # The event log keeps everything; the terminal is for people.
 QUIET = {"loggers": {"console": {"config": {"log_level": "CRITICAL"}}}}
 
 
 def _tags() -> dict[str, str]:
     # Named from the beginning: this process may be killed before the run begins to execute.
-    return {PLANNED_TAG: "true", PROCESS_TAG: str(os.getpid()), HOST_TAG: socket.gethostname()}
+    return {PLANNED_TAG: "true", **this_process()}
 
 
 def _failed(result: JobExecutionResult, warnings: tuple[str, ...]) -> Launched:

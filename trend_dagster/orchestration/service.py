@@ -36,6 +36,8 @@ from trend_dagster.orchestration.instance import (
     end_dead_runs,
     instance_home,
     process_of,
+    run_lock,
+    service_lock,
     socket_name,
 )
 from trend_dagster.orchestration.private import (
@@ -43,7 +45,7 @@ from trend_dagster.orchestration.private import (
     DagsterGrpcClient,
     serialize_value,
 )
-from trend_dagster.storage.locks import TakenError, hold, is_alive
+from trend_dagster.storage.locks import TakenError, hold, is_alive, is_free
 
 MARK = "TREND_SERVICE"
 """Environment variable of everything that a service starts: by it the processes are found again."""
@@ -109,6 +111,8 @@ class Service:
         Takes a line for the user.
     read_only : bool
         Show the page without a daemon, and refuse whatever would change something.
+    scratch : Path
+        Empty folder in which its processes start; :meth:`run` makes one.
     """
 
     instance: dg.DagsterInstance
@@ -117,6 +121,7 @@ class Service:
     environment: Mapping[str, str]
     say: Say
     read_only: bool = False
+    scratch: Path = Path()
     parts: list[Part] = field(default_factory=list, init=False)
     socket: str = field(default="", init=False)
     signal: int | None = field(default=None, init=False)
@@ -136,8 +141,14 @@ class Service:
         """
         if not self.read_only:
             self._end_what_was_left()
-        with tempfile.TemporaryDirectory(prefix="trend-") as scratch, self._signals_told():
-            self.parts = self._commands(Path(scratch))
+        # The path of a socket has a hundred characters at most; some clusters' TMPDIR has more.
+        short = len(tempfile.gettempdir()) + len(f"/trend-12345678/{socket_name()}") < 100
+        with (
+            tempfile.TemporaryDirectory(prefix="trend-", dir=None if short else "/tmp") as scratch,
+            self._signals_told(),
+        ):
+            self.scratch = Path(scratch)
+            self.parts = self._commands()
             try:
                 self._start()
                 self._watch()
@@ -146,9 +157,9 @@ class Service:
             finally:
                 self._end()
 
-    def _commands(self, scratch: Path) -> list[Part]:
-        socket = self.socket = str(scratch / socket_name())
-        workspace = scratch / "workspace.yaml"
+    def _commands(self) -> list[Part]:
+        socket = self.socket = str(self.scratch / socket_name())
+        workspace = self.scratch / "workspace.yaml"
         server = {"location_name": LOCATION, "host": "localhost", "socket": socket}
         workspace.write_text(yaml.safe_dump({"load_from": [{"grpc_server": server}]}))
         ref = ["--instance-ref", serialize_value(self.instance.get_ref())]
@@ -188,8 +199,10 @@ class Service:
     def _start_part(self, part: Part) -> None:
         part.process = subprocess.Popen(
             [sys.executable, "-W", "ignore", *part.command],
-            env={**self.environment, MARK: self.mark},
-            cwd=self.folder,
+            # Dagster imports from the folder it is started in: an empty one, not a stranger's. For
+            # that it takes the first entry off Python's path, which must be that folder.
+            env={**self.environment, MARK: self.mark, "PYTHONSAFEPATH": ""},
+            cwd=self.scratch,
             stdin=subprocess.DEVNULL,
             # Ctrl-C is for this process, which ends the others in order.
             start_new_session=True,
@@ -261,7 +274,8 @@ class Service:
         """End what a service before this one left behind when it was killed, and its runs."""
         left = marked(self.mark)
         _kill(left)
-        ended = end_dead_runs(self.instance, launched=True, why=LEFT)
+        alone = is_free(run_lock(self.folder))
+        ended = end_dead_runs(self.instance, launched=True, alone=alone, why=LEFT)
         if ended:
             self.say(
                 f"{_runs(len(ended))} at work when `trend dev` was last ended: started again, "
@@ -328,10 +342,10 @@ def only_service(project: Path, port: int) -> Iterator[None]:
         If this user may not write there.
     """
     instance_home(project)
-    folder = project / ".dagster"
+    place = service_lock(project)
     try:
-        folder.mkdir(exist_ok=True)
-        with hold(folder / "dev.lock", {"page": f"http://127.0.0.1:{port}"}):
+        place.parent.mkdir(exist_ok=True)
+        with hold(place, {"page": f"http://127.0.0.1:{port}"}):
             yield
     except TakenError as taken:
         where = "" if taken.holder is None else f" at {taken.holder.what.get('page')}"

@@ -79,17 +79,20 @@ class Holder:
         When it took the place, in seconds since 1970.
     what : mapping of str to str
         What else it tells of itself.
+    began : float, optional
+        When its process began (:func:`began`).
     """
 
     process: int
     host: str
     since: float
     what: Mapping[str, str]
+    began: float | None = None
 
     @classmethod
     def this_process(cls, what: Mapping[str, str]) -> Holder:
         """Name this process as the holder, from now on."""
-        return cls(os.getpid(), socket.gethostname(), time.time(), what)
+        return cls(os.getpid(), socket.gethostname(), time.time(), what, began(os.getpid()))
 
     @classmethod
     def read(cls, file: Path) -> Holder | None:
@@ -103,14 +106,22 @@ class Holder:
         """Whether it still runs; True for another machine, which this one cannot ask."""
         if self.host != socket.gethostname():
             return True
-        return is_alive(self.process, self.since)
+        return is_alive(self.process, self.since, self.began)
 
     def __str__(self) -> str:
         at = time.strftime("%d %b %H:%M", time.localtime(self.since))
         return f"process {self.process} on {self.host}, since {at}"
 
 
-def is_alive(process: int, since: float) -> bool:
+def began(process: int) -> float:
+    """Seconds between the start of this machine and that of a process.
+
+    Unlike the time of day, which is set right now and then, this stays the same.
+    """
+    return psutil.Process(process).create_time() - psutil.boot_time()
+
+
+def is_alive(process: int, since: float, began_at: float | None = None) -> bool:
     """Tell whether a process of this machine still runs.
 
     Parameters
@@ -120,12 +131,44 @@ def is_alive(process: int, since: float) -> bool:
     since : float
         A time at which it ran, in seconds since 1970: a process that began later only has the
         same id.
+    began_at : float, optional
+        When it began (:func:`began`), where that is known; it is believed before ``since``, which
+        a change of the clock puts in doubt.
     """
     try:
         found = psutil.Process(process)
-        return found.status() != psutil.STATUS_ZOMBIE and found.create_time() <= since + 1
+        if found.status() == psutil.STATUS_ZOMBIE:
+            return False
+        if began_at is not None:
+            return abs(began(process) - began_at) < SAME_PROCESS_SECONDS
+        return found.create_time() <= since + 1
     except psutil.NoSuchProcess:
         return False
+
+
+SAME_PROCESS_SECONDS = 2.0  # the system gives the time of its start in whole seconds
+
+
+def is_free(file: Path) -> bool:
+    """Tell whether nobody holds a place now.
+
+    Parameters
+    ----------
+    file : Path
+        Stands for it, as in :func:`hold`.
+    """
+    try:
+        handle = os.open(file, os.O_RDONLY)
+    except OSError as error:
+        return isinstance(error, FileNotFoundError)
+    try:
+        if flock(handle, fcntl.LOCK_SH | fcntl.LOCK_NB):
+            return True
+    except BlockingIOError:
+        return False
+    finally:
+        os.close(handle)
+    return (holder := Holder.read(file)) is None or not holder.alive
 
 
 class TakenError(Exception):

@@ -17,6 +17,8 @@ import torch
 from sklearn.model_selection import train_test_split
 
 from benchmarks.tutorial_model import TutorialModel
+from tests.service import wait_until
+from tests.slurm import ask
 from trend_dagster.errors import CohortError, SettingsError, TrainingError
 from trend_dagster.science.features.autoencoder import (
     AutoencoderConfig,
@@ -540,3 +542,54 @@ def test_two_processes_average_the_gradients_of_their_runs(tmp_path):
         np.testing.assert_allclose(weights_to_arrays(two.model)[name], array, atol=2e-5)
     resumed = fit(tmp_path / "two", base.model_copy(update={"n_devices": 2, "n_epochs": 3}), still)
     assert resumed.resumed_from == 2
+
+
+@pytest.mark.slow
+def test_two_nodes_average_the_gradients_of_their_runs(tmp_path, slurm_of_two, monkeypatch):
+    """Two tasks of srun, one on each node, do what one process does with accumulated gradients."""
+    allocated = ["salloc", "--nodes=2", "--no-shell"]
+    said = subprocess.run(allocated, capture_output=True, text=True, check=True).stderr
+    monkeypatch.setenv("SLURM_JOB_ID", re.search(r"allocation (\d+)", said)[1])
+    as_sbatch = {"JOB_NUM_NODES": 2, "NNODES": 2, "NTASKS": 2, "NTASKS_PER_NODE": 1}
+    for name, value in as_sbatch.items():
+        monkeypatch.setenv(f"SLURM_{name}", str(value))
+    # Both nodes are this machine, by names that no resolver knows.
+    monkeypatch.setenv("MASTER_ADDR", "127.0.0.1")
+    monkeypatch.setenv("GLOO_SOCKET_IFNAME", "lo")
+    monkeypatch.setenv("OMP_NUM_THREADS", "1")  # as this process, above
+    monkeypatch.setenv("PYTHONPATH", str(Path(__file__).parents[3]))  # what the tests draw
+    still = SMALL.model_copy(update={"dropout": 0.0})
+    base = FAST.model_copy(update={"n_epochs": 2})
+    one = fit(tmp_path / "one", base.model_copy(update={"accumulate": 2}), still)
+    seen: list = []
+    pair = base.model_copy(update={"n_nodes": 2})
+    two = fit(tmp_path / "two", pair, still, on_epoch=seen.append)
+    assert tuple(seen) == two.history
+    assert [r.train_loss for r in two.history] == pytest.approx(
+        [r.train_loss for r in one.history], rel=1e-5
+    )
+    for name, array in weights_to_arrays(one.model).items():
+        np.testing.assert_allclose(weights_to_arrays(two.model)[name], array, atol=2e-5)
+    three = pair.model_copy(update={"n_epochs": 3})
+    assert fit(tmp_path / "two", three, still).resumed_from == 2
+
+    def stop(record) -> None:
+        raise KeyboardInterrupt
+
+    with pytest.raises(KeyboardInterrupt):
+        fit(tmp_path / "three", pair.model_copy(update={"n_epochs": 500}), still, on_epoch=stop)
+    wait_until(
+        lambda: not ask("squeue", "-h", "--steps"), 60, "the tasks end with who started them"
+    )
+    broken = {**cohort(), "run-1": functools.partial(draw, 1, 19)}
+    with pytest.raises(CohortError, match=r"Run run-1: expected shape"):
+        fit(tmp_path / "four", pair, still, runs=broken)
+    with pytest.raises(TrainingError, match=r"two.* 99 tasks|More processors requested"):
+        fit(tmp_path / "five", pair.model_copy(update={"n_devices": 99}), still)
+
+
+@pytest.mark.parametrize(("there", "found"), [("", "none"), ("1", "one with 1")])
+def test_more_nodes_than_were_asked_for_are_refused(tmp_path, monkeypatch, there, found):
+    monkeypatch.setenv("SLURM_JOB_NUM_NODES", there or "0")
+    with pytest.raises(SettingsError, match=f"a job of Slurm with 2 nodes, found {found}"):
+        fit(tmp_path, FAST.model_copy(update={"n_nodes": 2}))

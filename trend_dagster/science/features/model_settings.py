@@ -116,6 +116,8 @@ class TrainingConfig(Section):
     """
     n_devices: int = Field(1, ge=1)
     """Processes, each with a device and a run of its own per step (one per GPU)."""
+    n_nodes: int = Field(1, ge=1, json_schema_extra=UNLESS_DEFAULT)
+    """Machines, each with n_devices such processes: tasks of Slurm's srun."""
     accelerator: Literal["auto", "cpu", "cuda"] = Field("auto", json_schema_extra=NO_IDENTITY)
     """Where to train: a GPU if there is one, or as said."""
     compile: bool = False

@@ -42,6 +42,7 @@ from trend_dagster.science.features.autoencoder import (
 )
 from trend_dagster.science.features.model_settings import AutoencoderConfig
 from trend_dagster.science.features.model_settings import TrainingConfig as TrainingConfig
+from trend_dagster.science.features.nodes import on_nodes
 from trend_dagster.science.identity import deciding
 
 RunLoader = Callable[[], NDArray[np.floating]]
@@ -617,6 +618,13 @@ def _fit(fabric: Any, job: _Job) -> dict[str, Any]:
         return asdict(_Loop(fabric, job).run())
 
 
+def _fit_in_task(tell: Callable[[Any], None], job: _Job) -> dict[str, Any]:
+    """Run the process of a training that a task of Slurm's is."""
+    fabric, _ = _make_fabric(job.config, in_task=True)
+    told = replace(job, on_epoch=tell, on_share=tell, on_notice=tell)
+    return dict(fabric.launch(partial(_fit, job=told)))
+
+
 # --- Public entry ---------------------------------------------------------------------------
 
 
@@ -717,8 +725,8 @@ def train(
     )
 
 
-def _make_fabric(config: TrainingConfig) -> tuple[Any, str]:
-    """Choose device, precision and processes."""
+def _make_fabric(config: TrainingConfig, *, in_task: bool = False) -> tuple[Any, str]:
+    """Choose device, precision and processes; those of a task of Slurm's are there already."""
     from lightning.fabric import Fabric
 
     on_gpu = config.accelerator != "cpu" and torch.cuda.is_available()
@@ -732,49 +740,63 @@ def _make_fabric(config: TrainingConfig) -> tuple[Any, str]:
         )
     device_type = "cuda" if on_gpu else "cpu"
     precision = resolve_precision(config.precision, device_type)
-    strategy = "auto"
-    if config.n_devices > 1:
+    strategy = "ddp" if in_task else "auto"
+    if config.n_devices > 1 and not in_task:
         # Under torchrun the processes are there; else they are started here, not by running the
         # caller's program again.
         strategy = "ddp" if torch.distributed.is_torchelastic_launched() else "ddp_spawn"
     fabric = Fabric(
         accelerator=device_type,
         devices=config.n_devices,
+        num_nodes=config.n_nodes if in_task else 1,
         strategy=strategy,
-        plugins=_environment(),
+        plugins=_environment(config, in_task),
         precision="bf16-mixed" if precision == "bf16" else "32-true",
     )
     return fabric, precision
 
 
-def _environment() -> list[Any]:
+def _environment(config: TrainingConfig, in_task: bool) -> list[Any]:
     """Say who starts the processes: else Lightning warns where `srun` is installed and unused."""
     from lightning.fabric.plugins import environments
 
+    if in_task:
+        return [environments.SLURMEnvironment(auto_requeue=False)]  # type: ignore[attr-defined]
     if torch.distributed.is_torchelastic_launched():
         return [environments.TorchElasticEnvironment()]  # type: ignore[attr-defined]
     # A task of Slurm's is told by its variables, which Lightning then reads itself.
     alone = environments.LightningEnvironment()  # type: ignore[attr-defined]
-    return [] if "SLURM_NTASKS" in os.environ else [alone]
+    return [] if "SLURM_NTASKS" in os.environ and config.n_nodes == 1 else [alone]
 
 
 def _launch(fabric: Any, job: _Job) -> dict[str, Any]:
     """Run all processes of a training; what they tell is told in this one."""
-    if job.config.n_devices == 1 or torch.distributed.is_torchelastic_launched():
+    several = job.config.n_nodes * job.config.n_devices > 1
+    if not several or torch.distributed.is_torchelastic_launched():
         return dict(fabric.launch(partial(_fit, job=job)))
+
     # Callbacks of a caller (a progress bar, a log) belong to this process and stay here.
+    def hear(told: str | float | EpochRecord) -> None:
+        if isinstance(told, str):
+            job.on_notice(told)
+        elif isinstance(told, float):
+            job.on_share(told)
+        else:
+            job.on_epoch(told)
+
+    if job.config.n_nodes > 1:
+        # All of one precision, whatever each machine has in hardware.
+        same = job.config.model_copy(update={"precision": job.identity["precision"]})
+        sent = replace(job, config=same, on_epoch=print, on_share=print, on_notice=print)
+        work = partial(_fit_in_task, job=sent)
+        return dict(on_nodes(work, same.n_nodes, same.n_devices, hear))
     queue = torch.multiprocessing.get_context("spawn").SimpleQueue()
     errors: list[Exception] = []
 
     def listen() -> None:
         while (told := queue.get()) is not None:
             try:
-                if isinstance(told, str):
-                    job.on_notice(told)
-                elif isinstance(told, float):
-                    job.on_share(told)
-                else:
-                    job.on_epoch(told)
+                hear(told)
             except Exception as error:
                 errors.append(error)
 
