@@ -46,6 +46,8 @@ class AssetStatus:
         How far outputs are that are being made, or were when they were stopped.
     n_bytes : int
         Size of all its versions on disk.
+    waiting : tuple of str
+        Outputs that are not made yet only because what they are made from is not.
     """
 
     asset: str
@@ -57,6 +59,7 @@ class AssetStatus:
     findings: Mapping[str, tuple[str, ...]]
     under_way: Mapping[str, str]
     n_bytes: int
+    waiting: tuple[str, ...] = ()
 
 
 def overview(project: Project) -> list[AssetStatus]:
@@ -82,11 +85,7 @@ def _status(project: Project, asset: StoredAsset, found: list[State]) -> AssetSt
         asset=asset.name,
         counts={status: counts[status] for status in STATUSES},
         reasons={describe(s.asset, s.partition): s.reasons for s in found if s.reasons},
-        excluded={
-            describe(s.asset, s.partition): s.version.excluded
-            for s in found
-            if s.version is not None and s.version.excluded
-        },
+        excluded={describe(s.asset, s.partition): why for s in found if (why := s.excluded)},
         doubts=doubts_about(project, asset, found),
         removed=tuple(describe(asset.name, p) for p in removed(project, asset)),
         findings={
@@ -100,6 +99,7 @@ def _status(project: Project, asset: StoredAsset, found: list[State]) -> AssetSt
             if s.status != "current" and (said := under_way(project, asset, s.partition))
         },
         n_bytes=project.store.size(asset.name),
+        waiting=tuple(describe(s.asset, s.partition) for s in found if s.lacks_input),
     )
 
 
@@ -115,7 +115,7 @@ def doubts_about(
     asset : StoredAsset
         Which asset.
     found : list of State
-        Its outputs.
+        Its outputs. What was said of one that is out of date may be true no more.
 
     Returns
     -------
@@ -125,11 +125,17 @@ def doubts_about(
     said = {
         describe(s.asset, s.partition): doubts(s.asset, s.version.facts)
         for s in found
-        if s.version is not None
+        if s.version is not None and s.status == "current"
     }
     if asset.dims == (BOLD_RUN,) and asset.name == "bold":
-        for run, lines in run_doubts(project, [s.partition[BOLD_RUN] for s in found]).items():
-            said[describe("bold", {BOLD_RUN: run})] += lines
+        current = [s.partition[BOLD_RUN] for s in found if describe("bold", s.partition) in said]
+        beside = run_doubts(project, current)
+        # What sets a run apart goes before what all runs share.
+        said = {
+            name: [*beside.get(run, ()), *said[name]]
+            for run in [*beside, *(run for run in current if run not in beside)]
+            if (name := describe("bold", {BOLD_RUN: run}))
+        }
     return {name: tuple(lines) for name, lines in said.items() if lines}
 
 

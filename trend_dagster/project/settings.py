@@ -64,7 +64,7 @@ class InputsConfig(BaseModel, frozen=True, extra="forbid"):
     exclude: dict[str, str] = _place(
         {},
         "Runs to leave out, each with the reason, which status and report show: a key or a pattern "
-        "of keys. {sub-07_ses-1: fell asleep late, 'sub-09_*': another scanner}.",
+        "of keys. {'sub-07_ses-1_*': fell asleep late, 'sub-09_*': another scanner}.",
     )
     volume_mask: str | None = _place(
         None,
