@@ -94,7 +94,7 @@ def read_on(folder, mesh: str, bold: np.ndarray, **inputs):
 def test_coverage_counts_vertices_of_the_mesh_that_is_worked_on(tmp_path, rng):
     cortex = ~real_wall()
     np.save(tmp_path / "mask.npy", cortex)
-    bold = 1000 + rng.standard_normal((len(cortex), 40))
+    bold = 1000 + 10 * rng.standard_normal((len(cortex), 40))
     inputs = {"resample": "3k", "cortex_mask": ["mask.npy"]}
     facts = read_on(tmp_path, "fsaverage5", bold, **inputs).facts
     n_outside = facts["n_vertices_outside_cortex_mask"]

@@ -63,8 +63,8 @@ def init(
         f"name the folder of your BOLD in {file} (inputs.bold: /data/derivatives/fmriprep), or put "
         f"one file or pair per run into {folder / inputs.bold}: GIFTI, MGH, CIFTI-2, NIfTI, .npy "
         "(vertices x timepoints)",
-        "name the mesh that its vertices lie on there (inputs.surface or inputs.surfaces): spatial"
-        "  encodings are cut from it",
+        "name the mesh that its vertices lie on there (inputs.surface or inputs.surfaces): "
+        "spatial encodings are cut from it",
         f"or put a .npy per label file (a label per vertex) into {folder / inputs.geodesic_labels}",
         f"trend run {folder}",
     )

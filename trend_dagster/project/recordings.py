@@ -372,6 +372,11 @@ def _lacking(
                 found=f"none beside any of {len(project.bold_runs)} runs",
                 remedy="Put them there, or take the setting out of trend.yaml.",
             ) from error
+    if own is None:
+        try:
+            find(run)
+        except InputError as error:
+            return str(error)
     if unknown := matching(wanted, known)[1]:
         raise SettingsError(
             f"setting {setting}",
@@ -379,14 +384,9 @@ def _lacking(
             found=f"{unknown[0]!r}, which no table has" + nearest(unknown[0], known),
             remedy="Correct the name in trend.yaml.",
         )
-    if own is None:
-        try:
-            find(run)
-        except InputError as error:
-            return str(error)
     return (
-        f"its confounds table lacks {', '.join(matching(wanted, own or [])[1])}, which other runs "
-        f"have ({len(own or [])} others in {find(run).name})"
+        f"its confounds table lacks {', '.join(matching(wanted, own)[1])}, which other runs have "
+        f"({len(own)} others in {find(run).name})"
     )
 
 
