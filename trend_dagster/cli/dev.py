@@ -10,7 +10,7 @@ from typing import TYPE_CHECKING, Annotated
 import typer
 from rich.markup import escape
 
-from trend_dagster.cli.app import Folder, Profile, app, console, problems
+from trend_dagster.cli.app import Folder, Profile, app, problems, say
 from trend_dagster.errors import ServerError
 
 if TYPE_CHECKING:
@@ -56,9 +56,6 @@ def dev(
         PROFILE_VARIABLE: profile or "",
     }
     where = f"Dagster UI of {project.folder}: http://127.0.0.1:{port}"
-
-    def say(line: str) -> None:
-        console.print(escape(line), soft_wrap=True)
 
     if read_only:
         with open_records(project.folder) as records:

@@ -9,7 +9,7 @@ import typer
 from rich.markup import escape
 from rich.table import Table
 
-from trend_dagster.cli.app import Folder, Json, Profile, app, console, emit
+from trend_dagster.cli.app import Folder, Json, Profile, app, console, emit, say
 from trend_dagster.errors import InputError, cannot_write
 
 
@@ -58,7 +58,7 @@ def init(
     except OSError as error:
         remedy = "run again, or name another folder."
         raise cannot_write(f"project {folder}", error, remedy) from error
-    console.print(f"Made {escape(str(folder))}. Next:", soft_wrap=True)
+    say(f"Made {folder}. Next:")
     steps = (
         f"name the folder of your BOLD in {file} (inputs.bold: /data/derivatives/fmriprep), or put "
         f"one file or pair per run into {folder / inputs.bold}: GIFTI, MGH, CIFTI-2, NIfTI, .npy "
@@ -69,7 +69,7 @@ def init(
         f"trend run {folder}",
     )
     for number, step in enumerate(steps, start=1):
-        console.print(f"  {number}. {escape(step)}", soft_wrap=True)
+        say(f"  {number}. {step}")
 
 
 @app.command()

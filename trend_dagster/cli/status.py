@@ -10,7 +10,7 @@ import typer
 from rich.markup import escape
 from rich.table import Table
 
-from trend_dagster.cli.app import Folder, Json, Profile, app, console, emit, problems
+from trend_dagster.cli.app import Folder, Json, Profile, app, console, emit, problems, say
 
 if TYPE_CHECKING:
     from trend_dagster.orchestration.overview import AssetStatus
@@ -43,12 +43,11 @@ def status(
         console.print(_table(found))
         for asset in found:
             for line in _reasons(asset, None if all_reasons else MAX_REASONS):
-                console.print(escape(line), soft_wrap=True)
+                say(line)
         if waiting := [f"{a.asset} ({len(a.waiting)})" for a in found if a.waiting]:
-            said = f"Not made yet, for want of what they are made from: {', '.join(waiting)}"
-            console.print(said, soft_wrap=True)
+            say(f"Not made yet, for want of what they are made from: {', '.join(waiting)}")
         if (holder := Holder.read(project.folder / ".dagster" / "run.lock")) and holder.alive:
-            console.print(f"`trend run` is at work ({escape(str(holder))})", soft_wrap=True)
+            say(f"`trend run` is at work ({holder})")
         for line in damaged:
             problems.print(f"[bold red]damaged[/] {escape(line)}", soft_wrap=True)
     raise typer.Exit(1 if damaged else 0)
@@ -71,11 +70,9 @@ def _table(found: list[AssetStatus]) -> Table:
 
 def _reasons(asset: AssetStatus, most: int | None) -> list[str]:
     lines = [f"{name}: {said}" for name, said in asset.under_way.items()]
-    lines += [
-        f"{name}: {'; '.join(dict.fromkeys(each.removeprefix(f'{name}: ') for each in why))}"
-        for name, why in asset.reasons.items()
-        if name not in asset.waiting
-    ]
+    for name, why in asset.reasons.items():  # an error begins with the name of its output itself
+        said = [one.removeprefix(f"{name}: ") for one in dict.fromkeys(why)]
+        lines += [] if name in asset.waiting else [f"{name}: {'; '.join(said)}"]
     lines += [f"{name} is excluded: {why}" for name, why in asset.excluded.items()]
     lines += [f"{name}: {doubt}" for name, said in asset.doubts.items() for doubt in said]
     lines += [f"{name}: {line}" for name, said in asset.findings.items() for line in said]

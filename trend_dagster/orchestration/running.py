@@ -35,7 +35,6 @@ from trend_dagster.orchestration.private import (
 )
 from trend_dagster.orchestration.production import StoredAsset, restore_files
 from trend_dagster.project.folder import Project
-from trend_dagster.storage.stores import describe
 
 MODULE, LOCATION = "trend_dagster.definitions", "trend_dagster"  # as workspace.yaml names them
 
@@ -283,11 +282,7 @@ def _run(
             c and idle is None and s.excluded is not None
             for c, s in zip(changed, after, strict=True)
         ),
-        excluded=tuple(
-            f"{describe(s.asset, s.partition)}: {s.excluded}"
-            for s in after
-            if idle is None and s.excluded
-        ),
+        excluded=tuple(f"{s.name}: {s.excluded}" for s in after if idle is None and s.excluded),
         errors=(*(e for e in launched.errors if e not in blocked[:1]), *blocked[:1]),
         blocked=len(blocked),
         notes=tuple(

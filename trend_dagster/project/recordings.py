@@ -29,6 +29,7 @@ from trend_dagster.project.mesh import (
 )
 from trend_dagster.project.settings import nearest
 from trend_dagster.science.bold import (
+    BoldConfig,
     same_recordings,
     signal_mask,
     temporal_snr,
@@ -93,6 +94,12 @@ class Recording:
     facts: Mapping[str, Any]
     unusable: str | None
 
+    def prepared(self, config: BoldConfig) -> tuple[NDArray[np.float32], NDArray[np.bool_]]:
+        """Cleaned and standardised as the settings say, with the mask of usable vertices."""
+        return prepare_run(
+            self.raw.signal, config, self.repetition_time, self.confounds, self.sample_mask
+        )
+
     def space_arrays(self) -> dict[str, NDArray[Any]]:
         """Arrays of the files' space; of a run that was resampled they have other rows."""
         prefix = INPUT if "n_vertices_of_the_files" in self.facts else ""
@@ -108,10 +115,10 @@ def recording_files(project: Project, run: BoldRun) -> dict[str, Path]:
         files["mask"] = mask
     with suppress(InputError):  # one that is needed is missed in read_recording
         files["confounds"] = confounds_file(run)
-    censor = project.settings.bold.censor
-    if censor is not None and censor.file is not None:
+    config = project.settings.bold
+    if config.censor is not None and config.censor.file is not None:
         with suppress(InputError):
-            files["censored"] = _censor_table(run, censor.file)
+            files["censored"] = _censor_table(run, config.censor.file)
     if project.settings.inputs.resample is not None:
         files |= mesh_files(project)
     return files | cortex_mask_files(project)
@@ -158,14 +165,10 @@ def read_recording(project: Project, run: BoldRun) -> Recording:
     kept = _kept_volumes(project, run, files, raw.signal.shape[1], time, facts)
     if (reason := _too_little(project, kept, time)) is not None:
         return Recording(raw, mask, time, None, None, facts, f"{run.name}: {reason}")
-    confounds = None
-    if config.confounds:
-        confounds = read_confounds(
-            files["confounds"], config.confounds, raw.signal.shape[1], int(np.argmax(kept))
-        )
-        if (n := confounds.shape[1]) >= kept.sum() - 1:
-            reason = f"{n} confounds leave nothing of {int(kept.sum())} volumes (bold.confounds)"
-            return Recording(raw, mask, time, None, None, facts, f"{run.name}: {reason}")
+    confounds = _read_confounds(project, run, files, kept)
+    if confounds is not None and (n := confounds.shape[1]) >= kept.sum() - 1:
+        reason = f"{n} confounds leave nothing of {int(kept.sum())} volumes (bold.confounds)"
+        return Recording(raw, mask, time, None, None, facts, f"{run.name}: {reason}")
     if (way := resampling_of(project)) is not None:
         facts |= {"n_vertices": way.surface.n_vertices, "n_vertices_of_the_files": len(mask)}
         raw, mask = _resampled(project, run, raw, mask, way)
@@ -182,8 +185,8 @@ def read_recording(project: Project, run: BoldRun) -> Recording:
     return Recording(raw, mask, time, confounds, None if kept.all() else kept, facts, None)
 
 
-def read_voxels(project: Project, run: BoldRun) -> tuple[NDArray[np.float32], Subcortex] | None:
-    """Read the voxels of a CIFTI run outside the cortex, cleaned as its vertices are.
+def read_voxels(project: Project, bold: Version) -> tuple[NDArray[np.float32], Subcortex] | None:
+    """Read the voxels outside the cortex of a CIFTI run, cleaned as its stored vertices are.
 
     The global signal stays in: it is that of the cortex, and the mean series of networks, which
     voxels are compared with, hold nothing of it.
@@ -195,20 +198,27 @@ def read_voxels(project: Project, run: BoldRun) -> tuple[NDArray[np.float32], Su
     subcortex : Subcortex
         Where they are; both None for a run without voxels.
     """
+    run, time = project.bold_run(bold.partition[BOLD_RUN]), bold.facts["repetition_time_s"]
     found = read_subcortex(run.files[0]) if run.source == "cifti" else None
     if found is None:
         return None
     signal, subcortex = found
     signal[~np.isfinite(signal).all(axis=1)] = 0
-    recording = read_recording(project, run)
-    prepared, _ = prepare_run(
-        signal,
-        project.settings.bold.model_copy(update={"global_signal": "keep"}),
-        recording.repetition_time,
-        recording.confounds,
-        recording.sample_mask,
-    )
-    return prepared, subcortex
+    files, config = recording_files(project, run), project.settings.bold
+    kept = _kept_volumes(project, run, files, signal.shape[1], time, {})
+    confounds = _read_confounds(project, run, files, kept)
+    config = config.model_copy(update={"global_signal": "keep"})
+    return prepare_run(signal, config, time, confounds, kept)[0], subcortex
+
+
+def _read_confounds(
+    project: Project, run: BoldRun, files: Mapping[str, Path], kept: NDArray[np.bool_]
+) -> NDArray[np.float64] | None:
+    """Read what the settings ask to be regressed out, if anything."""
+    columns = project.settings.bold.confounds
+    if not columns:
+        return None
+    return read_confounds(files["confounds"], columns, len(kept), int(np.argmax(kept)))
 
 
 def _motion(files: Mapping[str, Path], n_timepoints: int) -> dict[str, float]:
@@ -352,15 +362,16 @@ def _lacking(
 ) -> str | None:
     """Tell what no table has, which is one error of the settings, from what a run lacks."""
 
-    def columns(of: BoldRun) -> list[str] | None:
-        with suppress(InputError):
-            return columns_of(find(of))
-        return None
+    def columns(of: BoldRun) -> tuple[list[str] | None, str]:
+        try:
+            return columns_of(find(of)), ""
+        except InputError as error:
+            return None, str(error)
 
-    own = columns(run)
+    own, why = columns(run)
     if own is not None and (not own or not matching(wanted, own)[1]):
         return None  # what is no table is said where its numbers are read
-    tables = [found for r in project.bold_runs.values() if (found := columns(r)) is not None]
+    tables = [t for r in project.bold_runs.values() if (t := columns(r)[0]) is not None]
     known = sorted({name for found in tables for name in found})
     if not tables:
         try:
@@ -373,10 +384,7 @@ def _lacking(
                 remedy="Put them there, or take the setting out of trend.yaml.",
             ) from error
     if own is None:
-        try:
-            find(run)
-        except InputError as error:
-            return str(error)
+        return why
     if unknown := matching(wanted, known)[1]:
         raise SettingsError(
             f"setting {setting}",
