@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import time
 from collections.abc import Callable, Iterator
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from dataclasses import asdict
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated
@@ -95,7 +95,9 @@ def run(
         wait = f", {waiting} outputs wait for what failed" if failed and waiting else ""
         without = f", {left_out} left out" if left_out else ""
         said = f"{failed} error{'' if failed == 1 else 's'}{wait}"
-        console.print(f"\n{made} outputs made{without} in {seconds:.0f} s; {said}.")
+        console.print(
+            f"\n{made} output{'' if made == 1 else 's'} made{without} in {seconds:.0f} s; {said}."
+        )
     show_results(project)
     raise typer.Exit(1 if failed else 0)
 
@@ -168,15 +170,17 @@ def _show_foreseen(project: Project) -> None:
     from trend_dagster.project.folder import BOLD_RUN
     from trend_dagster.project.recordings import foreseen
 
-    try:
-        found = [(key, why) for key, why in foreseen(project) if key]
-    except TrendError:  # said where the runs are listed
-        return
+    found: dict[str, list[str]] = {}
+    with suppress(TrendError):  # said where the runs are listed
+        for key, why in foreseen(project):
+            found.setdefault(key, []).append(why)
+    found.pop("", None)  # an error, which comes at once
     new = []
-    for key, why in found:
+    for key, said in found.items():
         before = project.store.latest("bold", {BOLD_RUN: key})
-        if before is None or not (before.excluded or "").endswith(why):
-            new.append(f"{key} will be left out: {why}")
+        known = (before.excluded or "") if before else ""
+        if not any(known.endswith(why) for why in said):
+            new.append(f"{key} will be left out: {'; '.join(said)}")
     if (more := len(new) - MAX_DOUBTS) > 0:
         new[MAX_DOUBTS:] = [f"and {more} more like these (`trend doctor` shows them)"]
     for line in new:

@@ -254,8 +254,7 @@ def _censor_table(run: BoldRun, ending: str) -> Path:
             f"table of volumes to leave out of BOLD run {run.key}",
             expected=f"one file beside {run.files[0]} whose name ends with {ending}",
             found=", ".join(path.name for path in found) or "no such file",
-            remedy="Put it there, correct bold.censor.file in trend.yaml, or leave the run out: "
-            f"inputs: {{exclude: {{{run.key}: reason}}}}.",
+            remedy="Put it there, or correct bold.censor.file in trend.yaml.",
         )
     return found[0]
 
@@ -366,7 +365,7 @@ def _lacking(
         try:
             return columns_of(find(of)), ""
         except InputError as error:
-            return None, str(error)
+            return None, f"expected {error.expected.partition(';')[0]}, found {error.found}"
 
     own, why = columns(run)
     if own is not None and (not own or not matching(wanted, own)[1]):

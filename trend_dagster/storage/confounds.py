@@ -35,8 +35,7 @@ def confounds_file(run: BoldRun) -> Path:
             expected=f"one table of this recording, {_name_of(run)}{_ENDINGS[0]}, beside "
             f"{run.files[0]}; the settings name confounds",
             found=", ".join(path.name for path in found) or "no such file",
-            remedy="Put it there, take the confounds out of trend.yaml (bold), or leave the run "
-            f"out: inputs: {{exclude: {{{run.key}: reason}}}}.",
+            remedy="Put it there, or take the confounds out of trend.yaml (bold).",
         )
     return found[0]
 
