@@ -95,9 +95,8 @@ def run(
         wait = f", {waiting} outputs wait for what failed" if failed and waiting else ""
         without = f", {left_out} left out" if left_out else ""
         said = f"{failed} error{'' if failed == 1 else 's'}{wait}"
-        console.print(
-            f"\n{made} output{'' if made == 1 else 's'} made{without} in {seconds:.0f} s; {said}."
-        )
+        outputs = f"{made} output{'' if made == 1 else 's'} made{without}"
+        console.print(f"\n{outputs} in {seconds:.0f} s; {said}.")
     show_results(project)
     raise typer.Exit(1 if failed else 0)
 
