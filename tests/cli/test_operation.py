@@ -116,7 +116,7 @@ def test_doctor_looks_at_everything_and_changes_nothing(project):
     assert done.returncode == 0, done.stdout
     subjects = {one["subject"] for one in json.loads(done.stdout)}
     assert subjects == {
-        "settings", "permissions", "file system", "space", "versions", "runs", "threads"
+        "settings", "inputs", "permissions", "file system", "space", "versions", "runs", "threads"
     }  # fmt: skip
     assert sorted(project.rglob("*")) == before
 

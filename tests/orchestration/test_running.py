@@ -261,8 +261,7 @@ def test_an_excluded_run_says_so_and_the_rest_goes_on(project_folder):
     np.save(project_folder / "bold" / "sub-01_run-2.npy", np.ones_like(bold))
     outcomes = run(project_folder, among=TO_CORRELATION)
     assert outcomes["bold"].excluded == (
-        "bold[bold_run=sub-01_run-1]: sub-01_run-1.npy: 1 NaN and 1 infinite values in 2 of 90 "
-        "vertices",
+        "bold[bold_run=sub-01_run-1]: sub-01_run-1.npy: NaN or infinite values in 2 of 90 vertices",
         "bold[bold_run=sub-01_run-2]: sub-01_run-2.npy: all vertices are constant over time",
     )
     assert len(outcomes["embeddings"].excluded) == 2

@@ -13,6 +13,7 @@ from trend_dagster.project.recordings import (
     Recording,
     check_recordings,
     copies,
+    foreseen,
     read_recording,
     recording_files,
     weights_of,
@@ -76,8 +77,8 @@ def test_volumes_marked_in_another_table(folder):
     found = project(folder, **bold)
     assert "censored" in recording_files(found, found.bold_run(RUNS[0]))
     assert np.array_equal(read(folder, **bold).sample_mask, marks == 0)
-    with pytest.raises(InputError, match=r"name ends with _outliers\.tsv, found no such file"):
-        read(folder, RUNS[1], **bold)
+    unusable = read(folder, RUNS[1], **bold).unusable
+    assert "name ends with _outliers.tsv, found no such file" in unusable
 
 
 def test_a_run_of_which_too_little_is_left_is_excluded_by_name(folder):
@@ -173,9 +174,40 @@ def test_a_name_that_no_table_has_is_one_error_in_the_same_words(folder):
 
 def test_a_column_that_one_run_lacks_names_the_run_and_the_column(folder):
     write_table(folder, RUNS[1], framewise_displacement=0)
-    with pytest.raises(InputError, match=r"sub-02_task-rest: expected the column trans_x"):
-        read(folder, RUNS[1], confounds=["trans_x"])
+    unusable = read(folder, RUNS[1], confounds=["trans_x"]).unusable
+    assert "sub-02_task-rest.npy: its confounds table lacks trans_x, which other runs" in unusable
     assert read(folder, confounds=["trans_?"]).confounds.shape == (N_TIMEPOINTS, 1)
+
+
+def test_a_run_without_a_table_is_excluded_and_the_others_go_on(folder):
+    (folder / "bold" / f"{RUNS[1]}_desc-confounds_timeseries.tsv").unlink()
+    unusable = read(folder, RUNS[1], confounds=["trans_x"]).unusable
+    assert unusable.startswith(
+        "sub-02_task-rest.npy: expected one table of this recording, sub-02_"
+    )
+    assert unusable.endswith("found no such file")
+    assert read(folder, confounds=["trans_x"]).unusable is None
+
+
+def test_without_any_table_it_is_one_error_in_the_same_words(folder):
+    for table in folder.glob("bold/*.tsv"):
+        table.unlink()
+    said = set()
+    for run in RUNS:
+        with pytest.raises(SettingsError, match="found none beside any of 2 runs") as caught:
+            read(folder, run, confounds=["trans_x"])
+        said.add(str(caught.value))
+    assert len(said) == 1
+
+
+def test_what_keeps_runs_from_being_used_is_foreseen_all_at_once(folder):
+    np.save(folder / "bold" / f"{RUNS[1]}.npy", np.ones((N, 30), dtype=np.float32))
+    filters = {"high_pass_hz": 0.01, "low_pass_hz": 0.1}
+    found = list(foreseen(project(folder, confounds=["trans_xx"], **filters)))
+    assert [key for key, _ in found] == ["", RUNS[1], RUNS[1]]
+    assert "(did you mean trans_x?)" in found[0][1]
+    assert found[1][1] == "filters need 34 volumes, and there are 30"
+    assert "has 100 rows, and there are 30 volumes" in found[2][1]
 
 
 # Recordings of their own

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import time
 from collections.abc import Callable, Iterator
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from dataclasses import asdict
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated
@@ -75,24 +75,30 @@ def run(
         progress_bar() as show,
     ):
         PROGRESS.set(foretelling(show, say))
+        if not selected or "bold" in selected:
+            _show_foreseen(project)
         named = named_assets(select or [])
         wish = Wish(select=selected, named=named, force=force, retrain=retrain)
         for outcome in run_all(project, definitions, instance, wish):
             outcomes.append(outcome)
             _show_outcome(outcome)
     seconds = time.perf_counter() - started
-    made = sum(outcome.made for outcome in outcomes)
+    left_out = sum(outcome.left_out for outcome in outcomes)
+    made = sum(outcome.made for outcome in outcomes) - left_out
     failed = sum(len(outcome.errors) for outcome in outcomes)
     if as_json:
         emit({"seconds": round(seconds, 1), "assets": [asdict(outcome) for outcome in outcomes]})
         raise typer.Exit(1 if failed else 0)
     _show_left_out(outcomes, project)
-    if made == 0 and failed == 0:
+    if made == 0 and failed == 0 and left_out == 0:
         console.print(f"\nNothing has changed: nothing was computed ({seconds:.0f} s).")
     else:
         waiting = sum(outcome.blocked for outcome in outcomes)
         wait = f", {waiting} outputs wait for what failed" if failed and waiting else ""
-        console.print(f"\n{made} outputs made in {seconds:.0f} s; {failed} errors{wait}.")
+        without = f", {left_out} left out" if left_out else ""
+        said = f"{failed} error{'' if failed == 1 else 's'}{wait}"
+        outputs = f"{made} output{'' if made == 1 else 's'} made{without}"
+        console.print(f"\n{outputs} in {seconds:.0f} s; {said}.")
     show_results(project)
     raise typer.Exit(1 if failed else 0)
 
@@ -138,9 +144,10 @@ def stopped_with_a_word() -> Iterator[None]:
 
 def _show_outcome(outcome: Outcome) -> None:
     counts = {
-        "made": outcome.made,
+        "made": outcome.made - outcome.left_out,
+        "left out": outcome.left_out,
         "unchanged, kept": outcome.kept,
-        "waiting for others": outcome.blocked,
+        "waiting for " + (", ".join(outcome.waits_for) or "others"): outcome.blocked,
     }
     parts = [f"{count} {what}" for what, count in counts.items() if count]
     said = ", ".join(parts) or "nothing to make"
@@ -156,6 +163,29 @@ def _show_outcome(outcome: Outcome) -> None:
         problems.print(f"  [bold red]error[/] {escape(line)}", soft_wrap=True)
     for trace in outcome.traces if debugging() else ():
         problems.print(escape(trace), soft_wrap=True)
+
+
+def _show_foreseen(project: Project) -> None:
+    """Say at once why runs will not be used; what is known of a run by now is said with it."""
+    from trend_dagster.errors import TrendError
+    from trend_dagster.project.folder import BOLD_RUN
+    from trend_dagster.project.recordings import foreseen
+
+    found: dict[str, list[str]] = {}
+    with suppress(TrendError):  # said where the runs are listed
+        for key, why in foreseen(project):
+            found.setdefault(key, []).append(why)
+    found.pop("", None)  # an error, which comes at once
+    new = []
+    for key, said in found.items():
+        before = project.store.latest("bold", {BOLD_RUN: key})
+        known = (before.excluded or "") if before else ""
+        if not any(known.endswith(why) for why in said):
+            new.append(f"{key} will be left out: {'; '.join(said)}")
+    if (more := len(new) - MAX_DOUBTS) > 0:
+        new[MAX_DOUBTS:] = [f"and {more} more like these (`trend doctor` shows them)"]
+    for line in new:
+        console.print(f"[yellow]note[/] {escape(line)}", soft_wrap=True)
 
 
 def _show_left_out(outcomes: list[Outcome], project: Project) -> None:

@@ -60,8 +60,10 @@ def init(
         raise cannot_write(f"project {folder}", error, remedy) from error
     say(f"Made {folder}. Next:")
     steps = (
-        f"put one .npy per BOLD run (vertices x timepoints) into {folder / inputs.bold}",
-        f"name the mesh that its vertices lie on in {file} (inputs.surface or inputs.surfaces): "
+        f"name the folder of your BOLD in {file} (inputs.bold: /data/derivatives/fmriprep), or put "
+        f"one file or pair per run into {folder / inputs.bold}: GIFTI, MGH, CIFTI-2, NIfTI, .npy "
+        "(vertices x timepoints)",
+        "name the mesh that its vertices lie on there (inputs.surface or inputs.surfaces): "
         "spatial encodings are cut from it",
         f"or put a .npy per label file (a label per vertex) into {folder / inputs.geodesic_labels}",
         f"trend run {folder}",

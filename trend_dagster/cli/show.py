@@ -75,7 +75,11 @@ def _list(project: Project, asset: StoredAsset, as_json: bool) -> None:
     from trend_dagster.orchestration.lineage import Lineage
 
     rows = [
-        {**s.partition, "status": s.status, "digest": s.version.digest if s.version else None}
+        {
+            **s.partition,
+            "status": "excluded" if s.excluded else s.status,
+            "digest": s.version.digest if s.version else None,
+        }
         for s in Lineage(project).states(asset)
     ]
     if as_json:

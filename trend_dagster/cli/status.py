@@ -31,6 +31,7 @@ def status(
     """Say what exists, what is out of date and why, what is missing or excluded, and the sizes."""
     from trend_dagster.orchestration.overview import damages, overview
     from trend_dagster.project.folder import Project
+    from trend_dagster.storage.locks import Holder
 
     project = Project.open(folder, profile)
     found = overview(project)
@@ -43,6 +44,10 @@ def status(
         for asset in found:
             for line in _reasons(asset, None if all_reasons else MAX_REASONS):
                 say(line)
+        if waiting := [f"{a.asset} ({len(a.waiting)})" for a in found if a.waiting]:
+            say(f"Not made yet, for want of what they are made from: {', '.join(waiting)}")
+        if (holder := Holder.read(project.folder / ".dagster" / "run.lock")) and holder.alive:
+            say(f"`trend run` is at work ({holder})")
         for line in damaged:
             problems.print(f"[bold red]damaged[/] {escape(line)}", soft_wrap=True)
     raise typer.Exit(1 if damaged else 0)
@@ -67,7 +72,7 @@ def _reasons(asset: AssetStatus, most: int | None) -> list[str]:
     lines = [f"{name}: {said}" for name, said in asset.under_way.items()]
     for name, why in asset.reasons.items():  # an error begins with the name of its output itself
         said = [one.removeprefix(f"{name}: ") for one in dict.fromkeys(why)]
-        lines.append(f"{name}: {'; '.join(said)}")
+        lines += [] if name in asset.waiting else [f"{name}: {'; '.join(said)}"]
     lines += [f"{name} is excluded: {why}" for name, why in asset.excluded.items()]
     lines += [f"{name}: {doubt}" for name, said in asset.doubts.items() for doubt in said]
     lines += [f"{name}: {line}" for name, said in asset.findings.items() for line in said]

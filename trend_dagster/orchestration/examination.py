@@ -30,6 +30,7 @@ from trend_dagster.orchestration.instance import (
 )
 from trend_dagster.orchestration.service import marked
 from trend_dagster.project.folder import Project
+from trend_dagster.project.recordings import foreseen
 from trend_dagster.science.cores import usable_cores
 from trend_dagster.storage.locks import Holder, has_locks, is_alive
 
@@ -37,6 +38,7 @@ Level = Literal["good", "note", "wrong"]
 
 NETWORK = {"nfs", "nfs4", "cifs", "smb3", "smbfs", "lustre", "beegfs", "gpfs", "ceph", "fuse.sshfs"}
 LITTLE_BYTES = 2**30
+MOST_FORESEEN = 20
 LIBRARIES = ("trend_dagster", "dagster", "dagster-webserver", "torch", "numpy", "zarr")
 THREAD_VARIABLES = ("OMP_NUM_THREADS", "MKL_NUM_THREADS", "OPENBLAS_NUM_THREADS")
 
@@ -77,6 +79,7 @@ def examine(folder: Path, profile: str | None = None) -> Iterator[Finding]:
     """
     looks: tuple[tuple[str, Callable[[], Iterator[Finding]]], ...] = (
         ("settings", lambda: _settings(folder, profile)),
+        ("inputs", lambda: _inputs(folder, profile)),
         ("permissions", lambda: _permissions(folder)),
         ("file system", lambda: _file_system(folder)),
         ("space", lambda: _space(folder)),
@@ -101,6 +104,21 @@ def _settings(folder: Path, profile: str | None) -> Iterator[Finding]:
     if (home / "dagster.yaml").exists():
         ours = ", ".join(added_settings(home)) or "nothing"
         yield Finding("settings", "good", f"{home / 'dagster.yaml'} holds; added to it: {ours}")
+
+
+def _inputs(folder: Path, profile: str | None) -> Iterator[Finding]:
+    """Names, headers and tables of the runs; their numbers are judged when they are read."""
+    project = Project.open(folder, profile)
+    runs = project.bold_runs
+    found = dict.fromkeys(foreseen(project))
+    for key, why in list(found)[:MOST_FORESEEN]:
+        yield Finding(
+            "inputs", "note" if key else "wrong", f"{key} is left out: {why}" if key else why
+        )
+    if (more := len(found) - MOST_FORESEEN) > 0:
+        yield Finding("inputs", "note", f"and {more} more like these")
+    if not found:
+        yield Finding("inputs", "good", f"names, headers and tables of {len(runs)} BOLD runs")
 
 
 def _permissions(folder: Path) -> Iterator[Finding]:

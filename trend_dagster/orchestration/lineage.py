@@ -11,7 +11,7 @@ from contextlib import suppress
 from dataclasses import dataclass, replace
 from typing import Literal
 
-from trend_dagster.errors import StoreError, TrendError
+from trend_dagster.errors import MissingUpstreamError, StoreError, TrendError
 from trend_dagster.orchestration.assets import ASSETS
 from trend_dagster.orchestration.io_managers import NONE
 from trend_dagster.orchestration.production import MISSING, StoredAsset, missing_files
@@ -42,6 +42,8 @@ class State:
         What is stored.
     waits_for : tuple of str
         What it is made from that is not current itself.
+    lacks_input : bool
+        Whether it cannot be made only because something it is made from is not there.
     """
 
     asset: str
@@ -50,6 +52,14 @@ class State:
     reasons: tuple[str, ...]
     version: Version | None
     waits_for: tuple[str, ...] = ()
+    lacks_input: bool = False
+
+    @property
+    def excluded(self) -> str | None:
+        """Why it is an exclusion; None of one that is out of date, whose reason may be too."""
+        if self.version is None or self.status != "current":
+            return None
+        return self.version.excluded
 
     @property
     def name(self) -> str:
@@ -162,7 +172,9 @@ class Lineage:
             inputs = asset.find(project, partition)
             recipe = asset.recipe(project, partition, inputs)
         except TrendError as error:
-            return State(asset.name, partition, "blocked", (str(error),), version)
+            lacks = isinstance(error, MissingUpstreamError)
+            blocked = State(asset.name, partition, "blocked", (str(error),), version)
+            return replace(blocked, lacks_input=lacks)
         made_like = recipe if version is None else asset.recipe_like(recipe, version)
         waits_for = tuple(self._not_current(asset, partition, made_like))
         if version is None:

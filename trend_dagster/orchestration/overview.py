@@ -46,6 +46,8 @@ class AssetStatus:
         How far outputs are that are being made, or were when they were stopped.
     n_bytes : int
         Size of all its versions on disk.
+    waiting : tuple of str
+        Outputs that are not made yet only because what they are made from is not.
     """
 
     asset: str
@@ -57,6 +59,7 @@ class AssetStatus:
     findings: Mapping[str, tuple[str, ...]]
     under_way: Mapping[str, str]
     n_bytes: int
+    waiting: tuple[str, ...] = ()
 
 
 def overview(project: Project) -> list[AssetStatus]:
@@ -87,12 +90,13 @@ def _status(project: Project, asset: StoredAsset, found: list[State]) -> AssetSt
         asset=asset.name,
         counts={status: counts[status] for status in STATUSES},
         reasons={s.name: s.reasons for s in found if s.reasons},
-        excluded={name: v.excluded for name, v in there.items() if v.excluded},
+        excluded={s.name: why for s in found if (why := s.excluded)},
         doubts=doubts_about(project, asset, found),
         removed=tuple(describe(asset.name, p) for p in removed(project, asset)),
         findings={n: tuple(said) for n, v in there.items() if (said := v.facts.get("findings"))},
         under_way={name: said for name, said in waits.items() if said},
         n_bytes=project.store.size(asset.name),
+        waiting=tuple(s.name for s in found if s.lacks_input),
     )
 
 
@@ -108,17 +112,27 @@ def doubts_about(
     asset : StoredAsset
         Which asset.
     found : list of State
-        Its outputs.
+        Its outputs. What was said of one that is out of date may be true no more.
 
     Returns
     -------
     dict of str to tuple of str
         By output; those about which nothing is odd are left out.
     """
-    said = {s.name: doubts(s.asset, s.version.facts) for s in found if s.version is not None}
+    said = {
+        s.name: doubts(s.asset, s.version.facts)
+        for s in found
+        if s.version is not None and s.status == "current"
+    }
     if asset.dims == (BOLD_RUN,) and asset.name == "bold":
-        for run, lines in run_doubts(project, [s.partition[BOLD_RUN] for s in found]).items():
-            said[describe("bold", {BOLD_RUN: run})] += lines
+        current = [s.partition[BOLD_RUN] for s in found if s.name in said]
+        beside = run_doubts(project, current)
+        # What sets a run apart goes before what all runs share.
+        said = {
+            name: [*beside.get(run, ()), *said[name]]
+            for run in [*beside, *(run for run in current if run not in beside)]
+            if (name := describe("bold", {BOLD_RUN: run}))
+        }
     return {name: tuple(lines) for name, lines in said.items() if lines}
 
 

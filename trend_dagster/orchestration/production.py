@@ -15,8 +15,8 @@ rules hold for all of them:
   (``nothing_to_do``), and what needs an excluded input is excluded for the same reason. How an
   input may be absent stands in the annotation of its parameter: ``Version`` must be there,
   ``Sequence[Version]`` must all be there (excluded ones are left out), :class:`Available` takes
-  those there are, and :class:`Optional` gives None for what is missing or excluded. An optional
-  input that was not asked for is no part of the recipe.
+  those there are, :class:`Some` at least one of them, and :class:`Optional` gives None for what is
+  missing or excluded. An optional input that was not asked for is no part of the recipe.
 
 See https://docs.dagster.io/guides/build/assets.
 """
@@ -118,6 +118,9 @@ FORCE_TAG = "trend/force"
 LEFT_OUT = "left_out"
 """Section of the recipe of what the user leaves out."""
 
+EXCLUDED = "excluded"
+"""Section of the recipe of what is an exclusion because its input is one."""
+
 MISSING = "missing:"
 """In a recipe, what the digest of a partition that was passed over begins with."""
 
@@ -137,6 +140,10 @@ class AssetConfig(dg.Config):
 
 class Available(list[Version]):
     """Those partitions of an input that there are; why others are missing is in the recipe."""
+
+
+class Some(Available):
+    """The same, of which an output takes at least one."""
 
 
 class Optional:
@@ -330,7 +337,10 @@ class StoredAsset:
 
     def may_lack(self, upstream: str) -> bool:
         """Tell whether an output can be made where partitions of an input are missing."""
-        return self._annotations[upstream] in (Available.__name__, Optional.__name__)
+        return self.asks_for(upstream) or self._takes_those_there_are(upstream)
+
+    def _takes_those_there_are(self, upstream: str) -> bool:
+        return self._annotations[upstream] in (Available.__name__, Some.__name__)
 
     def asks_for(self, upstream: str) -> bool:
         """Tell whether it is known only to the computation if an input is used at all."""
@@ -386,10 +396,11 @@ class StoredAsset:
         wanted = self.wanted(project, partition, upstream)
         found = [(p, project.store.latest(upstream.name, p)) for p in wanted]
         missing = [p for p, version in found if version is None]
-        if missing and not self.may_lack(upstream.name):
+        some = self._annotations[upstream.name] == Some.__name__
+        if missing and (len(missing) == len(found) if some else not self.may_lack(upstream.name)):
             raise MissingUpstreamError(
                 describe(self.name, partition),
-                expected=f"all of {upstream.name}",
+                expected=f"{'one' if some else 'all'} of {upstream.name}",
                 found=f"{len(missing)} missing, first {describe(upstream.name, missing[0])}"
                 + _why_missing(project, upstream.name, missing[0]),
                 remedy=f"`{command(project, self.name)}` makes it first; or mend or remove the "
@@ -430,7 +441,10 @@ class StoredAsset:
             for name, file in self.files(project, partition).items():
                 digests[f"file {name}"] = project.digests.of(file)
         traced = any(self.asks_for(name) for name in inputs)
-        return Recipe(self.name, self.code_version, self._identity(project), digests, traced=traced)
+        settings = self._identity(project)
+        if (why := _excluded_by(self, inputs)) is not None:
+            settings[EXCLUDED] = {"because": why}  # all exclusions have one digest
+        return Recipe(self.name, self.code_version, settings, digests, traced=traced)
 
     def _identity(self, project: Project) -> dict[str, Any]:
         """Settings that decide the content; those that became a partition are told by the key."""
@@ -449,7 +463,7 @@ class StoredAsset:
         """Partitions that are passed over, with why: when that changes, so does the output."""
         found: dict[str, str] = {}
         for upstream in self.inputs:
-            lacking = self._annotations[upstream.name] == Available.__name__
+            lacking = self._takes_those_there_are(upstream.name)
             if not lacking or upstream.idle(project.settings) is not None:
                 continue
             there = {v.name for v in inputs[upstream.name]}

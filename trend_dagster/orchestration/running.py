@@ -109,6 +109,10 @@ class Outcome:
         Where in the code errors arose that no user can mend.
     nothing_to_do : str or None
         Why the asset has nothing to do under the settings.
+    left_out : int
+        Of the partitions that were computed, those that are exclusions.
+    waits_for : tuple of str
+        Assets that those that wait are made from, and that could not be made.
     """
 
     asset: str
@@ -121,6 +125,8 @@ class Outcome:
     doubts: tuple[str, ...] = ()
     traces: tuple[str, ...] = ()
     nothing_to_do: str | None = None
+    left_out: int = 0
+    waits_for: tuple[str, ...] = ()
 
 
 @dataclass(frozen=True)
@@ -244,9 +250,10 @@ def run_all(
     stopped: set[str] = set()
     for asset in wish.assets():
         outcome = _run(asset, lineage, definitions, instance, wish)
-        if outcome.blocked and stopped & asset.upstream.keys():
+        if outcome.blocked and (causes := stopped & asset.upstream.keys()):
             # One cause is one error, said where it is; what waits for it is counted.
-            outcome = replace(outcome, errors=outcome.errors[:-1])
+            waits_for = tuple(name for name in asset.upstream if name in causes)
+            outcome = replace(outcome, errors=outcome.errors[:-1], waits_for=waits_for)
         if outcome.errors or outcome.blocked:
             stopped.add(asset.name)
         made += outcome.made
@@ -280,11 +287,11 @@ def _run(
         asset=asset.name,
         made=0 if idle else sum(changed),
         kept=sum(not c and s.status == "current" for c, s in zip(changed, after, strict=True)),
-        excluded=tuple(
-            f"{s.name}: {s.version.excluded}"
-            for s in after
-            if idle is None and s.version is not None and s.version.excluded
+        left_out=sum(
+            c and idle is None and s.excluded is not None
+            for c, s in zip(changed, after, strict=True)
         ),
+        excluded=tuple(f"{s.name}: {s.excluded}" for s in after if idle is None and s.excluded),
         errors=(*(e for e in launched.errors if e not in blocked[:1]), *blocked[:1]),
         blocked=len(blocked),
         notes=tuple(
@@ -404,8 +411,10 @@ def _failed(result: JobExecutionResult, warnings: tuple[str, ...]) -> Launched:
             warnings,
             tuple(error.to_string() for error in causes if error),
         )
+    # What fails for several reasons says each in a line of its own.
+    said = [line for failure in failures for line in _message(failure).splitlines()]
     return Launched(
-        tuple(_message(failure) for failure in failures),
+        tuple(said),
         warnings,
         tuple(f.error.to_string() for f in failures if f.error and f.user_failure_data is None),
     )

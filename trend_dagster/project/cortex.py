@@ -107,10 +107,12 @@ def read_cortex(project: Project, runs: Sequence[Version]) -> Cortex:
 
 def _notes(runs: Sequence[Version]) -> Iterator[str]:
     taken = [run.facts["medial_wall_of"] for run in runs if "medial_wall_of" in run.facts]
-    if taken:
+    if n := taken.count("NaN"):
+        yield f"{n} of {len(runs)} BOLD runs have NaN on the medial wall, which was taken out"
+    if named := [of for of in taken if of != "NaN"]:
         yield (
-            f"{len(taken)} of {len(runs)} BOLD runs have values on the medial wall; that of "
-            f"{taken[0]} was taken out of them (an estimate; inputs.cortex_mask names another)"
+            f"{len(named)} of {len(runs)} BOLD runs have values on the medial wall; that of "
+            f"{named[0]} was taken out of them (an estimate; inputs.cortex_mask names another)"
         )
 
 

@@ -72,7 +72,7 @@ class Project:
         if not folder.is_dir():
             raise InputError(
                 f"project {folder}",
-                expected="a folder with bold/, geodesic_labels/ and trend.yaml",
+                expected="a project's folder, with a trend.yaml in it",
                 found="a file" if folder.exists() else "no such folder",
                 remedy="Name the project's folder, or make one: `trend init DIR`.",
             )

@@ -7,7 +7,7 @@ runs are recordings of their own. What does not: reading formats (``storage``), 
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import suppress
 from dataclasses import dataclass, replace
 from pathlib import Path
@@ -39,15 +39,18 @@ from trend_dagster.science.bold import (
 from trend_dagster.science.method import prepare_run
 from trend_dagster.science.plausibility import outlying
 from trend_dagster.science.resampling import Resampling
+from trend_dagster.science.surface import Surface, pieces_touching
 from trend_dagster.storage.arrays import subject_of
 from trend_dagster.storage.confounds import (
     beside,
     columns_of,
     confounds_file,
+    count_rows,
     matching,
     read_confounds,
+    shortened,
 )
-from trend_dagster.storage.runs import BoldRun, RawRun, read_run, read_subcortex
+from trend_dagster.storage.runs import BoldRun, RawRun, count_volumes, read_run, read_subcortex
 from trend_dagster.storage.sides import SIDES, WORD
 from trend_dagster.storage.space import Subcortex
 from trend_dagster.storage.stores import Version
@@ -56,6 +59,9 @@ INPUT = "input_"
 """Before the name of an array whose rows are those of the files, where BOLD was resampled."""
 
 COMPARED_ROWS = 16  # of each hemisphere; neighbours, so that few chunks are read
+
+LARGEST_WALL = 1.5
+"""Of the estimate: FreeSurfer's own wall on fsaverage5 is 1.15 times as large."""
 
 
 @dataclass(frozen=True)
@@ -107,12 +113,12 @@ def recording_files(project: Project, run: BoldRun) -> dict[str, Path]:
     files |= {f"sidecar {i}": path for i, path in enumerate(run.sidecars)}
     if (mask := project.mask_of(run)) is not None:
         files["mask"] = mask
-    config = project.settings.bold
-    asked = config.confounds or (config.censor is not None and config.censor.file is None)
-    with suppress(*() if asked else (InputError,)):  # also without, it tells the motion
+    with suppress(InputError):  # one that is needed is missed in read_recording
         files["confounds"] = confounds_file(run)
+    config = project.settings.bold
     if config.censor is not None and config.censor.file is not None:
-        files["censored"] = _censor_table(run, config.censor.file)
+        with suppress(InputError):
+            files["censored"] = _censor_table(run, config.censor.file)
     if project.settings.inputs.resample is not None:
         files |= mesh_files(project)
     return files | cortex_mask_files(project)
@@ -128,9 +134,11 @@ def read_recording(project: Project, run: BoldRun) -> Recording:
     """
     config = project.settings.bold
     files = recording_files(project, run)
+    lacking = why_tables_lack(project, run)  # before minutes of reading
     labels = project.label_vertices
     raw = read_run(run, files.get("mask"), mesh_sizes(project), labels[1] if labels else None)
     outside, on_mask = _outside_cortex(project, raw)
+    told_by_nan = bool(np.isnan(raw.signal[outside]).all())
     raw.signal[outside] = 0  # NaN as well, which some write on the medial wall
     time, told_by = _repetition_time(project, run, raw)
     facts: dict[str, Any] = {
@@ -145,6 +153,8 @@ def read_recording(project: Project, run: BoldRun) -> Recording:
     if notes := [*raw.notes, *on_mask]:
         facts["notes"] = notes
     mask = np.zeros(len(raw.signal), dtype=bool)
+    if lacking is not None:
+        return Recording(raw, mask, time, None, None, facts, f"{run.name}: {lacking}")
     if (reason := why_unusable(raw.signal)) is not None:
         if 2 * outside.sum() > len(outside):
             reason += (
@@ -163,6 +173,7 @@ def read_recording(project: Project, run: BoldRun) -> Recording:
     if (way := resampling_of(project)) is not None:
         facts |= {"n_vertices": way.surface.n_vertices, "n_vertices_of_the_files": len(mask)}
         raw, mask = _resampled(project, run, raw, mask, way)
+        outside = (way.labels_down(outside.astype(np.int64)) == 1) & ~mask
     facts |= {
         "n_vertices_without_signal": int((~mask).sum()),
         "n_vertices_outside_cortex_mask": int(outside.sum()),
@@ -171,7 +182,7 @@ def read_recording(project: Project, run: BoldRun) -> Recording:
         **_motion(files, raw.signal.shape[1]),
     }
     if outside.any() and not cortex_mask_files(project):
-        facts["medial_wall_of"] = project.settings.inputs.surface
+        facts["medial_wall_of"] = "NaN" if told_by_nan else project.settings.inputs.surface
     return Recording(raw, mask, time, confounds, None if kept.all() else kept, facts, None)
 
 
@@ -208,7 +219,6 @@ def _read_confounds(
     columns = project.settings.bold.confounds
     if not columns:
         return None
-    _check_columns(project, run, "bold.confounds", columns)
     return read_confounds(files["confounds"], columns, len(kept), int(np.argmax(kept)))
 
 
@@ -263,8 +273,6 @@ def _kept_volumes(
     n_dropped = min(volumes_to_drop(config, time), n_timepoints)
     kept = np.arange(n_timepoints) >= n_dropped
     if config.censor is not None:
-        if config.censor.file is None:
-            _check_columns(project, run, "bold.censor.column", (config.censor.column,))
         table = files.get("censored", files.get("confounds"))
         assert table is not None
         columns = (config.censor.column,)
@@ -322,39 +330,103 @@ def _too_little(project: Project, kept: NDArray[np.bool_], time: float | None) -
     )
 
 
-def _check_columns(project: Project, run: BoldRun, setting: str, wanted: tuple[str, ...]) -> None:
-    """Tell a name that no table has, which is one error of the settings, from a run that lacks it.
+def why_tables_lack(project: Project, run: BoldRun) -> str | None:
+    """Say what the tables beside a run lack that the settings ask for and other runs have.
 
     Raises
     ------
     SettingsError
-        If no run's table has a column.
-    InputError
-        If only some runs' tables have it; names the run and the column.
+        If no run has it: in the same words for all.
     """
-    own = columns_of(confounds_file(run))
-    _, missing = matching(wanted, own)
-    if not missing or not own:  # what is no table is said where its numbers are read
-        return
-    everywhere: set[str] = set()
-    for other in project.bold_runs.values():
-        with suppress(InputError):
-            everywhere |= set(columns_of(confounds_file(other)))
-    known = sorted(everywhere)
-    if unknown := matching(tuple(missing), known)[1]:
+    config, censor = project.settings.bold, project.settings.bold.censor
+    if censor is not None and censor.file is not None:
+        ending = censor.file
+        why = _lacking(project, run, "bold.censor", (), lambda of: _censor_table(of, ending))
+        if why is not None:
+            return why
+    elif censor is not None:
+        why = _lacking(project, run, "bold.censor.column", (censor.column,), confounds_file)
+        if why is not None:
+            return why
+    if not config.confounds:
+        return None
+    return _lacking(project, run, "bold.confounds", config.confounds, confounds_file)
+
+
+def _lacking(
+    project: Project,
+    run: BoldRun,
+    setting: str,
+    wanted: tuple[str, ...],
+    find: Callable[[BoldRun], Path],
+) -> str | None:
+    """Tell what no table has, which is one error of the settings, from what a run lacks."""
+
+    def columns(of: BoldRun) -> tuple[list[str] | None, str]:
+        try:
+            return columns_of(find(of)), ""
+        except InputError as error:
+            return None, f"expected {error.expected.partition(';')[0]}, found {error.found}"
+
+    own, why = columns(run)
+    if own is not None and (not own or not matching(wanted, own)[1]):
+        return None  # what is no table is said where its numbers are read
+    tables = [t for r in project.bold_runs.values() if (t := columns(r)[0]) is not None]
+    known = sorted({name for found in tables for name in found})
+    if not tables:
+        try:
+            find(next(iter(project.bold_runs.values())))
+        except InputError as error:
+            raise SettingsError(
+                f"setting {setting}",
+                expected=f"a table beside each run; of the first, {error.expected}",
+                found=f"none beside any of {len(project.bold_runs)} runs",
+                remedy="Put them there, or take the setting out of trend.yaml.",
+            ) from error
+    if own is None:
+        return why
+    if unknown := matching(wanted, known)[1]:
         raise SettingsError(
             f"setting {setting}",
-            expected=f"columns of the confounds tables, {', '.join(known[:8])}"
-            + (", ..." if len(known) > 8 else ""),
+            expected=f"columns of the confounds tables, {', '.join(shortened(known))}",
             found=f"{unknown[0]!r}, which no table has" + nearest(unknown[0], known),
             remedy="Correct the name in trend.yaml.",
         )
-    raise InputError(
-        f"confounds table of BOLD run {run.key}",
-        expected=f"the column {', '.join(missing)}, as other runs have",
-        found=f"{len(own)} others in {confounds_file(run).name}",
-        remedy=f"Take the run out, or the column out of {setting} in trend.yaml.",
+    return (
+        f"its confounds table lacks {', '.join(matching(wanted, own)[1])}, which other runs have "
+        f"({len(own)} others in {find(run).name})"
     )
+
+
+def foreseen(project: Project) -> Iterator[tuple[str, str]]:
+    """Say what will keep runs from being used, as names, headers and tables tell it at once.
+
+    Yields
+    ------
+    tuple of two str
+        Key of a run, and why; what holds for all runs is said once, without a key.
+    """
+    asked = project.settings.bold.confounds or project.settings.bold.censor
+    shortest, said = project.settings.bold.shortest, set()
+    for key, run in project.bold_runs.items():
+        if project.why_left_out(key) is not None:
+            continue
+        try:
+            why = why_tables_lack(project, run)
+        except SettingsError as error:
+            if str(error) not in said:
+                said.add(str(error))
+                yield "", str(error)
+            why = None
+        if why is not None:
+            yield key, why
+        if (n := count_volumes(run)) is None:
+            continue
+        if n < shortest:
+            yield key, f"filters need {shortest} volumes, and there are {n}"
+        table = recording_files(project, run).get("confounds") if asked else None
+        if table is not None and (rows := count_rows(table)) != n:
+            yield key, f"{table.name} has {rows} rows, and there are {n} volumes"
 
 
 def _repetition_time(project: Project, run: BoldRun, raw: RawRun) -> tuple[float | None, str]:
@@ -385,16 +457,39 @@ def _outside_cortex(project: Project, raw: RawRun) -> tuple[NDArray[np.bool_], l
 def _wall_with_values(project: Project, raw: RawRun) -> NDArray[np.bool_]:
     """The medial wall of a mesh that comes along, if most of it has values or NaN in this file.
 
-    A file without them has a wall of its own, which is taken as it is.
+    Where it is NaN, the file tells its own wall, as one without values there does.
     """
     none = np.zeros(len(raw.signal), dtype=bool)
     name = project.settings.inputs.surface
     if name is None or len(raw.signal) != 2 * FSAVERAGE[name] or raw.space.source == "nifti":
         return none
-    wall = load_fsaverage(FSAVERAGE[name]).medial_wall
+    mesh = load_fsaverage(FSAVERAGE[name])
+    wall = mesh.medial_wall
     assert wall is not None  # fsaverage always has one
+    if (told := _wall_of_nan(raw.signal, mesh, wall)) is not None:
+        return told
     there = raw.signal[wall]
     return wall if (there != there[:, :1]).any(axis=1).mean() > 0.5 else none
+
+
+def _wall_of_nan(
+    signal: NDArray[np.float32], mesh: Surface, wall: NDArray[np.bool_]
+) -> NDArray[np.bool_] | None:
+    """Vertices without a number at any time that hang together with the wall, if they are it.
+
+    The wall that a file knows (``--medial-surface-nan``) is not vertex for vertex the estimate.
+    NaN apart from it stays, and so does all of it where it is much larger than a wall: there the
+    run lacks cortex, and is not used.
+    """
+    never = np.asarray(np.isnan(signal).all(axis=1))
+    if never[wall].mean() <= 0.5:
+        return None
+    told = pieces_touching(mesh, never, wall)
+    for side in (0, 1):
+        own = mesh.hemisphere == side
+        if (told & own).sum() > LARGEST_WALL * (wall & own).sum():
+            return None
+    return told
 
 
 def _doubts_of_mask(

@@ -64,7 +64,7 @@ class InputsConfig(Section):
     """As select: {desc: ...}."""
     exclude: dict[str, str] = _place({})
     """Runs to leave out, each with the reason, which status and report show: a key or a pattern of
-    keys. {sub-07_ses-1: fell asleep late, 'sub-09_*': another scanner}.
+    keys. {'sub-07_ses-1_*': fell asleep late, 'sub-09_*': another scanner}.
     """
     volume_mask: str | None = _place(None)
     """For volumes: a NIfTI that is not 0 in the voxels to use. None takes the desc-brain_mask

@@ -243,14 +243,12 @@ def why_unusable(bold: NDArray[np.float32]) -> str | None:
     """
     finite = np.isfinite(bold)
     if not finite.all():
-        n_nan = int(np.isnan(bold).sum())
-        n_inf = int((~finite).sum()) - n_nan
         n_vertices = int((~finite).any(axis=1).sum())
-        said = f"{n_nan} NaN and {n_inf} infinite values in {n_vertices} of {len(bold)} vertices"
+        said = f"NaN or infinite values in {n_vertices} of {len(bold)} vertices"
         n_never = int((~finite).all(axis=1).sum())
         if n_never:
             said += (
-                f", {n_never} of them at all timepoints; if they are the medial wall, name it: "
+                f", in {n_never} of them at all timepoints; if they are the medial wall, name it: "
                 "inputs.cortex_mask in trend.yaml takes it out"
             )
         return said

@@ -138,6 +138,16 @@ TABLE: tuple[Plausible, ...] = (
         _snr,
     ),
     Plausible(
+        "bold",
+        "mean framewise displacement",
+        "mm",
+        0,
+        0.55,
+        "head motion: leave the run out if need be (inputs.exclude)",
+        "the lenient limit of doi:10.1016/j.neuroimage.2017.12.073",
+        _fact("mean_framewise_displacement"),
+    ),
+    Plausible(
         "cortex",
         "area",
         "cm2",

@@ -457,6 +457,17 @@ def largest_piece(graph: scipy.sparse.csr_array, mask: BoolArray) -> IntArray:
     return np.asarray(inside[piece == np.bincount(piece).argmax()])
 
 
+def pieces_touching(surface: Surface, mask: BoolArray, core: BoolArray) -> BoolArray:
+    """Those connected pieces of a mask that overlap a core or lie beside it."""
+    steps = edge_graph(surface) > 0
+    inside = np.flatnonzero(mask)
+    _, piece = scipy.sparse.csgraph.connected_components(steps[inside][:, inside], directed=False)
+    touching = np.unique(piece[(core | (steps @ core))[inside]])
+    found = np.zeros_like(mask)
+    found[inside[np.isin(piece, touching)]] = True
+    return found
+
+
 def _bisect(
     graph: scipy.sparse.csr_array, area: FloatArray, region: IntArray, n: int
 ) -> list[IntArray]:

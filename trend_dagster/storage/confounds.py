@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import re
 from collections.abc import Mapping
 from fnmatch import fnmatchcase
 from pathlib import Path
@@ -78,6 +79,21 @@ def columns_of(path: Path) -> list[str]:
         return []
 
 
+def count_rows(path: Path) -> int | None:
+    """Rows of a table below its header; None where it cannot be read."""
+    try:
+        with path.open(encoding=_ENCODING) as file:
+            return sum(1 for line in file if line.strip()) - 1
+    except (OSError, UnicodeDecodeError):  # said where its numbers are read
+        return None
+
+
+def shortened(columns: list[str]) -> list[str]:
+    """Columns for people: a pattern for a numbered family, and no derivatives and powers."""
+    bases = (re.sub(r"(_derivative\d+|_power\d+)+$", "", name) for name in columns)
+    return list(dict.fromkeys(re.sub(r"\d+$", "*", base) for base in bases))
+
+
 def matching(patterns: tuple[str, ...], columns: list[str]) -> tuple[list[str], list[str]]:
     """Columns that names or patterns (``a_comp_cor_*``) stand for, and those that match none."""
     found: dict[str, None] = {}
@@ -123,7 +139,8 @@ def read_confounds(
             f"confounds table {path}",
             expected=expected,
             found=found,
-            remedy="Check that it belongs to the run, and the names in bold.confounds.",
+            remedy="Check that it belongs to the run, and the names in bold.confounds; or leave "
+            "the run out (inputs.exclude).",
         )
 
     try:
@@ -137,8 +154,7 @@ def read_confounds(
     if twice := [name for name in chosen_columns if header.count(name) > 1]:
         raise bad("each column once", f"several {twice[0]}")
     if missing:
-        shown = ", ".join(map(str, table.columns[:8]))
-        raise bad(f"columns {', '.join(missing)}", f"{len(table.columns)} others: {shown} ...")
+        raise bad(f"columns {', '.join(missing)}", f"others: {', '.join(shortened(header))}")
     if len(table) != n_timepoints:
         raise bad(f"{n_timepoints} rows, one per volume", str(len(table)))
     numbers = table[chosen_columns].apply(pd.to_numeric, errors="coerce")

@@ -12,7 +12,7 @@ import json
 import re
 import zlib
 from collections.abc import Iterator, Mapping
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
@@ -457,6 +457,20 @@ def read_run(
             "s; the sidecar is believed",
         )
     return replace(raw, repetition_time=told, told_by="sidecar", notes=notes)
+
+
+def count_volumes(run: BoldRun) -> int | None:
+    """Count the volumes of a run by the header of its file; None where that does not tell."""
+    path = run.files[0]
+    with suppress(Exception):  # a damaged file is said where it is read
+        if run.source == "npy":
+            return int(np.load(path, mmap_mode="r", allow_pickle=False).shape[1])
+        if path.name.endswith((".gii", ".gii.gz")):
+            with (gzip.open if path.suffix == ".gz" else open)(path, "rb") as file:
+                told = re.search(rb'NumberOfDataArrays="(\d+)"', file.read(4096))
+            return int(told[1]) if told and int(told[1]) > 1 else None  # or one for all volumes
+        return int(load_image(path, "BOLD file").shape[0 if run.source == "cifti" else 3])
+    return None
 
 
 def _notes_on_name(run: BoldRun, space: VertexSpace) -> Iterator[str]:

@@ -46,7 +46,7 @@ def _wall(settings: Settings) -> dict[str, dict[str, str]]:
     group="inputs",
     dims=(BOLD_RUN,),
     settings=("bold", _wall, _resampled),
-    code_version="2",
+    code_version="3",
     left_out=_left_out,
     files=_recorded,
 )
@@ -55,9 +55,10 @@ def bold(task: Task) -> Result:
 
     Vertices whose signal never changes (medial wall, outside the field of view) or that
     `inputs.cortex_mask` leaves out are masked here, once; every later asset obeys this mask. Where
-    the file has values on the medial wall of `inputs.surface`, that wall is masked. A run with NaN
-    or infinite values, without any signal, or that `inputs.exclude` names, is excluded: its output
-    says so and why, and the other runs go on without it.
+    the file has values on the medial wall of `inputs.surface`, that wall is masked; where it has
+    NaN there, those vertices are. A run with other NaN or infinite values, without any signal, or
+    that `inputs.exclude` names, is excluded: its output says so and why, and the other runs go on
+    without it.
     """
     run = read_recording(task.project, task.project.bold_run(task.partition[BOLD_RUN]))
     if run.unusable is not None:

@@ -20,7 +20,7 @@ from trend_dagster.delivery.pictures import (
     sweep_markdown,
 )
 from trend_dagster.delivery.workbook import WORKBOOK, label_vectors, workbook_bytes
-from trend_dagster.errors import CohortError, StoreError, TrendError
+from trend_dagster.errors import StoreError, TrendError
 from trend_dagster.orchestration.assets.connectivity import (
     average_correlation,
     geodesic_distances,
@@ -38,8 +38,8 @@ from trend_dagster.orchestration.io_managers import Result
 from trend_dagster.orchestration.production import (
     Available,
     Optional,
+    Some,
     Task,
-    command,
     stored,
     stored_asset,
 )
@@ -156,7 +156,7 @@ _sweep = stored(nmf_sweep)  # below, parameters have that name
     code_version="4",
 )
 def sweep_summary(
-    task: Task, nmf_sweep: Available, thresholded_matrix: Available, stability: Available
+    task: Task, nmf_sweep: Some, thresholded_matrix: Available, stability: Available
 ) -> Result:
     """The table of the whole sweep, and the tutorial's workbook `Complete_Clustering.xlsx`.
 
@@ -182,13 +182,6 @@ def _missing(task: Task, cells: Sequence[Version]) -> dict[tuple[str, ...], str]
     """Cells of the sweep that are not there, by label file and n_components, with the reason."""
     done = {tuple(cell.partition.values()) for cell in cells}
     wanted = _sweep.partitions(task.project)
-    if not cells:
-        raise CohortError(
-            "sweep_summary",
-            expected="at least one cell of nmf_sweep",
-            found=f"none ({_why_missing(task, wanted[0])})",
-            remedy=f"`{command(task.project, 'sweep_summary')}` makes them first.",
-        )
     missing = [partition for partition in wanted if tuple(partition.values()) not in done]
     return {tuple(partition.values()): _why_missing(task, partition) for partition in missing}
 
