@@ -466,3 +466,10 @@ def test_an_interrupt_before_the_first_step_stops_the_whole_run(wrapped):
     result = SimpleNamespace(get_step_failure_events=list, all_events=[event])
     with pytest.raises(KeyboardInterrupt):
         running._failed(result, ())
+
+
+def test_what_is_made_anew_and_equal_puts_nothing_out_of_date(finished):
+    assert run(finished, select=["bold", "embeddings"], force=True)["bold"].made > 1
+    project = Project.open(finished)
+    found = [state for asset in ASSETS.values() for state in Lineage(project).states(asset)]
+    assert [(s.asset, s.reasons) for s in found if s.status != "current"] == []

@@ -56,7 +56,7 @@ def run(
     quiet(as_json)
     from trend_dagster.definitions import build_definitions
     from trend_dagster.orchestration.assets import select_assets
-    from trend_dagster.orchestration.instance import only_run_here, open_instance
+    from trend_dagster.orchestration.instance import elsewhere, only_run_here, open_instance
     from trend_dagster.orchestration.production import PROGRESS
     from trend_dagster.orchestration.running import Wish, run_all
     from trend_dagster.project.folder import Project
@@ -71,6 +71,8 @@ def run(
         open_instance(project.folder) as instance,
         progress_bar() as show,
     ):
+        if where := elsewhere(project.folder):
+            console.print(escape(where), soft_wrap=True)
         foretold = Foretold(lambda line: console.print(escape(line), soft_wrap=True))
 
         def progress(name: str, doing: str, share: float) -> None:

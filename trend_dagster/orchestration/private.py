@@ -68,6 +68,8 @@ from dagster_shared.error import SerializableErrorInfo
 # The form in which webserver, daemon and code server take an instance (`--instance-ref`).
 from dagster_shared.serdes import serialize_value
 
+from trend_dagster.orchestration.partitions import asset_key
+
 __all__ = [
     "ASSET_PARTITION_RANGE_END_TAG",
     "ASSET_PARTITION_RANGE_START_TAG",
@@ -80,6 +82,7 @@ __all__ = [
     "MAX_RETRIES_TAG",
     "NULL_DATA_VERSION",
     "NULL_EVENT_POINTER",
+    "PARTITION_TAGS",
     "PROCESS_TAG",
     "RECORDED_ONE_BY_ONE",
     "RETRY_ON_ASSET_OR_OP_FAILURE_TAG",
@@ -114,6 +117,13 @@ warnings.filterwarnings("ignore", category=dg.BetaWarning)
 
 PROCESS_TAG, HOST_TAG = "trend/process", "trend/host"
 """Tags of our own that say where a run is at work: whether it still is can then be found out."""
+
+PARTITION_TAGS = (
+    "dagster/partition",
+    ASSET_PARTITION_RANGE_START_TAG,
+    ASSET_PARTITION_RANGE_END_TAG,
+)
+"""Tags of a run that say which partitions it makes."""
 
 REPOSITORY = "__repository__"  # the name that Dagster gives to a code location's only repository
 WHOLE_GRAPH_JOB = "__ASSET_JOB"
@@ -154,7 +164,7 @@ def execute_here(
     JobExecutionResult
         Errors are in it, not raised.
     """
-    selection = frozenset({dg.AssetKey(asset)})
+    selection = frozenset({asset_key(asset)})
     job = definitions.resolve_implicit_global_asset_job_def().get_subset(asset_selection=selection)
     origin = ManagedGrpcPythonEnvCodeLocationOrigin(
         loadable_target_origin=LoadableTargetOrigin(module_name=module), location_name=location
@@ -207,12 +217,12 @@ def ask_for_backfill(
             dynamic_partitions_store=instance,
             asset_graph_subset=AssetGraphSubset(  # type: ignore[call-arg]
                 partitions_subsets_by_asset_key={
-                    dg.AssetKey(name): definition.subset_with_partition_keys(keys)
+                    asset_key(name): definition.subset_with_partition_keys(keys)
                     for name, (definition, keys) in wanted.items()
                     if definition is not None
                 },
                 non_partitioned_asset_keys={
-                    dg.AssetKey(name) for name, (d, _) in wanted.items() if d is None
+                    asset_key(name) for name, (d, _) in wanted.items() if d is None
                 },
             ),
             title=title,

@@ -20,6 +20,7 @@ from trend_dagster.orchestration.assets import (
     inputs,
     parcellation,
 )
+from trend_dagster.orchestration.partitions import asset_key
 from trend_dagster.orchestration.production import GROUPS, StoredAsset, group_in_order, stored
 from trend_dagster.project.settings import nearest
 
@@ -82,7 +83,7 @@ def _selection(word: str) -> dg.AssetSelection:
     """Read a word as the page does: a bare name is a key, and `+` goes all the way."""
     if (plain := _NAME.fullmatch(word)) is not None:
         before, name, after = plain.groups(default="")
-        word = f'{before}key:"{name}"{after}'
+        word = f'{before}key:"{asset_key(name).to_user_string()}"{after}'
     return dg.AssetSelection.from_string(
         _GROUP.sub(lambda found: f'group:"{group_in_order(found.group(1))}"', word)
     )
@@ -126,5 +127,5 @@ def select_assets(words: Sequence[str]) -> list[str]:
                 found="something that selects no asset",
                 remedy="Correct it.",
             )
-        meant |= {key.to_user_string() for key in keys}
+        meant |= {key.path[-1] for key in keys}
     return [name for name in ASSETS if name in meant]

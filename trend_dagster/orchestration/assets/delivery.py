@@ -48,7 +48,7 @@ from trend_dagster.project.tables import (
     number_columns,
     summary_table,
 )
-from trend_dagster.project.target import MapSpace, map_space, target_files
+from trend_dagster.project.target import MapSpace, map_space, target_files, target_run
 from trend_dagster.science.parcellation.soft import (
     follow_networks,
     most_followed,
@@ -57,7 +57,7 @@ from trend_dagster.science.parcellation.soft import (
 from trend_dagster.storage.label_files import LabelFile, label_file_at, read_networks
 from trend_dagster.storage.label_images import keys_of
 from trend_dagster.storage.space import Subcortex, same_voxels
-from trend_dagster.storage.stores import POINTER, Partition, Version, describe
+from trend_dagster.storage.stores import Partition, Version
 
 
 def _truth(project: Project) -> LabelFile | None:
@@ -184,6 +184,7 @@ def _target(project: Project, partition: Partition) -> dict[str, Path]:
     settings=("parcellation_images", named_by_atlas),
     code_version="2",
     files=_target,
+    beside=target_run,
 )
 def parcellation_images(
     task: Task,
@@ -244,12 +245,8 @@ def _shown_beside(project: Project) -> Iterator[tuple[str, Partition]]:
             yield from ((asset.name, p) for p in found if p not in gone)
 
 
-def _pointers(project: Project, partition: Partition) -> dict[str, Path]:
-    """Pointers to what is shown: one changes exactly when another version becomes current."""
-    return {
-        f"current {describe(asset, key)}": project.store.folder(asset, key) / POINTER
-        for asset, key in _shown_beside(project)
-    } | target_files(project)
+def _beside(project: Project) -> list[Version]:
+    return [*_versions_beside(project), *target_run(project)]
 
 
 def _pages(settings: Settings) -> dict[str, dict[str, Any]]:
@@ -275,7 +272,8 @@ def _versions_beside(project: Project) -> list[Version]:
     ],
     settings=("selection", named_by_atlas, _pages),
     code_version="3",
-    files=_pointers,
+    files=_target,
+    beside=_beside,
 )
 def report(
     task: Task,

@@ -40,7 +40,7 @@ from trend_dagster.project.folder import BOLD_RUN, SUBJECT, Project, subject_key
 from trend_dagster.project.mesh import mesh_of
 from trend_dagster.project.settings import Settings, why_no_individuals
 from trend_dagster.project.tables import check_truth, number_columns
-from trend_dagster.project.target import map_space, target_files
+from trend_dagster.project.target import map_space, target_files, target_run
 from trend_dagster.science.individuals.settings import IndividualsConfig
 from trend_dagster.science.surface import Surface
 from trend_dagster.storage.label_files import label_file_at, read_networks
@@ -211,6 +211,7 @@ def _target(project: Project, partition: Partition) -> Mapping[str, Path]:
     settings=(named_by_atlas,),
     nothing_to_do=why_no_individuals,
     files=_target,
+    beside=target_run,
 )
 def network_names(
     task: Task,
@@ -247,6 +248,7 @@ def network_names(
     result=True,
     nothing_to_do=why_no_individuals,
     files=_target,
+    beside=target_run,
 )
 def individual_maps(
     task: Task, individual_networks: Version, network_names: Version, cortex: Version
