@@ -3,7 +3,9 @@
 from __future__ import annotations
 
 import os
+import signal
 import socket
+import sys
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated
 
@@ -38,6 +40,9 @@ def dev(
 
     It runs until it is ended: Ctrl-C, or `kill`.
     """
+    for ending in (signal.SIGTERM, signal.SIGINT, signal.SIGHUP):
+        signal.signal(ending, lambda number, frame: sys.exit(0))  # until there is what it ends
+    console.print("Starting ...")
     from trend_dagster.definitions import PROFILE_VARIABLE, PROJECT_VARIABLE
     from trend_dagster.orchestration.failures import PAGE_VARIABLE
     from trend_dagster.orchestration.instance import (

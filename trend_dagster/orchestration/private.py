@@ -68,8 +68,6 @@ from dagster_shared.error import SerializableErrorInfo
 # The form in which webserver, daemon and code server take an instance (`--instance-ref`).
 from dagster_shared.serdes import serialize_value
 
-from trend_dagster.orchestration.partitions import asset_key
-
 __all__ = [
     "ASSET_PARTITION_RANGE_END_TAG",
     "ASSET_PARTITION_RANGE_START_TAG",
@@ -132,7 +130,7 @@ WHOLE_GRAPH_JOB = "__ASSET_JOB"
 def execute_here(
     definitions: dg.Definitions,
     instance: dg.DagsterInstance,
-    asset: str,
+    asset: dg.AssetKey,
     *,
     module: str,
     location: str,
@@ -150,8 +148,8 @@ def execute_here(
         With the asset.
     instance : DagsterInstance
         Where the run is recorded.
-    asset : str
-        Its name.
+    asset : AssetKey
+        Its key.
     module, location : str
         Module and name of the code location, as ``workspace.yaml`` has them.
     tags : mapping
@@ -164,7 +162,7 @@ def execute_here(
     JobExecutionResult
         Errors are in it, not raised.
     """
-    selection = frozenset({asset_key(asset)})
+    selection = frozenset({asset})
     job = definitions.resolve_implicit_global_asset_job_def().get_subset(asset_selection=selection)
     origin = ManagedGrpcPythonEnvCodeLocationOrigin(
         loadable_target_origin=LoadableTargetOrigin(module_name=module), location_name=location
@@ -185,7 +183,7 @@ def execute_here(
 
 def ask_for_backfill(
     instance: dg.DagsterInstance,
-    wanted: Mapping[str, tuple[dg.PartitionsDefinition[str] | None, Sequence[str]]],
+    wanted: Mapping[dg.AssetKey, tuple[dg.PartitionsDefinition[str] | None, Sequence[str]]],
     tags: Mapping[str, str],
     title: str,
 ) -> str:
@@ -195,7 +193,7 @@ def ask_for_backfill(
     ----------
     instance : DagsterInstance
         Whose daemon.
-    wanted : mapping of str to tuple
+    wanted : mapping of AssetKey to tuple
         For each asset its definition of partitions and the keys wanted; None and nothing where it
         has no partitions.
     tags : mapping
@@ -217,13 +215,11 @@ def ask_for_backfill(
             dynamic_partitions_store=instance,
             asset_graph_subset=AssetGraphSubset(  # type: ignore[call-arg]
                 partitions_subsets_by_asset_key={
-                    asset_key(name): definition.subset_with_partition_keys(keys)
-                    for name, (definition, keys) in wanted.items()
+                    key: definition.subset_with_partition_keys(keys)
+                    for key, (definition, keys) in wanted.items()
                     if definition is not None
                 },
-                non_partitioned_asset_keys={
-                    asset_key(name) for name, (d, _) in wanted.items() if d is None
-                },
+                non_partitioned_asset_keys={key for key, (d, _) in wanted.items() if d is None},
             ),
             title=title,
             description=None,

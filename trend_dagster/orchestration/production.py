@@ -109,7 +109,10 @@ def _documentation(asset: str) -> dg.MetadataValue[Any]:
     page = f"reference/assets.html#{asset}"
     served = os.environ.get(DOCS_VARIABLE)
     if served is None:
-        return dg.MetadataValue.text(page)
+        return dg.MetadataValue.text(
+            f"`make docs` in a checkout makes site/{page}; where it is served, {DOCS_VARIABLE} "
+            "makes this a link"
+        )
     return dg.MetadataValue.url(f"{served.rstrip('/')}/{page}")
 
 

@@ -339,15 +339,18 @@ def _launch(
     if asset.dims:
         first, last = _range(asset, todo.make, instance)
         tags |= {ASSET_PARTITION_RANGE_START_TAG: first, ASSET_PARTITION_RANGE_END_TAG: last}
-    op = asset_key(asset.name).to_python_identifier()
+    key = asset_key(asset.name)
     result = execute_here(
         definitions,
         instance,
-        asset.name,
+        key,
         module=MODULE,
         location=LOCATION,
         tags=tags,
-        run_config={"ops": {op: {"config": {"force": todo.force}}}, **QUIET},
+        run_config={
+            "ops": {key.to_python_identifier(): {"config": {"force": todo.force}}},
+            **QUIET,
+        },
     )
     warnings = tuple(
         f"check {found.check_name}: {(found.description or '').splitlines()[0]}"

@@ -669,7 +669,11 @@ def _explain(error: ValidationError, file: Path) -> SettingsError:
         )
     return SettingsError(
         f"setting {name} in {file}",
-        expected=first["msg"].removeprefix("Input should be ").removeprefix("Value error, "),
+        expected=first["msg"]
+        .removeprefix("Input should be ")
+        .removeprefix("Value error, ")
+        .replace("a valid tuple", "a list, as [4, 6]")
+        .replace("a valid dictionary", "names with values, as {name: value}"),
         found=repr(first["input"]),
         remedy="Correct the value, or take the line out to get the default.",
     )
