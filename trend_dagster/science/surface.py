@@ -6,6 +6,7 @@ infinite, because no path along the sheet joins them.
 
 from __future__ import annotations
 
+from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
 
 import numpy as np
@@ -13,6 +14,7 @@ import scipy  # loads a part of its own when it is first asked for
 from numpy.typing import NDArray
 
 from trend_dagster.errors import InputError, SettingsError
+from trend_dagster.science.cores import usable_cores
 
 FloatArray = NDArray[np.floating]
 IntArray = NDArray[np.intp]
@@ -305,7 +307,8 @@ def distance_rows(
 def _distances_from(
     steps: scipy.sparse.csr_array, sources: IntArray, limit: float
 ) -> NDArray[np.float32]:
-    found = scipy.sparse.csgraph.dijkstra(steps, directed=False, indices=sources, limit=limit)
+    # Every step is there both ways: looked at as directed, none is tried twice.
+    found = scipy.sparse.csgraph.dijkstra(steps, directed=True, indices=sources, limit=limit)
     return np.asarray(found, dtype=np.float32)
 
 
@@ -338,10 +341,11 @@ def geodesic_neighbours(
     graph = edge_graph(surface, unfold=True)
     points = surface.coordinates.astype(np.float64)
     sources = np.arange(surface.n_vertices) if sources is None else sources
-    tree, found = scipy.spatial.KDTree(points), []
+    tree = scipy.spatial.KDTree(points)
     # Sources that lie together share their surroundings: no way out of those is short enough.
     order = scipy.spatial.KDTree(points[sources]).indices
-    for start in range(0, len(sources), _STRIPE_ROWS):
+
+    def around_some(start: int) -> tuple[FloatArray, NDArray[np.int32], NDArray[np.int32]]:
         rows = order[start : start + _STRIPE_ROWS]
         places = points[sources[rows]]
         centre = places.mean(axis=0)
@@ -349,10 +353,13 @@ def geodesic_neighbours(
         around = np.sort(tree.query_ball_point(centre, furthest + 1.001 * radius))
         own = np.searchsorted(around, sources[rows])
         distances = _distances_from(graph[around][:, around], own, radius)
-        distances[np.isinf(distances)] = 0  # the diagonal is zero already
-        near = scipy.sparse.coo_array(distances)
-        ends = rows[near.coords[0]], around[near.coords[1]]
-        found.append((near.data, *(np.asarray(end, dtype=np.int32) for end in ends)))
+        reached = np.isfinite(distances)
+        reached[np.arange(len(own)), own] = False
+        first, second = reached.nonzero()
+        return distances[reached], rows[first].astype(np.int32), around[second].astype(np.int32)
+
+    with ThreadPoolExecutor(usable_cores()) as pool:
+        found = list(pool.map(around_some, range(0, len(sources), _STRIPE_ROWS)))
     values, first, second = (np.concatenate(parts) for parts in zip(*found, strict=True))
     return scipy.sparse.csr_array(
         (values, (first, second)), shape=(len(sources), surface.n_vertices)

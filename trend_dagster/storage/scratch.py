@@ -4,55 +4,54 @@ from __future__ import annotations
 
 import io
 import itertools
-import os
 from collections.abc import Iterator, Mapping, MutableMapping
 from pathlib import Path
 from typing import Any
 
 import numpy as np
+import zarr
 from numpy.typing import NDArray
 
-from trend_dagster.files import replace_file
+from trend_dagster.files import replace_file, sync
 
 Tile = tuple[int, int]
 
 
 class ResumableMatrix:
-    """A float32 matrix on disk that is filled tile by tile and found again after a crash.
+    """A matrix of the store that is filled tile by tile and found again after a crash.
+
+    A tile is a chunk of the matrix, in a file of its own. When all are there a draft takes the
+    files over as they are (:meth:`~trend_dagster.storage.stores.Draft.adopt`): nothing is copied,
+    and the matrix is on the disk once.
 
     Parameters
     ----------
+    array : zarr.Array
+        The matrix. It belongs to one recipe, so what is found there belongs to the same result.
     folder : Path
-        Where it lies; belongs to one recipe, so what is found there belongs to the same result.
-    shape : tuple of int
-        Shape of the matrix.
-    tile : int
-        Vertices along a side of a tile; with another size the work begins anew.
+        Folder of the array.
 
     Attributes
     ----------
-    array : ndarray
-        The matrix, mapped from disk.
     done : set of (int, int)
         First row and column of the tiles that are complete.
     n_resumed : int
         How many of them were found when it was opened.
     """
 
-    def __init__(self, folder: Path, shape: tuple[int, int], tile: int) -> None:
-        folder.mkdir(parents=True, exist_ok=True)
-        path = folder / f"matrix-{shape[0]}x{shape[1]}-tile{tile}.npy"
-        self._list = path.with_suffix(".done")
-        if not path.exists():
-            self._list.unlink(missing_ok=True)
-        mode: Any = "r+" if path.exists() else "w+"
-        self.array: NDArray[np.float32] = np.lib.format.open_memmap(
-            path, mode=mode, dtype=np.float32, shape=shape
-        )
-        if mode == "w+":
-            _reserve(path)
+    def __init__(self, array: zarr.Array[Any], folder: Path) -> None:
+        self.array = array
+        self.folder = folder
+        self._list = folder.with_name(f"{folder.name}.done")
         self.done = self._read()
         self.n_resumed = len(self.done)
+
+    def _files(self, tile: Tile) -> list[Path]:
+        """Files of a tile and of its mirror image, which a square matrix has as well."""
+        i, j = (start // side for start, side in zip(tile, self.array.chunks, strict=True))
+        rows, columns = self.array.cdata_shape
+        places = {(i, j), (j, i)} if rows == columns else {(i, j)}
+        return [self.folder / "c" / str(row) / str(column) for row, column in sorted(places)]
 
     def _read(self) -> set[Tile]:
         if not self._list.exists():
@@ -60,15 +59,24 @@ class ResumableMatrix:
         lines = self._list.read_text().splitlines(keepends=True)
         # A line without its end is one that the crash cut short.
         whole = [line.split() for line in lines if line.endswith("\n")]
-        return {(int(row), int(column)) for row, column in whole}
+        noted = {(int(row), int(column)) for row, column in whole}
+        return {tile for tile in noted if all(path.exists() for path in self._files(tile))}
 
     def mark(self, tile: Tile) -> None:
         """Note a tile as complete, after its numbers have reached the disk."""
-        assert isinstance(self.array, np.memmap)
-        self.array.flush()
+        for path in self._files(tile):
+            sync(path)
+            sync(path.parent)
         with self._list.open("a") as file:
             file.write(f"{tile[0]} {tile[1]}\n")
         self.done.add(tile)
+
+    def mean(self) -> float:
+        """Mean of all numbers, read a row of tiles at a time."""
+        n_rows, side = self.array.shape[0], self.array.chunks[0]
+        stripes = (np.asarray(self.array[start : start + side]) for start in range(0, n_rows, side))
+        total = sum(float(stripe.sum(dtype=np.float64)) for stripe in stripes)
+        return total / self.array.size
 
 
 class RememberedResults(MutableMapping[int, dict[int, dict[str, NDArray[Any]]]]):
@@ -113,15 +121,3 @@ class RememberedResults(MutableMapping[int, dict[int, dict[str, NDArray[Any]]]])
 
     def __len__(self) -> int:
         return sum(1 for _ in self)
-
-
-def _reserve(path: Path) -> None:
-    """Take the room of a file on the disk now: where a mapped file finds none, the process dies."""
-    if not hasattr(os, "posix_fallocate"):  # macOS
-        return
-    try:
-        with path.open("r+b") as file:
-            os.posix_fallocate(file.fileno(), 0, path.stat().st_size)
-    except OSError:
-        path.unlink()
-        raise

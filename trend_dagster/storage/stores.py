@@ -43,6 +43,7 @@ from trend_dagster.files import replace_file, sync
 from trend_dagster.storage.locks import flock
 from trend_dagster.storage.provenance import Recipe, digest_of_folder, library_versions
 from trend_dagster.storage.schema import ANY_ARRAYS, CHUNK_BYTES, SCHEMA, ArraySpec
+from trend_dagster.storage.scratch import ResumableMatrix, Tile
 
 STORE_FORMAT = 1
 POINTER = "current"
@@ -286,21 +287,46 @@ class Draft:
         zarr.Array
             Empty, of the schema's type.
         """
-        spec = _spec(self.asset, name)
-        if spec.dims and len(spec.dims) != len(shape):
-            subject = f"array {name!r} of {self.asset}"
-            raise _mistake(subject, f"dimensions {spec.dims}", f"shape {shape}")
-        dtype = np.dtype(spec.dtype)
-        return self.group.create_array(
-            name,
-            shape=shape,
-            chunks=_chunks(shape, dtype.itemsize),
-            dtype=dtype,
-            # The checksum makes a damaged chunk an error in place of wrong numbers.
-            compressors=[BloscCodec(cname="lz4", typesize=dtype.itemsize), Crc32cCodec()],
-            dimension_names=spec.dims or None,
-            attributes={"description": spec.description, "units": spec.unit},
-        )
+        return _new_array(self.group, self.asset, name, shape)
+
+    def resume(
+        self, name: str, shape: tuple[int, int], tile: Tile, scratch: Path
+    ) -> ResumableMatrix:
+        """Open a matrix that is filled tile by tile and outlives this process, unfinished.
+
+        Parameters
+        ----------
+        name : str
+            Name, as in the schema of the asset.
+        shape : tuple of int
+            Its shape.
+        tile : tuple of int
+            Rows and columns of a tile; with another size the work begins anew.
+        scratch : Path
+            Folder of unfinished work, on the disk of the store.
+
+        Returns
+        -------
+        ResumableMatrix
+            To be given to :meth:`adopt` when all tiles are there.
+        """
+        group = zarr.open_group(LocalStore(scratch), mode="a", zarr_format=3)
+        tile = min(tile[0], shape[0]), min(tile[1], shape[1])
+        found = group.get(name)
+        if not isinstance(found, zarr.Array) or (found.shape, found.chunks) != (shape, tile):
+            (scratch / f"{name}.done").unlink(missing_ok=True)
+            found = _new_array(group, self.asset, name, shape, chunks=tile)
+        return ResumableMatrix(found, scratch / name)
+
+    def adopt(self, matrix: ResumableMatrix) -> None:
+        """Take over a finished matrix, with the files that it has: nothing is copied.
+
+        Parameters
+        ----------
+        matrix : ResumableMatrix
+            It stays where it is, too, until the version is published.
+        """
+        shutil.copytree(matrix.folder, self.path / matrix.folder.name, copy_function=_link)
 
     def write(self, name: str, values: NDArray[Any]) -> None:
         """Write one array whole.
@@ -576,6 +602,41 @@ def _spec(asset: str, name: str) -> ArraySpec:
             remedy="Add it to trend_dagster/storage/schema.py.",
         )
     return spec
+
+
+def _new_array(
+    group: zarr.Group,
+    asset: str,
+    name: str,
+    shape: tuple[int, ...],
+    chunks: tuple[int, ...] | None = None,
+) -> zarr.Array[Any]:
+    spec = _spec(asset, name)
+    if spec.dims and len(spec.dims) != len(shape):
+        subject = f"array {name!r} of {asset}"
+        raise _mistake(subject, f"dimensions {spec.dims}", f"shape {shape}")
+    dtype = np.dtype(spec.dtype)
+    return group.create_array(
+        name,
+        shape=shape,
+        chunks=chunks or _chunks(shape, dtype.itemsize),
+        dtype=dtype,
+        # The checksum makes a damaged chunk an error in place of wrong numbers.
+        compressors=[BloscCodec(cname="lz4", typesize=dtype.itemsize), Crc32cCodec()],
+        dimension_names=spec.dims or None,
+        attributes={"description": spec.description, "units": spec.unit},
+        # Of a matrix that is filled tile by tile a missing file is work to be done, not zeros.
+        config={"write_empty_chunks": chunks is not None},
+        overwrite=chunks is not None,
+    )
+
+
+def _link(source: str, target: str) -> None:
+    """Give a file a second name; where the file system knows no such thing, copy it."""
+    try:
+        os.link(source, target)
+    except OSError:
+        shutil.copy2(source, target)
 
 
 def _chunks(shape: tuple[int, ...], itemsize: int) -> tuple[int, ...]:

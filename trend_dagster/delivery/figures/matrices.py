@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
 import numpy as np
 from numpy.typing import NDArray
@@ -21,7 +21,7 @@ ORANGE = "#d2691e"
 
 
 def correlation_figure(
-    correlation: NDArray[np.floating],
+    correlation: Any,
     labels: NDArray[np.integer] | None = None,
     max_pixels: int = 600,
 ) -> Figure:
@@ -29,8 +29,8 @@ def correlation_figure(
 
     Parameters
     ----------
-    correlation : ndarray of shape (n_vertices, n_vertices)
-        Average Pearson correlation, in memory or an array on disk; larger matrices are averaged
+    correlation : ndarray or zarr.Array of shape (n_vertices, n_vertices)
+        Average Pearson correlation; larger matrices are averaged
         down to what can be seen.
     labels : ndarray of shape (n_vertices,), optional
         Network or label of each vertex; -1 is left out. Without it, the order stays.
@@ -58,20 +58,21 @@ def correlation_figure(
 
 
 def _averaged(
-    matrix: NDArray[np.floating], blocks: list[NDArray[np.intp]], stripe: int = 1024
+    matrix: Any, blocks: list[NDArray[np.intp]], stripe: int = 1024
 ) -> NDArray[np.floating]:
     """Mean of the matrix over each pair of blocks of vertices."""
     import scipy.sparse as sp
 
     of_block = np.repeat(np.arange(len(blocks)), [len(b) for b in blocks])
-    share = np.concatenate([np.full(len(b), 1 / len(b)) for b in blocks])
+    share = np.concatenate([np.full(len(b), 1 / len(b), np.float32) for b in blocks])
     place = of_block, np.concatenate(blocks)
     average = sp.csr_array((share, place), shape=(len(blocks), matrix.shape[0]))
     total = np.zeros((len(blocks), len(blocks)))
     # In the order of storage, a stripe at a time: the matrix may lie on disk, in chunks.
     for start in range(0, matrix.shape[0], stripe):
-        rows = np.asarray(matrix[start : start + stripe], dtype=np.float64)
-        total += average[:, start : start + stripe] @ (rows @ average.T)
+        rows = np.asarray(matrix[start : start + stripe], dtype=np.float32)
+        # From the left first, where whole rows are added up.
+        total += average[:, start : start + stripe] @ rows @ average.T
     return total
 
 

@@ -7,6 +7,7 @@ from pathlib import Path
 from typing import Any
 
 import numpy as np
+import zarr
 from numpy.typing import NDArray
 
 from trend_dagster.delivery.figures.matrices import correlation_figure
@@ -52,7 +53,6 @@ from trend_dagster.science.surface import (
 )
 from trend_dagster.storage.arrays import read_distances
 from trend_dagster.storage.label_files import NO_LABEL, notes_on_labels, read_geodesic_labels
-from trend_dagster.storage.scratch import ResumableMatrix
 from trend_dagster.storage.sides import check_order
 from trend_dagster.storage.stores import Partition, Version
 
@@ -60,9 +60,9 @@ DISTANCE_ROWS = 256  # computed at a time
 
 
 def _matrix_disk(settings: Settings, inputs: Mapping[str, list[Version]], n_threads: int) -> int:
-    """The matrix while it is unfinished, and once more in the store."""
+    """The matrix, which is built where it stays."""
     usable = [run for run in inputs["embeddings"] if run.excluded is None]
-    return 2 * 4 * int(usable[0].array("vertex_mask").shape[0]) ** 2 if usable else 0
+    return 4 * int(usable[0].array("vertex_mask").shape[0]) ** 2 if usable else 0
 
 
 @stored_asset(
@@ -83,12 +83,12 @@ def average_correlation(task: Task, embeddings: Sequence[Version]) -> Result:
     mask = np.asarray(run_masks.any(axis=0))
     tiles = resumed_correlation(task, {n: features(run) for n, run in runs.items()}, len(mask))
     return Result(
-        arrays={"correlation": tiles.array, "vertex_mask": mask, "run_masks": run_masks},
+        arrays={"vertex_mask": mask, "run_masks": run_masks},
         facts={
             "n_vertices": len(mask),
             "n_vertices_without_signal": int((~mask).sum()),
             "runs": list(runs),
-            "mean": float(np.mean(tiles.array, dtype=np.float64)) / mask.mean() ** 2,
+            "mean": tiles.mean() / mask.mean() ** 2,
             "tiles_resumed": tiles.n_resumed,
         },
         pictures={"matrix": small_png(correlation_figure(tiles.array))},
@@ -138,13 +138,13 @@ def geodesic_distances(task: Task, cortex: Optional) -> Result:
     files = _distance_files(task.project, task.partition)
     if files:
         check_order("geodesic distance file", list(files.values()), "inputs.geodesic_distances")
-        arrays = {hemisphere: read_distances(path) for hemisphere, path in files.items()}
+        arrays: dict[str, Any] = {h: read_distances(path) for h, path in files.items()}
         names = [path.name for path in files.values()]
     else:
         arrays, names = _measured(task, cortex)
-    sizes = [len(distances) for distances in arrays.values()]
+    sizes = [distances.shape[0] for distances in arrays.values()]
     return Result(
-        arrays=arrays,
+        arrays=arrays if files else {},
         facts={
             "distance_files": names,
             "n_vertices": sum(sizes),
@@ -154,7 +154,7 @@ def geodesic_distances(task: Task, cortex: Optional) -> Result:
     )
 
 
-def _measured(task: Task, cortex: Optional) -> tuple[dict[str, NDArray[Any]], list[str]]:
+def _measured(task: Task, cortex: Optional) -> tuple[dict[str, zarr.Array[Any]], list[str]]:
     """Measure distances on the mesh, some rows at a time; goes on where it was stopped."""
     version = cortex()
     surface = mesh_of(version)
@@ -172,16 +172,18 @@ def _measured(task: Task, cortex: Optional) -> tuple[dict[str, NDArray[Any]], li
     return arrays, version.facts["mesh_files"]
 
 
-def _measure(task: Task, surface: Surface, side: int, reach: float) -> NDArray[np.float32]:
+def _measure(task: Task, surface: Surface, side: int, reach: float) -> zarr.Array[Any]:
     steps = step_graph(surface, side)
     n = steps.shape[0]
-    matrix = ResumableMatrix(task.scratch / HEMISPHERES[side], (n, n), DISTANCE_ROWS)
+    name, tile = HEMISPHERES[side], (DISTANCE_ROWS, n)
+    matrix = task.draft.resume(name, (n, n), tile, task.scratch)
     for start in range(0, n, DISTANCE_ROWS):
         if (start, 0) not in matrix.done:
             stop = min(start + DISTANCE_ROWS, n)
             matrix.array[start:stop] = distance_rows(steps, start, stop, reach)
             matrix.mark((start, 0))
-        task.progress(f"{HEMISPHERES[side]} hemisphere", (side + start / n) / len(HEMISPHERES))
+        task.progress(f"{name} hemisphere", (side + start / n) / len(HEMISPHERES))
+    task.draft.adopt(matrix)
     return matrix.array
 
 

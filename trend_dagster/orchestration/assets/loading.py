@@ -19,10 +19,10 @@ from trend_dagster.project.mesh import mesh_of
 from trend_dagster.project.recordings import check_recordings, weights_of
 from trend_dagster.project.settings import Settings
 from trend_dagster.science.bold import check_same_vertices
+from trend_dagster.science.connectivity.correlation import correlate_runs
 from trend_dagster.science.connectivity.encoding import Correlation, CorrelationSource, Encoding
 from trend_dagster.science.method import (
     FeatureMaker,
-    correlate,
     correlation_of_runs,
     possible_components,
 )
@@ -145,21 +145,23 @@ def resumed_correlation(
     """Correlate runs tile by tile, in a matrix that an interruption leaves to go on from."""
     config = task.settings.correlation
     n_tiles = -(-n_vertices // config.tile)
-    matrix = ResumableMatrix(task.scratch, (n_vertices, n_vertices), config.tile)
+    shape, tile = (n_vertices, n_vertices), (config.tile, config.tile)
+    matrix = task.draft.resume("correlation", shape, tile, task.scratch)
 
     def mark(tile: tuple[int, int]) -> None:
         matrix.mark(tile)
         task.progress("tiles", len(matrix.done) / (n_tiles * (n_tiles + 1) / 2))
 
     done = frozenset(matrix.done)
-    correlate(
+    correlate_runs(
         list(runs.values()),
-        task.settings,
+        config,
         out=matrix.array,
         weights=weights_of(task.project, list(runs)),
         done=done,
         on_tile=mark,
     )
+    task.draft.adopt(matrix)
     return matrix
 
 

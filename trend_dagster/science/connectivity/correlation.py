@@ -305,8 +305,9 @@ class _Job:
                 part = values[start : start + _STRIPE]
                 target[columns, rows.start + start : rows.start + start + len(part)] = part.T
             return
-        # A chunk of a store may lie under two tiles: only one thread at a time.
-        with self.lock:
+        # A chunk of a store may lie under two tiles: then only one thread at a time.
+        apart = getattr(target, "chunks", None) == (self.config.tile, self.config.tile)
+        with nullcontext() if apart else self.lock:
             target[rows, columns] = values
             if rows != columns:
                 target[columns, rows] = values.T
