@@ -56,9 +56,7 @@ def _common(
 PROFILES = "default, autoencoder, demo or tutorial"
 
 Folder = Annotated[Path, typer.Argument(help="Folder of the project.")]
-ProjectPROFILES = "default, autoencoder, demo or tutorial"
-
-Folder = Annotated[Path, typer.Option("--folder", help="Folder of the project.")]
+ProjectFolder = Annotated[Path, typer.Option("--folder", help="Folder of the project.")]
 Profile = Annotated[
     str | None,
     typer.Option(help=f"Profile in place of the one in trend.yaml: {PROFILES}."),
