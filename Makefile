@@ -16,7 +16,7 @@ PROJECT ?= demo
 PORT ?= 3000
 VERTICES ?= 642
 PARALLEL := --numprocesses 2 --dist loadgroup
-BENCHMARKS := sweep correlation train_step geodesic read_cifti individuals
+BENCHMARKS := sweep correlation train_step geodesic read_cifti individuals overhead scale start
 REAL := $(if $(filter 642,$(VERTICES)),real,real-$(VERTICES))
 
 .DEFAULT_GOAL := help

@@ -62,16 +62,6 @@ def write_project(folder: Path, n_volumes: int) -> Path:
     return path
 
 
-def open_project(folder: Path) -> Project:
-    """Import all that the asset imports, and open the project."""
-    import nilearn.signal  # noqa: F401
-    from matplotlib.backends import backend_agg  # noqa: F401
-
-    import trend_dagster.definitions  # noqa: F401
-
-    return Project.open(folder)
-
-
 def make_bold(project: Project) -> dict[str, Any]:
     """Make the one run, and say what is stored of it."""
     from trend_dagster.orchestration.assets import ASSETS
@@ -99,7 +89,7 @@ def main() -> None:
     args = parser.parse_args()
     with tempfile.TemporaryDirectory() as folder:
         path = write_project(Path(folder), args.volumes)
-        measured = in_process(open_project, make_bold, Path(folder), n_threads=args.threads)
+        measured = in_process(Project.open, make_bold, Path(folder), n_threads=args.threads)
         file_gib = path.stat().st_size / 2**30
     over_imports = measured.increment_mib / 1024
     figures = {

@@ -1,1 +1,1 @@
-"""Experiments that settings and decisions rest on; what they found is in docs/experiments.md."""
+"""Experiments that docs rest on; what others found, that are gone, is in docs/experiments.md."""

@@ -23,9 +23,7 @@ SMALL = {
     "benchmarks.overhead": "--n-runs 3 --n-label-files 2",
     "benchmarks.scale": "--vertices 324 --runs 2 --timepoints 40",
     "benchmarks.individuals": "--seeds 801 --subjects 2 --quick --workers 1",
-    "experiments.censoring": "--snr 0.5 --seeds 0 --subjects 2",
-    "experiments.stability": "--cohorts 1 --nulls 1 --snr 0.6",
-    "experiments.confidence": "--seeds 0 --n-epochs 1",
+    "experiments.individuals": "transformer --seeds 1 --subjects 2 --n-epochs 1",
     "experiments.confidence_proof": "",
 }
 

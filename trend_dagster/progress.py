@@ -14,28 +14,28 @@ def time_left(seconds: float) -> str:
 
 
 class Pace:
-    """Time left of what is under way, from what it did since it was first seen.
+    """Time left of all that is under way, from what it did since it was first seen.
 
     What an interruption left done counts as done, and not as quick work.
     """
 
     def __init__(self) -> None:
-        self._of: object = None
-        self._first = self._last = (0.0, 0.0)  # when, and the share done
+        self._seen: dict[object, tuple[float, float, float]] = {}  # when, share then, share now
 
-    def left(self, of: object, share: float) -> str:
-        """Say how long it still takes; empty where that is not known yet.
+    def seconds_left(self, of: object, share: float) -> float | None:
+        """Tell how long it still takes; None where that is not known yet.
 
         Parameters
         ----------
         of : object
-            What it is the share of; another thing, or less of it, begins anew.
+            What it is the share of; less of it than before begins anew.
         share : float
             Done, from 0 to 1.
         """
-        now = (time.monotonic(), share)
-        if of != self._of or share < self._last[1]:
-            self._of, self._first = of, now
-        self._last = now
-        seconds, done = now[0] - self._first[0], share - self._first[1]
-        return time_left(seconds * (1 - share) / done) if done > 0 and seconds > 1 else ""
+        now = time.monotonic()
+        began, before, last = self._seen.get(of, (now, share, share))
+        if share < last:
+            began, before = now, share
+        self._seen[of] = (began, before, share)
+        seconds, done = now - began, share - before
+        return seconds * (1 - share) / done if done > 0 and seconds > 1 else None

@@ -15,7 +15,7 @@ from PIL import Image
 from benchmarks.start import commands, measure
 from tests.conftest import N_VERTICES
 from trend_dagster import cli
-from trend_dagster.cli.runs import Foretold
+from trend_dagster.cli.runs import foretelling
 from trend_dagster.errors import SettingsError
 from trend_dagster.orchestration import instance
 from trend_dagster.orchestration.assets import select_assets
@@ -226,16 +226,15 @@ def test_commands_that_only_look_start_quickly(finished):
     assert ratios["trend --help"] < 1
 
 
-def test_long_work_is_foretold_from_a_measured_part_and_only_once():
-    said, now = [], [0.0]
-    foretold = Foretold(said.append, lambda: now[0])
-    for seconds, share in ((0, 0.0), (1, 0.001), (10, 0.01), (20, 0.02)):
-        now[0] = seconds
-        foretold("trained_model", f"epoch {seconds}", share)
-        foretold("nmf_sweep", "short", 0.5 + share * 20)
+def test_long_work_is_foretold_once_it_is_known_and_only_once():
+    said, left = [], iter([None, None, 900.0, 10.0, 800.0, 9.0])
+    tell = foretelling(lambda doing, share: next(left), said.append)
+    for epoch in range(3):
+        tell("trained_model", f"epoch {epoch}", 0.1 * epoch)
+        tell("nmf_sweep", "short", 0.5)
     assert said == [
-        "trained_model: epoch 10; about 16 min left, as measured over the first 10 s. Ctrl-C "
-        "stops it; the same command goes on from there."
+        "trained_model: epoch 1; about 15 min left. Ctrl-C stops it; the same command goes on "
+        "from there."
     ]
 
 

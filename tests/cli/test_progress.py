@@ -36,14 +36,14 @@ def test_time_left_is_said_as_people_say_it(seconds, said):
 
 def test_pace_is_that_of_this_run_and_of_one_output(clock):
     pace = Pace()
-    assert pace.left("model", 0.5) == ""  # found done
+    assert pace.seconds_left("model", 0.5) is None  # found done
     clock[0] += 10
-    assert pace.left("model", 0.6) == "about 40 s left"
+    assert pace.seconds_left("model", 0.6) == pytest.approx(40)
     clock[0] += 30
-    assert pace.left("model", 0.9) == "about 10 s left"
-    assert pace.left("other", 0.95) == ""  # another output
+    assert pace.seconds_left("model", 0.9) == pytest.approx(10)
+    assert pace.seconds_left("other", 0.95) is None  # another output
     clock[0] += 10
-    assert pace.left("other", 0.1) == ""  # or the next of its kind
+    assert pace.seconds_left("other", 0.1) is None  # or the next of its kind
 
 
 def shown(monkeypatch, clock, *, terminal: bool) -> str:

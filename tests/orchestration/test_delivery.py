@@ -5,6 +5,7 @@ from __future__ import annotations
 import colorsys
 import csv
 import io
+from dataclasses import replace
 
 import nibabel as nib
 import numpy as np
@@ -19,7 +20,7 @@ from trend_dagster.delivery.figures.surface import homologous_labels
 from trend_dagster.delivery.maps import map_files, networks_of
 from trend_dagster.errors import MissingUpstreamError, SettingsError
 from trend_dagster.project.folder import Project
-from trend_dagster.project.tables import key_of, labels_of, sweep_cells
+from trend_dagster.project.tables import Parcellations, labels_of, sweep_cells
 from trend_dagster.project.target import map_space
 from trend_dagster.science.surface import cut_into_labels
 from trend_dagster.storage.label_images import cifti_labels, keys_of, label_tsv
@@ -126,24 +127,21 @@ def test_names_and_colours_stay_where_mirror_images_are_known(surface):
     assert [n.name for n in networks_of(labels, surface, partner=other)] != [n.name for n in kept]
 
 
-def test_a_chosen_cell_is_exported_with_the_numbers_of_its_maps(finished, tmp_path, monkeypatch):
+def test_a_chosen_cell_is_exported_with_the_numbers_of_its_maps(finished, tmp_path):
     project = Project.open(finished)
-    selected = project.store.latest("selected_parcellations")
-    turned = selected.read("labels").max(axis=1, keepdims=True) - selected.read("labels")
-    turned[selected.read("labels") < 0] = -1
-    monkeypatch.setattr(
-        "trend_dagster.delivery.export.chosen_labels",
-        lambda version: dict(zip(map(key_of, version.facts["chosen"]), turned, strict=True)),
-    )
-    for path, labels in zip(export(project, {}, tmp_path), turned, strict=True):
+    stored = Parcellations.of(project.store.latest("selected_parcellations"))
+    turned = stored.labels.max(axis=1, keepdims=True) - stored.labels
+    turned[stored.labels < 0] = -1
+    chosen = replace(stored, labels=turned)
+    for path, labels in zip(export(project, {}, tmp_path, chosen), turned, strict=True):
         sizes = [int(row["n_vertices"]) for row in rows_of(path.read_bytes())]
         assert sizes == np.bincount(labels[labels >= 0]).tolist()
 
 
-def export(project, wanted, folder):
+def export(project, wanted, folder, selected=None):
     cells = sweep_cells(project)
     n_vertices = cells[0].array("labels").shape[-1]
-    selected = project.store.latest("selected_parcellations")
+    selected = selected or Parcellations.of(project.store.latest("selected_parcellations"))
     space = map_space(project, project.store.latest("cortex"), n_vertices)
     return list(export_cells(cells, selected, wanted, space, folder))
 

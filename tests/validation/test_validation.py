@@ -12,7 +12,7 @@ import pytest
 from trend_dagster.errors import CohortError, InputError, StoreError
 from trend_dagster.science.connectivity.correlation import correlate_runs
 from trend_dagster.science.evidence.atlases import agree
-from trend_dagster.science.evidence.nulls import spin_labels
+from trend_dagster.science.evidence.nulls import turned, turns
 from trend_dagster.science.method import MethodSettings
 from trend_dagster.science.surface import Surface, cut_into_labels
 from trend_dagster.validation import simulated
@@ -164,7 +164,7 @@ def test_an_atlas_agrees_with_itself_and_not_with_its_turned_self(surface: Surfa
     same = agree(surface, (atlas + 3) % 14 * (atlas >= 0) - (atlas < 0), atlas, "a", n_spins=40)
     assert same["value"].to_numpy() == pytest.approx(1)
     assert (same["p"] < 0.05).all()
-    elsewhere = spin_labels(surface, atlas, np.random.default_rng(5))
+    elsewhere = turned(atlas, next(turns(surface, 1, 5)))
     other = agree(surface, elsewhere, atlas, "a", n_spins=40)
     assert other.loc[1, "excess"] < 0.3 * same.loc[1, "excess"]
     assert abs(other.loc[0, "z"]) < 4

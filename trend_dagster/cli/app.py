@@ -16,7 +16,7 @@ from rich.console import Console
 from rich.markup import escape
 
 from trend_dagster.errors import SAID_IN_WORDS, TrendError, cannot_write
-from trend_dagster.progress import Pace
+from trend_dagster.progress import Pace, time_left
 
 app = typer.Typer(
     no_args_is_help=True,
@@ -98,13 +98,14 @@ LINE_ANYWAY = 60.0  # seconds until there is one although the words are the same
 
 
 @contextmanager
-def progress_bar() -> Iterator[Callable[[str, float], None]]:
+def progress_bar() -> Iterator[Callable[[str, float], float | None]]:
     """Show one bar and the time left; where there is no terminal, a line where the words change.
 
     Yields
     ------
     callable
-        Takes what is being done, ``what: how far``, and the share done, from 0 to 1.
+        Takes what is being done, ``what: how far``, and the share done, from 0 to 1; returns the
+        seconds that are left of it, or None where they are not known yet.
     """
     from rich.progress import BarColumn, Progress, TaskProgressColumn, TextColumn
 
@@ -123,14 +124,21 @@ def progress_bar() -> Iterator[Callable[[str, float], None]]:
                   disable=not console.is_terminal) as progress:  # fmt: skip
         task = progress.add_task("starting", total=1.0, left="")
 
-        def show(doing: str, share: float) -> None:
-            left = pace.left(doing.partition(":")[0], share)
+        def show(doing: str, share: float) -> float | None:
+            seconds = pace.seconds_left(doing.partition(":")[0], share)
+            left = "" if seconds is None else time_left(seconds)
             if console.is_terminal:
                 progress.update(task, description=escape(doing), completed=share, left=left)
             else:
                 write(doing, share, f", {left}" if left else "")
+            return seconds
 
         yield show
+
+
+def say(line: str) -> None:
+    """Print a line as it is: no markup, and as long as it is."""
+    console.print(escape(line), soft_wrap=True)
 
 
 def emit(data: object) -> None:

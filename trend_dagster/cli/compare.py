@@ -7,10 +7,9 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
-from rich.markup import escape
 from rich.table import Table
 
-from trend_dagster.cli.app import Json, app, console, emit
+from trend_dagster.cli.app import Json, app, console, emit, say
 from trend_dagster.errors import InputError
 
 if TYPE_CHECKING:
@@ -85,12 +84,12 @@ def compare(
         table.add_row(str(row["n_clusters"]), f"{row['ari']:.3f}", f"{row['dice']:.3f}")
     console.print(table)
     for name, values in differ.items():
-        console.print(escape(f"{name}: {values[0]} in {a}, {values[1]} in {b}"), soft_wrap=True)
+        say(f"{name}: {values[0]} in {a}, {values[1]} in {b}")
     if not differ:
         console.print("No setting differs.")
     for row in rows:
         if row["picture"]:
-            console.print(f"picture: {escape(row['picture'])}", soft_wrap=True)
+            say(f"picture: {row['picture']}")
 
 
 def _side(place: str) -> _Side:

@@ -12,7 +12,7 @@ from typing import TYPE_CHECKING, Annotated
 import typer
 from rich.markup import escape
 
-from trend_dagster.cli.app import Folder, Profile, app, console, problems
+from trend_dagster.cli.app import Folder, Profile, app, problems, say
 from trend_dagster.errors import ServerError
 
 if TYPE_CHECKING:
@@ -42,7 +42,7 @@ def dev(
     """
     for ending in (signal.SIGTERM, signal.SIGINT, signal.SIGHUP):
         signal.signal(ending, lambda number, frame: sys.exit(0))  # until there is what it ends
-    console.print("Starting ...")
+    say("Starting ...")
     from trend_dagster.definitions import PROFILE_VARIABLE, PROJECT_VARIABLE
     from trend_dagster.orchestration.failures import PAGE_VARIABLE
     from trend_dagster.orchestration.instance import (
@@ -64,9 +64,6 @@ def dev(
         PAGE_VARIABLE: os.environ.get(PAGE_VARIABLE, f"http://127.0.0.1:{port}"),
     }
     where = f"Dagster UI of {project.folder}: http://127.0.0.1:{port}"
-
-    def say(line: str) -> None:
-        console.print(escape(line), soft_wrap=True)
 
     if read_only:
         with open_records(project.folder) as records:

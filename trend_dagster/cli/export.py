@@ -7,9 +7,8 @@ from pathlib import Path
 from typing import Annotated
 
 import typer
-from rich.markup import escape
 
-from trend_dagster.cli.app import Folder, Json, app, console, emit
+from trend_dagster.cli.app import Folder, Json, app, emit, say
 
 
 @app.command()
@@ -48,13 +47,12 @@ def export(
     from trend_dagster.delivery.export import export_cells
     from trend_dagster.project.atlases import stored_overlap
     from trend_dagster.project.folder import Project
-    from trend_dagster.project.tables import sweep_cells
-    from trend_dagster.project.target import map_space
+    from trend_dagster.project.tables import Parcellations, sweep_cells
+    from trend_dagster.project.target import stored_space
 
     project = Project.open(folder)
     cells = sweep_cells(project)
-    n_vertices = cells[0].array("labels").shape[-1]
-    mesh = project.store.latest("cortex") if project.settings.inputs.has_mesh else None
+    selected = project.store.latest("selected_parcellations")
     wanted = {
         "label_file": label_file,
         "n_components": n_components,
@@ -64,9 +62,9 @@ def export(
     }
     paths = export_cells(
         cells,
-        project.store.latest("selected_parcellations"),
+        None if selected is None else Parcellations.of(selected),
         wanted,
-        map_space(project, mesh, n_vertices),
+        stored_space(project, cells[0].array("labels").shape[-1]),
         project.outputs / "export" if to is None else to,
         stored_overlap(project),
     )
@@ -78,7 +76,7 @@ def _tell(paths: Iterable[Path], as_json: bool) -> None:
     for path in paths:
         written.append(str(path))
         if not as_json:
-            console.print(escape(str(path)), soft_wrap=True)
+            say(str(path))
     if as_json:
         emit(written)
 
@@ -86,37 +84,26 @@ def _tell(paths: Iterable[Path], as_json: bool) -> None:
 def _data_sets(folder: Path, bids: Path | None, xcpd: Path | None) -> Iterator[Path]:
     """Write the chosen parcellations as data sets that other software takes."""
     from trend_dagster.delivery.bids import chosen_of, export_bids, export_xcpd, place_of
-    from trend_dagster.errors import MissingUpstreamError
     from trend_dagster.project.atlases import stored_overlap
     from trend_dagster.project.folder import SUBJECT, Project
     from trend_dagster.project.settings import why_no_individuals
-    from trend_dagster.project.target import map_space
+    from trend_dagster.project.tables import Parcellations, chosen
+    from trend_dagster.project.target import stored_space
 
     project = Project.open(folder)
     settings, store = project.settings, project.store
-    selected = store.latest("selected_parcellations")
-    if selected is None or selected.excluded is not None:
-        raise MissingUpstreamError(
-            "selected_parcellations",
-            expected="chosen parcellations",
-            found="none yet",
-            remedy="`trend run` chooses them.",
-        )
-    n_vertices = selected.array("labels").shape[1]
-    mesh = store.latest("cortex") if settings.inputs.has_mesh else None
-    own = {}
-    if why_no_individuals(settings) is None:
-        own = {k: store.latest("individual_networks", {SUBJECT: k}) for k in project.keys(SUBJECT)}
-    chosen = chosen_of(
+    selected, asked = Parcellations.of(chosen(project)), why_no_individuals(settings) is None
+    own = project.current("individual_networks", SUBJECT) if asked else []
+    written = chosen_of(
         project.folder.name,
         place_of(settings.inputs.surface, (run.entities for run in project.bold_runs.values())),
         selected,
-        map_space(project, mesh, n_vertices),
+        stored_space(project, selected.labels.shape[1]),
         stored_overlap(project),
         store.latest("subcortical_networks") if settings.parcellation_images.subcortex else None,
-        {k: v for k, v in own.items() if v is not None and v.excluded is None},
+        {version.partition[SUBJECT]: version for version in own},
     )
     if bids is not None:
-        yield from export_bids(chosen, bids)
+        yield from export_bids(written, bids)
     if xcpd is not None:
-        yield from export_xcpd(chosen, xcpd)
+        yield from export_xcpd(written, xcpd)

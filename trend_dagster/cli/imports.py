@@ -7,9 +7,8 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Literal
 
 import typer
-from rich.markup import escape
 
-from trend_dagster.cli.app import Profile, ProjectFolder, app, console
+from trend_dagster.cli.app import Profile, ProjectFolder, app, console, say
 
 if TYPE_CHECKING:
     from trend_dagster.orchestration.importing import Reader
@@ -93,8 +92,5 @@ def import_one(file: Path, folder: Path, read: Reader, profile: str | None = Non
     with only_run_here(project.folder), open_instance(project.folder) as instance:
         for version in import_file(project, instance, file, read):
             name = version.name
-            console.print(escape(f"{name} is now what {file.name} holds"), soft_wrap=True)
-        console.print(
-            f"It stays so until it is made anew: trend run --select {version.asset} --force",
-            soft_wrap=True,
-        )
+            say(f"{name} is now what {file.name} holds")
+        say(f"It stays so until it is made anew: trend run --select {version.asset} --force")

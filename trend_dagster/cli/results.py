@@ -8,7 +8,7 @@ from rich import box
 from rich.markup import escape
 from rich.table import Table
 
-from trend_dagster.cli.app import console
+from trend_dagster.cli.app import console, say
 
 if TYPE_CHECKING:
     import pandas as pd
@@ -46,7 +46,7 @@ def show_results(project: Project) -> None:
     }
     for name, path in places.items():
         if path.exists():
-            console.print(f"{name + ':':24} {path}", soft_wrap=True)
+            say(f"{name + ':':24} {path}")
 
 
 ROOM_FOR_STABILITY = {"davies_bouldin", "connectivity_ratio"}

@@ -23,11 +23,13 @@ from trend_dagster.cli.app import (
     problems,
     progress_bar,
     quiet,
+    say,
 )
 from trend_dagster.cli.results import show_results
 from trend_dagster.progress import time_left
 
 if TYPE_CHECKING:
+    from trend_dagster.orchestration.production import Progress
     from trend_dagster.orchestration.running import Outcome
     from trend_dagster.project.folder import Project
 
@@ -72,14 +74,8 @@ def run(
         progress_bar() as show,
     ):
         if where := elsewhere(project.folder):
-            console.print(escape(where), soft_wrap=True)
-        foretold = Foretold(lambda line: console.print(escape(line), soft_wrap=True))
-
-        def progress(name: str, doing: str, share: float) -> None:
-            show(f"{name}: {doing}", share)
-            foretold(name, doing, share)
-
-        PROGRESS.set(progress)
+            say(where)
+        PROGRESS.set(foretelling(show, say))
         wish = Wish(select=selected, force=force, retrain=retrain)
         for outcome in run_all(project, definitions, instance, wish):
             outcomes.append(outcome)
@@ -101,44 +97,33 @@ def run(
     raise typer.Exit(1 if failed else 0)
 
 
-class Foretold:
-    """Says of long work how long it will take, once a part of it has been measured.
+WORTH_TELLING = 600.0
+"""Seconds of work that one wants to know of before."""
+
+
+def foretelling(show: Callable[[str, float], float | None], say: Callable[[str], None]) -> Progress:
+    """Show progress, and say of long work once how long it takes, as soon as that is known.
 
     Parameters
     ----------
+    show : callable
+        As ``progress_bar`` gives it.
     say : callable
         Takes a line.
-    clock : callable
-        Seconds.
     """
+    told: set[str] = set()
 
-    def __init__(
-        self, say: Callable[[str], None], clock: Callable[[], float] = time.perf_counter
-    ) -> None:
-        self._say, self._clock = say, clock
-        self._began: dict[str, tuple[float, float]] = {}
-        self._told: set[str] = set()
+    def progress(name: str, doing: str, share: float) -> None:
+        left = show(f"{name}: {doing}", share)
+        if left is not None and name not in told:
+            told.add(name)
+            if left > WORTH_TELLING:
+                say(
+                    f"{name}: {doing}; {time_left(left)}. Ctrl-C stops it; the same command "
+                    "goes on from there."
+                )
 
-    def __call__(self, name: str, doing: str, share: float) -> None:
-        """Take note of the share that is done."""
-        now = self._clock()
-        began, before = self._began.setdefault(name, (now, share))
-        if name in self._told or share <= before or now - began < LEAST_MEASURED:
-            return
-        self._told.add(name)
-        left = (now - began) / (share - before) * (1 - share)
-        if left > WORTH_TELLING:
-            self._say(
-                f"{name}: {doing}; {time_left(left)}, as measured over the first {now - began:.0f} "
-                "s. Ctrl-C stops it; the same command goes on from there."
-            )
-
-
-LEAST_MEASURED = 2.0
-"""Seconds of work that are measured before anything is said."""
-
-WORTH_TELLING = 600.0
-"""Seconds of work that one wants to know of before."""
+    return progress
 
 
 @contextmanager
@@ -188,4 +173,4 @@ def _show_left_out(outcomes: list[Outcome], project: Project) -> None:
     if left_out:
         console.print("\n[bold]Left out:[/]")
         for line in dict.fromkeys(left_out):
-            console.print(f"  {escape(line)}", soft_wrap=True)
+            say(f"  {line}")

@@ -10,7 +10,7 @@ import typer
 from rich.markup import escape
 from rich.table import Table
 
-from trend_dagster.cli.app import PROFILES, Folder, Json, Profile, app, console, emit, problems
+from trend_dagster.cli.app import PROFILES, Folder, Json, Profile, app, console, emit, problems, say
 from trend_dagster.errors import InputError, cannot_write
 
 
@@ -64,7 +64,7 @@ def init(
     except OSError as error:
         remedy = "run again, or name another folder."
         raise cannot_write(f"project {folder}", error, remedy) from error
-    console.print(f"Made {escape(str(folder))}. Next:", soft_wrap=True)
+    say(f"Made {folder}. Next:")
     steps = (
         f"put one .npy per BOLD run (vertices x timepoints) into {folder / inputs.bold}",
         f"name the mesh that its vertices lie on in {file} (inputs.surface or inputs.surfaces): "
@@ -73,7 +73,7 @@ def init(
         f"trend run {folder}",
     )
     for number, step in enumerate(steps, start=1):
-        console.print(f"  {number}. {escape(step)}", soft_wrap=True)
+        say(f"  {number}. {step}")
 
 
 @app.command()

@@ -10,7 +10,7 @@ import typer
 from rich.markup import escape
 from rich.table import Table
 
-from trend_dagster.cli.app import Json, Profile, ProjectFolder, app, console, emit
+from trend_dagster.cli.app import Json, Profile, ProjectFolder, app, console, emit, say
 from trend_dagster.errors import MissingUpstreamError, SettingsError
 
 if TYPE_CHECKING:
@@ -91,9 +91,10 @@ def _describe(project: Project, asset: StoredAsset, version: Version) -> dict[st
     from trend_dagster.orchestration.lineage import Lineage, ancestry
     from trend_dagster.orchestration.recorded_pictures import write_pictures
 
-    state = next(
-        (s for s in Lineage(project).states(asset) if s.partition == version.partition), None
-    )
+    with project.store.at_one_moment():
+        states = Lineage(project).states(asset)
+        made_from = [{"depth": depth, "what": line} for depth, line in ancestry(project, version)]
+    state = next((s for s in states if s.partition == version.partition), None)
     pictures: list[Path] = []
     with suppress(OSError):  # who may only read gets none
         pictures = write_pictures(project, version)
@@ -121,7 +122,7 @@ def _describe(project: Project, asset: StoredAsset, version: Version) -> dict[st
         "pictures": [str(path) for path in pictures],
         "settings": version.recipe.as_dict()["settings"],
         "libraries": version.attributes["libraries"],
-        "made_from": [{"depth": depth, "what": line} for depth, line in ancestry(project, version)],
+        "made_from": made_from,
     }
 
 
@@ -129,9 +130,9 @@ def _print(found: dict[str, Any]) -> None:
     why = f" ({'; '.join(found['reasons'])})" if found["reasons"] else ""
     console.print(f"[bold]{escape(found['output'])}[/]: {escape(found['status'] + why)}")
     if found["excluded"]:
-        console.print(f"excluded: {escape(found['excluded'])}", soft_wrap=True)
+        say(f"excluded: {found['excluded']}")
     console.print(f"made {found['created']}, digest {found['digest']}")
-    console.print(escape(found["store"]), soft_wrap=True)
+    say(found["store"])
     table = Table("array", "shape", "dimensions", "type", "unit", "what it is")
     for array in found["arrays"]:
         shape = " x ".join(map(str, array["shape"]))
@@ -140,12 +141,12 @@ def _print(found: dict[str, Any]) -> None:
         table.add_row(*map(escape, row))
     console.print(table)
     for name, fact in {**found["facts"], **found["run"]}.items():
-        console.print(f"{name}: {escape(_short(fact))}", soft_wrap=True)
+        say(f"{name}: {_short(fact)}")
     for path in found["pictures"]:
-        console.print(f"picture: {escape(path)}", soft_wrap=True)
+        say(f"picture: {path}")
     console.print("[bold]made from[/]")
     for line in found["made_from"][1 : MAX_LINES + 1]:
-        console.print("  " * line["depth"] + escape(line["what"]), soft_wrap=True)
+        say("  " * line["depth"] + line["what"])
     if (more := len(found["made_from"]) - 1 - MAX_LINES) > 0:
         console.print(f"  and {more} lines more (--json has them all)")
 

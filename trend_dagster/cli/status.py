@@ -10,7 +10,7 @@ import typer
 from rich.markup import escape
 from rich.table import Table
 
-from trend_dagster.cli.app import Folder, Json, Profile, app, console, emit, problems
+from trend_dagster.cli.app import Folder, Json, Profile, app, console, emit, problems, say
 
 if TYPE_CHECKING:
     from trend_dagster.orchestration.overview import AssetStatus
@@ -42,7 +42,7 @@ def status(
         console.print(_table(found))
         for asset in found:
             for line in _reasons(asset, None if all_reasons else MAX_REASONS):
-                console.print(escape(line), soft_wrap=True)
+                say(line)
         for line in damaged:
             problems.print(f"[bold red]damaged[/] {escape(line)}", soft_wrap=True)
     raise typer.Exit(1 if damaged else 0)
@@ -65,7 +65,9 @@ def _table(found: list[AssetStatus]) -> Table:
 
 def _reasons(asset: AssetStatus, most: int | None) -> list[str]:
     lines = [f"{name}: {said}" for name, said in asset.under_way.items()]
-    lines += [f"{name}: {'; '.join(dict.fromkeys(why))}" for name, why in asset.reasons.items()]
+    for name, why in asset.reasons.items():  # an error begins with the name of its output itself
+        said = [one.removeprefix(f"{name}: ") for one in dict.fromkeys(why)]
+        lines.append(f"{name}: {'; '.join(said)}")
     lines += [f"{name} is excluded: {why}" for name, why in asset.excluded.items()]
     lines += [f"{name}: {doubt}" for name, said in asset.doubts.items() for doubt in said]
     lines += [f"{name}: {line}" for name, said in asset.findings.items() for line in said]

@@ -14,7 +14,7 @@ from rich import box
 from rich.markup import escape
 from rich.table import Table
 
-from trend_dagster.cli.app import Json, app, console, emit, progress_bar, quiet
+from trend_dagster.cli.app import Json, app, console, emit, progress_bar, quiet, say
 from trend_dagster.cli.runs import stopped_with_a_word
 
 if TYPE_CHECKING:
@@ -131,7 +131,7 @@ def _simulated(
         _show_simulated(tables[-1], headlines[-1], rows["seed"].nunique())
     picture = folder / "planted_networks.png"
     simulated.draw_cohort(picture)
-    console.print(f"what is planted: {picture}", soft_wrap=True)
+    say(f"what is planted: {picture}")
     return {"simulated": pd.concat(tables, ignore_index=True), "headlines": headlines}
 
 
@@ -156,18 +156,16 @@ def _show_simulated(table: pd.DataFrame, best: dict[str, Any] | None, n_seeds: i
         title = f"{n_networks} planted networks, SNR {value}, {n_seeds} cohorts"
         show_table(title, those, columns)
     if best is None:
-        console.print(
+        say(
             "No headline: at no difficulty has the best competitor on raw BOLD a mean Dice of "
-            f"{simulated.HEADLINE[0]} to {simulated.HEADLINE[1]}.",
-            soft_wrap=True,
+            f"{simulated.HEADLINE[0]} to {simulated.HEADLINE[1]}."
         )
     else:
-        console.print(
+        say(
             f"SNR {best['difficulty']}: ours {best['dice']:.3f} (IoU {best['iou']:.3f}, at SNR 0 "
             f"{best['null_dice']:.3f}); best competitor on raw BOLD {best['best_competitor']} "
             f"{best['best_competitor_dice']:.3f}, given our cleaning "
-            f"{best['best_competitor_cleaned']} {best['best_competitor_cleaned_dice']:.3f}.",
-            soft_wrap=True,
+            f"{best['best_competitor_cleaned']} {best['best_competitor_cleaned_dice']:.3f}."
         )
 
 
@@ -256,7 +254,7 @@ def _real(
     show_table(f"{place}: {len(recording.runs)} runs, split in halves", table, REPEATED)
     picture = folder / "real_halves.png"
     real.draw_halves(takes_part[0], recording, picture)
-    console.print(f"both halves: {picture}", soft_wrap=True)
+    say(f"both halves: {picture}")
     bold, individuals = project.settings.bold, project.settings.individuals
     if own_networks.can_be_compared(recording, individuals):
         own = own_networks.own_networks(recording, takes_part[0], bold, individuals, n_networks)

@@ -26,6 +26,7 @@ from trend_dagster.delivery.maps import (
 )
 from trend_dagster.errors import SettingsError
 from trend_dagster.files import replace_file
+from trend_dagster.project.tables import Parcellations
 from trend_dagster.project.target import MapSpace
 from trend_dagster.science.surface import Surface
 from trend_dagster.storage.label_images import Network, label_columns
@@ -356,7 +357,7 @@ def _place_for_xcpd(chosen: Chosen) -> tuple[str, str]:
 def chosen_of(
     name: str,
     place: Place,
-    selected: Version,
+    selected: Parcellations,
     space: MapSpace,
     overlap: Version | None = None,
     subcortical: Version | None = None,
@@ -370,7 +371,7 @@ def chosen_of(
         Of the project.
     place : Place
         What the maps lie on.
-    selected : Version
+    selected : Parcellations
         The chosen parcellations.
     space : MapSpace
         What the maps are written on.
@@ -379,12 +380,11 @@ def chosen_of(
     individuals : mapping of str to Version, optional
         Own maps of newborns, by subject; those of other parcellations are left out.
     """
-    labels = np.stack([space.labels(vector) for vector in selected.read("labels")])
-    n_clusters = selected.read("n_clusters").tolist()
+    labels, n_clusters = space.all_labels(selected.labels), selected.n_clusters
     persons = [
         Person(
             re.sub(r"[^A-Za-z0-9+]", "", subject.removeprefix("sub-")),
-            np.stack([space.labels(vector) for vector in own.read("labels")]),
+            space.all_labels(own.read("labels")),
         )
         for subject, own in (individuals or {}).items()
         if own.read("n_clusters").tolist() == n_clusters

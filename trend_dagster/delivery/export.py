@@ -17,10 +17,9 @@ from trend_dagster.files import replace_file
 from trend_dagster.project.tables import (
     CELL,
     Key,
-    chosen_labels,
+    Parcellations,
     key_of,
     labels_of,
-    partners,
     tidy_rows,
 )
 from trend_dagster.project.target import MapSpace
@@ -33,7 +32,7 @@ if TYPE_CHECKING:
 
 def export_cells(
     cells: Sequence[Version],
-    selected: Version | None,
+    selected: Parcellations | None,
     wanted: Mapping[str, Any],
     space: MapSpace,
     folder: Path,
@@ -45,7 +44,7 @@ def export_cells(
     ----------
     cells : sequence of Version
         Stored cells of the sweep.
-    selected : Version, optional
+    selected : Parcellations, optional
         The chosen parcellations.
     wanted : mapping
         Values of ``label_file``, ``n_components``, ``alpha_W``, ``l1_ratio`` and ``n_clusters``
@@ -81,7 +80,7 @@ def export_cells(
     if found.empty:
         raise _no_such_cell(table, wanted)
     several = [name for name in ("alpha_W", "l1_ratio") if len(table[name].unique()) > 1]
-    known = {} if selected is None else chosen_labels(selected)
+    known = {} if selected is None else selected.by_cell()
     names = {} if selected is None else _overlaps_by_cell(selected, overlap)
     for row in found.to_dict("records"):
         numbered = known.get(key_of(row))
@@ -89,7 +88,7 @@ def export_cells(
         surface, target = space.surface, space.target
         partner = None
         if selected is not None and numbered is not None:
-            partner = partners(selected, int(row["n_clusters"]))
+            partner = selected.partners(int(row["n_clusters"]))
         networks = networks_of(labels, surface, target, names.get(key_of(row), ()), partner)
         files = map_files(_name(row, several), cell_title(row), labels, networks, surface, target)
         for file, content in files.items():
@@ -98,13 +97,13 @@ def export_cells(
 
 
 def _overlaps_by_cell(
-    selected: Version, overlap: Version | None
+    selected: Parcellations, overlap: Version | None
 ) -> dict[Key, list[tuple[Overlap, ...]]]:
-    chosen = selected.facts["chosen"]
+    chosen = selected.choices
     return dict(zip(map(key_of, chosen), overlaps_of(overlap, len(chosen)), strict=True))
 
 
-def _chosen(selected: Version | None, table: pd.DataFrame) -> pd.DataFrame:
+def _chosen(selected: Parcellations | None, table: pd.DataFrame) -> pd.DataFrame:
     import pandas as pd
 
     if selected is None:
@@ -114,7 +113,7 @@ def _chosen(selected: Version | None, table: pd.DataFrame) -> pd.DataFrame:
             found="none yet",
             remedy="`trend run` chooses them; or name a cell: `trend export --label-file ...`.",
         )
-    return table.merge(pd.DataFrame(selected.facts["chosen"])[CELL], on=CELL)
+    return table.merge(pd.DataFrame(selected.choices)[CELL], on=CELL)
 
 
 def _name(cell: Mapping[Any, Any], several: Sequence[str]) -> str:

@@ -15,7 +15,7 @@ from trend_dagster.delivery.figures.newborns import association_figure
 from trend_dagster.delivery.figures.png import to_png
 from trend_dagster.delivery.figures.surface import maps_png
 from trend_dagster.delivery.maps import MAPS, counted, map_files, networks_of
-from trend_dagster.errors import InputError
+from trend_dagster.errors import InputError, MissingUpstreamError
 from trend_dagster.project.target import MapSpace
 from trend_dagster.science.individuals.settings import IndividualsConfig
 from trend_dagster.science.surface import Surface
@@ -97,7 +97,8 @@ def newborn_maps(
     files: dict[str, bytes] = {}
     for n, own, each in zip(n_clusters, labels, networks, strict=True):
         name, title = f"{subject}_{n}_clusters", f"{subject}: {n} clusters"
-        written = map_files(name, title, space.labels(own), each, space.surface, space.target)
+        found = space.labels(own)
+        written = map_files(name, title, found, counted(each, found), space.surface, space.target)
         files |= {f"{MAPS}/{subject}/{file}": content for file, content in written.items()}
     return files
 
@@ -199,6 +200,13 @@ def individuals_table(
     from trend_dagster.science.individuals.newborn import DEPARTURE
     from trend_dagster.science.individuals.summary import MEASURES
 
+    if not newborns:
+        raise MissingUpstreamError(
+            "individuals",
+            expected="the networks of at least one newborn",
+            found="none",
+            remedy="Mend what individual_networks fails on, or add runs that can be used.",
+        )
     rows = []
     for newborn in newborns:
         network = {name: newborn.read(f"network_{name}") for name in MEASURES}

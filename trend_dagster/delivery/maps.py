@@ -21,7 +21,7 @@ from trend_dagster.delivery.figures.surface import (
     label_colours,
     oklch_to_rgb,
 )
-from trend_dagster.project.tables import partners
+from trend_dagster.project.tables import Parcellations
 from trend_dagster.project.target import MapSpace
 from trend_dagster.science.evidence.atlases import ONE_SIDED
 from trend_dagster.science.surface import Surface, hemisphere_triangles
@@ -77,7 +77,7 @@ def cell_title(cell: Mapping[Any, Any]) -> str:
 
 
 def chosen_maps(
-    selected: Version,
+    chosen: Parcellations,
     space: MapSpace,
     overlap: Version | None = None,
     soft: Sequence[NDArray[np.float32]] = (),
@@ -87,7 +87,7 @@ def chosen_maps(
 
     Parameters
     ----------
-    selected : Version
+    chosen : Parcellations
         The chosen parcellations.
     space : MapSpace
         What they are written on.
@@ -108,9 +108,9 @@ def chosen_maps(
     files: dict[str, bytes] = {}
     tables: dict[str, str] = {}
     surface, target = space.surface, space.target
-    everyone = cohort_networks(selected, space, overlap)
-    chosen = zip(selected.facts["chosen"], selected.read("labels"), everyone, strict=True)
-    for i, (choice, found, networks) in enumerate(chosen):
+    named = cohort_networks(chosen, space, overlap)
+    each = zip(chosen.choices, chosen.labels, named, strict=True)
+    for i, (choice, found, networks) in enumerate(each):
         labels = space.labels(found)
         name = f"selected_{choice['n_clusters']}_clusters"
         voxels = None if subcortical is None else voxels_of(subcortical, i)
@@ -124,26 +124,23 @@ def chosen_maps(
 
 
 def cohort_networks(
-    selected: Version, space: MapSpace, overlap: Version | None = None
+    chosen: Parcellations, space: MapSpace, overlap: Version | None = None
 ) -> list[list[Network]]:
     """Networks of each chosen parcellation, in the numbers, names and colours that all maps have.
 
     Parameters
     ----------
-    selected : Version
+    chosen : Parcellations
         The chosen parcellations.
     space : MapSpace
         What maps are written on.
     overlap : Version, optional
         Overlap with atlases, that networks are named by.
     """
-    labels, n_clusters = selected.read("labels"), selected.read("n_clusters").tolist()
-    beside = zip(labels, n_clusters, overlaps_of(overlap, len(labels)), strict=True)
+    overlaps = overlaps_of(overlap, len(chosen.labels))
     return [
-        networks_of(
-            space.labels(found), space.surface, space.target, overlaps, partners(selected, n)
-        )
-        for found, n, overlaps in beside
+        networks_of(space.labels(found), space.surface, space.target, beside, chosen.partners(n))
+        for found, n, beside in zip(chosen.labels, chosen.n_clusters, overlaps, strict=True)
     ]
 
 

@@ -23,9 +23,9 @@ from trend_dagster.delivery.pictures import parcellation_or_sizes
 from trend_dagster.project.dimensions import BOLD_RUN, LABEL_FILE
 from trend_dagster.project.settings import Settings
 from trend_dagster.project.tables import (
+    Parcellations,
     comparison_table,
     labels_of,
-    partners,
     summary_table,
     verdict,
 )
@@ -193,7 +193,7 @@ def gather(
     (summary,), (selected,) = versions["sweep_summary"], versions["selected_parcellations"]
     table = comparison_table(*versions["control_comparison"])
     columns = {n: t for n, t in COLUMNS.items() if n in table and not table[n].isna().all()}
-    labels = selected.read("labels")
+    chosen = Parcellations.of(selected)
     model = next(iter(versions.get("trained_model", ())), None)
     return Report(
         project=name,
@@ -213,7 +213,7 @@ def gather(
             for name, title, text, others in METRICS
             if name in columns
         ],
-        shown=_shown_cells(surface, table, cells, selected, labels, networks),
+        shown=_shown_cells(surface, table, cells, chosen, networks),
         chosen=_all_chosen(settings, versions, summary_table(summary, cells), surface, networks),
         rule=selected.facts["rule"],
         not_null_corrected=selected.facts["no_stability"],
@@ -327,7 +327,8 @@ def _all_chosen(
     matrix: Any = versions["average_correlation"][0].array("correlation")
     table, ranked = comparison_table(comparison), rank_cells(summary, settings.selection)
     own, split_by = FEATURES_FROM[settings.features.source], selected.facts["split_by"]
-    chosen = zip(selected.facts["chosen"], selected.read("labels"), networks, strict=True)
+    parcellations = Parcellations.of(selected)
+    chosen = zip(parcellations.choices, parcellations.labels, networks, strict=True)
     found = []
     for choice, labels, names in chosen:
         n = choice["n_clusters"]
@@ -335,7 +336,7 @@ def _all_chosen(
         best = ranked[ranked["n_clusters"] == n].head(RANKED)
         best = best[[name for name in RANKING if name in ranked]].astype({"n_labels": int})
         picture = parcellation_or_sizes(
-            surface, labels, f"{n} clusters", partners(selected, int(n))
+            surface, labels, f"{n} clusters", parcellations.partners(int(n))
         )
         sorted_matrix = correlation_figure(matrix, labels, max_pixels=MATRIX_PIXELS)
         found.append(
@@ -371,16 +372,15 @@ def _shown_cells(
     surface: Surface | None,
     table: pd.DataFrame,
     cells: Sequence[Version],
-    selected: Version,
-    chosen_labels: NDArray[np.int32],
+    chosen: Parcellations,
     chosen_networks: Sequence[Sequence[Network]],
 ) -> list[ShownCell]:
     """The chosen cells first, then others, as many as keep the page small."""
     if surface is None:
         return []
+    n_clusters, chosen_labels = chosen.n_clusters, chosen.labels
     most = min(MAX_SHOWN, max(1, MAX_LABEL_BYTES // (2 * chosen_labels.shape[1])))
     order = table.reset_index().sort_values("chosen", ascending=False, kind="stable")
-    n_clusters = [choice["n_clusters"] for choice in selected.facts["chosen"]]
     shown = []
     for row in order.head(most).to_dict("records"):
         like = n_clusters.index(row["n_clusters"])

@@ -38,7 +38,6 @@ from trend_dagster.orchestration.private import (
 from trend_dagster.orchestration.production import FORCE_TAG
 from trend_dagster.orchestration.running import Outcome, Wish, decide
 from trend_dagster.project.folder import Project
-from trend_dagster.storage.stores import describe
 
 ASKED_BY_TAG = "trend/asked_by"
 """Tag of the runs that a job has asked for: which job."""
@@ -93,17 +92,15 @@ def plan(
         todo = decide(project, asset, lineage.states(asset), instance, wish)
         comes = bool(asset.upstream.keys() & found.wanted.keys())
         waiting = [s for s in todo.waiting if s.status != "damaged"]
-        coming = {describe(s.asset, s.partition) for ss in found.wanted.values() for s in ss}
+        coming = {s.name for ss in found.wanted.values() for s in ss}
         wanted = [
             state
             for state in [*todo.make, *(waiting if comes else [])]
-            if describe(state.asset, state.partition) not in tried
+            if state.name not in tried
             and (todo.force or not state.only_waits or state.waits_among(coming))
         ]
         if not comes:
-            found.waiting |= {
-                describe(s.asset, s.partition): (*s.waits_for, *s.reasons)[0] for s in waiting
-            }
+            found.waiting |= {s.name: (*s.waits_for, *s.reasons)[0] for s in waiting}
         if wanted:
             found.wanted[asset.name] = wanted
             found.forced += [asset.name] if todo.force else []
@@ -157,7 +154,7 @@ def make_all(
         backfill = _ask(instance, todo, job)
         log(f"asked for {_counts(todo)} in backfill {backfill}")
         _follow(instance, backfill, log)
-        wanted = {describe(s.asset, s.partition): s for ss in todo.wanted.values() for s in ss}
+        wanted = {s.name: s for ss in todo.wanted.values() for s in ss}
         before = wanted | before
         tried += [name for name, state in wanted.items() if not _is_made(project, state)]
     return list(outcomes_of(project, instance, before.values(), todo.waiting))
@@ -253,24 +250,17 @@ def outcomes_of(
     for name in [name for name in ASSETS if name in by_asset]:
         states = lineage.states(ASSETS[name])
         instance.report_runless_asset_event(up_to_date_now(name, states))
-        now = {describe(s.asset, s.partition): s for s in states}
+        now = {s.name: s for s in states}
         made = [s for s in by_asset[name] if _is_made(project, s)]
-        after = [s for b in by_asset[name] if (s := now.get(describe(b.asset, b.partition)))]
-        new = {describe(s.asset, s.partition) for s in made}
-        wrong = [
-            s
-            for s in after
-            if s.status != "current"
-            and not (s.only_waits and describe(s.asset, s.partition) in new)
-        ]
+        after = [s for b in by_asset[name] if (s := now.get(b.name))]
+        new = {s.name for s in made}
+        wrong = [s for s in after if s.status != "current" and not (s.only_waits and s.name in new)]
         yield Outcome(
             asset=name,
             made=len(made),
             kept=sum(s.status == "current" and s not in made for s in by_asset[name]),
             excluded=tuple(
-                f"{describe(s.asset, s.partition)}: {s.version.excluded}"
-                for s in after
-                if s.version and s.version.excluded
+                f"{s.name}: {s.version.excluded}" for s in after if s.version and s.version.excluded
             ),
             errors=tuple(sorted({_why_not(project, s) for s in wrong})),
             blocked=sum(key.partition("[")[0] == name for key in waiting),
@@ -278,6 +268,6 @@ def outcomes_of(
 
 
 def _why_not(project: Project, state: State) -> str:
-    name = describe(state.asset, state.partition)
+    name = state.name
     reason = project.store.failure(state.asset, state.partition)
     return reason or f"{name} was not made ({'; '.join(state.reasons) or state.status})"

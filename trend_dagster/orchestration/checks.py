@@ -100,11 +100,8 @@ def _right_shape(project: Project, version: Version) -> Iterator[str]:
 
 
 def _n_vertices(project: Project) -> int | None:
-    for key in project.keys(BOLD_RUN):
-        version = project.store.latest("bold", {BOLD_RUN: key})
-        if version is not None and version.excluded is None:
-            return int(version.facts["n_vertices"])
-    return None
+    runs = project.current("bold", BOLD_RUN)
+    return int(runs[0].facts["n_vertices"]) if runs else None
 
 
 def _not_excluded(project: Project, version: Version) -> Iterator[str]:
@@ -330,9 +327,7 @@ def _up_to_date() -> dg.AssetChecksDefinition:
 def _staleness(asset: StoredAsset, states: list[State]) -> dg.AssetCheckResult:
     stored = [s for s in states if s.version is not None]
     stale = [
-        f"{describe(s.asset, s.partition)} is {s.status}: {'; '.join(s.reasons)}"
-        for s in stored
-        if s.status != "current"
+        f"{s.name} is {s.status}: {'; '.join(s.reasons)}" for s in stored if s.status != "current"
     ]
     advice = "Materialize it again (`trend run` makes all that is out of date)."
     if asset.keep_when_inputs_change:

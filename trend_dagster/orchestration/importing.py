@@ -23,10 +23,9 @@ import dagster as dg
 import numpy as np
 from numpy.typing import NDArray
 
-from trend_dagster.delivery.figures.matrices import correlation_figure
-from trend_dagster.delivery.figures.png import small_png
 from trend_dagster.errors import InputError, TrendError
 from trend_dagster.orchestration.assets import ASSETS
+from trend_dagster.orchestration.assets.connectivity import correlation_result
 from trend_dagster.orchestration.io_managers import (
     Published,
     Result,
@@ -223,19 +222,9 @@ def read_correlation(project: Project, file: Path) -> Found:
     mask = np.isfinite(diagonal) & (diagonal != 0)
     _clear(subject, correlation, mask)
     _check_correlation(subject, correlation, mask)
-    facts = {
-        "n_vertices": len(mask),
-        "n_vertices_without_signal": int((~mask).sum()),
-        "runs": [],
-        "mean": float(np.mean(correlation, dtype=np.float64)) / float(mask.mean()) ** 2,
-    }
-    arrays: dict[str, NDArray[Any]] = {
-        "correlation": correlation,
-        "vertex_mask": mask,
-        "run_masks": np.zeros((0, len(mask)), dtype=np.bool_),  # which runs: the file cannot tell
-    }
-    pictures = {"matrix": small_png(correlation_figure(correlation))}
-    return Found("average_correlation", [(WHOLE, Result(arrays, facts, pictures=pictures))])
+    mean, no_runs = float(correlation.mean(dtype=np.float64)), np.zeros((0, len(mask)), np.bool_)
+    result = correlation_result(correlation, mean, mask, no_runs, [])
+    return Found("average_correlation", [(WHOLE, result)])
 
 
 def _clear(subject: str, correlation: NDArray[np.float32], mask: NDArray[np.bool_]) -> None:
@@ -301,10 +290,8 @@ def _check_vertices(project: Project, subject: str, n_vertices: int) -> None:
 def _known_vertices(project: Project) -> Iterator[tuple[str, int]]:
     """Yield what tells the number of vertices: the stored BOLD, else the label files."""
     with suppress(InputError):  # who brings a correlation needs no BOLD
-        for key in project.keys(BOLD_RUN):
-            bold = project.store.latest("bold", {BOLD_RUN: key})
-            if bold is not None and bold.excluded is None:
-                yield f"BOLD run {key}", int(bold.facts["n_vertices"])
+        for bold in project.current("bold", BOLD_RUN):
+            yield f"BOLD run {bold.partition[BOLD_RUN]}", int(bold.facts["n_vertices"])
     with suppress(InputError):
         for file in project.label_files.values():
             yield file.name, len(read_geodesic_labels(file))
@@ -363,12 +350,8 @@ def read_checkpoint(
 
 def _check_timepoints(project: Project, file: Path, n_timepoints: int) -> None:
     """Compare with the stored runs, or with the first file where none is stored yet."""
-    stored = (project.store.latest("bold", {BOLD_RUN: key}) for key in project.keys(BOLD_RUN))
-    known = {
-        v.partition[BOLD_RUN]: int(v.facts["n_timepoints"])
-        for v in stored
-        if v is not None and v.excluded is None
-    }
+    stored = project.current("bold", BOLD_RUN)
+    known = {v.partition[BOLD_RUN]: int(v.facts["n_timepoints"]) for v in stored}
     if not known:
         key, run = next(iter(project.bold_runs.items()))
         known = {key: read_run(run, project.mask_of(run)).signal.shape[1]}

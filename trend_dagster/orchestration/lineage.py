@@ -52,6 +52,11 @@ class State:
     waits_for: tuple[str, ...] = ()
 
     @property
+    def name(self) -> str:
+        """Asset and partition in words."""
+        return describe(self.asset, self.partition)
+
+    @property
     def only_inputs_changed(self) -> bool:
         """Whether settings and code are those that it was made with, as far as can be told now."""
         if self.version is None or self.version.excluded is not None:

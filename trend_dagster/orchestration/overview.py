@@ -73,32 +73,25 @@ def overview(project: Project) -> list[AssetStatus]:
         In the order of computation.
     """
     lineage = Lineage(project)
-    return [_status(project, asset, lineage.states(asset)) for asset in ASSETS.values()]
+    with project.store.at_one_moment():
+        return [_status(project, asset, lineage.states(asset)) for asset in ASSETS.values()]
 
 
 def _status(project: Project, asset: StoredAsset, found: list[State]) -> AssetStatus:
-    counts = Counter(state.status for state in found)
+    counts, there = (
+        Counter(s.status for s in found),
+        {s.name: s.version for s in found if s.version},
+    )
+    waits = {s.name: under_way(project, asset, s.partition) for s in found if s.status != "current"}
     return AssetStatus(
         asset=asset.name,
         counts={status: counts[status] for status in STATUSES},
-        reasons={describe(s.asset, s.partition): s.reasons for s in found if s.reasons},
-        excluded={
-            describe(s.asset, s.partition): s.version.excluded
-            for s in found
-            if s.version is not None and s.version.excluded
-        },
+        reasons={s.name: s.reasons for s in found if s.reasons},
+        excluded={name: v.excluded for name, v in there.items() if v.excluded},
         doubts=doubts_about(project, asset, found),
         removed=tuple(describe(asset.name, p) for p in removed(project, asset)),
-        findings={
-            describe(s.asset, s.partition): tuple(said)
-            for s in found
-            if s.version is not None and (said := s.version.facts.get("findings"))
-        },
-        under_way={
-            describe(s.asset, s.partition): said
-            for s in found
-            if s.status != "current" and (said := under_way(project, asset, s.partition))
-        },
+        findings={n: tuple(said) for n, v in there.items() if (said := v.facts.get("findings"))},
+        under_way={name: said for name, said in waits.items() if said},
         n_bytes=project.store.size(asset.name),
     )
 
@@ -122,11 +115,7 @@ def doubts_about(
     dict of str to tuple of str
         By output; those about which nothing is odd are left out.
     """
-    said = {
-        describe(s.asset, s.partition): doubts(s.asset, s.version.facts)
-        for s in found
-        if s.version is not None
-    }
+    said = {s.name: doubts(s.asset, s.version.facts) for s in found if s.version is not None}
     if asset.dims == (BOLD_RUN,) and asset.name == "bold":
         for run, lines in run_doubts(project, [s.partition[BOLD_RUN] for s in found]).items():
             said[describe("bold", {BOLD_RUN: run})] += lines

@@ -68,40 +68,6 @@ from dagster_shared.error import SerializableErrorInfo
 # The form in which webserver, daemon and code server take an instance (`--instance-ref`).
 from dagster_shared.serdes import serialize_value
 
-__all__ = [
-    "ASSET_PARTITION_RANGE_END_TAG",
-    "ASSET_PARTITION_RANGE_START_TAG",
-    "BACKFILL_ID_TAG",
-    "CODE_VERSION_TAG",
-    "DATA_VERSION_IS_USER_PROVIDED_TAG",
-    "DATA_VERSION_TAG",
-    "GRPC_INFO_TAG",
-    "HOST_TAG",
-    "MAX_RETRIES_TAG",
-    "NULL_DATA_VERSION",
-    "NULL_EVENT_POINTER",
-    "PARTITION_TAGS",
-    "PROCESS_TAG",
-    "RECORDED_ONE_BY_ONE",
-    "RETRY_ON_ASSET_OR_OP_FAILURE_TAG",
-    "DagsterGrpcClient",
-    "InstanceRef",
-    "JobExecutionResult",
-    "SerializableErrorInfo",
-    "StepFailureData",
-    "ask_for_backfill",
-    "cancel_backfill",
-    "execute_here",
-    "failed_in_a_step",
-    "get_input_data_version_tag",
-    "get_input_event_pointer_tag",
-    "how_backfill_ended",
-    "hurry_backfills",
-    "open_backfills",
-    "run_daemon",
-    "serialize_value",
-]
-
 RECORDED_ONE_BY_ONE = {SYSTEM_METADATA_KEY_SOURCE_ASSET_OBSERVATION: True}
 """Metadata of an output that tells Dagster not to record every partition a second time.
 

@@ -230,6 +230,12 @@ class Task:
                 self.scratch.mkdir(parents=True, exist_ok=True)
                 replace_file(self.scratch / UNDER_WAY, told)
 
+    def each(self, things: Sequence[T], what: str) -> Iterator[T]:
+        """Go through things one by one, and show how far that is."""
+        for done, thing in enumerate(things):
+            self.progress(f"{what} {done + 1} of {len(things)}", done / len(things))
+            yield thing
+
 
 Compute = Callable[..., Any]
 FilesOf = Callable[[Project, Partition], Mapping[str, Path]]
@@ -500,7 +506,7 @@ class StoredAsset:
             Its delivered files that are gone.
         """
         if self.keep_when_inputs_change and self.idle(project.settings) and not stored.excluded:
-            return []  # it has nothing to do now; what it once did was dear
+            return []  # it has nothing to do now, and what it once did took long
         return [
             *differences(stored.recipe, self.recipe_like(today, stored)),
             *(f"file {name} is gone" for name in missing),

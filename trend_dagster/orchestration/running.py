@@ -35,7 +35,6 @@ from trend_dagster.orchestration.private import (
 )
 from trend_dagster.orchestration.production import StoredAsset, restore_files
 from trend_dagster.project.folder import Project
-from trend_dagster.storage.stores import describe
 
 MODULE, LOCATION = "trend_dagster.definitions", "trend_dagster"  # as workspace.yaml names them
 
@@ -273,7 +272,7 @@ def _run(
         made=0 if idle else sum(changed),
         kept=sum(not c and s.status == "current" for c, s in zip(changed, after, strict=True)),
         excluded=tuple(
-            f"{describe(s.asset, s.partition)}: {s.version.excluded}"
+            f"{s.name}: {s.version.excluded}"
             for s in after
             if idle is None and s.version is not None and s.version.excluded
         ),

@@ -9,11 +9,13 @@ from pathlib import Path
 import numpy as np
 from numpy.typing import NDArray
 
+from trend_dagster.errors import InputError
 from trend_dagster.project.folder import Project
 from trend_dagster.project.fsaverage import FSAVERAGE, N_FSAVERAGE5
+from trend_dagster.project.mesh import resampling_of
 from trend_dagster.science.evidence.atlases import check_atlas
 from trend_dagster.science.surface import Surface
-from trend_dagster.storage.label_files import LabelFile, label_file_at, read_atlas
+from trend_dagster.storage.label_files import LabelFile, label_file_at, read_atlas, read_networks
 from trend_dagster.storage.stores import Version
 from trend_dagster.storage.template import Grayordinates, Target
 
@@ -76,6 +78,27 @@ def read_atlases(project: Project, n_rows: int, target: Target | None) -> list[A
         check_atlas(labels, n_rows, file.name)
         found.append(Atlas(file.key, labels, names))
     return found
+
+
+def read_planted(project: Project, file: LabelFile, n_vertices: int) -> NDArray[np.int64]:
+    """Read planted networks, on the mesh that is worked on.
+
+    Raises
+    ------
+    InputError
+        If they belong to another mesh.
+    """
+    planted = read_networks(file)
+    if (way := resampling_of(project)) is not None:
+        planted = way.labels_down(planted)
+    if len(planted) != n_vertices:
+        raise InputError(
+            f"planted networks {file.name}",
+            expected=f"{n_vertices} labels, one per vertex",
+            found=str(len(planted)),
+            remedy="Give the file that belongs to this cohort, or take its name out of trend.yaml.",
+        )
+    return planted
 
 
 def stored_overlap(project: Project) -> Version | None:

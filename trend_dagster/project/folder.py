@@ -6,6 +6,7 @@ how outputs are stored (``storage``) or made (``orchestration``).
 
 from __future__ import annotations
 
+import itertools
 from collections.abc import Mapping
 from dataclasses import dataclass
 from fnmatch import fnmatchcase
@@ -24,7 +25,7 @@ from trend_dagster.storage.arrays import subject_of
 from trend_dagster.storage.label_files import LabelFile, find_label_files, has_label_files
 from trend_dagster.storage.provenance import InputDigests
 from trend_dagster.storage.runs import BoldRun, brain_mask_of, find_runs
-from trend_dagster.storage.stores import Store
+from trend_dagster.storage.stores import Store, Version
 
 Input = TypeVar("Input", BoldRun, LabelFile, BoldRun | LabelFile)
 
@@ -151,6 +152,12 @@ class Project:
         if dimension == SUBJECT:
             return list(self.runs_by_subject)
         return [str(k) for k in self.settings.sweep.n_components]
+
+    def current(self, asset: str, *dimensions: str) -> list[Version]:
+        """Stored versions of an asset for the keys of today, without those that are excluded."""
+        keys = itertools.product(*map(self.keys, dimensions))
+        found = (self.store.latest(asset, dict(zip(dimensions, k, strict=True))) for k in keys)
+        return [version for version in found if version is not None and version.excluded is None]
 
     def inputs(self, dimension: str) -> Mapping[str, BoldRun | LabelFile]:
         """What lies behind the partition keys of a dimension of files.

@@ -53,6 +53,25 @@ def read_mesh(project: Project) -> Surface | None:
     return read_named_mesh(project) if way is None else way.surface
 
 
+def needed_mesh(project: Project, what_for: str) -> Surface:
+    """Read the mesh that is worked on, where it takes one.
+
+    Raises
+    ------
+    InputError
+        If the settings name none.
+    """
+    surface = read_mesh(project)
+    if surface is None:
+        raise InputError(
+            f"project {project.folder}",
+            expected=f"inputs.surface, {what_for}",
+            found="none",
+            remedy="Name it in trend.yaml.",
+        )
+    return surface
+
+
 def read_named_mesh(project: Project) -> Surface | None:
     """Read the mesh that the settings name: that of the files; None if they name none.
 
@@ -178,6 +197,13 @@ def mesh_of(cortex: Version | None, n_vertices: int | None = None) -> Surface | 
     surface = Surface(**arrays, kind=cortex.facts["kind"])
     if n_vertices is not None and surface.n_vertices != n_vertices:
         raise wrong_density(cortex.facts["mesh_files"], str(n_vertices), surface.n_vertices)
+    return surface
+
+
+def surface_of(cortex: Version, n_vertices: int | None = None) -> Surface:
+    """Mesh that ``cortex`` holds, where it cannot be missing: what is excluded is no input."""
+    surface = mesh_of(cortex, n_vertices)
+    assert surface is not None
     return surface
 
 

@@ -29,6 +29,7 @@ from trend_dagster.project.mesh import (
 )
 from trend_dagster.project.settings import nearest
 from trend_dagster.science.bold import (
+    BoldConfig,
     same_recordings,
     signal_mask,
     temporal_snr,
@@ -87,6 +88,12 @@ class Recording:
     facts: Mapping[str, Any]
     unusable: str | None
 
+    def prepared(self, config: BoldConfig) -> tuple[NDArray[np.float32], NDArray[np.bool_]]:
+        """Cleaned and standardised as the settings say, with the mask of usable vertices."""
+        return prepare_run(
+            self.raw.signal, config, self.repetition_time, self.confounds, self.sample_mask
+        )
+
     def space_arrays(self) -> dict[str, NDArray[Any]]:
         """Arrays of the files' space; of a run that was resampled they have other rows."""
         prefix = INPUT if "n_vertices_of_the_files" in self.facts else ""
@@ -100,12 +107,12 @@ def recording_files(project: Project, run: BoldRun) -> dict[str, Path]:
     files |= {f"sidecar {i}": path for i, path in enumerate(run.sidecars)}
     if (mask := project.mask_of(run)) is not None:
         files["mask"] = mask
-    asked = project.settings.bold.confounds or _censored_by_confounds(project)
+    config = project.settings.bold
+    asked = config.confounds or (config.censor is not None and config.censor.file is None)
     with suppress(*() if asked else (InputError,)):  # also without, it tells the motion
         files["confounds"] = confounds_file(run)
-    censor = project.settings.bold.censor
-    if censor is not None and censor.file is not None:
-        files["censored"] = _censor_table(run, censor.file)
+    if config.censor is not None and config.censor.file is not None:
+        files["censored"] = _censor_table(run, config.censor.file)
     if project.settings.inputs.resample is not None:
         files |= mesh_files(project)
     return files | cortex_mask_files(project)
@@ -148,15 +155,10 @@ def read_recording(project: Project, run: BoldRun) -> Recording:
     kept = _kept_volumes(project, run, files, raw.signal.shape[1], time, facts)
     if (reason := _too_little(project, kept, time)) is not None:
         return Recording(raw, mask, time, None, None, facts, f"{run.name}: {reason}")
-    confounds = None
-    if config.confounds:
-        _check_columns(project, run, "bold.confounds", config.confounds)
-        confounds = read_confounds(
-            files["confounds"], config.confounds, raw.signal.shape[1], int(np.argmax(kept))
-        )
-        if (n := confounds.shape[1]) >= kept.sum() - 1:
-            reason = f"{n} confounds leave nothing of {int(kept.sum())} volumes (bold.confounds)"
-            return Recording(raw, mask, time, None, None, facts, f"{run.name}: {reason}")
+    confounds = _read_confounds(project, run, files, kept)
+    if confounds is not None and (n := confounds.shape[1]) >= kept.sum() - 1:
+        reason = f"{n} confounds leave nothing of {int(kept.sum())} volumes (bold.confounds)"
+        return Recording(raw, mask, time, None, None, facts, f"{run.name}: {reason}")
     if (way := resampling_of(project)) is not None:
         facts |= {"n_vertices": way.surface.n_vertices, "n_vertices_of_the_files": len(mask)}
         raw, mask = _resampled(project, run, raw, mask, way)
@@ -172,8 +174,8 @@ def read_recording(project: Project, run: BoldRun) -> Recording:
     return Recording(raw, mask, time, confounds, None if kept.all() else kept, facts, None)
 
 
-def read_voxels(project: Project, run: BoldRun) -> tuple[NDArray[np.float32], Subcortex] | None:
-    """Read the voxels of a CIFTI run outside the cortex, cleaned as its vertices are.
+def read_voxels(project: Project, bold: Version) -> tuple[NDArray[np.float32], Subcortex] | None:
+    """Read the voxels outside the cortex of a CIFTI run, cleaned as its stored vertices are.
 
     The global signal stays in: it is that of the cortex, and the mean series of networks, which
     voxels are compared with, hold nothing of it.
@@ -185,20 +187,28 @@ def read_voxels(project: Project, run: BoldRun) -> tuple[NDArray[np.float32], Su
     subcortex : Subcortex
         Where they are; both None for a run without voxels.
     """
+    run, time = project.bold_run(bold.partition[BOLD_RUN]), bold.facts["repetition_time_s"]
     found = read_subcortex(run.files[0]) if run.source == "cifti" else None
     if found is None:
         return None
     signal, subcortex = found
     signal[~np.isfinite(signal).all(axis=1)] = 0
-    recording = read_recording(project, run)
-    prepared, _ = prepare_run(
-        signal,
-        project.settings.bold.model_copy(update={"global_signal": "keep"}),
-        recording.repetition_time,
-        recording.confounds,
-        recording.sample_mask,
-    )
-    return prepared, subcortex
+    files, config = recording_files(project, run), project.settings.bold
+    kept = _kept_volumes(project, run, files, signal.shape[1], time, {})
+    confounds = _read_confounds(project, run, files, kept)
+    config = config.model_copy(update={"global_signal": "keep"})
+    return prepare_run(signal, config, time, confounds, kept)[0], subcortex
+
+
+def _read_confounds(
+    project: Project, run: BoldRun, files: Mapping[str, Path], kept: NDArray[np.bool_]
+) -> NDArray[np.float64] | None:
+    """Read what the settings ask to be regressed out, if anything."""
+    columns = project.settings.bold.confounds
+    if not columns:
+        return None
+    _check_columns(project, run, "bold.confounds", columns)
+    return read_confounds(files["confounds"], columns, len(kept), int(np.argmax(kept)))
 
 
 def _motion(files: Mapping[str, Path], n_timepoints: int) -> dict[str, float]:
@@ -225,11 +235,6 @@ def _resampled(
 
 
 # Volumes that are left out
-
-
-def _censored_by_confounds(project: Project) -> bool:
-    censor = project.settings.bold.censor
-    return censor is not None and censor.file is None
 
 
 def _censor_table(run: BoldRun, ending: str) -> Path:

@@ -30,7 +30,7 @@ from pydantic import (
 
 from trend_dagster.errors import SettingsError
 from trend_dagster.science.evidence.settings import ValidationConfig
-from trend_dagster.science.identity import NO_IDENTITY, UNLESS_DEFAULT
+from trend_dagster.science.identity import NO_IDENTITY, UNLESS_DEFAULT, Section
 from trend_dagster.science.individuals.settings import IndividualsConfig
 from trend_dagster.science.parcellation.settings import SelectionConfig
 from trend_dagster.science.settings import MethodSettings
@@ -40,90 +40,76 @@ SETTINGS_FILE = "trend.yaml"
 DEFAULT_PROFILE = "default"
 
 
-def _place(default: object, description: str, **how: Any) -> Any:
+def _place(default: object, **how: Any) -> Any:
     """Where something lies does not decide results; its content does, and is fingerprinted."""
-    return Field(default, description=description, json_schema_extra=NO_IDENTITY, **how)
+    return Field(default, json_schema_extra=NO_IDENTITY, **how)
 
 
-class InputsConfig(BaseModel, frozen=True, extra="forbid"):
+class InputsConfig(Section):
     """Where the input files are, relative to the project folder."""
 
-    bold: str = _place(
-        "bold",
-        "Folder of BOLD runs: .npy, .dtseries.nii, .nii(.gz) with a mask, or pairs of "
-        ".func.gii, .mgh or .mgz; also the folder that fMRIPrep, NiBabies or XCP-D wrote.",
-    )
-    select: dict[str, str | tuple[str, ...]] = _place(
-        {},
-        "Which runs to take, by any entity of BIDS names: {task: rest, space: fsLR}. A list takes "
-        "several: {run: [1, 2]}. Runs of several tasks are taken only if it is said so.",
-    )
-    space: str | None = _place(None, "As select: {space: ...}.")
-    density: str | None = _place(None, "As select: {den: ...}.")
-    desc: str | None = _place(None, "As select: {desc: ...}.")
-    exclude: dict[str, str] = _place(
-        {},
-        "Runs to leave out, each with the reason, which status and report show: a key or a pattern "
-        "of keys. {sub-07_ses-1: fell asleep late, 'sub-09_*': another scanner}.",
-    )
-    volume_mask: str | None = _place(
-        None,
-        "For volumes: a NIfTI that is not 0 in the voxels to use. None takes the "
-        "desc-brain_mask beside each run.",
-    )
-    geodesic_labels: str = _place(
-        "geodesic_labels",
-        "Folder of geodesic label files: .npy, .dlabel.nii, or pairs of .label.gii or .annot.",
-    )
-    geodesic_distances: tuple[str, ...] = _place(
-        (),
-        "Distances along the cortex in mm, for smooth spatial encodings and smooth "
-        "loadings: a .npy of shape (vertices, vertices) per hemisphere, in the order of the "
-        "vertices of the BOLD runs (left, then right).",
-        max_length=2,
-    )
-    truth: str | None = _place(
-        None,
-        "A label file with the planted network of each vertex (-1 none in a .npy), for "
-        "simulated cohorts; of a pair, either file. Only compared with, never used to choose.",
-    )
-    surface: Literal["fsaverage3", "fsaverage4", "fsaverage5"] | None = Field(
-        None,
-        description="The mesh that the vertices belong to, if it is one of these. They come with "
-        "the platform: 642, 2562 and 10242 vertices a hemisphere.",
-    )
-    surfaces: tuple[str, ...] = _place(
-        (),
-        "Or its files, left and right: GIFTI (.surf.gii) or FreeSurfer's geometry "
-        "(lh.midthickness, rh.midthickness). Distances are measured on it: midthickness is best.",
-    )
-    inflated: tuple[str, ...] = _place(
-        (), "For pictures: the inflated form of inputs.surfaces, left and right."
-    )
-    spheres: tuple[str, ...] = _place(
-        (), "For inputs.resample: the spherical form of inputs.surfaces, left and right."
-    )
-    resample: Literal["3k", "10k"] | None = Field(
-        None,
-        description="Work on a coarser mesh: 2562 or 10242 vertices a hemisphere, laid over the "
-        "sphere of the one named here; BOLD and label files are brought there by area, and the "
-        "networks back up. For a first look: small networks lose most.",
-        json_schema_extra=UNLESS_DEFAULT,
-    )
-    cortex_mask: tuple[str, ...] = _place(
-        (),
-        "Where there is cortex; the rest, the medial wall, is taken out of the BOLD. "
-        "One .npy or CIFTI-2 file, or two files, left and right: .npy, .shape.gii, .label.gii or "
-        "FreeSurfer's lh.cortex.label. None takes what has signal; where BOLD has values on the "
-        "medial wall of inputs.surface, that wall is taken out.",
-    )
-    template: str | None = _place(
-        None,
-        "An image that says what the rows of the BOLD are, so that maps come out in "
-        "its format: the CIFTI file that they were taken from (cortex, in its order), or a NIfTI "
-        "mask of voxels.",
-    )
-    note: str | None = _place(None, "A sentence about the data, shown wherever results are.")
+    bold: str = _place("bold")
+    """Folder of BOLD runs: .npy, .dtseries.nii, .nii(.gz) with a mask, or pairs of .func.gii, .mgh
+    or .mgz; also the folder that fMRIPrep, NiBabies or XCP-D wrote.
+    """
+    select: dict[str, str | tuple[str, ...]] = _place({})
+    """Which runs to take, by any entity of BIDS names: {task: rest, space: fsLR}. A list takes
+    several: {run: [1, 2]}. Runs of several tasks are taken only if it is said so.
+    """
+    space: str | None = _place(None)
+    """As select: {space: ...}."""
+    density: str | None = _place(None)
+    """As select: {den: ...}."""
+    desc: str | None = _place(None)
+    """As select: {desc: ...}."""
+    exclude: dict[str, str] = _place({})
+    """Runs to leave out, each with the reason, which status and report show: a key or a pattern of
+    keys. {sub-07_ses-1: fell asleep late, 'sub-09_*': another scanner}.
+    """
+    volume_mask: str | None = _place(None)
+    """For volumes: a NIfTI that is not 0 in the voxels to use. None takes the desc-brain_mask
+    beside each run.
+    """
+    geodesic_labels: str = _place("geodesic_labels")
+    """Folder of geodesic label files: .npy, .dlabel.nii, or pairs of .label.gii or .annot."""
+    geodesic_distances: tuple[str, ...] = _place((), max_length=2)
+    """Distances along the cortex in mm, for smooth spatial encodings and smooth loadings: a .npy of
+    shape (vertices, vertices) per hemisphere, in the order of the vertices of the BOLD runs (left,
+    then right).
+    """
+    truth: str | None = _place(None)
+    """A label file with the planted network of each vertex (-1 none in a .npy), for simulated
+    cohorts; of a pair, either file. Only compared with, never used to choose.
+    """
+    surface: Literal["fsaverage3", "fsaverage4", "fsaverage5"] | None = None
+    """The mesh that the vertices belong to, if it is one of these. They come with the platform:
+    642, 2562 and 10242 vertices a hemisphere.
+    """
+    surfaces: tuple[str, ...] = _place(())
+    """Or its files, left and right: GIFTI (.surf.gii) or FreeSurfer's geometry (lh.midthickness,
+    rh.midthickness). Distances are measured on it: midthickness is best.
+    """
+    inflated: tuple[str, ...] = _place(())
+    """For pictures: the inflated form of inputs.surfaces, left and right."""
+    spheres: tuple[str, ...] = _place(())
+    """For inputs.resample: the spherical form of inputs.surfaces, left and right."""
+    resample: Literal["3k", "10k"] | None = Field(None, json_schema_extra=UNLESS_DEFAULT)
+    """Work on a coarser mesh: 2562 or 10242 vertices a hemisphere, laid over the sphere of the one
+    named here; BOLD and label files are brought there by area, and the networks back up. For a
+    first look: small networks lose most.
+    """
+    cortex_mask: tuple[str, ...] = _place(())
+    """Where there is cortex; the rest, the medial wall, is taken out of the BOLD. One .npy or
+    CIFTI-2 file, or two files, left and right: .npy, .shape.gii, .label.gii or FreeSurfer's
+    lh.cortex.label. None takes what has signal; where BOLD has values on the medial wall of
+    inputs.surface, that wall is taken out.
+    """
+    template: str | None = _place(None)
+    """An image that says what the rows of the BOLD are, so that maps come out in its format: the
+    CIFTI file that they were taken from (cortex, in its order), or a NIfTI mask of voxels.
+    """
+    note: str | None = _place(None)
+    """A sentence about the data, shown wherever results are."""
 
     @field_validator("select", mode="before")
     @classmethod
@@ -179,42 +165,37 @@ class InputsConfig(BaseModel, frozen=True, extra="forbid"):
         return self
 
 
-class ControlsConfig(BaseModel, frozen=True, extra="forbid"):
+class ControlsConfig(Section):
     """What every result is compared with."""
 
-    features: tuple[Literal["untrained", "bold"], ...] = Field(
-        ("untrained", "bold"),
-        description="'untrained': the same features from the model before training. 'bold': the "
-        "signal itself. Each goes through the same correlation, thresholding and sweep. Empty: "
-        "no controls, as the tutorial.",
-    )
+    features: tuple[Literal["untrained", "bold"], ...] = ("untrained", "bold")
+    """'untrained': the same features from the model before training. 'bold': the signal itself.
+    Each goes through the same correlation, thresholding and sweep. Empty: no controls, as the
+    tutorial.
+    """
 
 
-class DeliveryConfig(BaseModel, frozen=True, extra="forbid"):
+class DeliveryConfig(Section):
     """What is written besides the store."""
 
-    label_vectors: bool = Field(
-        False,
-        description="Write the label vector of each cell as .npy under the tutorial's names, in a "
-        "folder per label file.",
-    )
+    label_vectors: bool = False
+    """Write the label vector of each cell as .npy under the tutorial's names, in a folder per label
+    file.
+    """
 
 
-class OutputsConfig(BaseModel, frozen=True, extra="forbid"):
+class OutputsConfig(Section):
     """What the chosen parcellations are compared with, and named by."""
 
-    atlases: tuple[str, ...] = _place(
-        (),
-        "Label files of networks on the mesh of the data, of a pair either file; or schaefer7, "
-        "which comes along for fsaverage. Networks get the names of the first one where they "
-        "overlap it by more than chance.",
-    )
-    n_spins: int = Field(
-        200,
-        ge=0,
-        description="Times that a parcellation is turned on the sphere, to tell how much overlap "
-        "chance makes. 0: no p, and networks are named from a Dice of 0.5 up.",
-    )
+    atlases: tuple[str, ...] = _place(())
+    """Label files of networks on the mesh of the data, of a pair either file; or schaefer7, which
+    comes along for fsaverage. Networks get the names of the first one where they overlap it by more
+    than chance.
+    """
+    n_spins: int = Field(200, ge=0)
+    """Times that a parcellation is turned on the sphere, to tell how much overlap chance makes. 0:
+    no p, and networks are named from a Dice of 0.5 up.
+    """
 
     @field_validator("atlases", mode="before")
     @classmethod
@@ -222,36 +203,27 @@ class OutputsConfig(BaseModel, frozen=True, extra="forbid"):
         return (atlases,) if isinstance(atlases, str) else atlases
 
 
-class ParcellationImagesConfig(BaseModel, frozen=True, extra="forbid"):
+class ParcellationImagesConfig(Section):
     """What the files of the chosen parcellations hold besides the cortex."""
 
-    subcortex: bool = Field(
-        False,
-        description="Give each voxel of CIFTI runs to the network whose mean series it follows "
-        "most, and write it into the .dlabel.nii.",
-    )
-    soft: bool = Field(
-        True,
-        description="Write the probability of each network at each vertex: .func.gii, "
-        ".dscalar.nii.",
-    )
+    subcortex: bool = False
+    """Give each voxel of CIFTI runs to the network whose mean series it follows most, and write it
+    into the .dlabel.nii.
+    """
+    soft: bool = True
+    """Write the probability of each network at each vertex: .func.gii, .dscalar.nii."""
 
 
-class StorageConfig(BaseModel, frozen=True, extra="forbid"):
+class StorageConfig(Section):
     """How long superseded versions are kept."""
 
-    keep_versions: int = Field(
-        2, ge=1, description="Versions of each output that are always kept, the current included."
-    )
-    grace_hours: float = Field(
-        1.0,
-        ge=0,
-        description="Hours for which a superseded version is kept besides, for readers that hold "
-        "no lock on it.",
-    )
+    keep_versions: int = Field(2, ge=1)
+    """Versions of each output that are always kept, the current included."""
+    grace_hours: float = Field(1.0, ge=0)
+    """Hours for which a superseded version is kept besides, for readers that hold no lock on it."""
 
 
-class DaskConfig(BaseModel, frozen=True, extra="forbid"):
+class DaskConfig(Section):
     """Dask's workers: those of a scheduler that runs, or jobs of Slurm."""
 
     address: str | None = None
@@ -271,34 +243,27 @@ class DaskConfig(BaseModel, frozen=True, extra="forbid"):
         return self
 
 
-class ComputeConfig(BaseModel, frozen=True, extra="forbid"):
+class ComputeConfig(Section):
     """Which machines compute, and how much of them; nothing here changes a result."""
 
-    engine: Literal["local", "dask"] = Field(
-        "local",
-        description="Where partitions are computed: 'local', by the process of the run, or 'dask', "
-        "by the workers that compute.dask names.",
-    )
-    dask: DaskConfig | None = Field(
-        None,
-        description="With engine 'dask': {address: 'tcp://HOST:8786'}, or {cluster: slurm, queue, "
-        "cores, memory, walltime, most_jobs, interface, slurm_options} for jobs of Slurm. "
-        "docs/cluster.md.",
-    )
-    workers: int = Field(
-        1,
-        ge=1,
-        description="Label files that are swept at the same time at most, each in a process with "
-        "its share of the cores. One uses all cores by itself; several help where there are many "
-        "cores and label files with small labels.",
-    )
-    memory_gib: float | None = Field(
-        None,
-        gt=0,
-        description="Memory that one step may take, or all workers together: so many work at a "
-        "time as fit, and a step that would need more says so before it begins. null: all that "
-        "the machine (or its container) has.",
-    )
+    engine: Literal["local", "dask"] = "local"
+    """Where partitions are computed: 'local', by the process of the run, or 'dask', by the workers
+    that compute.dask names.
+    """
+    dask: DaskConfig | None = None
+    """With engine 'dask': {address: 'tcp://HOST:8786'}, or {cluster: slurm, queue, cores, memory,
+    walltime, most_jobs, interface, slurm_options} for jobs of Slurm. docs/cluster.md.
+    """
+    workers: int = Field(1, ge=1)
+    """Label files that are swept at the same time at most, each in a process with its share of the
+    cores. One uses all cores by itself; several help where there are many cores and label files
+    with small labels.
+    """
+    memory_gib: float | None = Field(None, gt=0)
+    """Memory that one step may take, or all workers together: so many work at a time as fit, and a
+    step that would need more says so before it begins. null: all that the machine (or its
+    container) has.
+    """
 
     @model_validator(mode="after")
     def _has_workers(self) -> ComputeConfig:
@@ -307,17 +272,13 @@ class ComputeConfig(BaseModel, frozen=True, extra="forbid"):
         return self
 
 
-class AutomationConfig(BaseModel, frozen=True, extra="forbid"):
+class AutomationConfig(Section):
     """When the sensor and the schedule work, once they are switched on (page, Automation)."""
 
-    watch_seconds: int = Field(
-        30, ge=5, description="Seconds between two looks at the input folders."
-    )
-    nightly: str = Field(
-        "0 2 * * *",
-        description="When what is missing is made, as cron writes it: minute, hour, day, month, "
-        "weekday.",
-    )
+    watch_seconds: int = Field(30, ge=5)
+    """Seconds between two looks at the input folders."""
+    nightly: str = "0 2 * * *"
+    """When what is missing is made, as cron writes it: minute, hour, day, month, weekday."""
 
     @field_validator("nightly")
     @classmethod
@@ -328,14 +289,15 @@ class AutomationConfig(BaseModel, frozen=True, extra="forbid"):
         return value
 
 
-class _Project(BaseModel, frozen=True, extra="forbid"):
+class _Project(Section):
     """What a project has besides the method: it stands in front."""
 
-    profile: str = Field(DEFAULT_PROFILE, description="Profile that these settings build on.")
+    profile: str = DEFAULT_PROFILE
+    """Profile that these settings build on."""
     inputs: InputsConfig = InputsConfig()
 
 
-class Settings(MethodSettings, _Project, frozen=True, extra="forbid"):
+class Settings(MethodSettings, _Project):
     """Every setting of a project: those of the method, and where files are and what is made."""
 
     validation: ValidationConfig = ValidationConfig()
@@ -511,17 +473,17 @@ def setting_lines(project: Path, profile: str | None = None) -> list[dict[str, A
         {
             "name": f"{section}.{name}",
             **{c: getattr(getattr(values, section), name) for c, values in columns.items()},
-            "description": field.description or "",
+            "description": meaning,
         }
         for section, model in sections().items()
-        for name, field in model.model_fields.items()
+        for name, meaning in model.meanings().items()
     ]
 
 
-def sections() -> dict[str, type[BaseModel]]:
+def sections() -> dict[str, type[Section]]:
     """Sections of the settings, by name."""
     found = {name: field.annotation for name, field in Settings.model_fields.items()}
-    return {n: a for n, a in found.items() if isinstance(a, type) and issubclass(a, BaseModel)}
+    return {n: a for n, a in found.items() if isinstance(a, type) and issubclass(a, Section)}
 
 
 SHOWN_AT_FIRST = ("inputs", "bold", "sweep", "controls")
@@ -552,10 +514,8 @@ def new_settings_file(profile: str) -> str:
     for section in SHOWN_AT_FIRST:
         model = sections()[section]
         lines += ["", f"# {' '.join((model.__doc__ or '').split())}", f"#{section}:"]
-        for name, field in model.model_fields.items():
-            lines += textwrap.wrap(
-                field.description or "", 94, initial_indent="#  # ", subsequent_indent="#  # "
-            )
+        for name, meaning in model.meanings().items():
+            lines += textwrap.wrap(meaning, 94, initial_indent="#  # ", subsequent_indent="#  # ")
             value = getattr(getattr(values, section), name)
             value = list(value) if isinstance(value, tuple) else value
             lines.append(f"#  {name}: {json.dumps(value)}")

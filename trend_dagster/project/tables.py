@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import itertools
 from collections.abc import Iterator, Mapping, Sequence
+from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
@@ -141,12 +142,7 @@ def sweep_cells(project: Project) -> list[Version]:
     MissingUpstreamError
         If there are none.
     """
-    found = (
-        project.store.latest("nmf_sweep", {LABEL_FILE: file, N_COMPONENTS: k})
-        for file in project.keys(LABEL_FILE)
-        for k in project.keys(N_COMPONENTS)
-    )
-    cells = [version for version in found if version is not None and version.excluded is None]
+    cells = project.current("nmf_sweep", LABEL_FILE, N_COMPONENTS)
     if not cells:
         raise MissingUpstreamError(
             f"project {project.folder}",
@@ -155,6 +151,25 @@ def sweep_cells(project: Project) -> list[Version]:
             remedy="`trend run` makes them.",
         )
     return cells
+
+
+def chosen(project: Project) -> Version:
+    """Return the chosen parcellations of a project.
+
+    Raises
+    ------
+    MissingUpstreamError
+        If there are none.
+    """
+    selected = project.store.latest("selected_parcellations")
+    if selected is None or selected.excluded is not None:
+        raise MissingUpstreamError(
+            f"project {project.folder}",
+            expected="chosen parcellations",
+            found="none yet",
+            remedy="`trend run` chooses them.",
+        )
+    return selected
 
 
 def cell_labels(project: Project, cell: str) -> tuple[Version, dict[int, NDArray[np.int32]]]:
@@ -367,19 +382,42 @@ def choices(ranked: pd.DataFrame) -> list[dict[str, Any]]:
     ]
 
 
-def chosen_labels(selected: Version) -> dict[Key, NDArray[np.int32]]:
-    """Labels of the chosen cells, with the numbers that maps and pictures give the networks."""
-    labels = np.asarray(selected.read("labels"), dtype=np.int32)
-    return dict(zip(map(key_of, selected.facts["chosen"]), labels, strict=True))
+@dataclass(frozen=True, eq=False)
+class Parcellations:
+    """The chosen parcellations, read at once.
 
-
-def partners(selected: Version, n_clusters: int) -> dict[int, int] | None:
-    """Mirror images of a chosen parcellation, right label -> left label; None if not recorded.
-
-    They stay when networks are found anew, for names and colours go by them.
+    Parameters
+    ----------
+    n_clusters : list of int
+        Clusters that each was asked for.
+    labels : ndarray of shape (n_parcellations, n_vertices)
+        Network of each vertex; -1 without signal or label.
+    choices : list of dict
+        The cell of the sweep that each comes from, and why.
+    mirror_images : mapping
+        Right network and left, of each whose mirror images are recorded, by number of clusters.
     """
-    recorded = selected.facts.get("mirror_images", {}).get(str(n_clusters))
-    return None if recorded is None else dict(recorded)
+
+    n_clusters: list[int]
+    labels: NDArray[np.int32]
+    choices: list[dict[str, Any]]
+    mirror_images: Mapping[str, Any]
+
+    @classmethod
+    def of(cls, selected: Version) -> Parcellations:
+        """Read what ``selected_parcellations`` holds."""
+        facts, labels = selected.facts, np.asarray(selected.read("labels"), dtype=np.int32)
+        recorded = facts.get("mirror_images", {})
+        return cls(selected.read("n_clusters").tolist(), labels, facts["chosen"], recorded)
+
+    def by_cell(self) -> dict[Key, NDArray[np.int32]]:
+        """Label vectors in the numbers of the version before, by the cell that they come from."""
+        return dict(zip(map(key_of, self.choices), self.labels, strict=True))
+
+    def partners(self, n_clusters: int) -> dict[int, int] | None:
+        """Right network -> left network that is its mirror image, where that is recorded."""
+        found = self.mirror_images.get(str(n_clusters))
+        return None if found is None else dict(found)
 
 
 def numbered_like(
@@ -478,23 +516,6 @@ def comparison_facts(table: pd.DataFrame) -> dict[str, Any]:
         "chosen": table["chosen"].tolist(),
         "has_truth": "dice_trained" in table,
     }
-
-
-def check_truth(truth: NDArray[np.int64], n_vertices: int, name: str) -> None:
-    """Make sure that planted networks belong to these vertices.
-
-    Raises
-    ------
-    InputError
-        If there is another number of them.
-    """
-    if len(truth) != n_vertices:
-        raise InputError(
-            f"planted networks {name}",
-            expected=f"{n_vertices} labels, one per vertex",
-            found=str(len(truth)),
-            remedy="Give the file that belongs to this cohort, or take inputs.truth out.",
-        )
 
 
 def comparison_table(control_comparison: Version) -> pd.DataFrame:

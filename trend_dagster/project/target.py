@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Iterable
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -41,6 +42,10 @@ class MapSpace:
         """Labels of the vertices worked on, as those of the files' vertices."""
         return labels if self.resampling is None else self.resampling.labels_up(labels)
 
+    def all_labels(self, maps: Iterable[NDArray[np.integer]]) -> NDArray[np.integer]:
+        """Label vectors, (n_maps, n_vertices), as those of the files' vertices."""
+        return np.stack([self.labels(labels) for labels in maps])
+
     def shares(self, shares: NDArray[np.float32]) -> NDArray[np.float32]:
         """Shares at the vertices worked on, (n_vertices, n_networks), as those of the files'."""
         if self.resampling is None:
@@ -60,7 +65,7 @@ def map_space(project: Project, cortex: Version | None, n_vertices: int) -> MapS
     cortex : Version or None
         The mesh that is worked on.
     n_vertices : int
-        How many vertices labels have.
+        How many were worked on.
 
     Raises
     ------
@@ -73,6 +78,12 @@ def map_space(project: Project, cortex: Version | None, n_vertices: int) -> MapS
         assert surface is not None
         n_vertices = surface.n_vertices
     return MapSpace(surface, stored_target(project, n_vertices), way)
+
+
+def stored_space(project: Project, n_vertices: int) -> MapSpace:
+    """Find what maps of something stored are written on."""
+    mesh = project.store.latest("cortex") if project.settings.inputs.has_mesh else None
+    return map_space(project, mesh, n_vertices)
 
 
 def target_files(project: Project) -> dict[str, Path]:
@@ -133,5 +144,4 @@ def stored_target(project: Project, n_rows: int) -> Target | None:
 
 def _any_run(project: Project) -> Version | None:
     """A usable run of today; all of them lie in one space, or the correlation was refused."""
-    runs = (project.store.latest("bold", {BOLD_RUN: key}) for key in project.keys(BOLD_RUN))
-    return next((run for run in runs if run is not None and run.excluded is None), None)
+    return next(iter(project.current("bold", BOLD_RUN)), None)

@@ -17,9 +17,10 @@ from typing import Literal
 
 import numpy as np
 from numpy.typing import NDArray
-from pydantic import BaseModel, Field, JsonValue, field_validator
+from pydantic import Field, JsonValue, field_validator
 
 from trend_dagster.errors import CohortError, SettingsError
+from trend_dagster.science.identity import Section
 from trend_dagster.science.plausibility import REPETITION_TIME
 
 BLOCK_VERTICES = 4096  # worked on at a time in float64
@@ -31,76 +32,50 @@ LATER: dict[str, JsonValue] = {"identity": "unless default"}
 _SECONDS = re.compile(r"\s*(\d+(?:\.\d+)?)\s*s\s*")
 
 
-class CensorConfig(BaseModel, frozen=True, extra="forbid"):
+class CensorConfig(Section):
     """Which volumes are left out for motion."""
 
-    column: str = Field(
-        "framewise_displacement",
-        description="Column of a table beside the run; volumes whose value is above are left out.",
-    )
-    above: float = Field(
-        0.0, description="The limit; 0 for a column of zeros and ones. In mm for displacements."
-    )
-    file: str | None = Field(
-        None,
-        description="How the table's name ends, '_outliers.tsv' for XCP-D's. None: the confounds "
-        "table.",
-    )
+    column: str = "framewise_displacement"
+    """Column of a table beside the run; volumes whose value is above are left out."""
+    above: float = 0.0
+    """The limit; 0 for a column of zeros and ones. In mm for displacements."""
+    file: str | None = None
+    """How the table's name ends, '_outliers.tsv' for XCP-D's. None: the confounds table."""
 
 
-class BoldConfig(BaseModel, frozen=True, extra="forbid"):
+class BoldConfig(Section):
     """How BOLD is prepared before anything looks at it."""
 
-    standardize: Literal["zscore", "none"] = Field(
-        "zscore",
-        description="'zscore': each vertex is demeaned and scaled to unit standard deviation over "
-        "time. 'none': as in the file, as the tutorial does; the model then sees the scanner's "
-        "units.",
-    )
-    global_signal: Literal["remove", "keep"] = Field(
-        "remove",
-        description="'remove': regress the mean time series of all vertices out of each vertex; "
-        "head motion and breathing are in it, and move all correlations up. 'keep': as the "
-        "tutorial.",
-    )
-    detrend: bool = Field(
-        False, description="Take a linear trend out of each vertex (off: already denoised data)."
-    )
-    high_pass_hz: float | None = Field(
-        None, gt=0, description="Take frequencies below this out (Butterworth), in Hz."
-    )
-    low_pass_hz: float | None = Field(
-        None, gt=0, description="Take frequencies above this out (Butterworth), in Hz."
-    )
-    confounds: tuple[str, ...] = Field(
-        (),
-        description="Columns of the run's confounds table (desc-confounds_timeseries.tsv) to "
-        "regress out, by name or pattern: a_comp_cor_*.",
-    )
-    drop_first: int | str = Field(
-        0,
-        description="What is cut off at the start of each run, before the steady state: volumes "
-        "(4), or seconds ('8 s').",
-        json_schema_extra=LATER,
-    )
-    censor: CensorConfig | None = Field(
-        None,
-        description="Volumes to leave out: {column: framewise_displacement, above: 0.5}. Filters "
-        "see interpolated values in their place.",
-        json_schema_extra=LATER,
-    )
-    minimum_minutes: float = Field(
-        0.0,
-        ge=0,
-        description="A run of which less is left is excluded, by name.",
-        json_schema_extra=LATER,
-    )
-    repetition_time: float | None = Field(
-        None,
-        gt=0,
-        description="Seconds between volumes. None takes the JSON sidecar's or the header's; "
-        "filters need one.",
-    )
+    standardize: Literal["zscore", "none"] = "zscore"
+    """'zscore': each vertex is demeaned and scaled to unit standard deviation over time. 'none': as
+    in the file, as the tutorial does; the model then sees the scanner's units.
+    """
+    global_signal: Literal["remove", "keep"] = "remove"
+    """'remove': regress the mean time series of all vertices out of each vertex; head motion and
+    breathing are in it, and move all correlations up. 'keep': as the tutorial.
+    """
+    detrend: bool = False
+    """Take a linear trend out of each vertex (off: already denoised data)."""
+    high_pass_hz: float | None = Field(None, gt=0)
+    """Take frequencies below this out (Butterworth), in Hz."""
+    low_pass_hz: float | None = Field(None, gt=0)
+    """Take frequencies above this out (Butterworth), in Hz."""
+    confounds: tuple[str, ...] = ()
+    """Columns of the run's confounds table (desc-confounds_timeseries.tsv) to regress out, by name
+    or pattern: a_comp_cor_*.
+    """
+    drop_first: int | str = Field(0, json_schema_extra=LATER)
+    """What is cut off at the start of each run, before the steady state: volumes (4), or seconds
+    ('8 s').
+    """
+    censor: CensorConfig | None = Field(None, json_schema_extra=LATER)
+    """Volumes to leave out: {column: framewise_displacement, above: 0.5}. Filters see interpolated
+    values in their place.
+    """
+    minimum_minutes: float = Field(0.0, ge=0, json_schema_extra=LATER)
+    """A run of which less is left is excluded, by name."""
+    repetition_time: float | None = Field(None, gt=0)
+    """Seconds between volumes. None takes the JSON sidecar's or the header's; filters need one."""
 
     @field_validator("drop_first")
     @classmethod
@@ -137,15 +112,14 @@ class BoldConfig(BaseModel, frozen=True, extra="forbid"):
         return self.high_pass_hz is not None or self.low_pass_hz is not None
 
 
-class CohortConfig(BaseModel, frozen=True, extra="forbid"):
+class CohortConfig(Section):
     """How runs are made to fit together."""
 
-    lengths: Literal["error", "crop"] = Field(
-        "error",
-        description="What to do when runs differ in their number of timepoints, which the model "
-        "needs equal. 'error': stop and name the runs. 'crop': use the first timepoints of each "
-        "run, as many as the shortest run has.",
-    )
+    lengths: Literal["error", "crop"] = "error"
+    """What to do when runs differ in their number of timepoints, which the model needs equal.
+    'error': stop and name the runs. 'crop': use the first timepoints of each run, as many as the
+    shortest run has.
+    """
 
 
 LEAST_DEVIATION = 0.01
@@ -222,10 +196,8 @@ def same_recordings(series: Mapping[str, NDArray[np.floating]]) -> list[tuple[st
 
 def _likely_lags(units: Sequence[NDArray[np.float64]]) -> Iterator[tuple[int, int, int]]:
     """Pairs of runs, and by how much the second may begin later, as the first vertex tells it."""
-    from scipy.fft import next_fast_len  # settings are read without waiting for scipy
-
     lengths = np.array([unit.shape[1] for unit in units])
-    n = next_fast_len(2 * int(lengths.max()))
+    n = 1 << (2 * int(lengths.max()) - 1).bit_length()  # a power of two is quick
     first = np.stack([np.pad(u[0], (0, n - u.shape[1])) for u in units]).astype(np.float32)
     waves = np.fft.rfft(first, axis=1)
     for i in range(len(units) - 1):

@@ -1,5 +1,8 @@
-"""What settings share: which of them decide results, and that no list names a value twice."""
+"""What settings share: their model, which decide results, and that no list has a value twice."""
 
+import ast
+import inspect
+import itertools
 from typing import Any, TypeVar
 
 from pydantic import BaseModel
@@ -10,6 +13,25 @@ NO_IDENTITY: JsonDict = {"identity": False}
 
 UNLESS_DEFAULT: JsonDict = {"identity": "unless default"}
 """Of a setting that came later: outputs from before it stay current while it has its default."""
+
+
+class Section(BaseModel, frozen=True, extra="forbid"):
+    """A section of the settings; the text below a setting is what `trend settings` says of it."""
+
+    @classmethod
+    def meanings(cls) -> dict[str, str]:
+        """Read what each setting means from the text below it.
+
+        Pydantic can do so (`use_attribute_docstrings`) for every model as it is imported, which
+        takes a tenth of what `import dagster` does; here it is read when somebody asks.
+        """
+        (model,) = ast.parse(inspect.getsource(cls)).body
+        assert isinstance(model, ast.ClassDef)
+        found = {name: field.description or "" for name, field in cls.model_fields.items()}
+        for setting, below in itertools.pairwise(model.body):
+            if isinstance(setting, ast.AnnAssign) and isinstance(below, ast.Expr):
+                found[ast.unparse(setting.target)] = " ".join(ast.literal_eval(below.value).split())
+        return found
 
 
 def deciding(settings: BaseModel) -> dict[str, Any]:

@@ -9,7 +9,7 @@ validation, benchmarks and scripts call what is here and put no steps together t
 from __future__ import annotations
 
 import tempfile
-from collections.abc import Callable, Iterable, Iterator, Mapping, MutableMapping, Sequence
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from functools import partial
 from itertools import chain
@@ -508,7 +508,7 @@ def stability_beside_noise(
     settings: MethodSettings,
     n_components: Sequence[int] | None = None,
     *,
-    known: MutableMapping[int, Measured] | None = None,
+    remember: Callable[[int, Callable[[], Measured]], Measured] = lambda _, measure: measure(),
 ) -> Measured:
     """Sweep both halves of a cohort, and both of each surrogate cohort, and compare the halves.
 
@@ -524,9 +524,9 @@ def stability_beside_noise(
         From smoothing to networks.
     n_components : sequence of int, optional
         Those of the grid by default.
-    known : mutable mapping, optional
-        What was measured of a cohort before, by its number (0 for the data, then the surrogates):
-        it is not measured again, and what is measured is put there.
+    remember : callable, optional
+        Takes the number of a cohort (0 for the data, then the surrogates) and what measures it, and
+        returns the measures: those that it knows from before, or new ones.
 
     Returns
     -------
@@ -542,11 +542,10 @@ def stability_beside_noise(
     FactorizationError
         If a correlation cannot be factorised as asked.
     """
-    known = {} if known is None else known
-    for number, pair in enumerate(chain([data], noise)):
-        if number not in known:
-            known[number] = _between_halves(pair, encoding, settings, n_components)
-    measured, *nulls = (known[i] for i in range(number + 1))
+    measured, *nulls = (
+        remember(number, partial(_between_halves, pair, encoding, settings, n_components))
+        for number, pair in enumerate(chain([data], noise))
+    )
     return {k: stability_arrays(measured[k], [null[k] for null in nulls]) for k in measured}
 
 

@@ -8,8 +8,6 @@ from __future__ import annotations
 
 from typing import Any
 
-from pydantic import BaseModel
-
 from trend_dagster.science.bold import BoldConfig, CohortConfig
 from trend_dagster.science.connectivity.settings import (
     CorrelationConfig,
@@ -21,7 +19,7 @@ from trend_dagster.science.features.model_settings import (
     FeaturesConfig,
     TrainingConfig,
 )
-from trend_dagster.science.identity import deciding
+from trend_dagster.science.identity import Section, deciding
 from trend_dagster.science.parcellation.settings import (
     ClusteringConfig,
     FactorizationConfig,
@@ -30,7 +28,7 @@ from trend_dagster.science.parcellation.settings import (
 )
 
 
-class MethodSettings(BaseModel, frozen=True, extra="forbid"):
+class MethodSettings(Section):
     """Every setting that decides which networks are found; a section for each step."""
 
     bold: BoldConfig = BoldConfig()

@@ -183,14 +183,16 @@ def gifti_surface(
     meta["GeometricType"] = drawn.get(kind, "Anatomical")
     if kind in {"MidThickness", "Pial", "GrayWhite"}:
         meta["AnatomicalStructureSecondary"] = kind
-    points = gifti.GiftiDataArray(
-        np.asarray(coordinates, dtype=np.float32),
-        intent="NIFTI_INTENT_POINTSET",
-        meta=gifti.GiftiMetaData(meta),
-    )
-    corners = np.asarray(triangles, dtype=np.int32)
-    faces = gifti.GiftiDataArray(corners, intent="NIFTI_INTENT_TRIANGLE")
+    points = _array(coordinates, np.float32, "NIFTI_INTENT_POINTSET", meta)
+    faces = _array(triangles, np.int32, "NIFTI_INTENT_TRIANGLE", {})
     return bytes(gifti.GiftiImage(darrays=[points, faces]).to_bytes())
+
+
+def _array(values: ArrayLike, dtype: Any, intent: str, meta: Mapping[str, str]) -> Any:
+    from nibabel.gifti import gifti
+
+    values = np.ascontiguousarray(values, dtype=dtype)
+    return gifti.GiftiDataArray(values, intent=intent, meta=gifti.GiftiMetaData(meta))
 
 
 def gifti_labels(keys: NDArray[np.integer], networks: Networks, side: Side, map_name: str) -> bytes:
@@ -215,11 +217,7 @@ def gifti_labels(keys: NDArray[np.integer], networks: Networks, side: Side, map_
     from nibabel.gifti import gifti
 
     table = _label_table(keys, networks)
-    array = gifti.GiftiDataArray(
-        np.asarray(keys, dtype=np.int32),
-        intent="NIFTI_INTENT_LABEL",
-        meta=gifti.GiftiMetaData({"Name": map_name}),
-    )
+    array = _array(keys, np.int32, "NIFTI_INTENT_LABEL", {"Name": map_name})
     meta = gifti.GiftiMetaData({"AnatomicalStructurePrimary": STRUCTURE[side]})
     return bytes(gifti.GiftiImage(darrays=[array], labeltable=table, meta=meta).to_bytes())
 
@@ -369,11 +367,7 @@ def gifti_maps(
     from nibabel.gifti import gifti
 
     arrays = [
-        gifti.GiftiDataArray(
-            np.ascontiguousarray(column, dtype=np.float32),
-            intent=intent,
-            meta=gifti.GiftiMetaData({"Name": name}),
-        )
+        _array(column, np.float32, intent, {"Name": name})
         for column, name in zip(values.T, names, strict=True)
     ]
     meta = gifti.GiftiMetaData({"AnatomicalStructurePrimary": STRUCTURE[side]})

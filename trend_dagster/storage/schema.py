@@ -72,13 +72,9 @@ _SWEEP_CELL: dict[str, ArraySpec] = {
     "dead_components": ArraySpec(("combination",), "int64", "components that no vertex loads on"),
     "distinct_rows": ArraySpec(("combination",), "int64", "distinct rows among the loadings"),
     "labels": ArraySpec(
-        ("combination", "n_clusters", "vertex"),
-        "int32",
-        "cluster of each vertex; -1 no signal or label",
+        (*_CELL, "vertex"), "int32", "cluster of each vertex; -1 no signal or label"
     ),
-    "cluster_sizes": ArraySpec(
-        ("combination", "n_clusters", "cluster"), "int64", "vertices per cluster", "vertices"
-    ),
+    "cluster_sizes": ArraySpec((*_CELL, "cluster"), "int64", "vertices per cluster", "vertices"),
     "silhouette": _metric("mean silhouette of the rows of W"),
     "davies_bouldin": _metric("Davies-Bouldin index of the rows of W"),
     "inertia": _metric("within-cluster sum of squares of the rows of W"),
@@ -116,6 +112,18 @@ ANY_ARRAYS = "*"
 """Key of a schema whose arrays are named by something else (the columns of a table)."""
 
 _TABLE = {ANY_ARRAYS: ArraySpec(("cell",), "float64", "one column of the table")}
+
+
+_N_CLUSTERS = ArraySpec(("parcellation",), "int64", "number of clusters asked for")
+
+
+def _labels(description: str) -> ArraySpec:
+    return ArraySpec(("parcellation", "vertex"), "int32", description)
+
+
+_KEYS = _labels("number of each vertex in the files; 0 no signal")
+_CHOSEN = _labels("the chosen parcellation; -1 no signal or label")
+_PAGE = {"sha256": ArraySpec(("byte",), "uint8", "SHA-256 of the page")}
 
 
 def _networks(description: str, unit: str) -> ArraySpec:
@@ -213,21 +221,20 @@ SCHEMA: dict[str, dict[str, ArraySpec]] = {
     "stability": _STABILITY,
     "sweep_summary": _TABLE,
     "selected_parcellations": {
-        "n_clusters": ArraySpec(("parcellation",), "int64", "number of clusters asked for"),
-        "labels": ArraySpec(
-            ("parcellation", "vertex"), "int32", "cluster of each vertex; -1 no signal or label"
-        ),
+        "n_clusters": _N_CLUSTERS,
+        "labels": _labels("cluster of each vertex; -1 no signal or label"),
     },
     "atlas_overlap": {
-        "n_clusters": ArraySpec(("parcellation",), "int64", "number of clusters asked for"),
+        "n_clusters": _N_CLUSTERS,
         "best": replace(_OVERLAP, dtype="int64", description="its number in the atlas; -1 none"),
         "dice": replace(_OVERLAP, description="Dice coefficient with it, in its hemispheres"),
         "p": replace(_OVERLAP, description="of as much overlap after a turn of the sphere"),
     },
     "subcortical_networks": {
-        "n_clusters": ArraySpec(("parcellation",), "int64", "number of clusters asked for"),
-        "labels": ArraySpec(
-            ("parcellation", "voxel"), "int32", "network of each voxel; -1 where none is followed"
+        "n_clusters": _N_CLUSTERS,
+        "labels": replace(
+            _labels("network of each voxel; -1 where none is followed"),
+            dims=("parcellation", "voxel"),
         ),
         "correlation": ArraySpec(
             ("parcellation", "voxel", "network"),
@@ -238,20 +245,11 @@ SCHEMA: dict[str, dict[str, ArraySpec]] = {
         "voxels": ArraySpec(("voxel", "axis"), "int64", "place of each voxel in the volume"),
         "structure": ArraySpec(("voxel",), "int64", "structure of each voxel: fact structures"),
     },
-    "parcellation_images": {
-        "n_clusters": ArraySpec(("parcellation",), "int64", "number of clusters asked for"),
-        "keys": ArraySpec(
-            ("parcellation", "vertex"), "int32", "number of each vertex in the files; 0 no signal"
-        ),
-    },
+    "parcellation_images": {"n_clusters": _N_CLUSTERS, "keys": _KEYS},
     "individual_prior": {
-        "n_clusters": ArraySpec(("parcellation",), "int64", "number of clusters asked for"),
-        "chosen_labels": ArraySpec(
-            ("parcellation", "vertex"), "int32", "the chosen parcellation; -1 no signal or label"
-        ),
-        "labels": ArraySpec(
-            ("parcellation", "vertex"), "int32", "network most newborns have; -1 no signal"
-        ),
+        "n_clusters": _N_CLUSTERS,
+        "chosen_labels": _CHOSEN,
+        "labels": _labels("network most newborns have; -1 no signal"),
         "map_prior": _networks("the cohort's map, its borders smoothed", "probability"),
         "total": _networks("sum of the newborns' posteriors", "newborns"),
         "posteriors": ArraySpec(
@@ -263,22 +261,14 @@ SCHEMA: dict[str, dict[str, ArraySpec]] = {
         "vertex_mask": _MASK,
     },
     "individual_networks": {
-        "n_clusters": ArraySpec(("parcellation",), "int64", "number of clusters asked for"),
-        "labels": ArraySpec(
-            ("parcellation", "vertex"), "int32", "the newborn's network; -1 no signal"
-        ),
-        "chosen_labels": ArraySpec(
-            ("parcellation", "vertex"), "int32", "the chosen parcellation; -1 no signal or label"
-        ),
-        "cohort_labels": ArraySpec(
-            ("parcellation", "vertex"), "int32", "the cohort's network; -1 no signal"
-        ),
+        "n_clusters": _N_CLUSTERS,
+        "labels": _labels("the newborn's network; -1 no signal"),
+        "chosen_labels": _CHOSEN,
+        "cohort_labels": _labels("the cohort's network; -1 no signal"),
         "probability": ArraySpec(
             ("parcellation", "vertex", "network"), "float32", "of each network; 0 without signal"
         ),
-        "confidence": ArraySpec(
-            ("parcellation", "vertex"), "float32", "probability of the newborn's network"
-        ),
+        "confidence": replace(_labels("probability of the newborn's network"), dtype="float32"),
         "vertex_mask": _MASK,
         "agreement": _of_newborn("share of vertices alike in two halves of the runs"),
         **{f"departure_{name}": _of_newborn(text) for name, text in _DEPARTURE.items()},
@@ -293,23 +283,18 @@ SCHEMA: dict[str, dict[str, ArraySpec]] = {
         },
     },
     "network_names": {
-        "n_clusters": ArraySpec(("parcellation",), "int64", "number of clusters asked for"),
+        "n_clusters": _N_CLUSTERS,
         "table": ArraySpec(("byte",), "uint8", "name and colour of each network, as JSON"),
     },
-    "individual_maps": {
-        "n_clusters": ArraySpec(("parcellation",), "int64", "number of clusters asked for"),
-        "keys": ArraySpec(
-            ("parcellation", "vertex"), "int32", "number of each vertex in the files; 0 no signal"
-        ),
-    },
+    "individual_maps": {"n_clusters": _N_CLUSTERS, "keys": _KEYS},
     "network_series": {
-        "n_clusters": ArraySpec(("parcellation",), "int64", "number of clusters asked for"),
+        "n_clusters": _N_CLUSTERS,
         "mean": _SERIES,
         "eigenvariate": replace(_SERIES, description="first eigenvariate of each network"),
         "n_timepoints": ArraySpec(("bold_run",), "int64", "length of each run", "volumes"),
     },
     "network_connectivity": {
-        "n_clusters": ArraySpec(("parcellation",), "int64", "number of clusters asked for"),
+        "n_clusters": _N_CLUSTERS,
         **{
             f"{prefix}{name}": ArraySpec(
                 ("map", "parcellation", *run, "network", "other_network"), "float64", text
@@ -326,8 +311,8 @@ SCHEMA: dict[str, dict[str, ArraySpec]] = {
     "individuals": {
         ANY_ARRAYS: ArraySpec(("row",), "float64", "one column of the table"),
     },
-    "individual_page": {"sha256": ArraySpec(("byte",), "uint8", "SHA-256 of the page")},
-    "report": {"sha256": ArraySpec(("byte",), "uint8", "SHA-256 of the page")},
+    "individual_page": _PAGE,
+    "report": _PAGE,
     "control_correlation": {
         "correlation": _correlation("mean over runs", "control"),
         "vertex_mask": _MASK,

@@ -3,8 +3,7 @@
 from __future__ import annotations
 
 import io
-import itertools
-from collections.abc import Iterator, Mapping, MutableMapping
+from collections.abc import Callable, Mapping
 from pathlib import Path
 from typing import Any
 
@@ -79,45 +78,29 @@ class ResumableMatrix:
         return total / self.array.size
 
 
-class RememberedResults(MutableMapping[int, dict[int, dict[str, NDArray[Any]]]]):
-    """Finished parts of a computation, kept until all of it is published.
+def remembered(
+    folders: Mapping[int, Path], part: int, compute: Callable[[], dict[int, dict[str, Any]]]
+) -> dict[int, dict[str, NDArray[Any]]]:
+    """Compute one part of a long computation, unless it was finished before.
 
     Parameters
     ----------
     folders : mapping of int to Path
         Folder of unfinished work of each number of components; each gets its own arrays.
+    part : int
+        Which part.
+    compute : callable
+        Returns the arrays of each number of components.
     """
-
-    def __init__(self, folders: Mapping[int, Path]) -> None:
-        self._folders = folders
-
-    def _files(self, part: int) -> dict[int, Path]:
-        return {k: folder / f"part-{part}.npz" for k, folder in self._folders.items()}
-
-    def __contains__(self, part: object) -> bool:
-        """Tell whether a part is there for every number of components."""
-        return isinstance(part, int) and all(f.exists() for f in self._files(part).values())
-
-    def __getitem__(self, part: int) -> dict[int, dict[str, NDArray[Any]]]:
-        found = {}
-        for k, path in self._files(part).items():
-            with np.load(path, allow_pickle=False) as arrays:
-                found[k] = {name: arrays[name] for name in arrays.files}
-        return found
-
-    def __setitem__(self, part: int, found: dict[int, dict[str, NDArray[Any]]]) -> None:
-        for k, path in self._files(part).items():
+    files = {k: folder / f"part-{part}.npz" for k, folder in folders.items()}
+    if not all(path.exists() for path in files.values()):
+        for k, arrays in compute().items():
             buffer = io.BytesIO()
-            np.savez(buffer, **found[k])  # type: ignore[arg-type]
-            path.parent.mkdir(parents=True, exist_ok=True)
-            replace_file(path, buffer.getvalue())
-
-    def __delitem__(self, part: int) -> None:
-        for path in self._files(part).values():
-            path.unlink()
-
-    def __iter__(self) -> Iterator[int]:
-        return itertools.takewhile(lambda part: part in self, itertools.count())
-
-    def __len__(self) -> int:
-        return sum(1 for _ in self)
+            np.savez(buffer, **arrays)
+            files[k].parent.mkdir(parents=True, exist_ok=True)
+            replace_file(files[k], buffer.getvalue())
+    found: dict[int, dict[str, NDArray[Any]]] = {}
+    for k, path in files.items():
+        with np.load(path, allow_pickle=False) as stored:
+            found[k] = {name: stored[name] for name in stored.files}
+    return found

@@ -383,6 +383,7 @@ class Store:
         self.root = root
         self.keep_versions = keep_versions
         self.grace_seconds = grace_seconds
+        self._opened: dict[Path, Version | None] | None = None
 
     def folder(self, asset: str, partition: Partition = WHOLE) -> Path:
         """Folder that holds the versions of one output."""
@@ -425,9 +426,25 @@ class Store:
         """Folder for unfinished work that a later attempt at the same recipe may take up."""
         return self.folder(asset, partition) / f".scratch-{recipe.fingerprint}"
 
+    @contextmanager
+    def at_one_moment(self) -> Iterator[None]:
+        """Open the current version of each output once, for who looks at many and changes none."""
+        self._opened = {}
+        try:
+            yield
+        finally:
+            self._opened = None
+
     def latest(self, asset: str, partition: Partition = WHOLE) -> Version | None:
         """Return the current version of an output, or None where there is none."""
         folder = self.folder(asset, partition)
+        if self._opened is None:
+            return self._latest(asset, partition, folder)
+        if folder not in self._opened:
+            self._opened[folder] = self._latest(asset, partition, folder)
+        return self._opened[folder]
+
+    def _latest(self, asset: str, partition: Partition, folder: Path) -> Version | None:
         tried = None
         while (name := _text(folder / POINTER)) is not None:
             version = Version(asset, dict(partition), folder / name)
@@ -661,10 +678,11 @@ def pointed_to(folder: Path) -> str | None:
 
 def size_of(path: Path) -> int:
     """Bytes on disk of a file, or of all files below a folder."""
-    size = 0
-    for file in (path, *path.rglob("*")):
-        with suppress(FileNotFoundError):  # collected meanwhile
-            size += file.lstat().st_size if file.is_file() else 0
+    size = path.stat().st_size if path.is_file() else 0
+    for folder, _, files in os.walk(path):  # twice as fast as Path.rglob
+        for name in files:
+            with suppress(FileNotFoundError):  # collected meanwhile
+                size += os.lstat(f"{folder}/{name}").st_size
     return size
 
 

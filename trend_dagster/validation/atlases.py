@@ -7,9 +7,9 @@ from pathlib import Path
 
 import pandas as pd
 
-from trend_dagster.errors import InputError, MissingUpstreamError
 from trend_dagster.project.folder import Project
-from trend_dagster.project.mesh import read_mesh
+from trend_dagster.project.mesh import needed_mesh
+from trend_dagster.project.tables import chosen
 from trend_dagster.science.evidence.atlases import agree
 from trend_dagster.storage.label_files import label_file_at, read_networks
 
@@ -38,23 +38,9 @@ def agreements(folder: Path, files: Sequence[Path]) -> Iterator[tuple[int, str, 
         If it has not run.
     """
     project = Project.open(folder)
-    chosen = project.store.latest("selected_parcellations")
-    if chosen is None:
-        raise MissingUpstreamError(
-            f"project {folder}",
-            expected="chosen parcellations to compare with an atlas",
-            found="none",
-            remedy=f"Run it first: trend run {folder}",
-        )
-    all_labels, numbers = chosen.read("labels"), chosen.read("n_clusters")
-    surface = read_mesh(project)
-    if surface is None:
-        raise InputError(
-            f"project {folder}",
-            expected="inputs.surface, whose sphere makes the null",
-            found="none",
-            remedy="Name it in trend.yaml.",
-        )
+    selected = chosen(project)
+    all_labels, numbers = selected.read("labels"), selected.read("n_clusters")
+    surface = needed_mesh(project, "whose sphere makes the null")
     for path in files:
         atlas = read_networks(label_file_at(path))
         for n_clusters, labels in zip(numbers.tolist(), all_labels, strict=True):

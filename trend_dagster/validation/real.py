@@ -18,7 +18,7 @@ from trend_dagster.delivery.figures.surface import comparison_figure
 from trend_dagster.errors import InputError
 from trend_dagster.files import replace_file
 from trend_dagster.project.folder import Project
-from trend_dagster.project.mesh import read_mesh
+from trend_dagster.project.mesh import needed_mesh
 from trend_dagster.project.recordings import Recording as ReadRun
 from trend_dagster.project.recordings import read_recording, recording_files
 from trend_dagster.storage.arrays import subject_of
@@ -57,14 +57,9 @@ def recording_of(project: Project) -> tuple[dict[str, Any], Recording]:
     InputError
         If the project names no surface, or runs lie on another.
     """
-    surface = read_mesh(project)
-    if surface is None:
-        raise InputError(
-            f"project {project.folder}",
-            expected="inputs.surface, the mesh that the runs lie on",
-            found="none",
-            remedy="Name it in trend.yaml: split halves need it for their null.",
-        )
+    surface = needed_mesh(
+        project, "the mesh that the runs lie on: split halves take their null from it"
+    )
     found = {name: read_recording(project, run) for name, run in project.bold_runs.items()}
     runs = {name: run for name, run in found.items() if run.unusable is None}
     for name, run in runs.items():

@@ -40,7 +40,7 @@ from trend_dagster.validation.approaches import PROFILE, Approach, changed, prof
 from trend_dagster.validation.figures import FigureFolder, Figures
 from trend_dagster.validation.recordings import Labels, Recording, simulated
 
-OnProgress = Callable[[str, float], None]
+OnProgress = Callable[[str, float], object]
 """Takes what is being done, and the share that is finished."""
 
 COHORT: dict[str, Any] = {"n_subjects": 10, "runs_per_subject": 2, "motion": 0.35}

@@ -5,8 +5,8 @@ from __future__ import annotations
 import numpy as np
 import pytest
 
-from trend_dagster.science.evidence.atlases import best_overlaps, stacked
-from trend_dagster.science.evidence.nulls import spin_labels, turns
+from trend_dagster.science.evidence.atlases import all_overlaps, best_overlaps
+from trend_dagster.science.evidence.nulls import turned, turns
 from trend_dagster.science.surface import cut_into_labels
 
 
@@ -49,17 +49,17 @@ def test_half_of_a_network_of_both_hemispheres_overlaps_it_wholly(surface):
 
 def test_a_network_elsewhere_overlaps_by_chance(surface):
     atlas = cut_into_labels(surface, 6)
-    spun = [spin_labels(surface, atlas, np.random.default_rng(seed)) for seed in range(6)]
+    spun = [turned(atlas, next(turns(surface, 1, seed))) for seed in range(6)]
     p = [best_overlaps(s, atlas, surface.hemisphere, turns(surface, 19, 2)).p for s in spun]
     assert 0.3 < np.mean(p) < 0.7  # as likely as any other
 
 
 def test_parcellations_of_other_sizes_stand_in_one_array(rng):
-    hemisphere = np.repeat([0, 1], 20)
-    found = [
-        [best_overlaps(rng.integers(0, n, 40), rng.integers(0, 3, 40), hemisphere)] for n in (3, 5)
-    ]
-    arrays = stacked(found)
+    hemisphere, atlas = np.repeat([0, 1], 20), rng.integers(0, 3, 40)
+    found = [np.r_[rng.integers(0, n, 39), n - 1] for n in (3, 5)]
+    arrays = all_overlaps(found, [atlas], hemisphere)
     assert arrays["best"].shape == (2, 1, 5)
     assert (arrays["best"][0, 0, 3:] == -1).all()
     assert np.isnan(arrays["dice"][0, 0, 3:]).all()
+    alone = best_overlaps(found[1], atlas, hemisphere)
+    np.testing.assert_array_equal(arrays["dice"][1, 0], alone.dice)

@@ -6,7 +6,7 @@ import scipy.sparse as sp
 
 from trend_dagster.errors import InputError
 from trend_dagster.science.evidence.measures import adjusted_rand_index
-from trend_dagster.science.evidence.nulls import SurrogateMaker, spin_labels
+from trend_dagster.science.evidence.nulls import SurrogateMaker, turned, turns
 from trend_dagster.science.evidence.simulation import SimulationConfig, simulate_cohort
 from trend_dagster.science.surface import Surface, geodesic_neighbours
 
@@ -120,7 +120,7 @@ def test_spinning_moves_labels_and_keeps_their_sizes(surface: Surface) -> None:
     sizes = np.bincount(truth + 1)
     agreement = []
     for seed in range(8):
-        spun = spin_labels(surface, truth, np.random.default_rng(seed))
+        spun = turned(truth, next(turns(surface, 1, seed)))
         left = surface.hemisphere == 0
         assert spun[left].max() < 7
         assert set(spun[~left]) <= {-1, *range(7, 14)}
@@ -134,7 +134,7 @@ def test_hemispheres_turn_as_mirror_images(surface: Surface) -> None:
     assert surface.sphere is not None
     # Height above the equator of the left sphere, of the mirrored right one.
     top = np.where(surface.sphere[:, 2] > 0, 1, 0)
-    spun = spin_labels(surface, top, np.random.default_rng(6))
+    spun = turned(top, next(turns(surface, 1, 6)))
     points = surface.sphere.astype(np.float64)
     left = surface.hemisphere == 0
     axis_left = points[left & (spun == 1)].mean(axis=0)
@@ -145,4 +145,4 @@ def test_hemispheres_turn_as_mirror_images(surface: Surface) -> None:
 def test_spinning_needs_a_sphere(surface: Surface) -> None:
     bare = Surface(surface.coordinates, surface.triangles, surface.hemisphere)
     with pytest.raises(InputError, match="spher"):
-        spin_labels(bare, np.zeros(surface.n_vertices, int), np.random.default_rng(0))
+        next(turns(bare, 1, 0))

@@ -9,7 +9,12 @@ from hypothesis import given
 from hypothesis import strategies as st
 from sklearn.metrics import adjusted_rand_score
 
-from experiments.stability import beside_surrogates, choices, cohort, label_files_of
+from tests.science.evidence.label_file_choice import (
+    beside_surrogates,
+    choices,
+    cohort,
+    label_files_of,
+)
 from tests.science.parcellation.test_factorization import networks
 from trend_dagster.errors import InputError
 from trend_dagster.science.connectivity.thresholding import threshold_by_label

@@ -16,8 +16,10 @@ from trend_dagster.science.individuals.model import (
     correlation_with_networks,
     find_individual,
     independent_timepoints,
+    near_products,
     possible_networks,
     prepare_run,
+    times,
     weight_of_evidence,
 )
 from trend_dagster.science.surface import Surface
@@ -76,6 +78,18 @@ def test_a_newborn_can_be_taken_out_of_the_prior_again(varied: Newborns) -> None
         everyone = everyone.without(posterior)
     assert everyone.n_newborns == 0
     np.testing.assert_allclose(everyone.total, 0, atol=1e-5)
+
+
+def test_compiled_products_are_those_of_scipy(rng: np.random.Generator) -> None:
+    near = sp.random_array((300, 300), density=0.05, format="csr", dtype=np.float32, rng=rng)
+    near.data += 0.1
+    series = rng.normal(size=(300, 37)).astype(np.float32)
+    other = rng.normal(size=(300, 37)).astype(np.float32)
+    for values in (series, series[:, :1], series.T.copy().T, series[:, ::2]):
+        np.testing.assert_array_equal(times(near, values), near @ values)
+    every = series.astype(np.float64) @ other.T.astype(np.float64)
+    expected = every * (near != 0).toarray()
+    np.testing.assert_allclose(near_products(series, other, near).toarray(), expected, atol=2e-5)
 
 
 def test_correlation_leaves_out_what_is_near(varied: Newborns, rng: np.random.Generator) -> None:

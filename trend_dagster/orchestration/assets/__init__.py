@@ -6,7 +6,7 @@ computation longer than that (``science``) and the handling of partitions, versi
 """
 
 import re
-from collections.abc import Iterable, Iterator, Sequence
+from collections.abc import Iterable, Sequence
 
 import dagster as dg
 
@@ -41,17 +41,18 @@ _DEFINED: dict[str, dg.AssetsDefinition] = {
 }
 
 
-def _in_order(assets: Iterable[StoredAsset]) -> Iterator[StoredAsset]:
-    """Each asset after what it is made from; some come several times."""
+def _in_order(assets: Iterable[StoredAsset], found: dict[str, StoredAsset]) -> None:
+    """Each asset after what it is made from."""
     for asset in assets:
-        yield from _in_order(asset.inputs)
-        yield asset
+        if asset.name not in found:
+            _in_order(asset.inputs, found)
+            found[asset.name] = asset
 
 
-ASSETS: dict[str, StoredAsset] = {
-    asset.name: asset for asset in _in_order(map(stored, _DEFINED.values()))
-}
+ASSETS: dict[str, StoredAsset] = {}
 """Every asset that these modules define, by name, in an order of computation."""
+
+_in_order(map(stored, _DEFINED.values()), ASSETS)
 
 DEFINITIONS: tuple[dg.AssetsDefinition, ...] = tuple(_DEFINED[name] for name in ASSETS)
 """The same, as Dagster knows them."""

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -29,16 +29,11 @@ from trend_dagster.orchestration.assets.loading import (
 from trend_dagster.orchestration.io_managers import Result
 from trend_dagster.orchestration.production import Optional, Task, needed, stored_asset
 from trend_dagster.project.folder import LABEL_FILE, Project
-from trend_dagster.project.mesh import mesh_of, resampling_of
+from trend_dagster.project.mesh import mesh_of, resampling_of, surface_of
 from trend_dagster.project.settings import (
     Settings,
     made_encodings,
     surface_labels,
-)
-from trend_dagster.science.connectivity.encoding import Encoding
-from trend_dagster.science.connectivity.thresholding import (
-    BlockMatrix,
-    equal_labels,
 )
 from trend_dagster.science.method import encode
 from trend_dagster.science.parcellation.fanout import blocks_memory
@@ -52,7 +47,12 @@ from trend_dagster.science.surface import (
     vertex_areas,
 )
 from trend_dagster.storage.arrays import read_distances
-from trend_dagster.storage.label_files import NO_LABEL, notes_on_labels, read_geodesic_labels
+from trend_dagster.storage.label_files import (
+    NO_LABEL,
+    LabelFile,
+    notes_on_labels,
+    read_geodesic_labels,
+)
 from trend_dagster.storage.sides import check_order
 from trend_dagster.storage.stores import Partition, Version
 
@@ -79,19 +79,51 @@ def average_correlation(task: Task, embeddings: Sequence[Version]) -> Result:
     vertices without signal in every run are zero. Built tile by tile, in bounded memory.
     """
     runs = usable_runs(task, embeddings)
-    run_masks = np.stack([run.read("vertex_mask") for run in runs.values()])
-    mask = np.asarray(run_masks.any(axis=0))
-    tiles = resumed_correlation(task, {n: features(run) for n, run in runs.items()}, len(mask))
+    masks = np.stack([run.read("vertex_mask") for run in runs.values()])
+    readers = {name: features(run) for name, run in runs.items()}
+    tiles, mask = resumed_correlation(task, readers, masks.shape[1]), np.any(masks, axis=0)
+    resumed = {"tiles_resumed": tiles.n_resumed}
+    return correlation_result(tiles.array, tiles.mean(), np.asarray(mask), masks, runs, resumed)
+
+
+def correlation_result(
+    correlation: NDArray[np.float32] | zarr.Array[Any],
+    mean: float,
+    mask: NDArray[np.bool_],
+    run_masks: NDArray[np.bool_],
+    runs: Iterable[str],
+    facts: Mapping[str, Any] | None = None,
+) -> Result:
+    """Put a correlation together as an output of ``average_correlation``.
+
+    Parameters
+    ----------
+    correlation : array of shape (n_vertices, n_vertices)
+        0 where a vertex has no signal. An array of the store is one that the draft has taken over.
+    mean : float
+        Of all its numbers.
+    mask : ndarray of shape (n_vertices,), bool
+        Vertices with signal.
+    run_masks : ndarray of shape (n_runs, n_vertices), bool
+        The same in each run.
+    runs : iterable of str
+        Their keys.
+    facts : mapping, optional
+        What is worth looking at besides.
+    """
+    arrays: dict[str, NDArray[Any]] = {"vertex_mask": mask, "run_masks": run_masks}
+    if isinstance(correlation, np.ndarray):
+        arrays["correlation"] = correlation
     return Result(
-        arrays={"vertex_mask": mask, "run_masks": run_masks},
+        arrays=arrays,
         facts={
             "n_vertices": len(mask),
             "n_vertices_without_signal": int((~mask).sum()),
             "runs": list(runs),
-            "mean": tiles.mean() / mask.mean() ** 2,
-            "tiles_resumed": tiles.n_resumed,
+            "mean": mean / float(mask.mean()) ** 2,
+            **(facts or {}),
         },
-        pictures={"matrix": small_png(correlation_figure(tiles.array))},
+        pictures={"matrix": small_png(correlation_figure(correlation))},
     )
 
 
@@ -136,25 +168,25 @@ def geodesic_distances(task: Task, cortex: Optional) -> Result:
     loadings.
     """
     files = _distance_files(task.project, task.partition)
-    if files:
-        check_order("geodesic distance file", list(files.values()), "inputs.geodesic_distances")
-        arrays: dict[str, Any] = {h: read_distances(path) for h, path in files.items()}
-        names = [path.name for path in files.values()]
-    else:
-        arrays, names = _measured(task, cortex)
+    arrays, names = _read_distances(files) if files else _measured(task, cortex)
     sizes = [distances.shape[0] for distances in arrays.values()]
-    return Result(
-        arrays=arrays if files else {},
-        facts={
-            "distance_files": names,
-            "n_vertices": sum(sizes),
-            "vertices_per_hemisphere": sizes,
-            **({"nearest_mm": nearest_vertex(arrays[HEMISPHERES[0]])} if files else {}),
-        },
-    )
+    facts = {"distance_files": names, "n_vertices": sum(sizes), "vertices_per_hemisphere": sizes}
+    if files:
+        facts["nearest_mm"] = nearest_vertex(arrays[HEMISPHERES[0]])
+    return Result(arrays=arrays if files else {}, facts=facts)  # else the draft has them
 
 
-def _measured(task: Task, cortex: Optional) -> tuple[dict[str, zarr.Array[Any]], list[str]]:
+Distances = tuple[dict[str, Any], list[str]]
+"""Distances within each hemisphere, and the files that they come from."""
+
+
+def _read_distances(files: Mapping[str, Path]) -> Distances:
+    check_order("geodesic distance file", list(files.values()), "inputs.geodesic_distances")
+    arrays = {hemisphere: read_distances(path) for hemisphere, path in files.items()}
+    return arrays, [path.name for path in files.values()]
+
+
+def _measured(task: Task, cortex: Optional) -> Distances:
     """Measure distances on the mesh, some rows at a time; goes on where it was stopped."""
     version = cortex()
     surface = mesh_of(version)
@@ -213,9 +245,12 @@ def geodesic_labels(task: Task, geodesic_distances: Optional, cortex: Optional) 
         return _hemispheres(needed(geodesic_distances, task, "geodesic_distances"))
     if key in surface_labels(task.settings):
         return _cut_labels(task, needed(cortex, task, "cortex"))
-    file = task.project.label_file(key)
+    return _labels_in_file(task.project, task.project.label_file(key))
+
+
+def _labels_in_file(project: Project, file: LabelFile) -> Result:
     labels = read_geodesic_labels(file)
-    if (way := resampling_of(task.project)) is not None:
+    if (way := resampling_of(project)) is not None:
         labels = way.labels_down(labels)
     return Result(
         arrays={"labels": labels},
@@ -243,8 +278,7 @@ def _hemispheres(distances: Version) -> Result:
 
 def _cut_labels(task: Task, cortex: Version) -> Result:
     """Cut the cortex into labels; on the medial wall stands the nearest one."""
-    key, surface = task.partition[LABEL_FILE], mesh_of(cortex)
-    assert surface is not None  # an excluded mesh is no input
+    key, surface = task.partition[LABEL_FILE], surface_of(cortex)
     assert surface.medial_wall is not None  # `cortex` always says
     wall, n_labels = surface.medial_wall, surface_labels(task.settings)[key]
     labels = cut_into_labels(surface, n_labels, ~wall).astype(np.int64)
@@ -307,42 +341,5 @@ def thresholded_matrix(
     """
     encoding = encoding_of(task, geodesic_labels, geodesic_distances, cortex, loadings=False)
     matrix = encode(averaged(task, average_correlation), encoding, task.settings)
-    sizes = _sizes(matrix, encoding)
-    return Result(
-        arrays=matrix.arrays(),
-        facts={
-            "n_vertices": matrix.n_vertices,
-            "n_labels": _n_labels(sizes, encoding),
-            "smallest_label": min(sizes),
-            "largest_label": max(sizes),
-            "stored_share": sum(n**2 for n in sizes) / matrix.n_vertices**2,
-            "negative_share": matrix.negative_fraction,
-            "mean": matrix.mean(),
-        },
-    )
-
-
-def _sizes(matrix: BlockMatrix, encoding: Encoding) -> list[int]:
-    """Vertices per block.
-
-    Raises
-    ------
-    InputError
-        If every block is a single vertex: nothing is left to factorise.
-    """
-    sizes = [len(block) for block in matrix.blocks]
-    if max(sizes, default=0) < 2:
-        raise InputError(
-            encoding.name,
-            expected="labels that vertices share: thresholding keeps correlations within labels",
-            found=f"a label of its own for each of the {len(sizes)} vertices with signal",
-            remedy="Make label files with fewer, larger labels.",
-        )
-    return sizes
-
-
-def _n_labels(sizes: Sequence[int], encoding: Encoding) -> int:
-    """Count labels; for a smooth encoding, those of equal size that would be as local."""
-    if encoding.kernel is None:
-        return len(sizes)
-    return round(equal_labels(encoding.distances, encoding.kernel))
+    facts = {"n_labels": encoding.n_labels(matrix), **matrix.facts()}
+    return Result(arrays=matrix.arrays(), facts=facts)

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import hashlib
 from collections.abc import Iterator, Sequence
 from pathlib import Path
 from typing import Any
@@ -10,7 +9,7 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
-from trend_dagster.delivery.maps import chosen_maps, cohort_networks
+from trend_dagster.delivery.maps import chosen_maps
 from trend_dagster.delivery.page import render
 from trend_dagster.delivery.pictures import comparison_markdown, draw_comparison
 from trend_dagster.delivery.report import gather
@@ -19,7 +18,14 @@ from trend_dagster.orchestration.assets.evidence import control_sweep
 from trend_dagster.orchestration.assets.features import embeddings, trained_model
 from trend_dagster.orchestration.assets.individuals import individuals
 from trend_dagster.orchestration.assets.inputs import bold, cortex
-from trend_dagster.orchestration.assets.loading import named_by_atlas, overlap_of, signal
+from trend_dagster.orchestration.assets.loading import (
+    named_by_atlas,
+    named_networks,
+    overlap_of,
+    page_result,
+    signal,
+    template_files,
+)
 from trend_dagster.orchestration.assets.parcellation import (
     atlas_overlap,
     nmf_sweep,
@@ -35,12 +41,13 @@ from trend_dagster.orchestration.production import (
     stored,
     stored_asset,
 )
+from trend_dagster.project.atlases import read_planted
 from trend_dagster.project.folder import BOLD_RUN, Project
-from trend_dagster.project.mesh import mesh_of, resampling_of
+from trend_dagster.project.mesh import mesh_of
 from trend_dagster.project.recordings import read_voxels
 from trend_dagster.project.settings import Settings
 from trend_dagster.project.tables import (
-    check_truth,
+    Parcellations,
     comparison,
     comparison_facts,
     factors_of,
@@ -48,15 +55,15 @@ from trend_dagster.project.tables import (
     number_columns,
     summary_table,
 )
-from trend_dagster.project.target import MapSpace, map_space, target_files, target_run
+from trend_dagster.project.target import MapSpace, map_space, target_run
 from trend_dagster.science.parcellation.soft import (
     follow_networks,
     most_followed,
     network_probability,
 )
-from trend_dagster.storage.label_files import LabelFile, label_file_at, read_networks
+from trend_dagster.storage.label_files import LabelFile, label_file_at
 from trend_dagster.storage.label_images import keys_of
-from trend_dagster.storage.space import Subcortex, same_voxels
+from trend_dagster.storage.space import same_voxels
 from trend_dagster.storage.stores import Partition, Version
 
 
@@ -110,11 +117,7 @@ def _read_truth(project: Project, cells: Sequence[Version]) -> NDArray[np.int64]
     file = _truth(project)
     if file is None or not cells:
         return None
-    truth = read_networks(file)
-    if (way := resampling_of(project)) is not None:
-        truth = way.labels_down(truth)
-    check_truth(truth, cells[0].array("labels").shape[-1], file.name)
-    return truth
+    return read_planted(project, file, cells[0].array("labels").shape[-1])
 
 
 def _cifti_runs(project: Project, partition: Partition) -> dict[str, Path]:
@@ -141,41 +144,20 @@ def subcortical_networks(task: Task, selected_parcellations: Version, bold: Avai
     The mean over runs of the correlation with each network's mean series; the largest names the
     network. Voxels are cleaned as vertices are.
     """
-    n_clusters, maps = (selected_parcellations.read(name) for name in ("n_clusters", "labels"))
-    where, followed = {}, []
-    for run, space, voxels in _with_voxels(task, bold):
-        where[run.partition[BOLD_RUN]] = space
-        followed.append([follow_networks(voxels, signal(run)[0], labels) for labels in maps])
-        task.progress(f"{len(where)} of {len(bold)} runs", len(where) / len(bold))
+    chosen, where, followed = Parcellations.of(selected_parcellations), {}, []
+    for run in task.each(bold, "run"):
+        if (read := read_voxels(task.project, run)) is not None:
+            voxels, where[run.partition[BOLD_RUN]] = read
+            series = signal(run)[0]
+            followed.append([follow_networks(voxels, series, each) for each in chosen.labels])
     if not where:
         return Result(excluded="no run is a CIFTI file with voxels outside the cortex")
     subcortex, (labels, correlation) = same_voxels(where), most_followed(followed)
-    highest = correlation[labels >= 0]
+    highest, n_clusters = correlation[labels >= 0], np.array(chosen.n_clusters)
     mean = float(np.nanmax(highest, axis=1).mean()) if len(highest) else None
     found = {"n_clusters": n_clusters, "labels": labels, "correlation": correlation}
-    return Result(
-        arrays=found | subcortex.arrays(),
-        facts={
-            **subcortex.facts(),
-            "runs": list(where),
-            "n_voxels": len(subcortex.voxels),
-            "mean_correlation": mean,
-        },
-    )
-
-
-def _with_voxels(
-    task: Task, bold: Sequence[Version]
-) -> Iterator[tuple[Version, Subcortex, NDArray[np.float32]]]:
-    """Runs that have voxels outside the cortex, with where these are and their series."""
-    for run in bold:
-        voxels = read_voxels(task.project, task.project.bold_run(run.partition[BOLD_RUN]))
-        if voxels is not None:
-            yield run, voxels[1], voxels[0]
-
-
-def _target(project: Project, partition: Partition) -> dict[str, Path]:
-    return target_files(project)
+    told = {"runs": list(where), "n_voxels": len(subcortex.voxels), "mean_correlation": mean}
+    return Result(arrays=found | subcortex.arrays(), facts=subcortex.facts() | told)
 
 
 @stored_asset(
@@ -183,7 +165,7 @@ def _target(project: Project, partition: Partition) -> dict[str, Path]:
     inputs=[selected_parcellations, nmf_sweep, cortex, atlas_overlap, subcortical_networks],
     settings=("parcellation_images", named_by_atlas),
     code_version="2",
-    files=_target,
+    files=template_files,
     beside=target_run,
 )
 def parcellation_images(
@@ -203,28 +185,23 @@ def parcellation_images(
     `wb_view outputs/maps/selected_14_clusters.spec`. Networks that are mirror images of each other
     share a number and a hue. 0 is where there is no signal.
     """
-    labels = selected_parcellations.read("labels")
-    space = map_space(task.project, cortex(), labels.shape[1])
-    overlap = overlap_of(task, atlas_overlap)
-    wanted = task.settings.parcellation_images
-    soft = _probabilities(selected_parcellations, nmf_sweep, space) if wanted.soft else ()
+    wanted, overlap = task.settings.parcellation_images, overlap_of(task, atlas_overlap)
+    chosen = Parcellations.of(selected_parcellations)
+    space = map_space(task.project, cortex(), chosen.labels.shape[1])
+    on_files = space.all_labels(chosen.labels)
+    soft = _probabilities(chosen, nmf_sweep, space) if wanted.soft else ()
     voxels = subcortical_networks() if wanted.subcortex else None
-    files, tables = chosen_maps(selected_parcellations, space, overlap, soft, voxels)
-    keys = keys_of(np.stack([space.labels(each) for each in labels]))
-    return Result(
-        arrays={"n_clusters": selected_parcellations.read("n_clusters"), "keys": keys},
-        facts={"n_files": len(files)},
-        tables=tables,
-        files=files,
-    )
+    files, tables = chosen_maps(chosen, space, overlap, soft, voxels)
+    arrays = {"n_clusters": np.array(chosen.n_clusters), "keys": keys_of(on_files)}
+    return Result(arrays=arrays, facts={"n_files": len(files)}, tables=tables, files=files)
 
 
 def _probabilities(
-    selected: Version, cells: Sequence[Version], space: MapSpace
+    chosen: Parcellations, cells: Sequence[Version], space: MapSpace
 ) -> list[NDArray[np.float32]]:
     """How much of each network there is at each vertex, for each chosen parcellation."""
     found = []
-    for choice, labels in zip(selected.facts["chosen"], selected.read("labels"), strict=True):
+    for choice, labels in zip(chosen.choices, chosen.labels, strict=True):
         W, H = factors_of(cells, choice)
         found.append(space.shares(network_probability(W, H, labels)))
     return found
@@ -272,7 +249,7 @@ def _versions_beside(project: Project) -> list[Version]:
     ],
     settings=("selection", named_by_atlas, _pages),
     code_version="3",
-    files=_target,
+    files=template_files,
     beside=_beside,
 )
 def report(
@@ -293,15 +270,10 @@ def report(
     made_from = [*nmf_sweep, sweep_summary, selected_parcellations, control_comparison]
     versions = [*_versions_beside(task.project), *made_from]
     surface, name = mesh_of(cortex()), task.project.folder.name
-    n_vertices = selected_parcellations.array("labels").shape[1]
-    space, overlap = map_space(task.project, cortex(), n_vertices), overlap_of(task, atlas_overlap)
-    networks = cohort_networks(selected_parcellations, space, overlap)
+    chosen = Parcellations.of(selected_parcellations)
+    space = map_space(task.project, cortex(), chosen.labels.shape[1])
+    networks = named_networks(task, chosen, space, atlas_overlap)
     said = gather(name, task.settings, versions, surface, individuals(), networks)
-    page = render(said).encode()
     pictures = {f"{c.n_clusters} clusters, sorted correlation": c.correlation for c in said.chosen}
-    return Result(
-        arrays={"sha256": np.frombuffer(hashlib.sha256(page).digest(), dtype=np.uint8)},
-        facts={"megabytes": round(len(page) / 1e6, 2), "cells_on_the_surface": len(said.shown)},
-        pictures=pictures,
-        files={"report.html": page},
-    )
+    facts = {"cells_on_the_surface": len(said.shown)}
+    return page_result("report.html", render(said).encode(), facts, pictures=pictures)

@@ -28,17 +28,18 @@ from trend_dagster.orchestration.assets.loading import (
     feature_maker,
     features,
     from_runs,
+    made_by,
+    shared_length,
     signal,
     usable_runs,
 )
 from trend_dagster.orchestration.io_managers import Result
 from trend_dagster.orchestration.production import Optional, Task, needed, stored_asset
 from trend_dagster.project.folder import BOLD_RUN, LABEL_FILE, N_COMPONENTS
-from trend_dagster.project.mesh import mesh_of
+from trend_dagster.project.mesh import surface_of
 from trend_dagster.project.recordings import weights_of
 from trend_dagster.project.settings import Settings, why_no_stability
 from trend_dagster.project.tables import stability_facts, stability_markdown
-from trend_dagster.science.bold import common_length
 from trend_dagster.science.connectivity.encoding import CorrelationSource
 from trend_dagster.science.evidence.nulls import Smoothness, SurrogateMaker
 from trend_dagster.science.evidence.stability import SplitBy, split_halves, timepoints_of
@@ -55,7 +56,7 @@ from trend_dagster.science.parcellation.fanout import blocks_memory, worker_memo
 from trend_dagster.science.surface import Surface
 from trend_dagster.storage.arrays import npy_bytes, subject_of
 from trend_dagster.storage.label_files import NO_LABEL
-from trend_dagster.storage.scratch import RememberedResults
+from trend_dagster.storage.scratch import remembered
 from trend_dagster.storage.stores import Version
 
 if TYPE_CHECKING:
@@ -90,26 +91,17 @@ def control_correlation(task: Task, bold: Sequence[Version]) -> Result:
     what these give.
     """
     runs, settings = usable_runs(task, bold), task.settings
-    lengths = {name: run.facts["n_timepoints"] for name, run in runs.items()}
-    n_timepoints = common_length(lengths, settings.cohort)
+    n_timepoints = shared_length(runs, settings.cohort)
     masks = np.stack([run.read("vertex_mask") for run in runs.values()])
     controls, n = settings.controls.features, masks.shape[1]
     out = task.draft.create("correlation", (len(controls), n, n))
-    for i, control in enumerate(controls):
-        task.progress(control, i / len(controls))
+    weights = weights_of(task.project, list(runs))
+    for i, control in enumerate(task.each(controls, "control")):
         maker = control_features(control, settings, n_timepoints)
-        readers = [partial(_made_by, maker, run) for run in runs.values()]
-        weights = weights_of(task.project, list(runs))
+        readers = [partial(made_by, maker, run) for run in runs.values()]
         out[i] = correlate(readers, settings, weights=weights).matrix
-    return Result(
-        arrays={"vertex_mask": np.asarray(masks.any(axis=0))},
-        facts={"controls": list(controls), "n_vertices": n},
-    )
-
-
-def _made_by(maker: FeatureMaker, run: Version) -> Run:
-    bold, mask = signal(run)
-    return maker(bold, mask), mask
+    facts = {"controls": list(controls), "n_vertices": n}
+    return Result(arrays={"vertex_mask": np.any(masks, axis=0)}, facts=facts)
 
 
 @stored_asset(
@@ -199,14 +191,9 @@ def _readers(
     if split_by == "time":
         ((name,), _), (run,) = halves, bold
         maker = feature_maker(task, trained_model)
-        return [{name: partial(_part_of, maker, run, half)} for half in (0, 1)]
+        return [{name: partial(made_by, maker, run, half)} for half in (0, 1)]
     runs = {run.partition[BOLD_RUN]: run for run in embeddings}
     return [{name: features(runs[name]) for name in half} for half in halves]
-
-
-def _part_of(maker: FeatureMaker, run: Version, half: int) -> Run:
-    bold, mask = signal(run)
-    return maker(bold, mask, timepoints_of(half, "time", bold.shape[1])), mask
 
 
 @stored_asset(
@@ -227,26 +214,20 @@ def null_correlation(
     same half. Networks make neighbours alike and count as smoothness here, so this null is hard to
     beat. Noise comes from the seed and is made where it is used; nothing of it is kept.
     """
-    surface = mesh_of(cortex, split_correlation.facts["n_vertices"])
-    assert surface is not None  # an excluded mesh excludes this asset
-    maker, smooth = SurrogateMaker(surface), []
-    for number, run in enumerate(bold):
-        task.progress(f"run {number + 1} of {len(bold)}", number / len(bold))
-        smooth.append(maker.measure(signal(run)[0]))
-    arrays = {
-        name: np.array([getattr(one, name) for one in smooth])
-        for name in ("common", "neighbours", "sigma")
-    }
-    return Result(
-        arrays=arrays,
-        facts={
-            "n_nulls": task.settings.validation.n_nulls,
-            "runs": [run.partition[BOLD_RUN] for run in bold],
-            "correlation_of_neighbours": float(arrays["neighbours"].mean()),
-            "correlation_in_common": float(arrays["common"].mean()),
-            "kernel_sigma_mm": float(arrays["sigma"].mean()),
-        },
-    )
+    maker = SurrogateMaker(surface_of(cortex, split_correlation.facts["n_vertices"]))
+    smooth = [maker.measure(signal(run)[0]) for run in task.each(bold, "run")]
+    arrays = {name: np.array([getattr(one, name) for one in smooth]) for name in SMOOTHNESS}
+    means = {what: float(arrays[name].mean()) for name, what in SMOOTHNESS.items()}
+    runs, n_nulls = [run.partition[BOLD_RUN] for run in bold], task.settings.validation.n_nulls
+    return Result(arrays=arrays, facts={"n_nulls": n_nulls, "runs": runs, **means})
+
+
+SMOOTHNESS = {
+    "common": "correlation_in_common",
+    "neighbours": "correlation_of_neighbours",
+    "sigma": "kernel_sigma_mm",
+}
+"""What is measured of each run, and the fact that tells its mean."""
 
 
 class _Surrogates:
@@ -263,10 +244,7 @@ class _Surrogates:
     ) -> None:
         self.config, self.split_by = task.settings.validation, split_by
         self.runs = {run.partition[BOLD_RUN]: run for run in bold}
-        measured = zip(
-            *(null_correlation.read(name).tolist() for name in ("common", "neighbours", "sigma")),
-            strict=True,
-        )
+        measured = zip(*(null_correlation.read(n).tolist() for n in SMOOTHNESS), strict=True)
         names = null_correlation.facts["runs"]
         self.smooth = {n: Smoothness(*one) for n, one in zip(names, measured, strict=True)}
         self.noise = SurrogateMaker(surface)
@@ -357,8 +335,7 @@ def stability(
         return
     halves, split_by = split_correlation.facts["halves"], split_correlation.facts["split_by"]
     first, second = _readers(task, bold, embeddings, trained_model, split_by, halves)
-    surface = mesh_of(needed(cortex, task, "cortex"), masks.shape[1])
-    assert surface is not None  # without a mesh there is nothing to do
+    surface = surface_of(needed(cortex, task, "cortex"), masks.shape[1])
     noise = _Surrogates(task, bold, null_correlation, trained_model, surface, split_by)
     n_nulls, by_k = int(null_correlation.facts["n_nulls"]), by_components(possible)
     found = stability_beside_noise(
@@ -367,7 +344,7 @@ def stability(
         encoding,
         task.settings,
         list(by_k),
-        known=RememberedResults({k: one.scratch for k, one in by_k.items()}),
+        remember=partial(remembered, {k: one.scratch for k, one in by_k.items()}),
     )
     for k, one in by_k.items():
         yield one, _stability(one, found[k], split_by, n_nulls)

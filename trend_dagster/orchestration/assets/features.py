@@ -18,7 +18,8 @@ from trend_dagster.errors import CohortError
 from trend_dagster.orchestration.assets.inputs import bold
 from trend_dagster.orchestration.assets.loading import (
     feature_maker,
-    signal,
+    made_by,
+    shared_length,
     signal_inside,
     usable_runs,
 )
@@ -27,7 +28,6 @@ from trend_dagster.orchestration.production import Optional, Task, stored_asset
 from trend_dagster.progress import time_left
 from trend_dagster.project.folder import BOLD_RUN
 from trend_dagster.project.settings import Settings
-from trend_dagster.science.bold import common_length
 from trend_dagster.storage.arrays import subject_of
 from trend_dagster.storage.provenance import digest_of
 from trend_dagster.storage.stores import Version
@@ -65,8 +65,7 @@ def trained_model(task: Task, bold: Sequence[Version]) -> Result:
     stopped.
     """
     runs = usable_runs(task, _enough(task, bold))
-    lengths = {name: run.facts["n_timepoints"] for name, run in runs.items()}
-    n_timepoints = common_length(lengths, task.settings.cohort)
+    n_timepoints = shared_length(runs, task.settings.cohort)
     cohort = digest_of({name: run.digest for name, run in runs.items()})
     trained, split = _train(task, runs, n_timepoints, cohort)
     about = {
@@ -126,7 +125,7 @@ def _train(
         on_share=lambda share: task.progress(said, share),
         on_notice=task.log,
         cohort=cohort,
-        abandoned=states.latest_other(),
+        abandoned=next(iter(states.others()), None),
     )
     if trained.why_fresh is not None:
         task.log(f"training started afresh: {trained.why_fresh}")
@@ -243,18 +242,14 @@ class TrainingStates:
         self.own = self.folder / f".training-{digest_of([MODEL_CODE, settings, cohort])}"
         self.n_kept = task.settings.storage.keep_versions
 
-    def _others(self) -> list[Path]:
+    def others(self) -> list[Path]:
         """All but this one, the one that was written to last in front."""
         found = {path.parent for path in self.folder.glob(".training-*/state.pt")} - {self.own}
         return sorted(found, key=lambda f: (f / "state.pt").stat().st_mtime, reverse=True)
 
-    def latest_other(self) -> Path | None:
-        """Return the folder of the training before this one."""
-        return next(iter(self._others()), None)
-
     def forget_old(self) -> None:
         """Remove all but the latest few."""
-        for folder in self._others()[self.n_kept - 1 :]:
+        for folder in self.others()[self.n_kept - 1 :]:
             shutil.rmtree(folder, ignore_errors=True)
 
 
@@ -271,24 +266,9 @@ def embeddings(task: Task, bold: Version, trained_model: Optional) -> Result:
     from trend_dagster.science.features.autoencoder import collapse_measures
 
     maker = feature_maker(task, trained_model)
-    _check_length(bold, maker.n_timepoints)
-    run, mask = signal(bold)
-    found = maker(run, mask)
+    found, mask = made_by(maker, bold)
+    told = {"source": maker.source, "space": bold.facts.get("space")}
     return Result(
         arrays={"features": found, "vertex_mask": mask},
-        facts={
-            "source": maker.source,
-            "space": bold.facts.get("space"),
-            **asdict(collapse_measures(found[mask])),
-        },
+        facts=told | asdict(collapse_measures(found[mask])),
     )
-
-
-def _check_length(run: Version, n_timepoints: int | None) -> None:
-    if n_timepoints is not None and run.facts["n_timepoints"] < n_timepoints:
-        raise CohortError(
-            f"BOLD run {run.partition[BOLD_RUN]}",
-            expected=f"at least the {n_timepoints} timepoints that the model was trained with",
-            found=f"{run.facts['n_timepoints']}",
-            remedy="Take the file out, or train again with `cohort: {lengths: crop}`.",
-        )

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import hashlib
 from collections.abc import Mapping, Sequence
 from functools import lru_cache, partial
 from pathlib import Path
@@ -23,27 +22,28 @@ from trend_dagster.delivery.individuals import (
     series_names,
     table_of,
 )
-from trend_dagster.delivery.maps import cohort_networks, counted
 from trend_dagster.delivery.newborn_page import newborn_page
-from trend_dagster.errors import MissingUpstreamError
 from trend_dagster.orchestration.assets.inputs import bold, cortex
 from trend_dagster.orchestration.assets.loading import (
     named_by_atlas,
-    overlap_of,
+    named_networks,
+    page_result,
     signal,
+    template_files,
     usable_runs,
 )
 from trend_dagster.orchestration.assets.parcellation import atlas_overlap, selected_parcellations
 from trend_dagster.orchestration.io_managers import Result
 from trend_dagster.orchestration.production import Available, Optional, Task, stored_asset
+from trend_dagster.project.atlases import read_planted
 from trend_dagster.project.folder import BOLD_RUN, SUBJECT, Project, subject_key
-from trend_dagster.project.mesh import mesh_of
+from trend_dagster.project.mesh import surface_of
 from trend_dagster.project.settings import Settings, why_no_individuals
-from trend_dagster.project.tables import check_truth, number_columns
-from trend_dagster.project.target import map_space, target_files, target_run
+from trend_dagster.project.tables import Parcellations, number_columns
+from trend_dagster.project.target import map_space, target_run
 from trend_dagster.science.individuals.settings import IndividualsConfig
 from trend_dagster.science.surface import Surface
-from trend_dagster.storage.label_files import label_file_at, read_networks
+from trend_dagster.storage.label_files import label_file_at
 from trend_dagster.storage.label_images import keys_of
 from trend_dagster.storage.stores import Partition, Version
 
@@ -102,8 +102,8 @@ def individual_prior(
     noise = np.mean([maker.measure(signal(runs[0])[0]).sigma for runs in own.values()])
     area = _near(cortex.path, mask.tobytes(), config, float(noise))
     loads = {subject: partial(_prepared, runs, area) for subject, runs in own.items()}
-    both = (selected_parcellations.read(name) for name in ("n_clusters", "labels"))
-    maps = {int(n): labels for n, labels in zip(*both, strict=True)}
+    chosen = Parcellations.of(selected_parcellations)
+    maps = dict(zip(chosen.n_clusters, chosen.labels, strict=True))
     prior = CohortPrior.learn(loads, maps, area, config, _parcellations(task))
     arrays, facts = prior.arrays(area), {"n_networks": prior.n_networks, "subjects": list(own)}
     return Result(
@@ -134,8 +134,7 @@ def _parcellations(task: Task) -> Any:
 def _mesh(path: Path, n_vertices: int) -> tuple[Surface, SurrogateMaker]:
     from trend_dagster.science.evidence.nulls import SurrogateMaker
 
-    surface = mesh_of(Version("cortex", {}, path), n_vertices)
-    assert surface is not None  # an excluded mesh excludes what is made from it
+    surface = surface_of(Version("cortex", {}, path), n_vertices)
     return surface, SurrogateMaker(surface)
 
 
@@ -201,16 +200,12 @@ def individual_networks(
     )
 
 
-def _target(project: Project, partition: Partition) -> Mapping[str, Path]:
-    return target_files(project)
-
-
 @stored_asset(
     group="individuals",
     inputs=[selected_parcellations, individual_prior, cortex, atlas_overlap],
     settings=(named_by_atlas,),
     nothing_to_do=why_no_individuals,
-    files=_target,
+    files=template_files,
     beside=target_run,
 )
 def network_names(
@@ -225,17 +220,14 @@ def network_names(
     A new run changes the cohort's map a little and mostly none of these, so that only the new
     newborn's maps are written.
     """
-    n_clusters, labels = (selected_parcellations.read(name) for name in ("n_clusters", "labels"))
-    space = map_space(task.project, cortex, labels.shape[1])
-    networks = cohort_networks(selected_parcellations, space, overlap_of(task, atlas_overlap))
-    counts, consensus = n_clusters.tolist(), individual_prior.read("labels")
-    written = {}
-    if counts == individual_prior.read("n_clusters").tolist():  # else it is of an older choice
-        pairs = zip(networks, consensus, strict=True)
-        own = [counted(each, space.labels(found)) for each, found in pairs]
-        written = newborn_maps(CONSENSUS, counts, consensus, own, space)
+    chosen, written = Parcellations.of(selected_parcellations), {}
+    space = map_space(task.project, cortex, chosen.labels.shape[1])
+    networks = named_networks(task, chosen, space, atlas_overlap)
+    if chosen.n_clusters == individual_prior.read("n_clusters").tolist():  # else of an older choice
+        consensus = individual_prior.read("labels")
+        written = newborn_maps(CONSENSUS, chosen.n_clusters, consensus, networks, space)
     return Result(
-        arrays={"n_clusters": n_clusters, "table": table_of(networks)},
+        arrays={"n_clusters": np.array(chosen.n_clusters), "table": table_of(networks)},
         facts={"names": [[network.name for network in each] for each in networks]},
         files=written,
     )
@@ -247,7 +239,7 @@ def network_names(
     inputs=[individual_networks, network_names, cortex],
     result=True,
     nothing_to_do=why_no_individuals,
-    files=_target,
+    files=template_files,
     beside=target_run,
 )
 def individual_maps(
@@ -259,20 +251,16 @@ def individual_maps(
     space = map_space(task.project, cortex, labels.shape[1])
     networks = newborn_networks(individual_networks, network_names, space)
     chosen = dict(zip(n_clusters.tolist(), individual_networks.read("chosen_labels"), strict=True))
+    surface, counts = _mesh(cortex.path, labels.shape[1])[0], n_clusters.tolist()
+    files = newborn_maps(subject, counts, labels, networks, space)
     return Result(
-        arrays={
-            "n_clusters": n_clusters,
-            "keys": keys_of(np.stack([space.labels(each) for each in labels])),
-        },
+        arrays={"n_clusters": n_clusters, "keys": keys_of(space.all_labels(labels))},
         facts={
             "names": [[network.name for network in each] for each in networks],
             "colours": [[network.colour for network in each] for each in networks],
         },
-        pictures=map_pictures(
-            _mesh(cortex.path, labels.shape[1])[0], chosen, labels, subject, networks
-        ),
-        files=newborn_maps(subject, n_clusters.tolist(), labels, networks, space)
-        | series_names(subject, n_clusters.tolist(), networks),
+        pictures=map_pictures(surface, chosen, labels, subject, networks),
+        files=files | series_names(subject, counts, networks),
     )
 
 
@@ -372,20 +360,14 @@ def individual_page(
     surface, planted = _mesh(cortex.path, n_vertices)[0], _read_planted(task, n_vertices)
     note = task.settings.inputs.note or ""
     page, facts = newborn_page(task.project.folder.name, note, bold, *versions, surface, planted)
-    return Result(
-        arrays={"sha256": np.frombuffer(hashlib.sha256(page).digest(), dtype=np.uint8)},
-        facts=facts | {"megabytes": round(len(page) / 1e6, 2)},
-        files={f"individuals/{task.partition[SUBJECT]}.html": page},
-    )
+    return page_result(f"individuals/{task.partition[SUBJECT]}.html", page, facts)
 
 
 def _read_planted(task: Task, n_vertices: int) -> NDArray[np.int64] | None:
     files = list(_planted(task.project, task.partition).values())
     if not files:
         return None
-    planted = read_networks(label_file_at(files[0]))
-    check_truth(planted, n_vertices, files[0].name)
-    return planted
+    return read_planted(task.project, label_file_at(files[0]), n_vertices)
 
 
 def _participants(project: Project, partition: Partition) -> Mapping[str, Path]:
@@ -409,13 +391,6 @@ def individuals(task: Task, individual_networks: Available, individual_maps: Ava
     the null. Columns of `individuals.participants` join it. `individuals.associate` names columns
     that areas and homogeneities are regressed on.
     """
-    if not individual_networks:
-        raise MissingUpstreamError(
-            task.name,
-            expected="the networks of at least one newborn",
-            found="none",
-            remedy="Mend what individual_networks fails on, or add runs that can be used.",
-        )
     file = _participants(task.project, task.partition).get("participants")
     names = {version.partition[SUBJECT]: version.facts["names"] for version in individual_maps}
     table = individuals_table(

@@ -17,8 +17,9 @@ from trend_dagster.project.folder import BOLD_RUN, Project
 from trend_dagster.project.mesh import cortex_mask_files, mesh_files
 from trend_dagster.project.recordings import read_recording, recording_files
 from trend_dagster.project.settings import Settings, surface_labels
-from trend_dagster.science.method import prepare_run
 from trend_dagster.storage.stores import Partition
+
+NOTHING_LEFT = "all vertices have the same series: nothing is left without the global signal"
 
 
 def _recorded(project: Project, partition: Partition) -> dict[str, Path]:
@@ -61,16 +62,9 @@ def bold(task: Task) -> Result:
     run = read_recording(task.project, task.project.bold_run(task.partition[BOLD_RUN]))
     if run.unusable is not None:
         return Result(facts=run.facts, excluded=run.unusable)
-    prepared, mask = prepare_run(
-        run.raw.signal,
-        task.settings.bold,
-        run.repetition_time,
-        run.confounds,
-        run.sample_mask,
-    )
+    prepared, mask = run.prepared(task.settings.bold)
     if not prepared.any():
-        nothing = "all vertices have the same series: nothing is left without the global signal"
-        return Result(facts=run.facts, excluded=f"{run.facts['file']}: {nothing}")
+        return Result(facts=run.facts, excluded=f"{run.facts['file']}: {NOTHING_LEFT}")
     return Result(
         arrays={"bold": prepared, "vertex_mask": mask, **run.space_arrays()},
         facts=run.facts,

@@ -5,6 +5,7 @@ What belongs here: opening versions. What does not: what is done with them (``sc
 
 from __future__ import annotations
 
+import hashlib
 from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
 from typing import Any
@@ -12,23 +13,29 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
+from trend_dagster.delivery.maps import cohort_networks
 from trend_dagster.errors import CohortError, TrendError
+from trend_dagster.orchestration.io_managers import Result
 from trend_dagster.orchestration.production import Optional, Task, needed
-from trend_dagster.project.folder import BOLD_RUN, LABEL_FILE, N_COMPONENTS
+from trend_dagster.project.folder import BOLD_RUN, LABEL_FILE, N_COMPONENTS, Project
 from trend_dagster.project.mesh import mesh_of
 from trend_dagster.project.recordings import check_recordings, weights_of
 from trend_dagster.project.settings import Settings
-from trend_dagster.science.bold import check_same_vertices
+from trend_dagster.project.tables import Parcellations
+from trend_dagster.project.target import MapSpace, target_files
+from trend_dagster.science.bold import CohortConfig, check_same_vertices, common_length
 from trend_dagster.science.connectivity.correlation import correlate_runs
 from trend_dagster.science.connectivity.encoding import Correlation, CorrelationSource, Encoding
+from trend_dagster.science.evidence.stability import timepoints_of
 from trend_dagster.science.method import (
     FeatureMaker,
     correlation_of_runs,
     possible_components,
 )
+from trend_dagster.storage.label_images import Network
 from trend_dagster.storage.scratch import ResumableMatrix
 from trend_dagster.storage.space import check_same_space
-from trend_dagster.storage.stores import Version, describe
+from trend_dagster.storage.stores import Partition, Version, describe
 
 HEMISPHERES = ("left", "right")
 """Names of the distance matrices, in the order of the vertices."""
@@ -83,6 +90,32 @@ def signal_inside(path: Path, n_timepoints: int) -> NDArray[np.float32]:
     """Read the BOLD of the vertices with signal; a path travels to other processes."""
     run = Version("bold", {}, path)
     return np.ascontiguousarray(run.read("bold")[run.read("vertex_mask"), :n_timepoints])
+
+
+def made_by(maker: FeatureMaker, run: Version, half: int | None = None) -> Run:
+    """Make features of a run, or of a half of its timepoints.
+
+    Raises
+    ------
+    CohortError
+        If the run is shorter than those that the model was trained with.
+    """
+    length, wanted = run.facts["n_timepoints"], maker.n_timepoints
+    if wanted is not None and length < wanted:
+        raise CohortError(
+            f"BOLD run {run.partition[BOLD_RUN]}",
+            expected=f"at least the {wanted} timepoints that the model was trained with",
+            found=f"{length}",
+            remedy="Take the file out, or train again with `cohort: {lengths: crop}`.",
+        )
+    bold, mask = signal(run)
+    part = None if half is None else timepoints_of(half, "time", bold.shape[1])
+    return maker(bold, mask, part), mask
+
+
+def shared_length(runs: Mapping[str, Version], config: CohortConfig) -> int:
+    """Timepoints that a model is given of every run."""
+    return common_length({n: run.facts["n_timepoints"] for n, run in runs.items()}, config)
 
 
 def features(run: Version) -> Callable[[], Run]:
@@ -174,6 +207,28 @@ def distances_of(geodesic_distances: Version) -> list[Any]:
 def named_by_atlas(settings: Settings) -> dict[str, dict[str, Any]]:
     """What a recipe says where networks are named by an atlas."""
     return {"derived": {"named": "by atlas"}} if settings.outputs.atlases else {}
+
+
+def named_networks(
+    task: Task, chosen: Parcellations, space: MapSpace, atlas_overlap: Optional
+) -> list[list[Network]]:
+    """Networks of the cohort as maps, tables and report name them."""
+    return cohort_networks(chosen, space, overlap_of(task, atlas_overlap))
+
+
+def page_result(name: str, page: bytes, facts: Mapping[str, Any], **more: Any) -> Result:
+    """Put a page together as an output: what is kept of it in the store is its digest."""
+    return Result(
+        arrays={"sha256": np.frombuffer(hashlib.sha256(page).digest(), dtype=np.uint8)},
+        facts={**facts, "megabytes": round(len(page) / 1e6, 2)},
+        files={name: page},
+        **more,
+    )
+
+
+def template_files(project: Project, partition: Partition) -> dict[str, Path]:
+    """What says on what maps are written."""
+    return target_files(project)
 
 
 def overlap_of(task: Task, atlas_overlap: Optional) -> Version | None:

@@ -48,12 +48,12 @@ from trend_dagster.project.folder import LABEL_FILE, N_COMPONENTS, Project
 from trend_dagster.project.mesh import mesh_of
 from trend_dagster.project.settings import Settings
 from trend_dagster.project.tables import (
+    Parcellations,
     choices,
     finished,
     labels_of,
     number_columns,
     numbered_like,
-    partners,
     rule_facts,
     summary_facts,
     summary_table,
@@ -61,7 +61,7 @@ from trend_dagster.project.tables import (
 )
 from trend_dagster.project.target import map_space, target_files, target_run
 from trend_dagster.science.connectivity.thresholding import BlockMatrix
-from trend_dagster.science.evidence.atlases import best_overlaps, stacked
+from trend_dagster.science.evidence.atlases import all_overlaps
 from trend_dagster.science.evidence.nulls import turns
 from trend_dagster.science.method import loadings_graph, sweep_arrays, sweep_solutions
 from trend_dagster.science.parcellation.fanout import worker_memory
@@ -174,10 +174,7 @@ def sweep_summary(
         facts=summary_facts(table, stability, settings),
         tables={"sweep": sweep_markdown(table)},
         pictures=heat_maps(finished(table)),
-        files={
-            WORKBOOK: workbook_bytes(table, names, ranked, settings.networks.method),
-            **vectors,
-        },
+        files={WORKBOOK: workbook_bytes(table, names, ranked, settings.networks.method)} | vectors,
     )
 
 
@@ -255,7 +252,7 @@ def _mirror_images(
     found = {}
     for n, vector in zip(counts, labels, strict=True):
         same = numbered.get("dice_with_it", {}).get(str(n), 0) > SAME_NETWORKS
-        known = partners(before, n) if before is not None and same else None
+        known = Parcellations.of(before).partners(n) if before is not None and same else None
         if known is None and surface is not None:
             known = homologous_labels(surface, vector)
         if known is not None:
@@ -293,25 +290,18 @@ def atlas_overlap(task: Task, selected_parcellations: Version, cortex: Optional)
     ours; p says how often a parcellation that is turned on the sphere overlaps any network of the
     atlas as well. Maps, tables and the report name networks by the first atlas.
     """
-    found = selected_parcellations.read("labels")
-    space = map_space(task.project, cortex(), found.shape[1])
-    labels, surface = [space.labels(vector) for vector in found], space.surface
-    atlases = read_atlases(task.project, len(labels[0]), space.target)
-    sides = hemisphere_of_rows(surface, space.target, len(labels[0]))
+    chosen = Parcellations.of(selected_parcellations)
+    space = map_space(task.project, cortex(), chosen.labels.shape[1])
+    labels, surface = space.all_labels(chosen.labels), space.surface
+    atlases = read_atlases(task.project, labels.shape[1], space.target)
+    sides = hemisphere_of_rows(surface, space.target, labels.shape[1])
     n_spins = task.settings.outputs.n_spins
-    has_sphere = surface is not None and surface.sphere is not None
-    spins = list(turns(surface, n_spins, SEED)) if has_sphere and surface is not None else []
-    overlaps = [
-        [best_overlaps(vector, atlas.labels, sides, spins) for atlas in atlases]
-        for vector in labels
-    ]
-    facts: dict[str, Any] = {
-        "atlases": [{"name": atlas.name, "networks": atlas.networks} for atlas in atlases],
-        "n_spins": n_spins if has_sphere else 0,
-    }
-    if not has_sphere:
-        facts["notes"] = ["no sphere is known, so that chance overlap is not: name inputs.spheres"]
-    return Result(
-        arrays={"n_clusters": selected_parcellations.read("n_clusters"), **stacked(overlaps)},
-        facts=facts,
-    )
+    spins = [] if surface is None or surface.sphere is None else [*turns(surface, n_spins, SEED)]
+    facts: dict[str, Any] = {"atlases": [{"name": a.name, "networks": a.networks} for a in atlases]}
+    facts |= {"n_spins": len(spins)} | ({} if spins or not n_spins else {"notes": [NO_SPHERE]})
+    arrays = all_overlaps(labels, [atlas.labels for atlas in atlases], sides, spins)
+    arrays["n_clusters"] = np.array(chosen.n_clusters)
+    return Result(arrays=arrays, facts=facts)
+
+
+NO_SPHERE = "no sphere is known, so that chance overlap is not: name inputs.spheres"

@@ -15,6 +15,7 @@ from trend_dagster.science.connectivity.smoothing import Smoothing
 from trend_dagster.science.connectivity.thresholding import (
     BlockMatrix,
     BoolArray,
+    equal_labels,
     threshold_by_distance,
     threshold_by_label,
 )
@@ -147,3 +148,22 @@ class Encoding:
         if self.kernel is None:
             return threshold_by_label(matrix, self.labels, used, config)
         return threshold_by_distance(matrix, self.distances, self.labels, self.kernel, used, config)
+
+    def n_labels(self, matrix: BlockMatrix) -> int:
+        """Count the labels of a matrix; of a smooth encoding, equal ones that would be as local.
+
+        Raises
+        ------
+        InputError
+            If every block is a single vertex: nothing is left to factorise.
+        """
+        if max(matrix.block_sizes, default=0) < 2:
+            raise InputError(
+                self.name,
+                expected="labels that vertices share: correlations are kept within a label",
+                found=f"a label of its own for each of the {matrix.n_kept} vertices with signal",
+                remedy="Make label files with fewer, larger labels.",
+            )
+        if self.kernel is None:
+            return len(matrix.blocks)
+        return round(equal_labels(self.distances, self.kernel))

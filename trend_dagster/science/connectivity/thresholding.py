@@ -119,6 +119,18 @@ class BlockMatrix:
         """
         return self.sum() / self.n_kept**2 if self.n_kept else 0.0
 
+    def facts(self) -> dict[str, Any]:
+        """Return what is worth looking at of the matrix."""
+        sizes = self.block_sizes
+        return {
+            "n_vertices": self.n_vertices,
+            "smallest_label": int(sizes.min()),
+            "largest_label": int(sizes.max()),
+            "stored_share": int((sizes**2).sum()) / self.n_vertices**2,
+            "negative_share": self.negative_fraction,
+            "mean": self.mean(),
+        }
+
     def arrays(self) -> dict[str, NDArray[Any]]:
         """Return the plain arrays that say all of the matrix, for a store.
 

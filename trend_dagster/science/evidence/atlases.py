@@ -168,11 +168,21 @@ def best_overlaps(
     return Overlaps(best, highest, p)
 
 
-def stacked(found: Sequence[Sequence[Overlaps]]) -> dict[str, NDArray[Any]]:
-    """Put parcellations and atlases together, (n_parcellations, n_atlases, n_networks).
+def all_overlaps(
+    parcellations: Iterable[Labels],
+    atlases: Sequence[Labels],
+    hemisphere: NDArray[np.integer],
+    sources: Sequence[NDArray[np.intp]] = (),
+) -> dict[str, NDArray[Any]]:
+    """Find the best overlaps of several parcellations with several atlases.
 
-    Parcellations of fewer networks have -1 and NaN at the end.
+    Returns
+    -------
+    dict
+        As :class:`Overlaps`, each of shape (n_parcellations, n_atlases, n_networks); those of fewer
+        networks have -1 and NaN at the end.
     """
+    found = [[best_overlaps(p, a, hemisphere, sources) for a in atlases] for p in parcellations]
     n = max(len(each.best) for row in found for each in row)
 
     def padded(name: str, fill: float) -> NDArray[Any]:
@@ -193,8 +203,9 @@ def _dice(
     # The last column holds vertices that the atlas says nothing of.
     in_atlas = np.where(atlas >= 0, atlas, n_atlas)
     place = (hemisphere[known], found[known], in_atlas[known])
-    counts = np.zeros((2, n, n_atlas + 1))
-    np.add.at(counts, place, 1)
+    shape = (2, n, n_atlas + 1)
+    flat = np.bincount(np.ravel_multi_index(place, shape), minlength=2 * n * (n_atlas + 1))
+    counts = flat.reshape(shape).astype(float)
     sizes = counts.sum(axis=2)
     left = sizes[0] / np.maximum(sizes.sum(axis=0), 1)
     used = np.array([left >= 1 - ONE_SIDED, left <= ONE_SIDED], dtype=float)

@@ -215,13 +215,6 @@ def turned(labels: NDArray[np.integer], source: NDArray[np.intp]) -> NDArray[np.
     return np.asarray(labels[source], dtype=np.int32)
 
 
-def spin_labels(
-    surface: Surface, labels: NDArray[np.integer], rng: np.random.Generator
-) -> NDArray[np.int32]:
-    """Turn a parcellation on the sphere once: :func:`turns` has the details."""
-    return turned(labels, _turn(surface, rng))
-
-
 def _turn(surface: Surface, rng: np.random.Generator) -> NDArray[np.intp]:
     if surface.sphere is None:
         raise InputError(

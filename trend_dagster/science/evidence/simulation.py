@@ -11,12 +11,13 @@ from dataclasses import dataclass
 import numpy as np
 import scipy.sparse as sp
 from numpy.typing import NDArray
-from pydantic import BaseModel, Field
+from pydantic import Field
 from scipy import signal, stats
 from scipy.sparse import csgraph
 from scipy.spatial import KDTree
 
 from trend_dagster.errors import SettingsError
+from trend_dagster.science.identity import Section
 from trend_dagster.science.surface import (
     Surface,
     edge_graph,
@@ -30,70 +31,49 @@ FloatArray = NDArray[np.float64]
 Labels = NDArray[np.int32]
 
 
-class SimulationConfig(BaseModel, frozen=True, extra="forbid"):
+class SimulationConfig(Section):
     """What a simulated cohort is like."""
 
-    n_vertices_per_hemisphere: int = Field(
-        642, ge=12, description="Vertices of one hemisphere of the mesh the cohort lives on."
-    )
-    n_networks: int = Field(
-        7,
-        ge=2,
-        description="Networks planted in each hemisphere; the paper's atlases have 7 and 19.",
-    )
-    n_subjects: int = Field(4, ge=1, description="Newborns in the cohort.")
-    runs_per_subject: int = Field(2, ge=1, description="BOLD runs of each newborn.")
-    n_timepoints: int = Field(120, ge=8, description="Volumes of a run; the tutorial has 1600.")
-    repetition_time: float = Field(2.0, gt=0, description="Seconds from one volume to the next.")
-    snr: float = Field(
-        0.5,
-        ge=0,
-        description="Standard deviation of a network's signal over that of the local noise. "
-        "0 plants nothing: the null, in which any network that is found was made by the method.",
-    )
-    smoothness: float = Field(
-        8.0, ge=0, description="Full width at half maximum of the noise along the cortex, in mm."
-    )
-    distributed: float = Field(
-        0.3,
-        ge=0,
-        le=1,
-        description="Share of networks that consist of three separate patches a hemisphere.",
-    )
-    irregularity: float = Field(
-        0.5, ge=0, description="How ragged borders are; 0 gives round, compact networks."
-    )
-    unequal_sizes: float = Field(
-        0.7, ge=0, lt=1, description="How much patches differ in size; 0 makes them nearly equal."
-    )
-    border_variation: float = Field(
-        0.2, ge=0, description="How far borders differ between newborns; 0 gives all the same map."
-    )
-    homotopic_correlation: float = Field(
-        0.5, ge=0, le=1, description="Correlation of a network with its partner across hemispheres."
-    )
-    network_correlation: float = Field(
-        0.3,
-        ge=0,
-        lt=1,
-        description="Correlation between different networks of a hemisphere at most: some pairs "
-        "are akin, some oppose each other, most are in between.",
-    )
-    noise_autocorrelation: float = Field(
-        0.4, ge=0, lt=1, description="Correlation of the noise from one volume to the next."
-    )
-    motion: float = Field(
-        0.2,
-        ge=0,
-        description="Size of a head-motion-like signal common to all vertices, against noise.",
-    )
-    signal_loss: float = Field(
-        0.6,
-        ge=0,
-        le=1,
-        description="Share of the signal lost in the worst regions (susceptibility).",
-    )
-    seed: int = Field(108, ge=0, description="Every cohort of one seed and settings is the same.")
+    n_vertices_per_hemisphere: int = Field(642, ge=12)
+    """Vertices of one hemisphere of the mesh the cohort lives on."""
+    n_networks: int = Field(7, ge=2)
+    """Networks planted in each hemisphere; the paper's atlases have 7 and 19."""
+    n_subjects: int = Field(4, ge=1)
+    """Newborns in the cohort."""
+    runs_per_subject: int = Field(2, ge=1)
+    """BOLD runs of each newborn."""
+    n_timepoints: int = Field(120, ge=8)
+    """Volumes of a run; the tutorial has 1600."""
+    repetition_time: float = Field(2.0, gt=0)
+    """Seconds from one volume to the next."""
+    snr: float = Field(0.5, ge=0)
+    """Standard deviation of a network's signal over that of the local noise. 0 plants nothing: the
+    null, in which any network that is found was made by the method.
+    """
+    smoothness: float = Field(8.0, ge=0)
+    """Full width at half maximum of the noise along the cortex, in mm."""
+    distributed: float = Field(0.3, ge=0, le=1)
+    """Share of networks that consist of three separate patches a hemisphere."""
+    irregularity: float = Field(0.5, ge=0)
+    """How ragged borders are; 0 gives round, compact networks."""
+    unequal_sizes: float = Field(0.7, ge=0, lt=1)
+    """How much patches differ in size; 0 makes them nearly equal."""
+    border_variation: float = Field(0.2, ge=0)
+    """How far borders differ between newborns; 0 gives all the same map."""
+    homotopic_correlation: float = Field(0.5, ge=0, le=1)
+    """Correlation of a network with its partner across hemispheres."""
+    network_correlation: float = Field(0.3, ge=0, lt=1)
+    """Correlation between different networks of a hemisphere at most: some pairs are akin, some
+    oppose each other, most are in between.
+    """
+    noise_autocorrelation: float = Field(0.4, ge=0, lt=1)
+    """Correlation of the noise from one volume to the next."""
+    motion: float = Field(0.2, ge=0)
+    """Size of a head-motion-like signal common to all vertices, against noise."""
+    signal_loss: float = Field(0.6, ge=0, le=1)
+    """Share of the signal lost in the worst regions (susceptibility)."""
+    seed: int = Field(108, ge=0)
+    """Every cohort of one seed and settings is the same."""
 
 
 @dataclass(frozen=True)

@@ -27,6 +27,7 @@ from trend_dagster.science.individuals.model import (
     find_individual,
     near_products,
     prepare_run,
+    times,
 )
 from trend_dagster.science.individuals.settings import IndividualsConfig
 
@@ -255,9 +256,12 @@ def signal_strength(
     """
     sums = probability.T @ run.series
     energy = np.square(sums).sum(axis=1)
-    far = run.series @ sums.T - near_products(run.series, run.series, cortex.near) @ probability
+    itself = near_products(run.series, run.series, cortex.near)
+    far = run.series @ sums.T - times(itself, probability)
     total = np.square(probability.sum(axis=0))
-    share_far = 1 - (probability * (cortex.near @ probability)).sum(axis=0) / np.maximum(total, 1)
+    share_far = 1 - (probability * times(cortex.near, probability)).sum(axis=0) / np.maximum(
+        total, 1
+    )
     far = far / np.maximum(share_far, 1e-3)
     true = np.clip((probability * far).sum(axis=0), 1e-3 * energy + 1e-9, energy + 1e-9)
     follows = (probability * far / np.sqrt(true)).sum(axis=1)

@@ -33,7 +33,6 @@ Labels = NDArray[np.int32]
 
 _FWHM = np.sqrt(8 * np.log(2))  # of a Gaussian, in standard deviations
 _LEAST_ENERGY = 0.01  # share of a network's series that must be left to be compared with
-_PAIRS = 1 << 18  # whose products are computed at a time
 
 
 @dataclass(frozen=True, eq=False)
@@ -125,7 +124,7 @@ class Cortex:
         Variances of Gaussians add, so that n steps are sqrt(n) times as wide as one.
         """
         for _ in range(round((fwhm_mm / step_mm) ** 2)):
-            values = self.smoother @ values
+            values = times(self.smoother, values)
         return values
 
     def whole(self, labels: NDArray[np.integer]) -> Labels:
@@ -198,8 +197,8 @@ def prepare_run(bold: FloatArray, cortex: Cortex) -> PreparedRun:
             remedy="Bring it to the mesh of the cohort.",
         )
     series = _unit(bold[cortex.mask])
-    smoothed = _unit(cortex.smoother @ series)
-    mean = (cortex.near @ series) / cortex.near.sum(axis=1)[:, None]
+    smoothed = _unit(times(cortex.smoother, series))
+    mean = times(cortex.near, series) / cortex.near.sum(axis=1)[:, None]
     energy = np.square(mean).sum(axis=1, keepdims=True)
     return PreparedRun(series, smoothed, near_products(smoothed, series, cortex.near), energy)
 
@@ -219,12 +218,35 @@ def near_products(one: FloatArray, other: FloatArray, near: sp.csr_array) -> sp.
     csr_array of shape (n_kept, n_kept)
         With the entries of `near`: row i of one times row j of the other.
     """
+    from trend_dagster.science.individuals._near import sampled_product
+
     products = np.empty(near.nnz, dtype=np.float32)
-    rows = np.repeat(np.arange(near.shape[0]), np.diff(near.indptr))
-    for start in range(0, near.nnz, _PAIRS):
-        pairs = slice(start, start + _PAIRS)
-        np.einsum("ij,ij->i", one[rows[pairs]], other[near.indices[pairs]], out=products[pairs])
+    sampled_product(near.indptr, near.indices, one, other, products)
     return sp.csr_array((products, near.indices, near.indptr), shape=near.shape)
+
+
+def times(near: sp.csr_array, values: FloatArray) -> NDArray[np.float32]:
+    """Multiply a matrix of what is near what with values of vertices.
+
+    SciPy's product would keep Python's lock, and newborns wait for each other.
+
+    Parameters
+    ----------
+    near : csr_array of shape (n_kept, n_kept)
+        One of `Cortex`, or `PreparedRun.near_products`.
+    values : ndarray of shape (n_kept, n_columns)
+        Such as probabilities, or series.
+
+    Returns
+    -------
+    ndarray of shape (n_kept, n_columns)
+    """
+    from trend_dagster.science.individuals._near import times_dense  # numba loads slowly
+
+    product = np.zeros(values.shape, dtype=np.float32)
+    dense = np.ascontiguousarray(values, dtype=np.float32)
+    times_dense(near.indptr, near.indices, near.data, dense, product)
+    return product
 
 
 def _unit(series: FloatArray) -> NDArray[np.float32]:
@@ -355,12 +377,12 @@ def correlation_with_networks(
         those to be alike in their probability.
     """
     total = np.zeros(probability.shape, dtype=np.float64)
-    within = np.square(near @ probability)
+    within = np.square(times(near, probability))
     for run in runs:
         networks = probability.T @ run.series
-        product = run.smoothed @ networks.T - run.near_products @ probability
+        product = run.smoothed @ networks.T - times(run.near_products, probability)
         whole = np.square(networks).sum(axis=1)
-        energy = whole - 2 * (near @ (probability * (run.series @ networks.T)))
+        energy = whole - 2 * times(near, probability * (run.series @ networks.T))
         energy = energy + within * run.near_energy
         # Of a network that lies near v as a whole hardly anything is left.
         energy = np.maximum(energy, _LEAST_ENERGY * whole + 1e-9)
@@ -501,7 +523,7 @@ def _turns(
         weight = weight_of_evidence(correlation, probability, n)
         known = weight * correlation + log_prior
         for _ in range(3):
-            probability = _softmax(known + config.support * (cortex.around @ probability))
+            probability = _softmax(known + config.support * times(cortex.around, probability))
     return Individual(probability, correlation, weight)
 
 

@@ -1,14 +1,12 @@
-"""What the choice of a label file goes by on noise: ``python -m experiments.stability``.
+"""What the choice of a label file goes by, on noise and on planted networks.
 
-Cohorts without networks (SNR 0) on fsaverage3, label files with 2, 14 and 20 labels, 14 clusters:
-each cell's stability between halves beside its surrogates', and which label file is chosen by the
-raw stability, by the plain excess, and by the rule. The last line is one JSON object.
+Cohorts on fsaverage3, label files with 2, 14 and 20 labels, 14 clusters: each cell's stability
+between halves beside its surrogates', and which label file is chosen by the raw stability, by the
+plain excess, and by the rule.
 """
 
 from __future__ import annotations
 
-import argparse
-import json
 from collections.abc import Mapping, Sequence
 from typing import Any
 
@@ -16,7 +14,6 @@ import numpy as np
 import pandas as pd
 from numpy.typing import NDArray
 
-from trend_dagster.project.fsaverage import load_fsaverage
 from trend_dagster.science.evidence.nulls import SurrogateMaker
 from trend_dagster.science.evidence.simulation import SimulationConfig, simulate_cohort
 from trend_dagster.science.evidence.stability import COLUMNS, split_halves
@@ -100,29 +97,3 @@ def choices(table: pd.DataFrame) -> dict[str, str]:
         "plain excess": largest("stability_excess"),
         "the rule": str(rank_cells(table, SelectionConfig()).iloc[0]["label_file"]),
     }
-
-
-def main() -> None:
-    """Print each cohort's figures, and how often each label file is chosen."""
-    parser = argparse.ArgumentParser(description=(__doc__ or "").split("\n", maxsplit=1)[0])
-    parser.add_argument("--cohorts", type=int, default=8, help="seeds 0, 1, ...")
-    parser.add_argument("--nulls", type=int, default=3, help="surrogate cohorts of each")
-    parser.add_argument("--snr", type=float, default=0.0, help="0 plants no networks")
-    options = parser.parse_args()
-    surface = load_fsaverage(642)
-    maker, label_files = SurrogateMaker(surface), label_files_of(surface)
-    tables = []
-    for seed in range(options.cohorts):
-        runs = cohort(surface, options.snr, seed)
-        table = beside_surrogates(runs, maker, label_files, options.nulls)
-        tables.append(table)
-        shown = ["label_file", *(name for name in COLUMNS if name.startswith("stability"))]
-        print(f"seed {seed}\n{table[shown].round(3).to_string(index=False)}", flush=True)
-    mean = pd.concat(tables).groupby("label_file")[["stability", "stability_excess"]].mean()
-    print(f"\nmean over cohorts\n{mean.round(3).to_string()}")
-    chosen = pd.DataFrame([choices(table) for table in tables])
-    print(json.dumps({rule: chosen[rule].value_counts(sort=False).to_dict() for rule in chosen}))
-
-
-if __name__ == "__main__":
-    main()
