@@ -15,8 +15,8 @@ PAGE = Path(__file__).parents[1] / "docs" / "python.md"
 
 @pytest.mark.slow
 def test_the_code_of_the_page_runs_and_finds_what_was_planted():
-    # The first block reads a project: tests/test_snippets.py runs it.
-    _, *blocks = re.findall(r"```python\n(.*?)```", PAGE.read_text(), flags=re.DOTALL)
+    # The first two blocks read a project: tests/test_snippets.py runs them.
+    _, _, *blocks = re.findall(r"```python\n(.*?)```", PAGE.read_text(), flags=re.DOTALL)
     shown: dict = {}
     for code in blocks:
         exec(compile(code, str(PAGE), "exec"), shown)

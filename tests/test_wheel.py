@@ -59,6 +59,7 @@ def test_the_commands_run_from_the_wheel_alone(wheel, tmp_path):
 def test_what_does_not_lie_in_the_package_is_inside(wheel):
     names = set(zipfile.ZipFile(wheel).namelist())
     inside = {f"trend_dagster/_shipped/profiles/{p.name}" for p in (ROOT / "profiles").iterdir()}
+    inside |= {"trend_dagster/_shipped/constraints.txt"}
     inside |= {"trend_dagster/_shipped/dagster.yaml", "trend_dagster/_shipped/workspace.yaml"}
     inside |= {"trend_dagster/delivery/page/page.html", "trend_dagster/py.typed"}
     assert inside <= names

@@ -12,7 +12,7 @@ from pathlib import Path
 import numpy as np
 import pytest
 
-from tests.service import TREND, trend
+from tests.service import TREND, Dev, trend, wait_until
 from trend_dagster.project.folder import Project
 from trend_dagster.storage.provenance import Recipe
 from trend_dagster.storage.stores import Store
@@ -44,6 +44,13 @@ def found(folder: Path, *options: str) -> dict[str, str]:
     return {one["path"]: one["what"] for one in json.loads(done.stdout)["found"]}
 
 
+def test_dev_that_is_ended_before_it_is_up_says_that_it_starts_and_ends_with_0(project):
+    dev = Dev(project)
+    wait_until(lambda: "Starting" in dev.said(), 60, "a first line")
+    assert dev.end() == 0
+    assert "Traceback" not in dev.said()
+
+
 def old(path: Path) -> Path:
     """Let a folder or file look as if it was written to two hours ago."""
     then = time.time() - 7200
@@ -70,8 +77,9 @@ def test_gc_says_what_is_needed_no_more_and_removes_it_only_when_told(project):
     assert set(found(project)) == {str(path) for path in wanted}
     assert set(found(project, "--keep", "2")) == {str(p) for p in wanted - {versions[1]}}
 
-    said = trend("gc", project)  # asks, and nobody answers
+    said = trend("gc", project)  # nobody can be asked
     assert "Remove 5 of these" in said.stdout
+    assert "--yes" in said.stdout
     assert all(path.exists() for path in wanted)
 
     done = trend("gc", project, "--yes")

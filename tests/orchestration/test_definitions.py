@@ -27,7 +27,7 @@ def test_a_broken_trend_yaml_fails_a_run_in_its_step_which_is_not_tried_again(
         done = execute_here(
             definitions,
             instance,
-            "cortex",
+            dg.AssetKey("cortex"),
             module=MODULE,
             location=LOCATION,
             tags={},

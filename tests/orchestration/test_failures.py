@@ -42,7 +42,9 @@ def test_a_command_gets_the_message_and_what_failed(tmp_path, monkeypatch):
     file = tmp_path / "told"
     sensor, run_id, _ = notice(monkeypatch, f'(cat; echo "$TREND_JOB $TREND_RUN") > {file}')
     assert sensor.default_status is dg.DefaultSensorStatus.RUNNING
-    assert file.read_text().startswith(f"trend: nightly failed (run {run_id})\n")
+    assert file.read_text().startswith(
+        f"trend: nightly failed (run {run_id})\nValueError: no such luck\n"
+    )
     assert file.read_text().endswith(f"nightly {run_id}\n")
 
 
@@ -77,3 +79,11 @@ def test_an_address_gets_json():
 def test_a_command_that_fails_is_an_error_that_dagster_shows():
     with pytest.raises(subprocess.CalledProcessError):
         tell("exit 3", "nightly", "abc", "why")
+
+
+def test_the_message_names_the_project_and_the_page(tmp_path, monkeypatch):
+    monkeypatch.setenv("TREND_PROJECT", "/data/study2")
+    monkeypatch.setenv("TREND_PAGE_URL", "https://lab/trend/")
+    tell(f"cat > {tmp_path / 'told'}", "nightly", "abc", "why")
+    said = "trend: nightly of study2 failed (run abc)\nwhy\nhttps://lab/trend/runs/abc\n"
+    assert (tmp_path / "told").read_text() == said

@@ -8,6 +8,7 @@ import sqlite3
 import subprocess
 import sys
 import threading
+import time
 from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 
@@ -16,9 +17,12 @@ import psutil
 import pytest
 from dagster._core.events import EngineEventData
 from dagster._core.storage.tags import GRPC_INFO_TAG
+from dagster._daemon.types import DaemonHeartbeat
 from sqlalchemy.exc import DatabaseError
 
-from trend_dagster.errors import SettingsError, StoreError
+from tests.conftest import write_project
+from trend_dagster.errors import ServerError, SettingsError, StoreError
+from trend_dagster.orchestration import service
 from trend_dagster.orchestration.instance import (
     added_settings,
     end_dead_runs,
@@ -73,6 +77,67 @@ def test_the_users_home_of_dagster_is_used(tmp_path, monkeypatch):
         pass
     assert (tmp_path / "lab" / "history").is_dir()
     assert not (tmp_path / "project").exists()
+
+
+@pytest.fixture
+def lab(tmp_path, monkeypatch) -> Path:
+    """A home of Dagster that several projects could use, and a project that is about to."""
+    monkeypatch.setenv("DAGSTER_HOME", str(tmp_path / "lab"))
+    (tmp_path / "mine").mkdir()
+    return tmp_path / "mine"
+
+
+def test_records_that_another_project_has_are_refused(lab):
+    with open_instance(lab):
+        pass
+    with (
+        pytest.raises(SettingsError, match=r"the records of project .*mine(.|\n)*TREND_KEY_PREFIX"),
+        open_instance(lab.with_name("theirs")),
+    ):
+        pass
+    lab.rename(lab.with_name("moved"))  # a project that was moved keeps its records
+    with open_instance(lab.with_name("moved")):
+        pass
+
+
+def test_records_of_a_deployment_that_never_said_whose_they_are_tell_it(lab):
+    version = lab.with_name("study2") / "store" / "bold" / "bold_run=sub-01" / "2026"
+    version.mkdir(parents=True)
+    record = dg.AssetMaterialization("bold", metadata={"store": dg.MetadataValue.path(version)})
+    with dg.DagsterInstance.from_config(str(_made(lab.with_name("lab")))) as deployed:
+        deployed.report_runless_asset_event(record)
+    with (
+        pytest.raises(SettingsError, match=r"the records of project .*study2"),
+        open_instance(lab),
+    ):
+        pass
+
+
+def _made(folder: Path) -> Path:
+    folder.mkdir(exist_ok=True)
+    (folder / "dagster.yaml").write_text("telemetry: {enabled: false}\n")
+    return folder
+
+
+def test_no_second_daemon_is_started_on_the_records_of_one_that_lives(lab, monkeypatch):
+    monkeypatch.setattr(service, "BEAT_SECONDS", 2.0)
+    said: list[str] = []
+    with open_instance(lab) as instance:
+        service.make_sure_no_daemon(instance, said.append)
+        assert not said
+
+        def beat() -> None:
+            instance.add_daemon_heartbeat(DaemonHeartbeat(time.time(), "SENSOR", "one", []))
+
+        beat()
+        service.make_sure_no_daemon(instance, said.append)  # it was ended a moment ago
+        assert "moment ago" in said[0]
+        beat()
+        later = threading.Timer(0.5, beat)
+        later.start()
+        with pytest.raises(ServerError, match="no other daemon at work"):
+            service.make_sure_no_daemon(instance, said.append)
+        later.join()
 
 
 @pytest.mark.parametrize("text", ["a list", "retention: {weeks: 3}", "telemetry: ["])
@@ -217,3 +282,28 @@ def test_where_there_are_no_records_none_are_made(tmp_path):
         assert records is None
     assert not list(tmp_path.iterdir())
     shutil.rmtree(tmp_path)
+
+
+@pytest.mark.slow
+def test_projects_with_prefixes_of_their_own_share_an_instance(tmp_path):
+    known = {}
+    for name, removed in (("first", None), ("second", "sub-03_run-2.npy")):
+        folder = write_project(tmp_path / name)
+        if removed:
+            (folder / "bold" / removed).unlink()
+        environment = os.environ | {
+            "DAGSTER_HOME": str(tmp_path / "lab"),
+            "TREND_KEY_PREFIX": name,
+            "COLUMNS": "200",
+        }
+        command = [Path(sys.executable).with_name("trend"), "run", folder, "--select", "bold"]
+        said = subprocess.run(command, env=environment, text=True, capture_output=True, check=True)
+        assert f"{tmp_path / 'lab'} (DAGSTER_HOME), under {name}" in said.stdout
+        known[name] = len(list((folder / "bold").glob("*.npy")))
+    _made(tmp_path / "lab")
+    with dg.DagsterInstance.from_config(str(tmp_path / "lab")) as shared:
+        for name, count in known.items():
+            assert len(shared.get_dynamic_partitions(f"{name}_bold_run")) == count
+            made = shared.get_materialized_partitions(dg.AssetKey([name, "bold"]))
+            assert len(made) == count
+        assert not shared.get_dynamic_partitions("bold_run")

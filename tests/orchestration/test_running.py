@@ -489,3 +489,10 @@ def test_a_place_that_the_page_holds_is_waited_for_with_a_word(tmp_path):
             ("trained_model", f"waits for run {run[:8]} in pool training, see the page")
         ]
         assert not storage.get_concurrency_run_ids()
+
+
+def test_what_is_made_anew_and_equal_puts_nothing_out_of_date(finished):
+    assert run(finished, select=["bold", "embeddings"], force=True)["bold"].made > 1
+    project = Project.open(finished)
+    found = [state for asset in ASSETS.values() for state in Lineage(project).states(asset)]
+    assert [(s.asset, s.reasons) for s in found if s.status != "current"] == []

@@ -54,11 +54,13 @@ def _common(
     pass
 
 
+PROFILES = "default, autoencoder, demo or tutorial"
+
 Folder = Annotated[Path, typer.Argument(help="Folder of the project.")]
 ProjectFolder = Annotated[Path, typer.Option("--folder", help="Folder of the project.")]
 Profile = Annotated[
     str | None,
-    typer.Option(help="Profile in place of the one in trend.yaml: default, demo or tutorial."),
+    typer.Option(help=f"Profile in place of the one in trend.yaml: {PROFILES}."),
 ]
 Json = Annotated[bool, typer.Option("--json", help="Print JSON for programs in place of tables.")]
 

@@ -3,7 +3,9 @@
 from __future__ import annotations
 
 import os
+import signal
 import socket
+import sys
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated
 
@@ -38,15 +40,20 @@ def dev(
 
     It runs until it is ended: Ctrl-C, or `kill`.
     """
+    for ending in (signal.SIGTERM, signal.SIGINT, signal.SIGHUP):
+        signal.signal(ending, lambda number, frame: sys.exit(0))  # until there is what it ends
+    say("Starting ...")
     from trend_dagster.definitions import PROFILE_VARIABLE, PROJECT_VARIABLE
+    from trend_dagster.orchestration.failures import PAGE_VARIABLE
     from trend_dagster.orchestration.instance import (
         HOME_VARIABLE,
         added_settings,
+        elsewhere,
         instance_home,
         open_instance,
         open_records,
     )
-    from trend_dagster.orchestration.service import Service, only_service
+    from trend_dagster.orchestration.service import Service, make_sure_no_daemon, only_service
     from trend_dagster.project.folder import Project
 
     project = Project.open(folder, profile)
@@ -54,6 +61,7 @@ def dev(
     environment = os.environ | {
         PROJECT_VARIABLE: str(project.folder),
         PROFILE_VARIABLE: profile or "",
+        PAGE_VARIABLE: os.environ.get(PAGE_VARIABLE, f"http://127.0.0.1:{port}"),
     }
     where = f"Dagster UI of {project.folder}: http://127.0.0.1:{port}"
 
@@ -74,6 +82,9 @@ def dev(
         open_instance(project.folder, end_dead=False) as instance,  # the service does, and tells
     ):
         home = instance_home(project.folder)
+        if told := elsewhere(project.folder):
+            say(told)
+            make_sure_no_daemon(instance, say)
         _register(project, instance)
         if (home / "dagster.yaml").exists() and (ours := added_settings(home)):
             say(f"Dagster's settings are those of {home / 'dagster.yaml'}, with {', '.join(ours)}.")

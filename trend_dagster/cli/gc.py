@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import sys
 from pathlib import Path
 from typing import Annotated
 
@@ -50,7 +51,9 @@ def gc(
         console.print(table if found else "Nothing: all that is stored is in use.")
     removed = []
     ask = f"Remove {len(found)} of these, {bytes_shown(total)}?"
-    if found and (yes or (not as_json and typer.confirm(ask))):
+    if found and not (yes or as_json or sys.stdin.isatty()):
+        console.print(f"{ask} Nobody can be asked here: `--yes` does it.", soft_wrap=True)
+    elif found and (yes or (not as_json and typer.confirm(ask))):
         with only_run_here(project.folder):
             removed = [one for one in found if take_away(one)]
         freed = bytes_shown(sum(one.n_bytes for one in removed))

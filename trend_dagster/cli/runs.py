@@ -59,7 +59,7 @@ def run(
     quiet(as_json)
     from trend_dagster.definitions import build_definitions
     from trend_dagster.orchestration.assets import named_assets, select_assets
-    from trend_dagster.orchestration.instance import only_run_here, open_instance
+    from trend_dagster.orchestration.instance import elsewhere, only_run_here, open_instance
     from trend_dagster.orchestration.production import PROGRESS
     from trend_dagster.orchestration.running import Wish, run_all
     from trend_dagster.project.folder import Project
@@ -74,6 +74,8 @@ def run(
         open_instance(project.folder, alone=True) as instance,
         progress_bar() as show,
     ):
+        if where := elsewhere(project.folder):
+            say(where)
         PROGRESS.set(foretelling(show, say))
         if not selected or "bold" in selected:
             _show_foreseen(project)

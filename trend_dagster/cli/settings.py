@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from importlib.util import find_spec
 from pathlib import Path
 from typing import Annotated
 
@@ -9,22 +10,21 @@ import typer
 from rich.markup import escape
 from rich.table import Table
 
-from trend_dagster.cli.app import Folder, Json, Profile, app, console, emit, say
+from trend_dagster.cli.app import PROFILES, Folder, Json, Profile, app, console, emit, problems, say
 from trend_dagster.errors import InputError, cannot_write
 
 
 @app.command()
 def init(
     folder: Annotated[Path, typer.Argument(help="Folder to make; it may exist.")],
-    profile: Annotated[
-        str, typer.Option(help="Profile to build on: default, autoencoder, demo or tutorial.")
-    ] = "default",
+    profile: Annotated[str, typer.Option(help=f"Profile to build on: {PROFILES}.")] = "default",
     records: Annotated[
         str | None,
         typer.Option(
             metavar="URL",
             help="Lay Dagster's records into PostgreSQL: postgresql://USER@HOST/DATABASE, or "
-            "env:NAME for what that environment variable has. One database for each project.",
+            "env:NAME for what that environment variable has. One database for each project. Needs "
+            "`pip install 'trend_dagster[cluster]'`.",
         ),
     ] = None,
 ) -> None:
@@ -51,6 +51,12 @@ def init(
         from trend_dagster.orchestration.instance import lay_records_into
 
         lay_records_into(records, folder)
+        if find_spec("dagster_postgres") is None:
+            problems.print(
+                "[yellow]Note[/] records in PostgreSQL need more than is installed here: "
+                "pip install 'trend_dagster\\[cluster]'",
+                soft_wrap=True,
+            )
     try:
         for name in (inputs.bold, inputs.geodesic_labels):
             (folder / name).mkdir(parents=True, exist_ok=True)

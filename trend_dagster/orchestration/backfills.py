@@ -25,7 +25,7 @@ from trend_dagster.errors import RunDiedError
 from trend_dagster.orchestration.assets import ASSETS
 from trend_dagster.orchestration.checks import up_to_date_now
 from trend_dagster.orchestration.lineage import Lineage, State
-from trend_dagster.orchestration.partitions import PARTITIONS, to_key
+from trend_dagster.orchestration.partitions import PARTITIONS, asset_key, to_key
 from trend_dagster.orchestration.private import (
     BACKFILL_ID_TAG,
     MAX_RETRIES_TAG,
@@ -164,10 +164,10 @@ def _ask(instance: dg.DagsterInstance, todo: Plan, job: str) -> str:
     tags = {ASKED_BY_TAG: job, MAX_RETRIES_TAG: "0"}  # the job tries again, as a whole
     if todo.forced:
         tags[FORCE_TAG] = ",".join(todo.forced)
-    wanted: dict[str, tuple[dg.PartitionsDefinition[str] | None, list[str]]] = {}
+    wanted: dict[dg.AssetKey, tuple[dg.PartitionsDefinition[str] | None, list[str]]] = {}
     for asset, states in todo.wanted.items():
         keys = [key for s in states if (key := to_key(s.partition)) is not None]
-        wanted[asset] = (PARTITIONS[ASSETS[asset].dims], keys)
+        wanted[asset_key(asset)] = (PARTITIONS[ASSETS[asset].dims], keys)
     return ask_for_backfill(instance, wanted, tags, job)
 
 

@@ -17,6 +17,7 @@ from dagster import AssetCheckExecutionContext
 from trend_dagster.errors import StoreError
 from trend_dagster.orchestration.assets import ASSETS
 from trend_dagster.orchestration.lineage import Lineage, State
+from trend_dagster.orchestration.partitions import asset_key
 from trend_dagster.orchestration.production import LEFT_OUT, StoredAsset, removed
 from trend_dagster.project.folder import BOLD_RUN, LABEL_FILE, N_COMPONENTS, Project
 from trend_dagster.project.recordings import copies
@@ -286,7 +287,7 @@ def _check(asset: StoredAsset, name: str, find: Find) -> dg.AssetChecksDefinitio
     )
 
     @dg.asset_check(
-        asset=asset.name,
+        asset=asset_key(asset.name),
         name=name,
         required_resource_keys={"project"},
         description=f"{find.__doc__} Asked of every stored output.",
@@ -317,7 +318,7 @@ def _up_to_date() -> dg.AssetChecksDefinition:
         specs=[
             dg.AssetCheckSpec(
                 "up_to_date",
-                asset=name,
+                asset=asset_key(name),
                 description="Made from today's inputs, settings and code; says which have changed "
                 "since.",
             )
@@ -346,7 +347,7 @@ def _staleness(asset: StoredAsset, states: list[State]) -> dg.AssetCheckResult:
     if asset.keep_when_inputs_change:
         advice = "It is used as it is. To train anew: `trend run --retrain`."
     result = _result(stale, {"outputs_checked": len(stored)}, advice)
-    return result._replace(asset_key=dg.AssetKey(asset.name), check_name="up_to_date")
+    return result._replace(asset_key=asset_key(asset.name), check_name="up_to_date")
 
 
 def up_to_date_now(name: str, states: list[State]) -> dg.AssetCheckEvaluation:
@@ -371,12 +372,12 @@ def evaluation(result: dg.AssetCheckResult) -> dg.AssetCheckEvaluation:
 def files_there_now(project: Project, name: str) -> dg.AssetCheckEvaluation:
     """The check `files_there`, asked outside of a check's run."""
     found = _are_files_there(project, ASSETS[name])
-    return evaluation(found._replace(asset_key=dg.AssetKey(name), check_name="files_there"))
+    return evaluation(found._replace(asset_key=asset_key(name), check_name="files_there"))
 
 
 def _files_there(asset: StoredAsset) -> dg.AssetChecksDefinition:
     @dg.asset_check(
-        asset=asset.name,
+        asset=asset_key(asset.name),
         name="files_there",
         required_resource_keys={"project"},
         description="The file of every stored input is still there.",

@@ -10,12 +10,19 @@ import json
 import os
 import subprocess
 import urllib.request
+from pathlib import Path
 
 import dagster as dg
+
+from trend_dagster.orchestration.private import PARTITION_TAGS
+from trend_dagster.orchestration.running import said_by_steps
 
 ON_FAILURE_VARIABLE = "TREND_ON_FAILURE"
 """Environment variable: the command or address. Not a setting: a project that somebody else made
 must not name commands that run here."""
+
+PAGE_VARIABLE = "TREND_PAGE_URL"
+"""Environment variable: the address of the page, for links to it; `trend dev` sets its own."""
 
 SECONDS = 60.0
 """That a command or an address may take."""
@@ -34,7 +41,11 @@ def build_failure_sensor() -> dg.SensorDefinition:
         if not to:
             return dg.SkipReason(f"{ON_FAILURE_VARIABLE} is not set")
         run = context.dagster_run
-        tell(to, run.job_name, run.run_id, context.failure_event.message or "failed")
+        why = said_by_steps(context.get_step_failure_events())
+        what = [key.path[-1] for key in run.asset_selection or ()]
+        what += [value for tag, value in run.tags.items() if tag in PARTITION_TAGS]
+        lines = [*(why or [context.failure_event.message or "failed"]), ", ".join(sorted(what))]
+        tell(to, run.job_name, run.run_id, "\n".join(filter(None, lines)))
         return None
 
     return run_failures
@@ -59,7 +70,10 @@ def tell(to: str, job: str, run_id: str, message: str) -> None:
         If that fails; Dagster shows it at the sensor. The message is not sent again.
     """
     facts = {"job": job, "run": run_id, "project": os.environ.get("TREND_PROJECT", "")}
-    text = f"trend: {job} failed (run {run_id})\n{message}\n"
+    of = f" of {name}" if (name := Path(facts["project"]).name) else ""
+    text = f"trend: {job}{of} failed (run {run_id})\n{message}\n"
+    if page := os.environ.get(PAGE_VARIABLE):
+        text += f"{page.rstrip('/')}/runs/{run_id}\n"
     if to.startswith(("http://", "https://")):
         body = json.dumps({"text": text, **facts}).encode()
         request = urllib.request.Request(to, body, {"Content-Type": "application/json"})

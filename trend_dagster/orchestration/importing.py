@@ -32,7 +32,7 @@ from trend_dagster.orchestration.io_managers import (
     latest_records,
     materialization,
 )
-from trend_dagster.orchestration.partitions import register
+from trend_dagster.orchestration.partitions import asset_key, register
 from trend_dagster.orchestration.production import publish_alone
 from trend_dagster.project.folder import BOLD_RUN, Project
 from trend_dagster.project.recordings import read_recording
@@ -109,7 +109,7 @@ def import_file(
         {f"file {file.name}": digest_of_file(file)},
         imported_from=file.name,
     )
-    upstream = latest_records(instance, map(dg.AssetKey, asset.upstream))
+    upstream = latest_records(instance, map(asset_key, asset.upstream))
     if BOLD_RUN in asset.dims:
         register(instance, BOLD_RUN, project.keys(BOLD_RUN))
     versions = []

@@ -26,6 +26,7 @@ from sqlalchemy.exc import DatabaseError
 
 from trend_dagster.errors import SettingsError, StoreError, cannot_write
 from trend_dagster.files import replace_file
+from trend_dagster.orchestration.partitions import PREFIX, PREFIX_VARIABLE, asset_key
 from trend_dagster.orchestration.private import (
     BEGAN_TAG,
     GRPC_INFO_TAG,
@@ -76,12 +77,11 @@ def open_instance(
     StoreError
         If its databases cannot be used.
     SettingsError
-        If the user's `dagster.yaml` cannot be used.
+        If the user's `dagster.yaml` cannot be used, or the records are another project's.
     """
     home = instance_home(project)
     with _settings_in_words(home), _errors_in_words(home), _open(home, home) as instance:
-        if home != project.resolve() / ".dagster" or in_a_server(home):
-            _only_of(project, instance)
+        make_sure_of(instance, project)
         if end_dead:
             served = not is_free(service_lock(project))
             end_dead_runs(instance, launched=not served, alone=alone)
@@ -160,29 +160,57 @@ def in_a_server(home: Path) -> bool:
     return "storage" in _users(home)
 
 
-PROJECT_KEY = "trend/project"
-"""In the records: the folder of the project that they are of."""
+PROJECT_KEY = "/".join(["trend/project", *PREFIX])
+"""In the records: the folder of the project that those under this prefix are of."""
 
 
-def _only_of(project: Path, instance: dg.DagsterInstance) -> None:
-    """Make sure that records which do not lie in the project are of this project alone.
+def make_sure_of(instance: dg.DagsterInstance, project: Path) -> None:
+    """Make sure that records which lie elsewhere than in the project's own folder are its own.
+
+    Two projects in one instance would take each other's partitions away.
+
+    Parameters
+    ----------
+    instance : DagsterInstance
+        Where something is about to be recorded.
+    project : Path
+        Folder of the project.
 
     Raises
     ------
     SettingsError
-        If they are of another one, which still is there.
+        If they are of another project, which still is there.
     """
-    here = str(project.resolve())
-    known = instance.run_storage.get_cursor_values({PROJECT_KEY}).get(PROJECT_KEY, here)
-    if known != here and Path(known).is_dir():
+    here, own = str(project.resolve()), project.resolve() / ".dagster"
+    home = Path(instance.root_directory).resolve()
+    if home == own and not in_a_server(own):
+        return
+    known = instance.run_storage.get_cursor_values({PROJECT_KEY}).get(PROJECT_KEY)
+    owner = known or _project_on_record(instance) or here
+    if owner != here and Path(owner).is_dir():
+        other = f"Unset {HOME_VARIABLE}, let it name another folder"
+        if in_a_server(home):
+            other = "Make another database (`createdb NAME`) and name that one"
         raise SettingsError(
-            f"Dagster's records in {records_home(project)}, or where dagster.yaml there says",
+            f"records in {home}" if home != own else f"records that {own / 'dagster.yaml'} names",
             expected="a database of this project's own",
-            found=f"the records of project {known}",
-            remedy=f"Name another folder in {HOME_VARIABLE}; in PostgreSQL make another database "
-            "(`createdb NAME`), and name that one.",
+            found=f"the records of project {owner}",
+            remedy=f"{other}, or set {PREFIX_VARIABLE} to a name for this project, wherever it "
+            "is opened (docs/your-dagster.md).",
         )
-    instance.run_storage.set_cursor_values({PROJECT_KEY: here})
+    if known != here:
+        instance.run_storage.set_cursor_values({PROJECT_KEY: here})
+
+
+def _project_on_record(instance: dg.DagsterInstance) -> str | None:
+    """Project whose outputs are on record, in records that do not say yet whose they are."""
+    for asset in ("bold", "average_correlation", "embeddings"):
+        for record in instance.fetch_materializations(asset_key(asset), limit=1).records:
+            found = record.asset_materialization and record.asset_materialization.metadata
+            if found and "store" in found:
+                path = Path(str(found["store"].value))
+                return next((str(p.parent) for p in path.parents if p.name == "store"), None)
+    return None
 
 
 def lay_records_into(url: str, project: Path) -> Path:
@@ -344,6 +372,14 @@ def service_lock(project: Path) -> Path:
 def instance_home(project: Path) -> Path:
     """Folder of the instance's state, made if need be: the user's DAGSTER_HOME, else `.dagster`."""
     return _make(records_home(project))
+
+
+def elsewhere(project: Path) -> str | None:
+    """Say whose records are used where DAGSTER_HOME decides; None where it is not set."""
+    if not os.environ.get(HOME_VARIABLE):
+        return None
+    prefix = f", under {'/'.join(PREFIX)}" if PREFIX else ""
+    return f"Dagster's records are those in {records_home(project)} ({HOME_VARIABLE}){prefix}."
 
 
 def records_home(project: Path) -> Path:

@@ -18,7 +18,7 @@ import dagster as dg
 from numpy.typing import NDArray
 
 from trend_dagster.errors import MissingUpstreamError
-from trend_dagster.orchestration.partitions import to_key, to_partition
+from trend_dagster.orchestration.partitions import DIMENSIONS, asset_key, to_key, to_partition
 from trend_dagster.orchestration.private import (
     CODE_VERSION_TAG,
     DATA_VERSION_IS_USER_PROVIDED_TAG,
@@ -174,8 +174,8 @@ def _found(version: Version | None, asset: str, partition: Partition) -> Version
 def _dims_of(definition: dg.PartitionsDefinition[str], asset: str) -> tuple[str, ...]:
     if isinstance(definition, dg.MultiPartitionsDefinition):
         return tuple(sorted(dim.name for dim in definition.partitions_defs))
-    if isinstance(definition, dg.DynamicPartitionsDefinition) and definition.name:
-        return (definition.name,)
+    if dims := tuple(dim for dim, known in DIMENSIONS.items() if known == definition):
+        return dims
     raise TypeError(f"{asset} is partitioned by {definition}, which this store does not know")
 
 
@@ -259,7 +259,7 @@ def materialization(
     """
     version = published.version
     return dg.AssetMaterialization(
-        asset_key=version.asset,
+        asset_key=asset_key(version.asset),
         partition=to_key(version.partition),
         metadata=_metadata(published),
         tags=_tags(published, upstream),
@@ -292,7 +292,7 @@ def _tags(published: Published, upstream: Mapping[str, dg.EventLogRecord | None]
         # date, for Dagster, when that changes from now.
         made_from = digests.get(asset) or digest_of(digests)
         used = made_from if digests else _data_version(record)
-        key = dg.AssetKey(asset)
+        key = asset_key(asset)
         tags[get_input_data_version_tag(key)] = used
         tags[get_input_event_pointer_tag(key)] = (
             NULL_EVENT_POINTER if record is None else str(record.storage_id)

@@ -24,7 +24,7 @@ from trend_dagster.errors import RunDiedError, SettingsError, TrendError
 from trend_dagster.orchestration.assets import ASSETS, find_asset
 from trend_dagster.orchestration.backfills import make_all
 from trend_dagster.orchestration.importing import READERS, import_file
-from trend_dagster.orchestration.instance import end_dead_runs, only_run_here
+from trend_dagster.orchestration.instance import end_dead_runs, make_sure_of, only_run_here
 from trend_dagster.orchestration.partitions import register_all
 from trend_dagster.orchestration.private import RETRY_ON_ASSET_OR_OP_FAILURE_TAG
 from trend_dagster.orchestration.running import Outcome, Wish
@@ -154,6 +154,7 @@ def _run(
         retrain=config.retrain or spec.retrain,
     )
     with only_run_here(project.folder, wait=context.log.info):
+        make_sure_of(context.instance, project.folder)
         end_dead_runs(context.instance, alone=True)
         for _, error in register_all(context.instance, project):
             raise error
@@ -226,6 +227,7 @@ def _import(context: OpExecutionContext, config: ImportConfig) -> list[Version]:
             remedy="Name one of these.",
         )
     project: Project = context.resources.project.open()
+    make_sure_of(context.instance, project.folder)
     with only_run_here(project.folder, wait=context.log.info):
         file = project.folder / config.file
         return import_file(project, context.instance, file, READERS[config.kind])

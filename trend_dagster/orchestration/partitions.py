@@ -1,15 +1,16 @@
 """The dimensions along which work is cut, and the keys of their partitions.
 
 What belongs here: partition definitions, keeping Dagster's keys those of today's inputs and
-settings, and the translation between Dagster's keys and the ``{dimension: key}`` form that the
-store uses. What does not: which keys there are today (the project knows its files) and how one
-asset's partitions depend on another's (``production``).
+settings, and the translation between the names that an instance knows and those of the store (an
+asset's, and the ``{dimension: key}`` form). What does not: which keys there are today (the project
+knows its files) and how one asset's partitions depend on another's (``production``).
 
 See https://docs.dagster.io/guides/build/partitions-and-backfills.
 """
 
 from __future__ import annotations
 
+import os
 from collections.abc import Iterator, Sequence
 
 import dagster as dg
@@ -18,8 +19,32 @@ from trend_dagster.errors import TrendError
 from trend_dagster.project.folder import BOLD_RUN, LABEL_FILE, N_COMPONENTS, SUBJECT, Project
 from trend_dagster.storage.stores import WHOLE, Partition
 
+PREFIX_VARIABLE = "TREND_KEY_PREFIX"
+"""Environment variable: what all asset keys and names of partitions begin with in the instance.
+
+It tells projects apart that share one instance. No setting of `trend.yaml`: assets are defined
+before a project is opened."""
+
+PREFIX = tuple(filter(None, os.environ.get(PREFIX_VARIABLE, "").split("/")))
+
+
+def asset_key(asset: str) -> dg.AssetKey:
+    """Dagster's key of an asset."""
+    return dg.AssetKey([*PREFIX, asset])
+
+
+def name_of(dimension: str) -> str:
+    """Name that a dimension has in the instance."""
+    return "_".join([*PREFIX, dimension])
+
+
+def known_keys(instance: dg.DagsterInstance, dimension: str) -> Sequence[str]:
+    """Keys of a dimension that Dagster knows, in its order."""
+    return instance.get_dynamic_partitions(name_of(dimension))
+
+
 DIMENSIONS = {
-    name: dg.DynamicPartitionsDefinition(name=name)
+    name: dg.DynamicPartitionsDefinition(name=name_of(name))
     for name in (BOLD_RUN, LABEL_FILE, N_COMPONENTS, SUBJECT)
 }
 
@@ -95,11 +120,11 @@ def register(instance: dg.DagsterInstance, dimension: str, keys: Sequence[str]) 
     keys : sequence of str
         All keys that there are.
     """
-    known = set(instance.get_dynamic_partitions(dimension))
+    known = set(known_keys(instance, dimension))
     if new := [key for key in keys if key not in known]:
-        instance.add_dynamic_partitions(dimension, new)
+        instance.add_dynamic_partitions(name_of(dimension), new)
     for key in sorted(known.difference(keys)):
-        instance.delete_dynamic_partition(dimension, key)
+        instance.delete_dynamic_partition(name_of(dimension), key)
 
 
 def register_all(

@@ -97,6 +97,13 @@ def this_process() -> dict[str, str]:
     }
 
 
+PARTITION_TAGS = (
+    "dagster/partition",
+    ASSET_PARTITION_RANGE_START_TAG,
+    ASSET_PARTITION_RANGE_END_TAG,
+)
+"""Tags of a run that say which partitions it makes."""
+
 REPOSITORY = "__repository__"  # the name that Dagster gives to a code location's only repository
 WHOLE_GRAPH_JOB = "__ASSET_JOB"
 
@@ -104,7 +111,7 @@ WHOLE_GRAPH_JOB = "__ASSET_JOB"
 def execute_here(
     definitions: dg.Definitions,
     instance: dg.DagsterInstance,
-    asset: str,
+    asset: dg.AssetKey,
     *,
     module: str,
     location: str,
@@ -122,8 +129,8 @@ def execute_here(
         With the asset.
     instance : DagsterInstance
         Where the run is recorded.
-    asset : str
-        Its name.
+    asset : AssetKey
+        Its key.
     module, location : str
         Module and name of the code location, as ``workspace.yaml`` has them.
     tags : mapping
@@ -136,7 +143,7 @@ def execute_here(
     JobExecutionResult
         Errors are in it, not raised.
     """
-    selection = frozenset({dg.AssetKey(asset)})
+    selection = frozenset({asset})
     job = definitions.resolve_implicit_global_asset_job_def().get_subset(asset_selection=selection)
     origin = ManagedGrpcPythonEnvCodeLocationOrigin(
         loadable_target_origin=LoadableTargetOrigin(module_name=module), location_name=location
@@ -157,7 +164,7 @@ def execute_here(
 
 def ask_for_backfill(
     instance: dg.DagsterInstance,
-    wanted: Mapping[str, tuple[dg.PartitionsDefinition[str] | None, Sequence[str]]],
+    wanted: Mapping[dg.AssetKey, tuple[dg.PartitionsDefinition[str] | None, Sequence[str]]],
     tags: Mapping[str, str],
     title: str,
 ) -> str:
@@ -167,7 +174,7 @@ def ask_for_backfill(
     ----------
     instance : DagsterInstance
         Whose daemon.
-    wanted : mapping of str to tuple
+    wanted : mapping of AssetKey to tuple
         For each asset its definition of partitions and the keys wanted; None and nothing where it
         has no partitions.
     tags : mapping
@@ -189,13 +196,11 @@ def ask_for_backfill(
             dynamic_partitions_store=instance,
             asset_graph_subset=AssetGraphSubset(  # type: ignore[call-arg]
                 partitions_subsets_by_asset_key={
-                    dg.AssetKey(name): definition.subset_with_partition_keys(keys)
-                    for name, (definition, keys) in wanted.items()
+                    key: definition.subset_with_partition_keys(keys)
+                    for key, (definition, keys) in wanted.items()
                     if definition is not None
                 },
-                non_partitioned_asset_keys={
-                    dg.AssetKey(name) for name, (d, _) in wanted.items() if d is None
-                },
+                non_partitioned_asset_keys={key for key, (d, _) in wanted.items() if d is None},
             ),
             title=title,
             description=None,

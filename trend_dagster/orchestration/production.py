@@ -56,8 +56,9 @@ from trend_dagster.errors import (
 )
 from trend_dagster.files import replace_file
 from trend_dagster.orchestration.engines import on_dask
+from trend_dagster.orchestration.instance import make_sure_of
 from trend_dagster.orchestration.io_managers import NONE, Published, Result
-from trend_dagster.orchestration.partitions import PARTITIONS, to_partition
+from trend_dagster.orchestration.partitions import PARTITIONS, asset_key, to_partition
 from trend_dagster.orchestration.private import RECORDED_ONE_BY_ONE
 from trend_dagster.orchestration.room import check_disk, check_memory, memory_of_machine
 from trend_dagster.project.folder import BOLD_RUN, N_COMPONENTS, SUBJECT, Project
@@ -108,7 +109,10 @@ def _documentation(asset: str) -> dg.MetadataValue[Any]:
     page = f"reference/assets.html#{asset}"
     served = os.environ.get(DOCS_VARIABLE)
     if served is None:
-        return dg.MetadataValue.text(page)
+        return dg.MetadataValue.text(
+            f"`make docs` in a checkout makes site/{page}; where it is served, {DOCS_VARIABLE} "
+            "makes this a link"
+        )
     return dg.MetadataValue.url(f"{served.rstrip('/')}/{page}")
 
 
@@ -242,6 +246,7 @@ class Task:
 
 Compute = Callable[..., Any]
 FilesOf = Callable[[Project, Partition], Mapping[str, Path]]
+Beside = Callable[[Project], Sequence[Version]]
 Deciding = Callable[[Settings], Mapping[str, dict[str, Any]]]
 NothingToDo = Callable[[Settings], str | None]
 LeftOut = Callable[[Project, Partition], str | None]
@@ -279,6 +284,9 @@ class StoredAsset:
         Takes the project and a partition; says why the user leaves it out, or None.
     files : callable, optional
         Takes the project and a partition, returns the input files that this asset reads, by name.
+    beside : callable, optional
+        Takes the project; returns stored versions that this asset reads and that are not among its
+        inputs.
     together : str, optional
         Dimension whose partitions are computed in one go.
     keep_when_inputs_change : bool
@@ -306,6 +314,7 @@ class StoredAsset:
     nothing_to_do: NothingToDo | None = None
     left_out: LeftOut | None = None
     files: FilesOf | None = None
+    beside: Beside | None = None
     together: str | None = None
     keep_when_inputs_change: bool = False
     result: bool = False
@@ -440,6 +449,8 @@ class StoredAsset:
         if self.files is not None:
             for name, file in self.files(project, partition).items():
                 digests[f"file {name}"] = project.digests.of(file)
+        if self.beside is not None:
+            digests |= {version.name: version.digest for version in self.beside(project)}
         traced = any(self.asks_for(name) for name in inputs)
         settings = self._identity(project)
         if (why := _excluded_by(self, inputs)) is not None:
@@ -528,7 +539,7 @@ class StoredAsset:
         """Make the Dagster asset: it computes any set of its partitions in one run."""
 
         @dg.asset(
-            name=self.name,
+            key=asset_key(self.name),
             deps=[self._dep(upstream) for upstream in self.inputs],
             partitions_def=PARTITIONS[self.dims],
             group_name=group_in_order(self.group),
@@ -547,9 +558,11 @@ class StoredAsset:
             keys = context.partition_keys if context.has_partition_key_range else None
             if keys is None:
                 keys = [context.partition_key] if context.has_partition_key else [None]
+            project: Project = context.resources.project.open()
+            make_sure_of(context.instance, project.folder)
             produced = produce(
                 self,
-                context.resources.project.open(),
+                project,
                 [to_partition(self.dims, key) for key in keys],
                 force=config.force or self.name in context.run.tags.get(FORCE_TAG, "").split(","),
                 run_id=context.run.run_id,
@@ -566,7 +579,7 @@ class StoredAsset:
             mapping = dg.MultiToSingleDimensionPartitionMapping(upstream.dims[0])
         elif self.takes_all_of(upstream):
             mapping = dg.AllPartitionMapping()
-        return dg.AssetDep(upstream.name, partition_mapping=mapping)
+        return dg.AssetDep(asset_key(upstream.name), partition_mapping=mapping)
 
 
 def _keys_for(project: Project, partition: Partition, dim: str) -> list[str]:

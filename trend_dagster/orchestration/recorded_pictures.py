@@ -15,7 +15,7 @@ from pathlib import Path
 import dagster as dg
 
 from trend_dagster.files import replace_file
-from trend_dagster.orchestration.partitions import to_key
+from trend_dagster.orchestration.partitions import asset_key, to_key
 from trend_dagster.project.folder import Project
 from trend_dagster.storage.stores import Version
 
@@ -88,7 +88,7 @@ def _recorded(project: Project, version: Version) -> dict[str, bytes]:
 
     key = to_key(version.partition)
     which = dg.AssetRecordsFilter(
-        dg.AssetKey(version.asset), asset_partitions=None if key is None else [key]
+        asset_key(version.asset), asset_partitions=None if key is None else [key]
     )
     with open_records(project.folder) as instance:
         records = instance.fetch_materializations(which, limit=10).records if instance else []

@@ -11,7 +11,7 @@ from __future__ import annotations
 
 import shlex
 import time
-from collections.abc import Collection, Iterator, Sequence
+from collections.abc import Collection, Iterable, Iterator, Sequence
 from dataclasses import dataclass, replace
 
 import dagster as dg
@@ -21,7 +21,7 @@ from trend_dagster.orchestration.instance import end_dead_runs
 from trend_dagster.orchestration.io_managers import PLANNED_TAG
 from trend_dagster.orchestration.lineage import Lineage, State
 from trend_dagster.orchestration.overview import doubts_about
-from trend_dagster.orchestration.partitions import register_all, to_key
+from trend_dagster.orchestration.partitions import asset_key, known_keys, register_all, to_key
 from trend_dagster.orchestration.private import (
     ASSET_PARTITION_RANGE_END_TAG,
     ASSET_PARTITION_RANGE_START_TAG,
@@ -319,7 +319,7 @@ def _unrecorded(
     instance: dg.DagsterInstance, asset: StoredAsset, found: Sequence[State]
 ) -> list[State]:
     """Stored outputs that Dagster does not know of: a run died between storing and recording."""
-    key = dg.AssetKey(asset.name)
+    key = asset_key(asset.name)
     recorded: dict[str | None, str | None]
     if asset.dims:
         tags = instance.event_log_storage.get_latest_tags_by_partition(
@@ -356,14 +356,18 @@ def _launch(
     if asset.dims:
         first, last = _range(asset, todo.make, instance)
         tags |= {ASSET_PARTITION_RANGE_START_TAG: first, ASSET_PARTITION_RANGE_END_TAG: last}
+    key = asset_key(asset.name)
     result = execute_here(
         definitions,
         instance,
-        asset.name,
+        key,
         module=MODULE,
         location=LOCATION,
         tags=tags,
-        run_config={"ops": {asset.name: {"config": {"force": todo.force}}}, **QUIET},
+        run_config={
+            "ops": {key.to_python_identifier(): {"config": {"force": todo.force}}},
+            **QUIET,
+        },
     )
     warnings = tuple(
         f"check {found.check_name}: {(found.description or '').splitlines()[0]}"
@@ -427,6 +431,11 @@ def _message(failure: StepFailureData) -> str:
     return _innermost(failure.error) if failure.error else "failed without an error"
 
 
+def said_by_steps(events: Iterable[dg.DagsterEvent]) -> list[str]:
+    """What a user reads of the steps that failed, each cause once."""
+    return list(dict.fromkeys(_message(event.step_failure_data) for event in events))
+
+
 def _is_interrupt(error: SerializableErrorInfo | None) -> bool:
     while error is not None:
         if error.cls_name == "DagsterExecutionInterruptedError":
@@ -464,6 +473,6 @@ def _range(
     ends: list[dict[str, str]] = [{}, {}]
     for dim in asset.dims:
         wanted = {s.partition[dim] for s in make}
-        inside = [key for key in instance.get_dynamic_partitions(dim) if key in wanted]
+        inside = [key for key in known_keys(instance, dim) if key in wanted]
         ends[0][dim], ends[1][dim] = inside[0], inside[-1]
     return str(to_key(ends[0])), str(to_key(ends[1]))

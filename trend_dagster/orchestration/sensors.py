@@ -20,9 +20,10 @@ import dagster as dg
 from trend_dagster.errors import TrendError
 from trend_dagster.orchestration.assets import ASSETS
 from trend_dagster.orchestration.checks import files_there_now, up_to_date_now
+from trend_dagster.orchestration.instance import make_sure_of
 from trend_dagster.orchestration.jobs import op_of
 from trend_dagster.orchestration.lineage import Lineage
-from trend_dagster.orchestration.partitions import DIMENSIONS
+from trend_dagster.orchestration.partitions import DIMENSIONS, known_keys
 from trend_dagster.orchestration.resources import ProjectResource
 from trend_dagster.project.folder import BOLD_RUN, LABEL_FILE, Project
 from trend_dagster.storage.provenance import digest_of
@@ -88,6 +89,7 @@ def build_sensor(interval_seconds: int, jobs: Sequence[Any]) -> dg.SensorDefinit
     ) -> dg.SensorResult:
         try:
             opened = project.open()
+            make_sure_of(context.instance, opened.folder)
             changes = _look_at_all(opened, _seen(context))
         except TrendError as error:
             return dg.SensorResult(skip_reason=str(error))
@@ -138,6 +140,7 @@ def build_lookout(interval_seconds: int) -> dg.SensorDefinition:
         before = _seen(context)
         try:
             opened = project.open()
+            make_sure_of(context.instance, opened.folder)
             changes = _look_at_all(opened, before)
             found = [*_found(opened, changes, before)]
         except TrendError as error:
@@ -208,7 +211,7 @@ def _partitions(
 ) -> Iterator[dg.AddDynamicPartitionsRequest | dg.DeleteDynamicPartitionsRequest]:
     """Let a new file become a partition; one that is gone is taken away, and its outputs stay."""
     for dim in INPUTS:
-        known, keys = instance.get_dynamic_partitions(dim), project.keys(dim)
+        known, keys = known_keys(instance, dim), project.keys(dim)
         if new := [key for key in changes[dim].new if key not in known]:
             yield DIMENSIONS[dim].build_add_request(new)
         if gone := [key for key in known if key not in keys]:

@@ -57,6 +57,8 @@ MOST_SHORT_LIVES = 5
 END_SECONDS = 15.0
 LOOK_SECONDS = 10.0
 CANCEL_SECONDS = 30.0
+BEAT_SECONDS = 45.0
+"""Time in which a daemon that is alive says so once more; Dagster's do every 30 s."""
 
 STOPPED = "`trend dev` was ended while this run was at work. The next `trend dev` starts it again."
 LEFT = "The process of this run was ended from outside, with all of `trend dev`."
@@ -355,6 +357,41 @@ def only_service(project: Path, port: int) -> Iterator[None]:
             found=f"one{where} ({taken.holder})",
             remedy="Use that page, or end it first.",
         ) from None
+
+
+def make_sure_no_daemon(instance: dg.DagsterInstance, say: Say) -> None:
+    """Make sure that no other daemon works for an instance: two do everything twice.
+
+    Parameters
+    ----------
+    instance : DagsterInstance
+        Which instance.
+    say : callable
+        Told if there was one a moment ago: then it is waited for its next sign of life.
+
+    Raises
+    ------
+    ServerError
+        If there is one.
+    """
+
+    def last() -> float:
+        beats = instance.get_daemon_heartbeats().values()
+        return max((beat.timestamp for beat in beats), default=0.0)
+
+    before = last()
+    if before + BEAT_SECONDS > time.time():
+        say("A daemon was at work on these records a moment ago: looking whether it still is.")
+    while before + BEAT_SECONDS > time.time():
+        if last() > before:
+            raise ServerError(
+                f"records in {instance.root_directory}",
+                expected="no other daemon at work on them",
+                found="one that is",
+                remedy="Use its page, with this project as one of its code locations "
+                "(docs/your-dagster.md), or end it; `trend dev --read-only` needs none.",
+            )
+        time.sleep(1)
 
 
 def marked(mark: str) -> list[psutil.Process]:

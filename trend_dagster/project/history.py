@@ -77,7 +77,7 @@ def settings_behind(project: Project, version: Version) -> dict[str, Any]:
         found = flatten(one.recipe.as_dict()["settings"]) | found
         for name, digest in one.recipe.inputs.items():
             asset, partition = described(name)
-            if asset in followed or asset.startswith(("file ", "current ")):
+            if asset in followed or asset.startswith("file "):
                 continue
             same = [v for v in versions(project, asset, partition) if v.digest == digest]
             if same:

@@ -630,6 +630,14 @@ def _merge(base: Mapping[str, Any], own: Mapping[str, Any]) -> dict[str, Any]:
     return merged
 
 
+_IN_YAML = {
+    "tuple_type": "a list, as [4, 6]",
+    "model_type": "settings below it, as {name: value}",
+    "dict_type": "settings below it, as {name: value}",
+}
+"""What a kind of pydantic's findings expects, where it speaks of Python."""
+
+
 def _explain(error: ValidationError, file: Path | str) -> SettingsError:
     """Turn the first of pydantic's findings into a sentence."""
     first = error.errors()[0]
@@ -645,7 +653,10 @@ def _explain(error: ValidationError, file: Path | str) -> SettingsError:
         )
     return SettingsError(
         f"setting {name} in {file}",
-        expected=first["msg"].removeprefix("Input should be ").removeprefix("Value error, "),
+        expected=_IN_YAML.get(
+            first["type"],
+            first["msg"].removeprefix("Input should be ").removeprefix("Value error, "),
+        ),
         found=repr(first["input"]),
         remedy="Correct the value, or take the line out to get the default.",
     )

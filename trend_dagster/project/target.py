@@ -16,7 +16,7 @@ from trend_dagster.project.recordings import INPUT
 from trend_dagster.science.resampling import Resampling
 from trend_dagster.science.surface import Surface
 from trend_dagster.storage.space import VertexSpace
-from trend_dagster.storage.stores import POINTER, Version, describe
+from trend_dagster.storage.stores import Version
 from trend_dagster.storage.template import Target, read_template, target_of
 
 
@@ -87,14 +87,15 @@ def stored_space(project: Project, n_vertices: int) -> MapSpace:
 
 
 def target_files(project: Project) -> dict[str, Path]:
-    """Files that tell what the rows are: the template, or the version of one run in the store."""
+    """The file that tells what the rows are: the template, if one is named."""
     name = project.settings.inputs.template
-    if name is not None:
-        return {"template": project.folder / name}
-    run = _any_run(project)
-    if run is None:
-        return {}
-    return {f"current {describe('bold', run.partition)}": run.path.parent / POINTER}
+    return {} if name is None else {"template": project.folder / name}
+
+
+def target_run(project: Project) -> list[Version]:
+    """The run in the store that tells what the rows are, where no template is named."""
+    run = None if project.settings.inputs.template else _any_run(project)
+    return [] if run is None else [run]
 
 
 def stored_target(project: Project, n_rows: int) -> Target | None:

@@ -20,6 +20,7 @@ from trend_dagster.orchestration.assets import (
     inputs,
     parcellation,
 )
+from trend_dagster.orchestration.partitions import asset_key
 from trend_dagster.orchestration.production import GROUPS, StoredAsset, group_in_order, stored
 from trend_dagster.project.settings import nearest
 
@@ -89,8 +90,12 @@ def _selection(word: str) -> dg.AssetSelection:
     """Read a word as the page does; bare names are keys, and a comma is `or`."""
     names = _names(word)
     word = _GROUP.sub(lambda found: f'group:"{group_in_order(found.group(1))}"', word)
-    word = _BARE.sub(lambda m: f'key:"{m.group()}"' if m.group() in names else m.group(), word)
+    word = _BARE.sub(lambda m: _key(m.group()) if m.group() in names else m.group(), word)
     return dg.AssetSelection.from_string(word.replace(",", " or "))
+
+
+def _key(name: str) -> str:
+    return f'key:"{asset_key(name).to_user_string()}"'
 
 
 def named_assets(words: Sequence[str]) -> list[str]:
@@ -149,5 +154,5 @@ def select_assets(words: Sequence[str]) -> list[str]:
                 found="something that selects no asset",
                 remedy="Correct it.",
             )
-        meant |= {key.to_user_string() for key in keys}
+        meant |= {key.path[-1] for key in keys}
     return [name for name in ASSETS if name in meant]

@@ -55,7 +55,7 @@ from trend_dagster.project.tables import (
     number_columns,
     summary_table,
 )
-from trend_dagster.project.target import MapSpace, map_space, target_files
+from trend_dagster.project.target import MapSpace, map_space, target_run
 from trend_dagster.science.parcellation.soft import (
     follow_networks,
     most_followed,
@@ -64,7 +64,7 @@ from trend_dagster.science.parcellation.soft import (
 from trend_dagster.storage.label_files import LabelFile, label_file_at
 from trend_dagster.storage.label_images import keys_of
 from trend_dagster.storage.space import same_voxels
-from trend_dagster.storage.stores import POINTER, Partition, Version, describe
+from trend_dagster.storage.stores import Partition, Version
 
 
 def _truth(project: Project) -> LabelFile | None:
@@ -166,6 +166,7 @@ def subcortical_networks(task: Task, selected_parcellations: Version, bold: Avai
     settings=("parcellation_images", named_by_atlas),
     code_version="3",
     files=template_files,
+    beside=target_run,
 )
 def parcellation_images(
     task: Task,
@@ -221,12 +222,8 @@ def _shown_beside(project: Project) -> Iterator[tuple[str, Partition]]:
             yield from ((asset.name, p) for p in found if p not in gone)
 
 
-def _pointers(project: Project, partition: Partition) -> dict[str, Path]:
-    """Pointers to what is shown: one changes exactly when another version becomes current."""
-    return {
-        f"current {describe(asset, key)}": project.store.folder(asset, key) / POINTER
-        for asset, key in _shown_beside(project)
-    } | target_files(project)
+def _beside(project: Project) -> list[Version]:
+    return [*_versions_beside(project), *target_run(project)]
 
 
 def _pages(settings: Settings) -> dict[str, dict[str, Any]]:
@@ -252,7 +249,8 @@ def _versions_beside(project: Project) -> list[Version]:
     ],
     settings=("selection", named_by_atlas, _pages),
     code_version="4",
-    files=_pointers,
+    files=template_files,
+    beside=_beside,
 )
 def report(
     task: Task,

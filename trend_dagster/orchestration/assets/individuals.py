@@ -40,7 +40,7 @@ from trend_dagster.project.folder import BOLD_RUN, SUBJECT, Project, subject_key
 from trend_dagster.project.mesh import surface_of
 from trend_dagster.project.settings import Settings, why_no_individuals
 from trend_dagster.project.tables import Parcellations, number_columns
-from trend_dagster.project.target import map_space
+from trend_dagster.project.target import map_space, target_run
 from trend_dagster.science.individuals.settings import IndividualsConfig
 from trend_dagster.science.surface import Surface
 from trend_dagster.storage.label_files import label_file_at
@@ -207,6 +207,7 @@ def individual_networks(
     code_version="2",
     nothing_to_do=why_no_individuals,
     files=template_files,
+    beside=target_run,
 )
 def network_names(
     task: Task,
@@ -240,6 +241,7 @@ def network_names(
     result=True,
     nothing_to_do=why_no_individuals,
     files=template_files,
+    beside=target_run,
 )
 def individual_maps(
     task: Task, individual_networks: Version, network_names: Version, cortex: Version

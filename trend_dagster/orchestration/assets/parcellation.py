@@ -59,7 +59,7 @@ from trend_dagster.project.tables import (
     summary_table,
     sweep_table,
 )
-from trend_dagster.project.target import map_space, target_files
+from trend_dagster.project.target import map_space, target_files, target_run
 from trend_dagster.science.connectivity.thresholding import BlockMatrix
 from trend_dagster.science.evidence.atlases import all_overlaps
 from trend_dagster.science.evidence.nulls import turns
@@ -274,6 +274,7 @@ def _no_atlas(settings: Settings) -> str | None:
     settings=("outputs",),
     nothing_to_do=_no_atlas,
     files=_atlas_files,
+    beside=target_run,
 )
 def atlas_overlap(task: Task, selected_parcellations: Version, cortex: Optional) -> Result:
     """What each network is most like in the atlases that `outputs.atlases` names.
