@@ -82,7 +82,8 @@ def test_a_command_that_fails_is_an_error_that_dagster_shows():
 
 
 def test_the_message_names_the_project_and_the_page(tmp_path, monkeypatch):
-    monkeypatch.setenv("TREND_PROJECT", "/data/study2")
+    (tmp_path / "study2").mkdir()
+    monkeypatch.setenv("TREND_PROJECT", str(tmp_path / "study2"))
     monkeypatch.setenv("TREND_PAGE_URL", "https://lab/trend/")
     tell(f"cat > {tmp_path / 'told'}", "nightly", "abc", "why")
     said = "trend: nightly of study2 failed (run abc)\nwhy\nhttps://lab/trend/runs/abc\n"

@@ -293,9 +293,15 @@ def test_identity_leaves_out_what_only_changes_speed_or_place(section):
             for name in ThresholdConfig.model_fields
             if ThresholdConfig().model_copy(update={name: (5.0,)}).kernels()
         },
-        "training": {"max_skipped_steps", "accelerator", "on_corrupt_state", "vertices_per_step"},
-        # Later settings, at their defaults: what was stored before them is current. So is the last
-        # of training.
+        "training": {
+            "max_skipped_steps",
+            "accelerator",
+            "on_corrupt_state",
+            "vertices_per_step",
+            "n_nodes",
+        },
+        # Later settings, at their defaults: what was stored before them is current. So are the last
+        # two of training.
         "bold": {"drop_first", "censor", "minimum_minutes"},
         "correlation": {"memory_budget_gib", "tile", "device", "weight"},
         "factorization": {"device", "compress_above"},

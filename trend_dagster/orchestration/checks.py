@@ -175,7 +175,7 @@ def _alive(project: Project, version: Version) -> Iterator[str]:
     share, worst = float(shares.max()), int(shares.argmax())
     if share > limit:
         yield f"leaves {share:.0%} of the vertices without loadings: " + _why_without(
-            project, version, n_dead=int(version.read("dead_components")[worst])
+            project, version, n_dead=int(version.read("dead_components").flat[worst])
         )
     rows, clusters = version.read("distinct_rows").min(), version.read("n_clusters").max()
     if rows < clusters:
