@@ -450,7 +450,9 @@ class StoredAsset:
             for name, file in self.files(project, partition).items():
                 digests[f"file {name}"] = project.digests.of(file)
         if self.beside is not None:
-            digests |= {version.name: version.digest for version in self.beside(project)}
+            # What was measured counts, too: maps go by the format of a run, which no array holds.
+            found = self.beside(project)
+            digests |= {v.name: digest_of([v.digest, v.facts]) for v in found}
         traced = any(self.asks_for(name) for name in inputs)
         settings = self._identity(project)
         if (why := _excluded_by(self, inputs)) is not None:
