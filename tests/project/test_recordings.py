@@ -8,6 +8,7 @@ import numpy as np
 import pytest
 
 from trend_dagster.errors import CohortError, InputError, SettingsError
+from trend_dagster.project import recordings
 from trend_dagster.project.folder import Project
 from trend_dagster.project.recordings import (
     Recording,
@@ -198,6 +199,18 @@ def test_without_any_table_it_is_one_error_in_the_same_words(folder):
             read(folder, run, confounds=["trans_x"])
         said.add(str(caught.value))
     assert len(said) == 1
+
+
+def test_each_table_is_read_once_however_many_runs_lack_theirs(folder, monkeypatch):
+    for i in range(3, 9):
+        (folder / "bold" / f"sub-0{i}_task-rest.npy").write_bytes(
+            (folder / "bold" / f"{RUNS[0]}.npy").read_bytes()
+        )
+    read = []
+    monkeypatch.setattr(recordings, "columns_of", lambda path: read.append(path) or ["trans_x"])
+    found = dict(foreseen(project(folder, confounds=["trans_x"])))
+    assert len(found) == 6
+    assert len(read) == 2
 
 
 def test_what_keeps_runs_from_being_used_is_foreseen_all_at_once(folder):

@@ -131,6 +131,11 @@ class Project:
         return files
 
     @cached_property
+    def found_columns(self) -> dict[tuple[str, str], tuple[list[str] | None, str]]:
+        """Columns of tables, or why there are none, by setting and run: each is read once."""
+        return {}
+
+    @cached_property
     def label_vertices(self) -> tuple[str, int] | None:
         """Name and number of vertices of the first label file that can be read."""
         with suppress(InputError):

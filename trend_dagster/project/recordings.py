@@ -363,10 +363,14 @@ def _lacking(
     """Tell what no table has, which is one error of the settings, from what a run lacks."""
 
     def columns(of: BoldRun) -> tuple[list[str] | None, str]:
-        try:
-            return columns_of(find(of)), ""
-        except InputError as error:
-            return None, f"expected {error.expected.partition(';')[0]}, found {error.found}"
+        known = project.found_columns
+        if (setting, of.key) not in known:
+            try:
+                known[setting, of.key] = columns_of(find(of)), ""
+            except InputError as error:
+                expected = error.expected.partition(";")[0]
+                known[setting, of.key] = None, f"expected {expected}, found {error.found}"
+        return known[setting, of.key]
 
     own, why = columns(run)
     if own is not None and (not own or not matching(wanted, own)[1]):
@@ -406,24 +410,22 @@ def foreseen(project: Project) -> Iterator[tuple[str, str]]:
     tuple of two str
         Key of a run, and why; what holds for all runs is said once, without a key.
     """
-    asked = project.settings.bold.confounds or project.settings.bold.censor
-    shortest, said = project.settings.bold.shortest, set()
+    config = project.settings.bold
+    asked, for_all = config.confounds or config.censor, False
     for key, run in project.bold_runs.items():
         if project.why_left_out(key) is not None:
             continue
         try:
-            why = why_tables_lack(project, run)
+            why = None if for_all else why_tables_lack(project, run)
         except SettingsError as error:
-            if str(error) not in said:
-                said.add(str(error))
-                yield "", str(error)
-            why = None
+            yield "", str(error)
+            why, for_all = None, True
         if why is not None:
             yield key, why
         if (n := count_volumes(run)) is None:
             continue
-        if n < shortest:
-            yield key, f"filters need {shortest} volumes, and there are {n}"
+        if n < config.shortest:
+            yield key, f"filters need {config.shortest} volumes, and there are {n}"
         table = recording_files(project, run).get("confounds") if asked else None
         if table is not None and (rows := count_rows(table)) != n:
             yield key, f"{table.name} has {rows} rows, and there are {n} volumes"
