@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import re
 import subprocess
 import sys
 from dataclasses import replace
@@ -16,6 +17,7 @@ from PIL import Image
 from benchmarks.start import commands, measure
 from tests.conftest import N_VERTICES
 from trend_dagster import cli
+from trend_dagster.cli.app import PROFILES
 from trend_dagster.cli.results import _comparison
 from trend_dagster.cli.runs import foretelling
 from trend_dagster.errors import SettingsError
@@ -23,7 +25,7 @@ from trend_dagster.orchestration import instance
 from trend_dagster.orchestration.assets import select_assets
 from trend_dagster.orchestration.recorded_pictures import write_pictures
 from trend_dagster.project.folder import Project
-from trend_dagster.project.settings import Settings, load_settings, sections
+from trend_dagster.project.settings import Settings, load_settings, profile_names, sections
 
 
 @pytest.fixture
@@ -303,3 +305,7 @@ def test_the_table_at_the_end_shows_what_tells_its_rows_apart():
     assert titles[:3] == ["label file", "n_com-\nponents", "alpha_W"]
     assert "l1_ratio" not in titles
     assert list(shown.columns[2].cells) == ["0.001", "0.1"]
+
+
+def test_the_help_names_every_profile():
+    assert sorted(re.findall(r"\w+", PROFILES.replace(" or ", ", "))) == sorted(profile_names())

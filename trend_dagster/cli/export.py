@@ -94,7 +94,7 @@ def _data_sets(folder: Path, bids: Path | None, xcpd: Path | None) -> Iterator[P
     project = Project.open(folder)
     settings, store = project.settings, project.store
     selected, asked = Parcellations.of(chosen(project)), why_no_individuals(settings) is None
-    own = project.current("individual_networks", SUBJECT) if asked else []
+    own = project.current("individual_networks", SUBJECT) if asked else ()
     written = chosen_of(
         project.folder.name,
         place_of(settings.inputs.surface, (run.entities for run in project.bold_runs.values())),

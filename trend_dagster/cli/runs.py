@@ -183,7 +183,7 @@ def _show_foreseen(project: Project) -> None:
         before = project.store.latest("bold", {BOLD_RUN: key})
         known = (before.excluded or "") if before else ""
         if not any(known.endswith(why) for why in said):
-            new.append(f"{key} will be left out: {'; '.join(said)}")
+            new.append(f"{key} cannot be used: {'; '.join(said)}")
     if (more := len(new) - MAX_DOUBTS) > 0:
         new[MAX_DOUBTS:] = [f"and {more} more like these (`trend doctor` shows them)"]
     for line in new:

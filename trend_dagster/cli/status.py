@@ -29,6 +29,7 @@ def status(
     as_json: Json = False,
 ) -> None:
     """Say what exists, what is out of date and why, what is missing or excluded, and the sizes."""
+    from trend_dagster.orchestration.instance import run_lock
     from trend_dagster.orchestration.overview import damages, overview
     from trend_dagster.project.folder import Project
     from trend_dagster.storage.locks import Holder
@@ -46,7 +47,7 @@ def status(
                 say(line)
         if waiting := [f"{a.asset} ({len(a.waiting)})" for a in found if a.waiting]:
             say(f"Not made yet, for want of what they are made from: {', '.join(waiting)}")
-        if (holder := Holder.read(project.folder / ".dagster" / "run.lock")) and holder.alive:
+        if (holder := Holder.read(run_lock(project.folder))) and holder.alive:
             say(f"`trend run` is at work ({holder})")
         for line in damaged:
             problems.print(f"[bold red]damaged[/] {escape(line)}", soft_wrap=True)

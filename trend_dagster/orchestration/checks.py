@@ -100,8 +100,8 @@ def _right_shape(project: Project, version: Version) -> Iterator[str]:
 
 
 def _n_vertices(project: Project) -> int | None:
-    runs = project.current("bold", BOLD_RUN)
-    return int(runs[0].facts["n_vertices"]) if runs else None
+    run = next(project.current("bold", BOLD_RUN), None)
+    return None if run is None else int(run.facts["n_vertices"])
 
 
 def _not_excluded(project: Project, version: Version) -> Iterator[str]:

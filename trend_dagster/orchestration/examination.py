@@ -27,6 +27,8 @@ from trend_dagster.orchestration.instance import (
     open_records,
     process_of,
     records_home,
+    run_lock,
+    service_lock,
 )
 from trend_dagster.orchestration.service import marked
 from trend_dagster.project.folder import Project
@@ -113,7 +115,7 @@ def _inputs(folder: Path, profile: str | None) -> Iterator[Finding]:
     found = dict.fromkeys(foreseen(project))
     for key, why in list(found)[:MOST_FORESEEN]:
         yield Finding(
-            "inputs", "note" if key else "wrong", f"{key} is left out: {why}" if key else why
+            "inputs", "note" if key else "wrong", f"{key} cannot be used: {why}" if key else why
         )
     if (more := len(found) - MOST_FORESEEN) > 0:
         yield Finding("inputs", "note", f"and {more} more like these")
@@ -189,12 +191,12 @@ def _versions() -> Iterator[Finding]:
 
 
 def _runs(project: Path) -> Iterator[Finding]:
-    for name, what in (("run.lock", "trend run"), ("dev.lock", "trend dev")):
-        holder = Holder.read(project / ".dagster" / name)
+    for place, what in ((run_lock(project), "trend run"), (service_lock(project), "trend dev")):
+        holder = Holder.read(place)
         if holder is not None:
             is_so = "is at work" if holder.alive else "was killed; the next one goes on"
             yield Finding("runs", "good", f"`{what}` {is_so} ({holder})")
-        elif name == "dev.lock" and (left := marked(str(project))):
+        elif place == service_lock(project) and (left := marked(str(project))):
             pids = ", ".join(str(process.pid) for process in left)
             words = f"processes of a `trend dev` that was killed: {pids}; the next one ends them"
             yield Finding("runs", "note", words)

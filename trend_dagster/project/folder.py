@@ -7,7 +7,7 @@ how outputs are stored (``storage``) or made (``orchestration``).
 from __future__ import annotations
 
 import itertools
-from collections.abc import Mapping
+from collections.abc import Iterator, Mapping
 from contextlib import suppress
 from dataclasses import dataclass
 from fnmatch import fnmatchcase
@@ -173,11 +173,12 @@ class Project:
             return list(self.runs_by_subject)
         return [str(k) for k in self.settings.sweep.n_components]
 
-    def current(self, asset: str, *dimensions: str) -> list[Version]:
-        """Stored versions of an asset for the keys of today, without those that are excluded."""
-        keys = itertools.product(*map(self.keys, dimensions))
-        found = (self.store.latest(asset, dict(zip(dimensions, k, strict=True))) for k in keys)
-        return [version for version in found if version is not None and version.excluded is None]
+    def current(self, asset: str, *dimensions: str) -> Iterator[Version]:
+        """Go through what is stored of an asset for the keys of today and is not excluded."""
+        for keys in itertools.product(*map(self.keys, dimensions)):
+            version = self.store.latest(asset, dict(zip(dimensions, keys, strict=True)))
+            if version is not None and version.excluded is None:
+                yield version
 
     def inputs(self, dimension: str) -> Mapping[str, BoldRun | LabelFile]:
         """What lies behind the partition keys of a dimension of files.

@@ -142,7 +142,7 @@ def sweep_cells(project: Project) -> list[Version]:
     MissingUpstreamError
         If there are none.
     """
-    cells = project.current("nmf_sweep", LABEL_FILE, N_COMPONENTS)
+    cells = list(project.current("nmf_sweep", LABEL_FILE, N_COMPONENTS))
     if not cells:
         raise MissingUpstreamError(
             f"project {project.folder}",

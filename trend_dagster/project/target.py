@@ -144,4 +144,4 @@ def stored_target(project: Project, n_rows: int) -> Target | None:
 
 def _any_run(project: Project) -> Version | None:
     """A usable run of today; all of them lie in one space, or the correlation was refused."""
-    return next(iter(project.current("bold", BOLD_RUN)), None)
+    return next(project.current("bold", BOLD_RUN), None)
