@@ -105,7 +105,9 @@ def test_large_regions_come_back_but_for_their_borders(rng):
     regions[fine.sphere[:, 2] > 90] = -1
     back = way.labels_up(way.labels_down(regions))
     assert (back == regions).mean() > 0.93
-    assert set(np.unique(back)) == set(np.unique(regions))
+    found, size = np.unique(regions, return_counts=True)
+    large = found[size > 0.01 * len(regions)]  # a region of one coarse vertex or less may vanish
+    assert set(large) <= set(np.unique(back)) <= set(found)
 
 
 def test_what_has_no_sphere_or_is_no_finer_is_refused(rng):
