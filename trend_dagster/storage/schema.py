@@ -50,10 +50,6 @@ def _per_vertex(
     return ArraySpec(("vertex",), dtype, description, unit, optional)
 
 
-def _correlation(description: str, *before: str) -> ArraySpec:
-    return ArraySpec((*before, "vertex", "vertex"), "float32", description, "correlation")
-
-
 def _metric(description: str, unit: str = "1") -> ArraySpec:
     return ArraySpec(_CELL, "float64", description, unit)
 
@@ -189,7 +185,9 @@ SCHEMA: dict[str, dict[str, ArraySpec]] = {
         "vertex_mask": _MASK,
     },
     "average_correlation": {
-        "correlation": _correlation("mean over runs; 0 without signal"),
+        "correlation": ArraySpec(
+            ("vertex", "vertex"), "float32", "mean over runs; 0 without signal", "correlation"
+        ),
         "vertex_mask": _MASK,
         "run_masks": ArraySpec(("bold_run", "vertex"), "bool", "vertices with signal per run"),
     },
@@ -315,7 +313,9 @@ SCHEMA: dict[str, dict[str, ArraySpec]] = {
     "individual_page": _PAGE,
     "report": _PAGE,
     "control_correlation": {
-        "correlation": _correlation("mean over runs", "control"),
+        "features": ArraySpec(
+            ("bold_run", "vertex", "feature"), "float32", "features of the untrained model"
+        ),
         "vertex_mask": _MASK,
     },
     "control_sweep": {

@@ -15,9 +15,11 @@ from tests.science.solving import factorize
 from trend_dagster.errors import FactorizationError
 from trend_dagster.science.connectivity.thresholding import BlockMatrix, threshold_by_label
 from trend_dagster.science.evidence.measures import adjusted_rand_index
+from trend_dagster.science.parcellation import factorization
 from trend_dagster.science.parcellation._compressed import compress
 from trend_dagster.science.parcellation.factorization import (
     _TIE,
+    Factorization,
     FactorizationConfig,
     Problem,
     factorize_many,
@@ -474,6 +476,39 @@ def test_a_compressed_block_ends_in_a_solution_for_the_block_itself(rng):
     found = [find_networks(solution.W, solution.H, 6) for solution in (exact, short)]
     assert adjusted_rand_index(*found) >= 0.99
     assert adjusted_rand_index(found[1], planted) > 0.9
+
+
+def test_few_sweeps_need_a_compressed_block_itself_and_all_problems_end_at_its_solution(
+    rng, monkeypatch
+):
+    C, _ = smooth_networks(960, 6, int(rng.integers(2**31)))
+    matrix = threshold_by_label(C, np.arange(960) // 480)
+    problems = [Problem(k, alpha, 0.4) for k in (4, 7, 10) for alpha in (1e-5, 1e-4)]
+    exact = dict(factorize_many(matrix, problems, FactorizationConfig(compress_above=None)))
+    with_X = []
+    sweep = factorization._Lockstep.sweep
+    monkeypatch.setattr(
+        factorization._Lockstep, "sweep", lambda self: with_X.append(self.exact) or sweep(self)
+    )
+    short = dict(factorize_many(matrix, problems, FactorizationConfig(compress_above=100)))
+    assert sum(with_X) < len(with_X) / 4
+    X = matrix.to_dense()
+    for number, solution in short.items():
+        assert solution.converged
+        # Another path may end in another optimum, as good or better.
+        assert solution.objective < 1.05 * exact[number].objective
+        # The stop rule holds for X itself as it does where nothing stands for it.
+        assert slope(X, solution) < 3 * slope(X, exact[number])
+
+
+def slope(X: np.ndarray, found: Factorization) -> float:
+    """Sum of the absolute projected gradients of W and H."""
+    l1, l2 = (found.alpha_W * len(X) * share for share in (found.l1_ratio, 1 - found.l1_ratio))
+    total = 0.0
+    for one, other in ((found.W.T, found.H), (found.H, found.W.T)):
+        gradient = other @ other.T @ one - other @ X + l2 * one + l1
+        total += np.abs(np.where(one > 0, gradient, np.minimum(gradient, 0))).sum()
+    return total
 
 
 def test_what_stands_for_a_block_has_its_leading_eigenpairs(rng):

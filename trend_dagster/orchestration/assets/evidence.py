@@ -22,7 +22,6 @@ from trend_dagster.orchestration.assets.inputs import bold, cortex
 from trend_dagster.orchestration.assets.loading import (
     Run,
     by_components,
-    correlation,
     encoding_of,
     feasible,
     feature_maker,
@@ -37,7 +36,6 @@ from trend_dagster.orchestration.io_managers import Result
 from trend_dagster.orchestration.production import Optional, Task, needed, stored_asset
 from trend_dagster.project.folder import BOLD_RUN, LABEL_FILE, N_COMPONENTS
 from trend_dagster.project.mesh import surface_of
-from trend_dagster.project.recordings import weights_of
 from trend_dagster.project.settings import Settings, why_no_stability
 from trend_dagster.project.tables import stability_facts, stability_markdown
 from trend_dagster.science.connectivity.encoding import CorrelationSource
@@ -46,7 +44,6 @@ from trend_dagster.science.evidence.stability import SplitBy, split_halves, time
 from trend_dagster.science.method import (
     FeatureMaker,
     control_features,
-    correlate,
     grid_axes,
     parcellate,
     stability_beside_noise,
@@ -65,6 +62,8 @@ if TYPE_CHECKING:
 GRID = ("thresholding", "sweep", "factorization", "clustering", "networks")
 """Sections of the settings that decide a sweep."""
 
+Readers = dict[str, Callable[[], Run]]
+
 # --- Controls ---------------------------------------------------------------------------------
 
 
@@ -79,63 +78,93 @@ def _no_controls(settings: Settings) -> str | None:
 @stored_asset(
     group="evidence",
     inputs=[bold],
-    settings=("controls", "cohort", "autoencoder", "training", "features", "correlation"),
+    settings=("controls", "cohort", "autoencoder", "training", "features"),
     nothing_to_do=_no_controls,
     pool="memory",
+    code_version="2",
 )
 def control_correlation(task: Task, bold: Sequence[Version]) -> Result:
-    """The average correlation that there would be without the trained model.
+    """What the average correlation is computed from where there is no trained model.
 
-    One matrix per control: `untrained` takes the features from the model before its first step of
-    training, `bold` from the signal itself. Whatever the trained model is said to give must exceed
-    what these give.
+    The control `untrained` takes the features from the model before its first step of training,
+    `bold` from the signal itself. Whatever the trained model is said to give must exceed what these
+    give. The features of `untrained` are kept; a correlation is computed from them where it is
+    used.
     """
     runs, settings = usable_runs(task, bold), task.settings
-    n_timepoints = shared_length(runs, settings.cohort)
     masks = np.stack([run.read("vertex_mask") for run in runs.values()])
-    controls, n = settings.controls.features, masks.shape[1]
-    out = task.draft.create("correlation", (len(controls), n, n))
-    weights = weights_of(task.project, list(runs))
-    for i, control in enumerate(task.each(controls, "control")):
-        maker = control_features(control, settings, n_timepoints)
-        readers = [partial(made_by, maker, run) for run in runs.values()]
-        out[i] = correlate(readers, settings, weights=weights).matrix
-    facts = {"controls": list(controls), "n_vertices": n}
+    controls = settings.controls.features
+    if UNTRAINED in controls:
+        maker = control_features(UNTRAINED, settings, shared_length(runs, settings.cohort))
+        for i, run in enumerate(task.each(list(runs.values()), "run")):
+            made, _ = made_by(maker, run)
+            if i == 0:
+                out = task.draft.create("features", (len(runs), *made.shape))
+            out[i] = made
+    facts = {"controls": list(controls), "runs": list(runs), "n_vertices": masks.shape[1]}
     return Result(arrays={"vertex_mask": np.any(masks, axis=0)}, facts=facts)
+
+
+UNTRAINED = "untrained"
+
+
+def _control_readers(
+    control: str, control_correlation: Version, bold: Sequence[Version]
+) -> Readers:
+    """Features of each run under a control."""
+    runs = {run.partition[BOLD_RUN]: run for run in bold}
+    names = control_correlation.facts["runs"]
+    if control != UNTRAINED:
+        return {name: partial(signal, runs[name]) for name in names}
+    stack: Any = control_correlation.array("features")
+
+    def read(place: int, run: Version) -> Run:
+        return stack[place], run.read("vertex_mask")
+
+    return {name: partial(read, i, runs[name]) for i, name in enumerate(names)}
+
+
+def _control_bytes(settings: Settings, inputs: Mapping[str, list[Version]], n_threads: int) -> int:
+    (controls,) = inputs["control_correlation"]
+    return 0 if controls.excluded is not None else _sweep_bytes(settings, inputs, n_threads, 1)
 
 
 @stored_asset(
     group="evidence",
     dims=(LABEL_FILE, N_COMPONENTS),
-    inputs=[control_correlation, geodesic_labels, geodesic_distances, cortex],
-    settings=GRID,
+    inputs=[bold, control_correlation, geodesic_labels, geodesic_distances, cortex],
+    settings=(*GRID, "correlation"),
     together=N_COMPONENTS,
     nothing_to_do=_no_controls,
     pool="memory",
+    worker_bytes=_control_bytes,
+    code_version="2",
 )
 def control_sweep(
     tasks: Sequence[Task],
+    bold: Sequence[Version],
     control_correlation: Version,
     geodesic_labels: Version,
     geodesic_distances: Optional,
     cortex: Optional,
 ) -> Iterator[tuple[Task, Result | TrendError]]:
     """The same sweep on the matrices of the controls: one more dimension, `control`, in front."""
-    encoding = encoding_of(tasks[0], geodesic_labels, geodesic_distances, cortex)
+    task = tasks[0]
+    encoding = encoding_of(task, geodesic_labels, geodesic_distances, cortex)
     mask = control_correlation.read("vertex_mask")
     possible, errors = feasible(tasks, int(encoding.used(mask).sum()))
     yield from errors
-    controls = control_correlation.facts["controls"]
-    found: dict[int, list[Sequence[Solution]]] = {k: [] for k in by_components(possible)}
-    for i in range(len(controls) if possible else 0):
-        source = correlation(control_correlation, i)
-        swept = parcellate(
-            source, encoding, tasks[0].settings, list(found), full_correlation=source.matrix
-        )
-        for k, cells in swept:
+    controls, by_k = control_correlation.facts["controls"], by_components(possible)
+    found: dict[int, list[Sequence[Solution]]] = {k: [] for k in by_k}
+    for control in task.each(controls, "control") if possible else ():
+        source = from_runs(task, _control_readers(control, control_correlation, bold))
+        full = source.smoothed(None)
+        for k, cells in parcellate(
+            source, encoding, task.settings, list(found), full_correlation=full
+        ):
             found[k].append(cells)
-    for k, task in by_components(possible).items():
-        yield task, Result(arrays=_stacked(found[k]), facts={"controls": controls})
+    for k, one in by_k.items():
+        yield one, Result(arrays=_stacked(found[k]), facts={"controls": controls})
 
 
 def _stacked(controls: Sequence[Sequence[Solution]]) -> dict[str, NDArray[Any]]:
@@ -146,8 +175,6 @@ def _stacked(controls: Sequence[Sequence[Solution]]) -> dict[str, NDArray[Any]]:
 
 
 # --- Halves and surrogate cohorts -------------------------------------------------------------
-
-Readers = dict[str, Callable[[], Run]]
 
 
 @stored_asset(
@@ -273,16 +300,25 @@ class _Surrogates:
 
 
 def _worker_bytes(settings: Settings, inputs: Mapping[str, list[Version]], n_threads: int) -> int:
-    (split,), (labels,) = inputs["split_correlation"], inputs["geodesic_labels"]
-    if split.excluded is not None or labels.excluded is not None:  # nothing is computed
+    (split,) = inputs["split_correlation"]
+    # Both halves of the data, and of a surrogate cohort.
+    return 0 if split.excluded is not None else _sweep_bytes(settings, inputs, n_threads, 4)
+
+
+def _sweep_bytes(
+    settings: Settings, inputs: Mapping[str, list[Version]], n_threads: int, n_correlations: int
+) -> int:
+    """Most that a sweep from features holds; Fisher's averages are matrices, held together."""
+    (labels,) = inputs["geodesic_labels"]
+    if labels.excluded is not None:  # nothing is computed
         return 0
     vector = labels.read("labels")
     _, sizes = np.unique(vector[vector != NO_LABEL], return_counts=True)
-    # Fisher's average is a matrix: both halves of the data, and of a surrogate cohort.
-    whole = 0 if settings.correlation.average == "arithmetic" else 4 * 4 * len(vector) ** 2
+    fisher = settings.correlation.average != "arithmetic"
     return max(
         worker_memory(sizes, settings.sweep, n_threads, settings.factorization.compress_above),
-        blocks_memory(sizes, len(vector), settings.correlation) + whole,
+        blocks_memory(sizes, len(vector), settings.correlation)
+        + fisher * n_correlations * 4 * len(vector) ** 2,
     )
 
 

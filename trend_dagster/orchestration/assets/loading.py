@@ -136,11 +136,9 @@ def feature_maker(task: Task, trained_model: Optional) -> FeatureMaker:
     return FeatureMaker(source, model, version.facts["n_timepoints"])
 
 
-def correlation(version: Version, *place: int) -> Correlation:
-    """Open a stored correlation, or one of a stack; nothing of it is read yet."""
-    array: Any = version.array("correlation")
-    mask = version.read("vertex_mask")
-    return Correlation(np.asarray(array[place]) if place else array, mask)
+def correlation(version: Version) -> Correlation:
+    """Open a stored correlation; nothing of it is read yet."""
+    return Correlation(version.array("correlation"), version.read("vertex_mask"))
 
 
 def averaged(task: Task, average_correlation: Version) -> CorrelationSource:

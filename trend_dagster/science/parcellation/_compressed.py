@@ -2,8 +2,9 @@
 
 A smoothed correlation has few directions that matter: X is nearly U diag(v) U^T with U of some
 hundred orthonormal columns, and a product with that costs a fraction of one with X. The solver
-starts from the leading pairs, sweeps with all of them until it would stop, and then with X itself
-until it stops: what it returns has converged on X.
+starts from the leading pairs and sweeps with all of them until it would stop. From there on a sweep
+with X now and then tells what products with U diag(v) U^T lack, and what is lacking is added in the
+sweeps between: what the solver returns has converged on X.
 """
 
 from __future__ import annotations
@@ -16,16 +17,14 @@ import scipy
 
 from trend_dagster.science.connectivity.thresholding import FloatArray
 
-SKETCH = 512
-"""Random directions that eigenvectors are looked for in."""
-
-RANK = 192
-"""Eigenpairs that are kept: fewer make a sweep cheaper, and leave more to sweeps with X itself."""
+LEAST_RANK = 96
+"""Eigenpairs that are kept at least, and twice as many as components: fewer make a sweep cheaper,
+and leave more to what is added to its products (see `factorize_many`)."""
 
 LEAST_GAIN = 4
 """A block has at least so many times as many rows as directions are looked through."""
 
-MOST_LEFT_OUT = 0.25
+MOST_LEFT_OUT = 0.5
 """What stands for X leaves out at most so much (of its squared norm) in relation to what as many
 pairs as there are components leave out; else X is no such matrix, and is used itself."""
 
@@ -49,6 +48,12 @@ class Compressed:
     values: FloatArray
     vectors: FloatArray
     rows: FloatArray
+
+
+def rank_and_sketch(n_components: int) -> tuple[int, int]:
+    """How many eigenpairs are kept, and among how many random directions they are looked for."""
+    rank = max(LEAST_RANK, 2 * n_components)
+    return rank, 8 * rank // 3
 
 
 def compress(X: FloatArray, n_components: int, pool: Executor) -> Compressed | None:
@@ -77,13 +82,14 @@ def compress(X: FloatArray, n_components: int, pool: Executor) -> Compressed | N
     def product(B: FloatArray) -> FloatArray:
         return np.concatenate(list(pool.map(lambda i: X[i : i + _STRIPE] @ B, stripes)))
 
-    sketch = min(SKETCH, len(X) // LEAST_GAIN)
+    rank, sketch = rank_and_sketch(n_components)
+    sketch = min(sketch, len(X) // LEAST_GAIN)
     # A fixed start makes the result reproducible.
     start = np.random.default_rng(0).standard_normal((len(X), sketch)).astype(X.dtype)
     basis, _ = scipy.linalg.qr(product(start), mode="economic", check_finite=False)
     inner = (basis.T @ product(basis)).astype(np.float64)
     values, inside = scipy.linalg.eigh((inner + inner.T) / 2, check_finite=False)
-    order = np.argsort(-np.abs(values))[:RANK]
+    order = np.argsort(-np.abs(values))[:rank]
     norm = sum(float(np.square(X[i : i + _STRIPE], dtype=np.float64).sum()) for i in stripes)
     left_out = norm - np.cumsum(np.square(values[order]))
     if len(order) <= n_components or left_out[-1] > MOST_LEFT_OUT * left_out[n_components - 1]:

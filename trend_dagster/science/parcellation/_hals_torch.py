@@ -34,7 +34,7 @@ class TorchLockstep:
         Where.
     """
 
-    exact = True  # each sweep is with X itself, whatever is asked for
+    exact = near = True  # each sweep is with X itself, whatever is asked for
 
     def __init__(
         self,

@@ -18,7 +18,7 @@ import warnings
 from collections.abc import Iterator, Sequence
 from concurrent.futures import Executor, ThreadPoolExecutor
 from contextlib import nullcontext
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import Any
 
 import numpy as np
@@ -44,6 +44,9 @@ Solved = tuple[int, FloatArray, FloatArray, int, bool]
 
 _NNDSVD_EPS = 1e-6
 _TIE = 1e-6
+
+MOST_WITHOUT_X = 20
+"""Most sweeps without X once its solution is near; one with X costs as much as ten or a hundred."""
 
 
 @dataclass(frozen=True, eq=False)
@@ -323,14 +326,42 @@ class _Block:
     problem: IntArray  # (n_rows,) the factorisation of each row, ascending
     component: IntArray  # (n_rows,) its component there
     thin: Compressed | None  # stands for X in the sweeps that can do without it
+    # What products with `thin` lacked in the last sweep with X itself, of the shape of H and of W.
+    lack: tuple[FloatArray, FloatArray] | None = None
 
     def __post_init__(self) -> None:
         self.problems, first = np.unique(self.problem, return_index=True)
         self.starts = np.append(first, len(self.problem))
 
     def keep(self, rows: NDArray[np.bool_]) -> _Block:
-        problem, component = self.problem[rows], self.component[rows]
-        return _Block(self.X, self.W[rows], self.H[rows], problem, component, self.thin)
+        return replace(
+            self,
+            W=self.W[rows],
+            H=self.H[rows],
+            problem=self.problem[rows],
+            component=self.component[rows],
+            lack=None if self.lack is None else (self.lack[0][rows], self.lack[1][rows]),
+        )
+
+    def product(
+        self, onto: FloatArray | None, begin: int, end: int, *, exact: bool, update_W: bool
+    ) -> FloatArray:
+        """Multiply the factor that stays with columns of X, or with what stands for X.
+
+        ``onto`` is that factor times the vectors of `thin`, where that is used.
+        """
+        other, lack = self.H if update_W else self.W, None
+        if self.lack is not None:
+            lack = self.lack[0 if update_W else 1][:, begin:end]
+        if onto is None or self.thin is None:
+            return np.asarray(other @ self.X[:, begin:end])
+        nearly = np.asarray(onto @ self.thin.rows[:, begin:end])
+        if not exact:
+            return nearly if lack is None else nearly + lack
+        product = np.asarray(other @ self.X[:, begin:end])
+        if lack is not None:
+            np.subtract(product, nearly, out=lack)
+        return product
 
 
 Tile = tuple[int, int, int]
@@ -357,7 +388,8 @@ class _Lockstep:
     ) -> None:
         self.matrix = matrix
         self.pool = pool
-        self.exact = True
+        self.exact = True  # whether a sweep is with X itself
+        self.near = False  # whether what products with its stand-in lack is known, and added
         dtype = matrix.dtype
         self.l1 = np.array([l1 for l1, _ in penalty], dtype=dtype)
         self.l2 = np.array([l2 for _, l2 in penalty], dtype=dtype)
@@ -387,6 +419,9 @@ class _Lockstep:
 
     def sweep(self) -> FloatArray:
         """Update W, then H; return the violation of each factorisation."""
+        for block in self.blocks:
+            if self.near and block.thin is not None and block.lack is None:
+                block.lack = np.zeros_like(block.H), np.zeros_like(block.W)
         gram_W, violation_W, alive_W = self._half(self.gram_H, update_W=True)
         self.gram_H, violation_H, alive_H = self._half(gram_W, update_W=False)
         self._drop([w | h for w, h in zip(alive_W, alive_H, strict=True)])
@@ -398,7 +433,7 @@ class _Lockstep:
         from trend_dagster.science.parcellation._hals import add_grams
 
         def onto_vectors(block: _Block) -> FloatArray | None:
-            if self.exact or block.thin is None:
+            if block.thin is None or (self.exact and block.lack is None):
                 return None
             return np.asarray((block.H if update_W else block.W) @ block.thin.vectors)
 
@@ -431,12 +466,8 @@ class _Lockstep:
 
         b, begin, end = tile
         block = self.blocks[b]
-        factor, other = (block.W, block.H) if update_W else (block.H, block.W)
-        onto = thin[b]
-        if onto is not None and block.thin is not None:
-            product = onto @ block.thin.rows[:, begin:end]
-        else:
-            product = other @ block.X[:, begin:end]
+        factor = block.W if update_W else block.H
+        product = block.product(thin[b], begin, end, exact=self.exact, update_W=update_W)
         counts = np.diff(block.starts)
         gram = np.zeros(int((counts**2).sum()), dtype=factor.dtype)
         violation = np.zeros(len(self.sizes))
@@ -497,29 +528,36 @@ def _solve_block(
 ) -> Iterator[Solved]:
     """Solve all problems in lockstep; yield each as it finishes."""
     state: _Lockstep | TorchLockstep
-    exact = not any(thin)
     if config.device == "cpu":
         state = _Lockstep(matrix, starts, weights, pool, n_threads, thin)
     else:
         state = TorchLockstep(matrix, starts, weights, config.device)
     running = list(range(len(starts)))
     initial: FloatArray = np.zeros(len(starts))
+    plain = not any(thin)
+    # First the scale of the stop rule is taken with X; then sweeps go with what stands for X until
+    # all are quiet. From there on a sweep with X tells what products with the stand-in lack, and
+    # the next ones add that: it hardly changes, so that they lead on to the solution for X itself.
+    near, with_X, since = plain, True, 0
     for n_iter in range(1, config.max_iter + 1):
-        state.exact = exact or n_iter == 1
+        state.near, state.exact = near, plain or with_X or n_iter == config.max_iter
         violation = state.sweep()
         if n_iter == 1:
             initial = violation
-        if not exact:
-            # Only sweeps with X itself can tell that a factorisation has converged.
-            # Rounding may keep what stands for X from ever meeting the rule.
-            exact = bool(np.all(violation <= config.tol * initial)) or 2 * n_iter >= config.max_iter
-            continue
-        finished = [c for c in running if violation[c] <= config.tol * initial[c]]
-        for problem in finished:
-            yield problem, *state.take(problem), n_iter, True
-        running = [c for c in running if c not in finished]
-        if not running:
-            return
+        small = violation <= config.tol * initial
+        quiet = bool(small[running].all())
+        if near and state.exact:  # nothing else tells that a factorisation has converged
+            finished = [c for c in running if small[c]]
+            for problem in finished:
+                yield problem, *state.take(problem), n_iter, True
+            running = [c for c in running if c not in finished]
+            if not running:
+                return
+        since = 0 if state.exact else since + 1
+        with_X = (
+            quiet or since == MOST_WITHOUT_X if near else quiet or 2 * n_iter >= config.max_iter
+        )
+        near |= with_X  # half way at last: rounding may keep the stand-in from ever being quiet
     for problem in running:
         yield problem, *state.take(problem), config.max_iter, False
 

@@ -13,7 +13,7 @@ from trend_dagster.errors import FactorizationError
 from trend_dagster.science.connectivity.settings import CorrelationConfig
 from trend_dagster.science.connectivity.thresholding import IntArray
 from trend_dagster.science.cores import limit_cores
-from trend_dagster.science.parcellation._compressed import RANK, SKETCH
+from trend_dagster.science.parcellation._compressed import rank_and_sketch
 from trend_dagster.science.parcellation.settings import DENSE_UP_TO, SweepGrid
 
 T = TypeVar("T")
@@ -56,8 +56,10 @@ def worker_memory(
     dense = largest <= DENSE_UP_TO * most
     eigen = n_threads * 4 * largest * (4 * largest if dense else 6 * most)
     large = block_sizes[block_sizes > (largest if compress_above is None else compress_above)]
-    # Both factors of each, and of one the random start, products and their decomposition.
-    thin = 4 * (2 * RANK * int(large.sum()) + 4 * SKETCH * int(large.max(initial=0)))
+    # Both factors of each, what products with them lack, and of one block the random start,
+    # products and their decomposition.
+    rank, sketch = rank_and_sketch(most)
+    thin = 4 * (2 * (rank + rows) * int(large.sum()) + 4 * sketch * int(large.max(initial=0)))
     factors = 2 * 2 * 4 * rows * n
     tiles = n_threads * 4 * rows * (_TILE_ROWS + largest)
     groups = 1
