@@ -46,8 +46,9 @@ def while_made(work: Callable[[T], R], made: Iterable[T], at_once: int = 2) -> I
     object
         What ``work`` returned. With one core nothing happens at the same time.
     """
-    n_threads = min(at_once, usable_cores() - 1)
-    if n_threads < 1:
+    # Making takes less than the work, mostly: beside it as many are at work as there are cores.
+    n_threads = min(at_once, usable_cores())
+    if n_threads < 2:
         yield from map(work, made)
         return
     with ThreadPoolExecutor(n_threads) as pool:

@@ -86,7 +86,8 @@ def test_compiled_products_are_those_of_scipy(rng: np.random.Generator) -> None:
     series = rng.normal(size=(300, 37)).astype(np.float32)
     other = rng.normal(size=(300, 37)).astype(np.float32)
     for values in (series, series[:, :1], series.T.copy().T, series[:, ::2]):
-        np.testing.assert_array_equal(times(near, values), near @ values)
+        expected = near.astype(np.float64) @ values.astype(np.float64)
+        np.testing.assert_allclose(times(near, values), expected, atol=1e-5)
     every = series.astype(np.float64) @ other.T.astype(np.float64)
     expected = every * (near != 0).toarray()
     np.testing.assert_allclose(near_products(series, other, near).toarray(), expected, atol=2e-5)

@@ -7,8 +7,11 @@ from typing import Any
 import numba
 from numpy.typing import NDArray
 
+# Sums may be reordered and fused, but NaN and infinity keep their meaning.
+_FASTMATH = {"contract", "reassoc", "nsz"}
 
-@numba.njit(nogil=True, cache=True)
+
+@numba.njit(nogil=True, cache=True, fastmath=_FASTMATH)
 def times_dense(
     indptr: NDArray[Any],
     indices: NDArray[Any],
@@ -16,19 +19,28 @@ def times_dense(
     dense: NDArray[Any],
     product: NDArray[Any],
 ) -> None:
-    """Add a sparse matrix (CSR) times a dense one to a product, both in rows.
-
-    Sums are taken in the order of the entries and not fused, so that SciPy's product is the same
-    to the last bit.
-    """
+    """Add a sparse matrix (CSR) times a dense one to a product, both in rows."""
     for row in range(len(indptr) - 1):
-        for place in range(indptr[row], indptr[row + 1]):
+        sums = product[row]
+        begin, end = indptr[row], indptr[row + 1]
+        # Four at a time: the sums are read and written a quarter as often.
+        fours = end - (end - begin) % 4
+        for place in range(begin, fours, 4):
+            a, b = data[place], data[place + 1]
+            c, d = data[place + 2], data[place + 3]
+            i, j = indices[place], indices[place + 1]
+            k, m = indices[place + 2], indices[place + 3]
+            for column in range(dense.shape[1]):
+                sums[column] += (a * dense[i, column] + b * dense[j, column]) + (
+                    c * dense[k, column] + d * dense[m, column]
+                )
+        for place in range(fours, end):
             weight, other = data[place], indices[place]
             for column in range(dense.shape[1]):
-                product[row, column] += weight * dense[other, column]
+                sums[column] += weight * dense[other, column]
 
 
-@numba.njit(nogil=True, cache=True, fastmath={"contract", "reassoc", "nsz"})
+@numba.njit(nogil=True, cache=True, fastmath=_FASTMATH)
 def sampled_product(
     indptr: NDArray[Any],
     indices: NDArray[Any],
