@@ -35,6 +35,18 @@ def test_two_versions_differ_by_a_setting_and_are_measured(trend, finished):  # 
     assert after.recipe.settings["selection"]["rule"] == "conservative"
 
 
+@pytest.mark.slow
+def test_a_run_that_was_left_out_is_named(trend, finished):  # noqa: F811
+    settings = finished / "trend.yaml"
+    one = next(iter(Project.open(finished).bold_runs))
+    text = settings.read_text().replace("inputs: {", f"inputs: {{exclude: {{{one}: moved}}, ")
+    settings.write_text(text)
+    run(finished)
+    status, out, err = trend("compare", f"{finished}:before", finished)
+    assert (status, err) == (0, "")
+    assert f"1 runs only in {finished}:before: {one}" in " ".join(out.split())
+
+
 def test_two_cells_are_compared_by_their_labels_and_drawn(trend, finished):  # noqa: F811
     write_gifti(finished, brain(N_VERTICES // 2, radius=30.0))
     settings = finished / "trend.yaml"
@@ -81,5 +93,5 @@ def test_a_project_is_the_same_as_its_copy(trend, finished, tmp_path):  # noqa: 
     copy = shutil.copytree(finished, tmp_path / "copy")
     status, out, err = trend("compare", finished, copy)
     assert (status, err) == (0, "")
-    assert "No setting differs." in out
+    assert "No setting that decides a result differs." in out
     assert out.count("1.000") == 4

@@ -160,6 +160,7 @@ def test_a_run_is_left_out_with_its_reason_and_is_not_read(project_folder):
     ("text", "message"),
     [
         ("{sub-9_run-1: moved}", r"'sub-9_run-1', which no run matches \(did you mean sub-"),
+        ("{sub-01: moved}", r"For all runs whose key begins so write sub-01_\*"),
         ('{sub-01_run-1: ""}', "a reason for each, also for sub-01_run-1"),
     ],
 )

@@ -241,6 +241,23 @@ def test_a_folder_of_several_kinds_is_not_taken_whole(tmp_path, signal, entity):
     assert len(find_runs(tmp_path, {entity: ("v1", "v2")})) == 2
 
 
+def test_a_run_that_is_left_out_may_lack_a_hemisphere(tmp_path, signal):
+    write_gifti(tmp_path / "sub-01_hemi-L_bold.func.gii", signal)
+    with pytest.raises(InputError, match=r"or leave the run out: `.*exclude: \{sub-01: WHY"):
+        find_runs(tmp_path)
+    assert list(find_runs(tmp_path, left_out=lambda key: key == "sub-01")) == ["sub-01"]
+
+
+@pytest.mark.parametrize(
+    "named", ["study/sub-01", "study/sub-01/ses-1", "study/sub-01/ses-1/func/..", "."]
+)
+def test_a_folder_one_too_high_or_too_low_is_told_the_right_one(tmp_path, signal, named):
+    entity_files(tmp_path / "study", signal, "sub-01_ses-1_task-rest")
+    folder = (tmp_path / named).resolve()
+    with pytest.raises(InputError, match=rf"inputs: \{{bold: {tmp_path / 'study'}\}}"):
+        find_runs(folder)
+
+
 def test_two_cohorts_of_a_template_are_two_versions_of_a_recording(tmp_path, signal):
     func = tmp_path / "sub-01" / "func"
     for cohort in (1, 2):

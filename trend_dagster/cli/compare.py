@@ -46,11 +46,11 @@ def compare(
     ] = None,
     as_json: Json = False,
 ) -> None:
-    """Compare two projects, two versions or two cells: settings, agreement, a picture of both."""
+    """Compare two projects, versions or cells: settings, runs, agreement, a picture of both."""
     from trend_dagster.delivery.figures.png import to_png
     from trend_dagster.delivery.figures.surface import comparison_figure
     from trend_dagster.files import replace_file
-    from trend_dagster.project.history import settings_behind
+    from trend_dagster.project.history import runs_behind, settings_behind
     from trend_dagster.project.mesh import mesh_of
     from trend_dagster.science.evidence.measures import adjusted_rand_index, mean_dice
 
@@ -61,8 +61,16 @@ def compare(
     was, now = (settings_behind(side.project, side.version) for side in sides)
     for name in first.cell.keys() & second.cell.keys():
         was, now = was | {name: first.cell[name]}, now | {name: second.cell[name]}
-    differ = {n: (was.get(n), now.get(n)) for n in sorted(was.keys() | now.keys())}
+    # A cell knows nothing of the rest of its sweep, and of how one was chosen.
+    one_cell = any(side.cell for side in sides)
+    names = was.keys() & now.keys() if one_cell else was.keys() | now.keys()
+    differ = {n: (was.get(n), now.get(n)) for n in sorted(names)}
     differ = {name: values for name, values in differ.items() if values[0] != values[1]}
+    taken = [runs_behind(side.project, side.version) for side in sides]
+    runs = {
+        place: [run for run in own or () if other is not None and run not in other]
+        for place, own, other in zip((a, b), taken, taken[::-1], strict=True)
+    }
     mesh = mesh_of(first.project.store.latest("cortex"), len(first.labels[common[0]]))
     rows: list[dict[str, Any]] = []
     for n in common:
@@ -80,7 +88,7 @@ def compare(
             row["picture"] = str(path)
         rows.append(row)
     if as_json:
-        emit({"a": a, "b": b, "settings": differ, "agreement": rows})
+        emit({"a": a, "b": b, "settings": differ, "runs": runs, "agreement": rows})
         return
     table = Table("n_clusters", "adjusted Rand index", "Dice of matched networks")
     for row in rows:
@@ -89,7 +97,10 @@ def compare(
     for name, values in differ.items():
         say(f"{name}: {values[0]} in {a}, {values[1]} in {b}")
     if not differ:
-        console.print("No setting differs.")
+        console.print("No setting that decides a result differs.")
+    for place, only in runs.items():
+        if only:
+            say(f"{len(only)} runs only in {place}: {', '.join(only)}")
     for row in rows:
         if row["picture"]:
             say(f"picture: {row['picture']}")

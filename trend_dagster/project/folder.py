@@ -104,7 +104,11 @@ class Project:
         inputs = self.settings.inputs
         choose = {"space": inputs.space, "den": inputs.density, "desc": inputs.desc}
         try:
-            runs = find_runs(self.folder / inputs.bold, {**choose, **inputs.select})
+            runs = find_runs(
+                self.folder / inputs.bold,
+                {**choose, **inputs.select},
+                lambda key: self.why_left_out(key) is not None,
+            )
         except InputError:
             correlation = self.store.latest("average_correlation")
             if correlation is not None and correlation.imported:
@@ -256,9 +260,23 @@ def _check_excluded(exclude: Mapping[str, str], runs: Mapping[str, BoldRun]) -> 
                 "setting inputs.exclude",
                 expected="keys of runs, or patterns of them (sub-07_*)",
                 found=f"{pattern!r}, which no run matches" + nearest(pattern, runs),
-                remedy="Correct it in trend.yaml, or take the line out. `trend show bold` lists "
-                "the keys.",
+                remedy=_how_to_exclude(pattern, runs),
             )
+    if runs and all(any(fnmatchcase(run, pattern) for pattern in exclude) for run in runs):
+        raise SettingsError(
+            "setting inputs.exclude",
+            expected="at least one run that is not left out",
+            found=f"patterns that leave out all {len(runs)} runs: {', '.join(exclude)}",
+            remedy="Take one out of the list, or write it so that it matches fewer.",
+        )
+
+
+def _how_to_exclude(pattern: str, runs: Mapping[str, BoldRun]) -> str:
+    if any(run.startswith(f"{pattern}_") for run in runs):
+        return f"For all runs whose key begins so write {pattern}_*."
+    some = list(runs)[:3]
+    keys = ", ".join(some) + (", ..." if len(runs) > len(some) else "")
+    return f"Correct it in trend.yaml, or take the line out. Keys are {keys}."
 
 
 def _still_there(found: Mapping[str, Input], dimension: str, key: str) -> Input:

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
 from typing import Any
 
 from trend_dagster.errors import MissingUpstreamError
@@ -49,7 +49,8 @@ def version_named(project: Project, asset: str, name: str) -> Version:
             f"version {name or 'current'!r} of {asset} in {project.folder}",
             expected=f"one of {', '.join(v.path.name for v in there) or 'those that a run makes'}",
             found=f"{len(found)} of that name",
-            remedy="Name one, or run first. How many are kept says storage.keep_versions.",
+            remedy="Name one, or run first. How many are kept says storage.keep_versions, and "
+            "`trend gc` takes all but the newest away.",
         )
     return found[0]
 
@@ -70,11 +71,27 @@ def settings_behind(project: Project, version: Version) -> dict[str, Any]:
         By ``section.setting``; those of inputs of which that version is stored no more are missing.
     """
     found: dict[str, Any] = {}
+    for one in _behind(project, version):
+        found = flatten(one.recipe.as_dict()["settings"]) | found
+    return found
+
+
+def runs_behind(project: Project, version: Version) -> list[str] | None:
+    """BOLD runs whose correlations were averaged for an output; None where it is not known."""
+    for one in _behind(project, version):
+        if one.name == "average_correlation":
+            runs: list[str] | None = one.facts.get("runs")
+            return runs
+    return None
+
+
+def _behind(project: Project, version: Version) -> Iterator[Version]:
+    """Go through an output and all that it was made from, one partition of each."""
     followed: set[str] = set()
     waiting = [version]
     while waiting:
         one = waiting.pop()
-        found = flatten(one.recipe.as_dict()["settings"]) | found
+        yield one
         for name, digest in one.recipe.inputs.items():
             asset, partition = described(name)
             if asset in followed or asset.startswith("file "):
@@ -83,7 +100,6 @@ def settings_behind(project: Project, version: Version) -> dict[str, Any]:
             if same:
                 followed.add(asset)
                 waiting.append(same[-1])
-    return found
 
 
 def title(version: Version) -> str:

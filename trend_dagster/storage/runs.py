@@ -11,7 +11,7 @@ import gzip
 import json
 import re
 import zlib
-from collections.abc import Iterator, Mapping
+from collections.abc import Callable, Iterator, Mapping
 from contextlib import contextmanager, suppress
 from dataclasses import dataclass, replace
 from pathlib import Path
@@ -178,7 +178,11 @@ def entities_of(name: str) -> dict[str, str]:
     return dict(_ENTITY.findall(name))
 
 
-def find_runs(folder: Path, choose: Choice | None = None) -> dict[str, BoldRun]:
+def find_runs(
+    folder: Path,
+    choose: Choice | None = None,
+    left_out: Callable[[str], bool] = lambda key: False,
+) -> dict[str, BoldRun]:
     """Find the runs of a folder: files in it, and in `sub-*/func` or `sub-*/ses-*/func` below it.
 
     Parameters
@@ -188,6 +192,8 @@ def find_runs(folder: Path, choose: Choice | None = None) -> dict[str, BoldRun]:
     choose : mapping of str to str or tuple of str, optional
         Which runs to take, by entities of their names: ``{"task": "rest", "space": "fsLR"}``. A
         tuple takes several; None does not choose.
+    left_out : callable, optional
+        Whether the run of a key is left out: its files are not read, and may lack a hemisphere.
 
     Returns
     -------
@@ -229,7 +235,7 @@ def find_runs(folder: Path, choose: Choice | None = None) -> dict[str, BoldRun]:
         raise _none_at_all(folder)
     if not groups:
         raise _none_chosen(folder, seen, wanted)
-    runs = [_one_run(key, several) for key, several in groups.items()]
+    runs = [_one_run(key, several, left_out) for key, several in groups.items()]
     _check_alike(folder, runs, wanted)
     return {run.key: run for run in sorted(runs, key=lambda run: run.key)}
 
@@ -251,15 +257,28 @@ def unread_files(folder: Path) -> dict[str, str]:
 def _none_at_all(folder: Path) -> InputError:
     entries = sorted(entry.name for entry in folder.iterdir())
     shown = ", ".join(entries[:3]) + (", ..." if len(entries) > 3 else "")
+    unread = "".join(f" ({why})" for why in sorted(set(unread_files(folder).values()))[:1])
+    remedy = (
+        "Put the files there, name another folder in trend.yaml (inputs.bold), or convert them"
+        f"{unread}."
+    )
+    if (whole := _whole_folder(folder)) is not None:
+        remedy = f"Name the folder that holds sub-*: `inputs: {{bold: {whole}}}`."
     return InputError(
         f"BOLD folder {folder}",
         expected=f"at least one run ({', '.join(SOURCE_OF)})",
         found=f"{len(entries)} entries, none of them one" + (f": {shown}" if shown else ""),
-        remedy="Put the files there, name another folder in trend.yaml (inputs.bold), or convert "
-        "them"
-        + "".join(f" ({why})" for why in sorted(set(unread_files(folder).values()))[:1])
-        + ".",
+        remedy=remedy,
     )
+
+
+def _whole_folder(folder: Path) -> Path | None:
+    """Folder with subjects in it that is meant where one too low or too high is named."""
+    for above in (folder, *folder.parents)[:3]:  # sub-01/ses-1/func
+        if re.match(r"(sub|ses)-|func$", above.name) and next(above.parent.glob("sub-*"), None):
+            return above.parent
+    below = (place.parent for place in sorted(folder.glob("*/sub-*")) if place.is_dir())
+    return next(below, None)
 
 
 def _none_chosen(
@@ -358,7 +377,11 @@ def _run_key(path: Path, rest: str) -> str:
     return key_of(Path(_FORMAT_ENTITY.sub("", rest).removesuffix("_bold")))
 
 
-def _one_run(key: str, several: Mapping[str, list[tuple[Side | None, Path]]]) -> BoldRun:
+def _one_run(
+    key: str,
+    several: Mapping[str, list[tuple[Side | None, Path]]],
+    left_out: Callable[[str], bool],
+) -> BoldRun:
     (name, files), *others = several.items()
     rest = name.removesuffix(str(_ending(files[0][1])))
     source = SOURCE_OF[str(_ending(files[0][1]))]
@@ -382,12 +405,13 @@ def _one_run(key: str, several: Mapping[str, list[tuple[Side | None, Path]]]) ->
         )
     if source in IN_PAIRS:
         sides = [side for side, _ in files]
-        if sorted(sides, key=str) != ["L", "R"]:
+        if sorted(sides, key=str) != ["L", "R"] and not left_out(_run_key(files[0][1], rest)):
             raise InputError(
                 f"BOLD run {key}",
                 expected="two files, hemi-L and hemi-R (or lh and rh), of one format",
                 found=", ".join(path.name for _, path in files),
-                remedy="Put the other hemisphere's file beside it.",
+                remedy="Put the other hemisphere's file beside it, or leave the run out: "
+                f"`inputs: {{exclude: {{{_run_key(files[0][1], rest)}: WHY}}}}`.",
             )
         files = sorted(files, key=lambda item: str(item[0]))
     paths = tuple(path for _, path in files)
