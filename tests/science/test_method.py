@@ -113,6 +113,15 @@ def test_vertices_without_label_are_left_out_and_another_mesh_is_refused(rng):
         encode(Correlation(np.eye(4), np.ones(4, bool)), encoding, SMALL)
 
 
+@pytest.mark.parametrize(
+    ("n_labels", "blamed"), [(7, r"seven\.npy: expected 5 labels.*7"), (5, "surface: expected 5")]
+)
+def test_labels_of_another_mesh_are_blamed_before_the_surface(surface, n_labels, blamed):
+    encoding = Encoding(np.zeros(n_labels, int), surface=surface, name="label file seven.npy")
+    with pytest.raises(InputError, match=blamed):
+        encode(Correlation(np.eye(5), np.ones(5, bool)), encoding, SMALL)
+
+
 def test_cleaning_changes_what_is_found(surface, cohort):
     _, runs = cohort
     run = next(iter(runs.values()))

@@ -76,7 +76,17 @@ class Project:
                 found="a file" if folder.exists() else "no such folder",
                 remedy="Name the project's folder, or make one: `trend init DIR`.",
             )
-        return cls(folder.resolve(), load_settings(folder, profile))
+        settings = load_settings(folder, profile)
+        # A project may do without settings, but not without any trace of one.
+        traces = ("trend.yaml", "store", settings.inputs.bold, settings.inputs.geodesic_labels)
+        if not any((folder / trace).exists() for trace in traces):
+            raise InputError(
+                f"project {folder}",
+                expected="a project's folder, with a trend.yaml in it",
+                found=f"none, and no folder {settings.inputs.bold} either",
+                remedy="Name the project's folder, or make this one a project: `trend init DIR`.",
+            )
+        return cls(folder.resolve(), settings)
 
     @cached_property
     def store(self) -> Store:

@@ -314,7 +314,10 @@ SCHEMA: dict[str, dict[str, ArraySpec]] = {
     "report": _PAGE,
     "control_correlation": {
         "features": ArraySpec(
-            ("bold_run", "vertex", "feature"), "float32", "features of the untrained model"
+            ("bold_run", "vertex", "feature"),
+            "float32",
+            "features of the untrained model",
+            optional=True,
         ),
         "vertex_mask": _MASK,
     },

@@ -254,11 +254,10 @@ def encoding_of(
     kernel = settings.thresholding.kernels().get(task.partition[LABEL_FILE])
     near = kernel is not None or (loadings and settings.factorization.smoothness > 0)
     version = distances() if near else None
-    vector = labels.read("labels")
     return Encoding(
-        vector,
+        labels.read("labels"),
         kernel,
         () if version is None else distances_of(version),
-        mesh_of(cortex(), len(vector)) if settings.thresholding.smoothing_fwhm_mm else None,
+        mesh_of(cortex()) if settings.thresholding.smoothing_fwhm_mm else None,
         f"geodesic label file {labels.facts['file']}",
     )

@@ -108,7 +108,7 @@ class Encoding:
         Raises
         ------
         InputError
-            If the labels belong to another mesh than the mask.
+            If the labels, or the surface, belong to another mesh than the mask.
         """
         if len(self.labels) != len(mask):
             raise InputError(
@@ -116,6 +116,13 @@ class Encoding:
                 expected=f"{len(mask)} labels, one per vertex of the BOLD runs",
                 found=str(len(self.labels)),
                 remedy="Make it for the same mesh as the BOLD runs, or take it out.",
+            )
+        if self.surface is not None and self.surface.n_vertices != len(mask):
+            raise InputError(
+                "surface",
+                expected=f"{len(mask)} vertices, as the BOLD runs have",
+                found=str(self.surface.n_vertices),
+                remedy="Name the surface that the BOLD was sampled on.",
             )
         return np.asarray(mask & (self.labels != NO_LABEL))
 
