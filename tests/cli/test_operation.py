@@ -13,6 +13,7 @@ import numpy as np
 import pytest
 
 from tests.service import TREND, Dev, trend, wait_until
+from trend_dagster.orchestration.examination import examine
 from trend_dagster.project.folder import Project
 from trend_dagster.storage.provenance import Recipe
 from trend_dagster.storage.stores import Store
@@ -140,3 +141,24 @@ def test_doctor_names_what_is_wrong_and_says_the_rest(project):
     assert "did you mean n_epochs?" in done.stdout
     assert "`trend run` was killed; the next one goes on" in done.stdout
     assert "threads" in done.stdout
+
+
+def test_associations_that_will_be_left_out_are_said_before_anything_is_computed(project_folder):
+    with (project_folder / "trend.yaml").open("a") as file:
+        file.write("individuals: {associate: [age_at_scan], participants: people.tsv}\n")
+    settings = project_folder / "trend.yaml"
+    settings.write_text(settings.read_text().replace("inputs: {", "inputs: {surface: fsaverage3, "))
+    table = project_folder / "people.tsv"
+    table.write_text("participant_id\tage_at_scn\n" + "sub-01\t40\nsub-02\t41\n")
+    expected = "no association with age_at_scan: individuals.associate names age_at_scan, which is "
+    expected += "no column of individuals.csv (did you mean age_at_scn?)"
+    told = [f for f in examine(project_folder) if expected in f.words]
+    assert [(f.subject, f.level) for f in told] == [("inputs", "note")]
+    done = trend("run", project_folder, "--select", "individuals")
+    assert done.stdout.startswith(f"note {expected}")
+    table.write_text("participant_id\tage_at_scan\nsub-01\t40\nsub-02\t41\n")
+    words = "5 newborns are needed, and 2 have age_at_scan"
+    assert [f.level for f in examine(project_folder) if words in f.words] == ["note"]
+    table.unlink()
+    wrong = [f for f in examine(project_folder) if "participants table" in f.words]
+    assert [f.level for f in wrong] == ["wrong"]

@@ -1,11 +1,19 @@
 """What a reader sees of newborns: pictures, and what goes with what."""
 
 import io
+import json
+from pathlib import Path
 
 import numpy as np
 import pandas as pd
 from PIL import Image
 
+from trend_dagster.delivery.associations import (
+    association_files,
+    association_notes,
+    foreseen_notes,
+    why_left_out,
+)
 from trend_dagster.delivery.figures.newborns import (
     CONFIDENCE_STEPS,
     association_figure,
@@ -14,7 +22,12 @@ from trend_dagster.delivery.figures.newborns import (
     series_figure,
 )
 from trend_dagster.delivery.figures.surface import maps_figure, maps_png, shared_colours
-from trend_dagster.delivery.individuals import individuals_files, newborn_maps
+from trend_dagster.delivery.individuals import (
+    COLUMNS,
+    individuals_table,
+    newborn_maps,
+    table_files,
+)
 from trend_dagster.delivery.maps import networks_of
 from trend_dagster.project.target import MapSpace
 from trend_dagster.science.individuals.settings import IndividualsConfig
@@ -67,22 +80,118 @@ def test_connectivity_has_one_scale() -> None:
     assert {image.get_clim() for axes in figure.axes[:2] for image in axes.images} == {(-1, 1)}
 
 
-def test_what_is_found_is_filled_and_written() -> None:
+def newborns(n: int = 20) -> pd.DataFrame:
+    """Network 1 grows with age; the homogeneity of network 2 is the same in all."""
     rng = np.random.default_rng(1)
-    age = rng.normal(40, 2, 20)
-    table = pd.DataFrame(
+    age = rng.normal(40, 2, n)
+    return pd.DataFrame(
         {"subject": f"{i:02d}", "network": k, "n_clusters": 4, "age": age[i], "minutes": 8.0}
-        | {"area_mm2": 500 + (k == 1) * 20 * age[i] + e, "homogeneity": 0.3 + 0.01 * e}
+        | {"area_mm2": 500 + (k == 1) * 20 * age[i] + e, "homogeneity": 0.3 + (k == 1) * 0.01 * e}
         for k in (1, 2)
-        for i, e in enumerate(rng.normal(size=20))
+        for i, e in enumerate(rng.normal(size=n))
     )
-    files = individuals_files(table, IndividualsConfig(associate=("age",)))
-    text = files["individuals_associations.csv"].decode()
-    assert text.startswith("# exploratory")
-    found = pd.read_csv(io.StringIO(text), comment="#")
+
+
+def test_what_is_found_is_filled_and_written() -> None:
+    files = association_files(newborns(), IndividualsConfig(associate=("age",)))
+    found = pd.read_csv(io.BytesIO(files["individuals_associations.csv"]))
+    said = json.loads(files["individuals_associations.json"])
+    assert said["Description"].startswith("Exploratory")
+    assert list(found) == [name for name in said if name not in ("Description", "Covariates")]
+    (without,) = found[found["slope"].isna()].to_dict("records")
+    assert (without["measure"], without["network"]) == ("homogeneity", 2)
+    assert without["note"] == "homogeneity is the same in all newborns"
     figure = association_figure(found)
     assert len(figure.axes) == 2  # area and homogeneity
     filled, open_ = (c.lines[0] for c in figure.axes[0].containers)
     assert (filled.get_xdata().tolist(), open_.get_xdata().tolist()) == ([1], [2])
+    marks = [line for axes in figure.axes for line in axes.lines if line.get_marker() == "x"]
+    crosses = [line.get_xdata().tolist() for line in marks]
+    assert crosses == [[], [2]]
     assert files["individuals_associations.png"].startswith(b"\x89PNG")
-    assert list(individuals_files(table, IndividualsConfig())) == ["individuals.csv"]
+    assert association_files(newborns(), IndividualsConfig()) == {}
+
+
+def test_an_association_that_cannot_be_made_is_left_out_with_the_reason() -> None:
+    table = newborns().assign(sex="F", mean_fd=0.1)
+    config = IndividualsConfig(associate=("age", "sex", "agee"), covariates=("mean_fdd",))
+    left_out = why_left_out(table, config)
+    assert left_out["age"].startswith(
+        "individuals.covariates names mean_fdd, which is no column of individuals.csv "
+        "(did you mean mean_fd?); it has network, "
+    )
+    assert left_out["age"].endswith("individuals.participants names no table")
+    assert left_out["agee"].startswith("individuals.associate names agee, which")
+    assert association_files(table, config) == {}
+    notes = association_notes(left_out)
+    assert [note.split(":")[0] for note in notes] == [
+        "no association with age, sex",
+        "no association with agee",
+    ]
+    config = IndividualsConfig(associate=("age", "sex"), covariates=("mean_fd",))
+    said = json.loads(association_files(table, config)["individuals_associations.json"])
+    assert said["LeftOut"] == {"sex": "sex holds what is no number, such as 'F'"}
+    few = why_left_out(newborns(4), IndividualsConfig(associate=("age",), covariates=()))
+    assert few == {"age": "5 newborns are needed, and 4 have age"}
+
+
+def test_what_the_tables_tell_of_associations_is_foreseen(tmp_path: Path) -> None:
+    people = [f"sub-{i:02d}" for i in range(6)]
+    file = tmp_path / "participants.tsv"
+    table = pd.DataFrame({"participant_id": people, "age": range(6), "sex": "F"})
+    table.assign(weight=[1.0, 2.0, 3.0, 4.0, None, None]).to_csv(file, sep="\t", index=False)
+    config = IndividualsConfig(
+        participants="participants.tsv",
+        associate=("age", "mean_fd", "sex", "weight", "wait"),
+        covariates=("minutes", "mean_fd"),
+    )
+    sex, weight, wait = foreseen_notes(people, file, config)
+    assert sex == "no association with sex: sex holds what is no number, such as 'F'"
+    assert weight.endswith("5 newborns are needed, and 4 have weight, minutes, mean_fd")
+    assert "individuals.associate names wait" in wait
+    assert foreseen_notes(people, None, IndividualsConfig()) == []
+
+
+class Stored:
+    """As much of a version as a table of newborns reads."""
+
+    def __init__(self, partition: dict, facts: dict, **arrays: object) -> None:
+        self.partition, self.facts, self.read = partition, facts, lambda name: arrays[name]
+
+
+def run_of(name: str, **facts: float) -> Stored:
+    return Stored({"bold_run": name}, facts)
+
+
+def test_motion_is_the_mean_over_volumes_and_every_column_is_described(tmp_path: Path) -> None:
+    departure = ("share", "null", "null_sd", "excess", "z", "different", "excess_vertices")
+    arrays = {f"departure_{name}": np.array([0.0]) for name in departure}
+    arrays |= {
+        f"network_{name}": np.array([[1.0, 2.0]])
+        for name in ("area_mm2", "homogeneity", "silhouette", "confidence")
+    }
+    arrays |= {"agreement": np.array([np.nan]), "n_clusters": np.array([2])}
+    runs = {"sub-1": ["a", "b", "c"], "sub-2": ["d"]}
+    versions = [
+        Stored({"subject": key}, {"runs": own, "minutes": 8.0}, **arrays)
+        for key, own in runs.items()
+    ]
+    recorded = [
+        run_of("a", n_timepoints=100, n_volumes=300, mean_framewise_displacement=0.1),
+        run_of("b", n_timepoints=100, mean_framewise_displacement=0.5),
+        run_of("c", n_timepoints=100),
+        run_of("d", n_timepoints=100),
+        run_of("e", n_timepoints=100, mean_framewise_displacement=9.0),
+    ]
+    file = tmp_path / "participants.tsv"
+    file.write_text("participant_id\tminutes\tage\nsub-1\t7\t40\nsub-2\t7\t41\n")
+    names = {key: [["LH_01", "RH_02"]] for key in runs}
+    table = individuals_table(versions, names, recorded, file)
+    people = table.groupby("subject")[["minutes", "mean_fd", "minutes_participants"]].first()
+    assert people.loc["sub-1"].tolist() == [8.0, 0.2, 7.0]
+    assert np.isnan(people.loc["sub-2", "mean_fd"])
+    files = table_files(table)
+    columns = json.loads(files["individuals.json"])
+    assert list(columns) == list(pd.read_csv(io.BytesIO(files["individuals.csv"])))
+    assert list(columns) == [*COLUMNS, "minutes_participants", "age"]
+    assert columns["mean_fd"]["Units"] == "mm"

@@ -37,7 +37,10 @@ def report(text: str, **more) -> Report:
                 "subject": text,
                 "n_vertices": 8,
                 "n_vertices_without_signal": 2,
-                "n_timepoints": None,
+                "n_volumes": None,
+                "n_kept": None,
+                "minutes": None,
+                "mean_fd": None,
                 "temporal_snr": None,
                 "excluded": text,
                 "used_for": "the average",
@@ -69,6 +72,7 @@ def report(text: str, **more) -> Report:
                 "subject": text,
                 "n_clusters": 2,
                 "minutes": None,
+                "mean_fd": None,
                 "share": 0.1,
                 "null": 0.02,
                 "z": 8.0,
@@ -77,6 +81,7 @@ def report(text: str, **more) -> Report:
             }
         ],
         "pages": True,
+        "not_associated": [text],
         "provenance": [
             {
                 "output": text,

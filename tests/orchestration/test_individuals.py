@@ -72,6 +72,11 @@ def networks_in(file: Path) -> dict[int, tuple[str, str]]:
     return {row.key: (row.label, to_hex(row.rgba[:3])) for row in table if row.key}
 
 
+def people_of(cohort: Path) -> pd.DataFrame:
+    """The table of all newborns."""
+    return pd.read_csv(cohort / "outputs" / "individuals.csv")
+
+
 def assert_named_as_the_cohort(outputs: Path, key: str) -> None:
     """A network's number, name and colour are the cohort's in the maps, table, page and series."""
     cohort = networks_in(outputs / "maps" / "selected_6_clusters.L.label.gii")
@@ -158,8 +163,30 @@ def test_each_newborn_has_its_own_networks_and_a_new_one_makes_only_its_own(
     assert outcomes["individual_prior"].made == 1
 
     (cohort / "trend.yaml").write_text(SETTINGS)
-    outcomes = run(cohort, select=["individuals"])
-    assert "at least 5 newborns" in str(outcomes["individuals"].errors)
+    outcomes = run(cohort)
+    assert [o.errors for o in outcomes.values() if o.errors] == []
+    assert outcomes["individuals"].made == outcomes["report"].made == 1
+    (note,) = outcomes["individuals"].doubts
+    assert note == (
+        "individuals: no association with age_at_scan: 5 newborns are needed, and 3 have "
+        "age_at_scan"
+    )
+    assert note.removeprefix("individuals: ") in (cohort / "outputs/report.html").read_text()
+    assert not (cohort / "outputs" / "individuals_associations.csv").exists()
+    assert len(pd.read_csv(cohort / "outputs" / "individuals.csv")) == 4 * 6
+
+    # Motion comes into the table, also of confounds that come later.
+    assert people_of(cohort)["mean_fd"].isna().all()
+    for number, moved in ((1, 0.1), (2, 0.3)):
+        rows = ["framewise_displacement", "n/a", *[str(moved)] * 119]
+        name = f"sub-01_ses-1_run-{number}_desc-confounds_timeseries.tsv"
+        (cohort / "bold" / name).write_text("\n".join(rows) + "\n")
+    outcomes = run(cohort)
+    made = {name for name, o in outcomes.items() if o.made}
+    assert {"bold", "individuals", "report"} <= made
+    assert "individual_networks" not in made
+    moved = people_of(cohort).groupby("subject")["mean_fd"].first()
+    assert moved.dropna().to_dict() == {"sub-01": 0.2}
 
 
 def test_a_subject_is_made_from_its_own_runs_only(cohort: Path) -> None:

@@ -181,6 +181,9 @@ def test_a_parcellation_can_be_followed_to_its_files(finished_once):
     ):
         assert name in text
     assert "since replaced" not in text
+    # The report goes by what was measured of runs, too: they are no others for that.
+    said = [line for _, line in ancestry(project, project.store.latest("report"))]
+    assert not [line for line in said if "since replaced" in line]
 
 
 @pytest.mark.slow

@@ -79,6 +79,8 @@ def run(
         PROGRESS.set(foretelling(show, say))
         if not selected or "bold" in selected:
             _show_foreseen(project)
+        if not selected or "individuals" in selected:
+            _show_foreseen_associations(project)
         named = named_assets(select or [])
         wish = Wish(select=selected, named=named, force=force, retrain=retrain)
         for outcome in run_all(project, definitions, instance, wish):
@@ -187,6 +189,19 @@ def _show_foreseen(project: Project) -> None:
     if (more := len(new) - MAX_DOUBTS) > 0:
         new[MAX_DOUBTS:] = [f"and {more} more like these (`trend doctor` shows them)"]
     for line in new:
+        console.print(f"[yellow]note[/] {escape(line)}", soft_wrap=True)
+
+
+def _show_foreseen_associations(project: Project) -> None:
+    """Say at once which associations will not be made, and whether their table can be read."""
+    from trend_dagster.errors import TrendError
+    from trend_dagster.orchestration.examination import foreseen_associations
+
+    try:
+        notes = foreseen_associations(project)
+    except TrendError as error:
+        notes = [str(error)]
+    for line in notes:
         console.print(f"[yellow]note[/] {escape(line)}", soft_wrap=True)
 
 

@@ -1,4 +1,4 @@
-"""Tables of persons: series as .tsv, one table of all newborns, and what goes with what."""
+"""Tables of persons: series as .tsv, and one table of all newborns."""
 
 from __future__ import annotations
 
@@ -11,15 +11,14 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 from numpy.typing import NDArray
 
-from trend_dagster.delivery.figures.newborns import association_figure
-from trend_dagster.delivery.figures.png import to_png
 from trend_dagster.delivery.figures.surface import maps_png
 from trend_dagster.delivery.maps import MAPS, counted, map_files, networks_of
 from trend_dagster.errors import InputError, MissingUpstreamError
+from trend_dagster.project.dimensions import BOLD_RUN
 from trend_dagster.project.target import MapSpace
-from trend_dagster.science.individuals.settings import IndividualsConfig
 from trend_dagster.science.surface import Surface
 from trend_dagster.storage.label_images import Network, Networks
+from trend_dagster.storage.schema import SCHEMA
 from trend_dagster.storage.stores import Version
 
 if TYPE_CHECKING:
@@ -27,9 +26,53 @@ if TYPE_CHECKING:
 
 FOLDER = "individuals"
 MAP_NAMES = ("cohort", "own")
-ASSOCIATED = ("area_mm2", "homogeneity")
 NO_MAP = np.empty(0, dtype=np.int64)
-PERSON = ["subject", "n_clusters", "minutes", "share", "null", "z", "different", "excess_vertices"]
+PERSON = [
+    "subject",
+    "n_clusters",
+    "minutes",
+    "mean_fd",
+    "share",
+    "null",
+    "z",
+    "different",
+    "excess_vertices",
+]
+
+
+def _stored(prefix: str) -> dict[str, dict[str, str]]:
+    """Columns that are arrays of ``individual_networks``, as its schema says them."""
+    return {
+        name.removeprefix(prefix): described(spec.description, spec.unit)
+        for name, spec in SCHEMA["individual_networks"].items()
+        if name.startswith(prefix)
+    }
+
+
+def described(text: str, unit: str = "1") -> dict[str, str]:
+    """A column as the table's .json has it."""
+    return {"Description": text} | ({} if unit == "1" else {"Units": unit})
+
+
+COLUMNS = {
+    "subject": described("the newborn"),
+    "n_clusters": described("number of clusters of the parcellation"),
+    "network": described("its number in the cohort's map, from 1"),
+    "name": described("its name in the cohort's map"),
+    **_stored("network_"),
+    "n_runs": described("runs of the newborn that were used"),
+    "minutes": described("length of these runs together", "min"),
+    "mean_fd": described(
+        "mean framewise displacement as the confounds tables have it: mean of all recorded volumes "
+        "of the runs that have a table; empty where none has",
+        "mm",
+    ),
+    **_stored("departure_"),
+    "agreement_between_runs": described("share of vertices alike in two halves of the runs"),
+}
+"""Columns of the table of newborns, without those of the participants."""
+THEIRS = "_participants"
+"""Behind the name of a participants' column that the table has itself."""
 
 Labels = NDArray[np.integer]
 FloatArray = NDArray[np.floating[Any]]
@@ -177,6 +220,7 @@ def series_files(
 def individuals_table(
     newborns: Sequence[Version],
     names: Mapping[str, Sequence[Sequence[str]]],
+    runs: Sequence[Version],
     participants: Path | None,
 ) -> pd.DataFrame:
     """Put what is known of all newborns into one table.
@@ -187,13 +231,16 @@ def individuals_table(
         Of ``individual_networks``.
     names : mapping of str to sequence of sequence of str
         Names of the networks of each parcellation, by subject.
+    runs : sequence of Version
+        Of ``bold``: how much newborns moved.
     participants : Path, optional
         Table whose columns join it.
 
     Returns
     -------
     DataFrame
-        A row for each newborn, parcellation and network (from 1).
+        A row for each newborn, parcellation and network (from 1), by the names of `COLUMNS`, and
+        the participants' columns.
     """
     import pandas as pd
 
@@ -214,6 +261,7 @@ def individuals_table(
             "agreement_between_runs": newborn.read("agreement")
         }
         minutes, subject = newborn.facts.get("minutes"), newborn.partition["subject"]
+        moved = mean_fd([r for r in runs if r.partition[BOLD_RUN] in newborn.facts["runs"]])
         for i, n in enumerate(newborn.read("n_clusters").tolist()):
             of_person = {name: values[i] for name, values in person.items()}
             for k in np.flatnonzero(np.isfinite(network["area_mm2"][i])):
@@ -222,14 +270,29 @@ def individuals_table(
                     | {"name": names[subject][i][int(k)]}
                     | {name: values[i, k] for name, values in network.items()}
                     | {"n_runs": len(newborn.facts["runs"])}
-                    | {"minutes": np.nan if minutes is None else minutes}
+                    | {"minutes": np.nan if minutes is None else minutes, "mean_fd": moved}
                     | of_person
                     | {"different": bool(of_person["different"])}
                 )
-    table = pd.DataFrame(rows)
+    return with_participants(pd.DataFrame(rows), participants)
+
+
+def mean_fd(runs: Sequence[Version]) -> float:
+    """Mean framewise displacement of all volumes of runs in mm; NaN where no run tells it."""
+    known = [run.facts for run in runs if "mean_framewise_displacement" in run.facts]
+    if not known:
+        return np.nan
+    moved = [facts["mean_framewise_displacement"] for facts in known]
+    lengths = [facts.get("n_volumes", facts["n_timepoints"]) for facts in known]
+    return round(float(np.average(moved, weights=lengths)), 4)
+
+
+def with_participants(table: pd.DataFrame, participants: Path | None) -> pd.DataFrame:
+    """Join the participants' columns, if there are any; one that the table has gets `THEIRS`."""
     if participants is None:
         return table
-    return table.merge(read_participants(participants), on="subject", how="left")
+    theirs = read_participants(participants)
+    return table.merge(theirs, on="subject", how="left", suffixes=("", THEIRS))
 
 
 def individuals_facts(table: pd.DataFrame) -> dict[str, Any]:
@@ -293,36 +356,11 @@ def read_participants(path: Path) -> pd.DataFrame:
     return table.rename(columns={"participant_id": "subject"})
 
 
-def individuals_files(table: pd.DataFrame, config: IndividualsConfig) -> dict[str, bytes]:
-    """Write the table, and what of it goes with columns of the participants.
-
-    Parameters
-    ----------
-    table : DataFrame
-        From `individuals_table`.
-    config : IndividualsConfig
-        Columns to associate with, and covariates; without columns there is no association.
-
-    Returns
-    -------
-    dict of str to bytes
-        ``individuals.csv``; ``individuals_associations.csv`` and ``.png``.
-    """
-    import pandas as pd
-
-    from trend_dagster.science.individuals.association import associate
-
-    files = {"individuals.csv": table.to_csv(index=False).encode()}
-    if not config.associate:
-        return files
-    found = pd.concat(
-        associate(own, ASSOCIATED, column, config.covariates).assign(n_clusters=n)
-        for n, own in table.groupby("n_clusters")
-        for column in config.associate
-    )
-    text = "# exploratory: nothing here was asked before the data was seen\n"
-    text += found.to_csv(index=False)
-    return files | {
-        "individuals_associations.csv": text.encode(),
-        "individuals_associations.png": to_png(association_figure(found), 110),
+def table_files(table: pd.DataFrame) -> dict[str, bytes]:
+    """Write the table of newborns as ``individuals.csv``, and what its columns are as a .json."""
+    theirs = described("column of the participants table")
+    columns = {str(name): COLUMNS.get(str(name), theirs) for name in table}
+    return {
+        "individuals.csv": table.to_csv(index=False).encode(),
+        "individuals.json": (json.dumps(columns, indent=2) + "\n").encode(),
     }

@@ -107,7 +107,7 @@ RANKING = {
 }
 RANKED = 10  # cells of the ranking that are shown
 
-RUN_FACTS = ("n_vertices", "n_vertices_without_signal", "n_timepoints", "temporal_snr")
+RUN_FACTS = ("n_vertices", "n_vertices_without_signal", "temporal_snr")
 NOISE = "noise as smooth as the data"
 
 METRICS: tuple[tuple[str, str, str, dict[str, str]], ...] = (
@@ -231,6 +231,7 @@ def gather(
         surface=surface,
         newborns=[] if individuals is None else individuals.facts.get("newborns", []),
         pages=settings.individuals.pages,
+        not_associated=[] if individuals is None else individuals.facts.get("notes", []),
         provenance=[
             {
                 "output": v.name,
@@ -271,11 +272,23 @@ def _run(run: Version, model: Version | None, imported: Collection[str]) -> dict
         "run": key,
         "subject": subject_of(key),
         **{name: run.facts.get(name) for name in RUN_FACTS},
+        **_recorded(run.facts),
         "excluded": run.excluded,
         "used_for": next(
             (word for fact, word in used.items() if model and key in model.facts.get(fact, ())),
             "controls, newborns" if "average_correlation" in imported else "the average",
         ),
+    }
+
+
+def _recorded(facts: Mapping[str, Any]) -> dict[str, Any]:
+    """How long a run is and how much its subject moved; imported ones may lack it all."""
+    kept, time = facts.get("n_timepoints"), facts.get("repetition_time_s")
+    return {
+        "n_volumes": facts.get("n_volumes", kept),
+        "n_kept": kept,
+        "minutes": None if kept is None or time is None else kept * time / 60,
+        "mean_fd": facts.get("mean_framewise_displacement"),
     }
 
 

@@ -17,6 +17,7 @@ from typing import Literal
 import dagster as dg
 import psutil
 
+from trend_dagster.delivery.associations import foreseen_notes
 from trend_dagster.errors import TrendError
 from trend_dagster.orchestration.instance import (
     HOME_VARIABLE,
@@ -31,8 +32,9 @@ from trend_dagster.orchestration.instance import (
     service_lock,
 )
 from trend_dagster.orchestration.service import marked
-from trend_dagster.project.folder import Project
+from trend_dagster.project.folder import SUBJECT, Project, participants_file
 from trend_dagster.project.recordings import foreseen
+from trend_dagster.project.settings import why_no_individuals
 from trend_dagster.science.cores import usable_cores
 from trend_dagster.storage.locks import Holder, has_locks, is_alive
 
@@ -121,6 +123,22 @@ def _inputs(folder: Path, profile: str | None) -> Iterator[Finding]:
         yield Finding("inputs", "note", f"and {more} more like these")
     if not found:
         yield Finding("inputs", "good", f"names, headers and tables of {len(runs)} BOLD runs")
+    for note in foreseen_associations(project):
+        yield Finding("inputs", "note", note)
+
+
+def foreseen_associations(project: Project) -> list[str]:
+    """Say which associations of newborns (`individuals.associate`) will not be made, and why.
+
+    Raises
+    ------
+    InputError
+        If the participants table cannot be read.
+    """
+    config = project.settings.individuals
+    if why_no_individuals(project.settings) is not None:
+        return []
+    return foreseen_notes(project.keys(SUBJECT), participants_file(project), config)
 
 
 def _permissions(folder: Path) -> Iterator[Finding]:

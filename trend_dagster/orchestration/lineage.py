@@ -14,7 +14,12 @@ from typing import Literal
 from trend_dagster.errors import MissingUpstreamError, StoreError, TrendError
 from trend_dagster.orchestration.assets import ASSETS
 from trend_dagster.orchestration.io_managers import NONE
-from trend_dagster.orchestration.production import MISSING, StoredAsset, missing_files
+from trend_dagster.orchestration.production import (
+    MISSING,
+    StoredAsset,
+    digest_with_facts,
+    missing_files,
+)
 from trend_dagster.project.folder import SUBJECT, Project
 from trend_dagster.storage.provenance import Recipe
 from trend_dagster.storage.stores import Partition, Version, describe, described
@@ -257,7 +262,7 @@ def ancestry(
         upstream = None if digest == NONE else _stored(project, name)
         if upstream is None:
             yield depth + 1, f"{name} {digest}"
-        elif upstream.digest == digest:
+        elif digest in (upstream.digest, digest_with_facts(upstream)):
             yield from ancestry(project, upstream, depth + 1, followed)
         else:
             yield depth + 1, f"{name} {digest} (since replaced by {upstream.digest})"

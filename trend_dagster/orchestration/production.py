@@ -452,7 +452,7 @@ class StoredAsset:
         if self.beside is not None:
             # What was measured counts, too: maps go by the format of a run, which no array holds.
             found = self.beside(project)
-            digests |= {v.name: digest_of([v.digest, v.facts]) for v in found}
+            digests |= {v.name: digest_with_facts(v) for v in found}
         traced = any(self.asks_for(name) for name in inputs)
         settings = self._identity(project)
         if (why := _excluded_by(self, inputs)) is not None:
@@ -608,6 +608,11 @@ def stored_asset(
         return StoredAsset(compute, inputs=tuple(map(stored, inputs)), **options).definition()
 
     return define
+
+
+def digest_with_facts(version: Version) -> str:
+    """Digest of a version that is read beside the inputs: of its arrays and what was measured."""
+    return digest_of([version.digest, version.facts])
 
 
 # --- The loop over the partitions of a run ----------------------------------------------------

@@ -304,3 +304,9 @@ def subject_key(run: str) -> str:
     """Partition key of the subject of a run: ``sub-01``; a run that names none is its own."""
     subject = subject_of(run)
     return run if subject is None else f"sub-{subject}"
+
+
+def participants_file(project: Project) -> Path | None:
+    """Table of the newborns, if the settings name one."""
+    name = project.settings.individuals.participants
+    return None if name is None else project.folder / name

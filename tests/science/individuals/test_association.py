@@ -5,8 +5,7 @@ import pandas as pd
 import pytest
 from scipy import stats
 
-from trend_dagster.errors import InputError, SettingsError
-from trend_dagster.science.individuals.association import COLUMNS, associate
+from trend_dagster.science.individuals.association import COLUMNS, associate, why_not
 
 
 def table(rng: np.random.Generator, slope: float = 0.0, n: int = 40) -> pd.DataFrame:
@@ -70,17 +69,30 @@ def test_newborns_without_a_value_are_left_out(rng: np.random.Generator) -> None
     assert found["n"].tolist()[:3] == [39, 38, 39]
     assert np.isnan(found.loc[2, "p"])
     assert np.isnan(found.loc[2, "q"])
+    assert found.loc[2, "note"] == "area_mm2 is the same in all newborns"
     assert found.loc[0, "q"] < 0.001
 
 
-def test_what_cannot_be_regressed_is_refused(rng: np.random.Generator) -> None:
-    data = table(rng)
-    with pytest.raises(InputError, match="column weight"):
-        associate(data, ["area_mm2"], "weight")
-    with pytest.raises(InputError, match="expected numbers, found such as '00'"):
-        associate(data, ["area_mm2"], "subject")
-    with pytest.raises(SettingsError, match="differ in minutes"):
-        associate(data, ["area_mm2"], "minutes")
+def test_of_what_cannot_be_regressed_the_reason_is_said(rng: np.random.Generator) -> None:
+    data = table(rng).assign(sex="F", empty=None)
+    assert why_not(data, "age", ["motion", "minutes"]) is None
+    assert why_not(data, "sex") == "sex holds what is no number, such as 'F'"
+    assert why_not(data, "age", ["sex"]) == "sex holds what is no number, such as 'F'"
+    assert why_not(data, "empty") == "5 newborns are needed, and 0 have empty"
+    assert why_not(data, "minutes") == "minutes is the same in all 40 newborns"
     few = data[data["subject"] < "05"]
-    with pytest.raises(SettingsError, match="at least 6 newborns"):
-        associate(few, ["area_mm2"], "age", ["motion"])
+    assert why_not(few, "age", ["motion"]) == "6 newborns are needed, and 5 have age, motion"
+    assert why_not(few, "age", ["minutes"]) is None  # it explains nothing, and costs nothing
+
+
+def test_a_network_without_a_slope_says_why(rng: np.random.Generator) -> None:
+    data = table(rng, n=8)
+    data["twice"] = 2 * data["age"]
+    data.loc[(data["subject"] > "03") & (data["network"] == 1), "area_mm2"] = np.nan
+    data.loc[data["subject"] == "02", "age"] = np.inf
+    few = associate(data, ["area_mm2"], "age").set_index("network")
+    assert few["n"].tolist()[:2] == [7, 3]
+    assert few.loc[1, "note"] == "5 newborns are needed, and 3 have it"
+    assert few["note"].tolist()[2:] == [""] * 8
+    alike = associate(data, ["area_mm2"], "age", ["twice"])["note"]
+    assert alike[0] == "age and twice cannot be told apart in the newborns that have it"

@@ -132,7 +132,8 @@ def association_figure(table: pd.DataFrame) -> Figure:
     -------
     Figure
         A panel for each parcellation, measure and column: the slope of each network with its 95 %
-        confidence interval, filled where the false discovery rate is below 5 %.
+        confidence interval, filled where the false discovery rate is below 5 %; a cross for a
+        network without a slope.
     """
     panels = list(table.groupby(["n_clusters", "measure", "with"], sort=False))
     columns = min(len(panels), 2)
@@ -149,6 +150,9 @@ def association_figure(table: pd.DataFrame) -> Figure:
                 shown["network"], shown["slope"], reach, fmt="o", color="0.3", mfc=fill, ms=5
             )
         axes.axhline(0, color="0.6", linewidth=0.8)
+        without = own.loc[own["slope"].isna(), "network"]
+        axes.plot(without, np.zeros(len(without)), "x", color="0.3")
         axes.set(xlabel="network", ylabel=f"slope of {measure}", title=f"{n} clusters: {column}")
-    figure.suptitle("Exploratory: filled where q < 0.05", fontsize=10)
+    crosses = "; crosses: no slope (see note in the table)" if table["slope"].isna().any() else ""
+    figure.suptitle(f"Exploratory: filled where q < 0.05{crosses}", fontsize=10)
     return figure

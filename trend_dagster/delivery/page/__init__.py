@@ -147,6 +147,8 @@ class Report:
         A row for each newborn and number of clusters.
     pages : bool
         Whether each newborn has a page of its own.
+    not_associated : sequence of str
+        Associations of newborns that were asked for and not made, with the reason.
     provenance : sequence of mapping
         The outputs that it was made from.
     libraries : mapping of str to str
@@ -174,6 +176,7 @@ class Report:
     surface: Surface | None
     newborns: Sequence[Mapping[str, Any]]
     pages: bool
+    not_associated: Sequence[str]
     provenance: Sequence[Mapping[str, Any]]
     libraries: Mapping[str, str]
 

@@ -226,9 +226,11 @@ def _beside(project: Project) -> list[Version]:
     return [*_versions_beside(project), *target_run(project)]
 
 
-def _pages(settings: Settings) -> dict[str, dict[str, Any]]:
-    """Whether there are pages to link to."""
-    return {"individuals": {"pages": settings.individuals.pages}}
+def _newborns(settings: Settings) -> dict[str, dict[str, Any]]:
+    """Whether there are pages to link to, and the associations that may be left out."""
+    config = settings.individuals
+    asked = {"associate": config.associate, "covariates": config.covariates}
+    return {"individuals": {"pages": config.pages} | (asked if config.associate else {})}
 
 
 def _versions_beside(project: Project) -> list[Version]:
@@ -247,8 +249,8 @@ def _versions_beside(project: Project) -> list[Version]:
         individuals,
         atlas_overlap,
     ],
-    settings=("selection", named_by_atlas, _pages),
-    code_version="4",
+    settings=("selection", named_by_atlas, _newborns),
+    code_version="5",
     files=template_files,
     beside=_beside,
 )

@@ -10,9 +10,13 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 from numpy.typing import NDArray
 
+from trend_dagster.delivery.associations import (
+    association_files,
+    association_notes,
+    why_left_out,
+)
 from trend_dagster.delivery.individuals import (
     individuals_facts,
-    individuals_files,
     individuals_table,
     map_pictures,
     newborn_maps,
@@ -20,6 +24,7 @@ from trend_dagster.delivery.individuals import (
     newborns_markdown,
     series_files,
     series_names,
+    table_files,
     table_of,
 )
 from trend_dagster.delivery.newborn_page import newborn_page
@@ -36,7 +41,13 @@ from trend_dagster.orchestration.assets.parcellation import atlas_overlap, selec
 from trend_dagster.orchestration.io_managers import Result
 from trend_dagster.orchestration.production import Available, Optional, Task, stored_asset
 from trend_dagster.project.atlases import read_planted
-from trend_dagster.project.folder import BOLD_RUN, SUBJECT, Project, subject_key
+from trend_dagster.project.folder import (
+    BOLD_RUN,
+    SUBJECT,
+    Project,
+    participants_file,
+    subject_key,
+)
 from trend_dagster.project.mesh import surface_of
 from trend_dagster.project.settings import Settings, why_no_individuals
 from trend_dagster.project.tables import Parcellations, number_columns
@@ -372,34 +383,42 @@ def _read_planted(task: Task, n_vertices: int) -> NDArray[np.int64] | None:
 
 
 def _participants(project: Project, partition: Partition) -> Mapping[str, Path]:
-    name = project.settings.individuals.participants
-    return {} if name is None else {"participants": project.folder / name}
+    file = participants_file(project)
+    return {} if file is None else {"participants": file}
+
+
+def _recordings(project: Project) -> list[Version]:
+    """Runs in the store: how much newborns moved is told by their facts."""
+    found = (project.store.latest("bold", {BOLD_RUN: key}) for key in project.keys(BOLD_RUN))
+    return [version for version in found if version is not None]
 
 
 @stored_asset(
     group="individuals",
     inputs=[individual_networks, individual_maps],
     settings=("individuals",),
-    code_version="2",
+    code_version="3",
     nothing_to_do=why_no_individuals,
     files=_participants,
+    beside=_recordings,
 )
 def individuals(task: Task, individual_networks: Available, individual_maps: Available) -> Result:
     """One table of all newborns and networks, and what goes with what (exploratory).
 
     `individuals.csv`: area, homogeneity, silhouette and confidence of each network; of each newborn
-    its minutes, the agreement between its runs, and its distance from the cohort's map in units of
-    the null. Columns of `individuals.participants` join it. `individuals.associate` names columns
-    that areas and homogeneities are regressed on.
+    its minutes, its motion, the agreement between its runs, and its distance from the cohort's map
+    in units of the null; `individuals.json` says what its columns are. Columns of
+    `individuals.participants` join it. `individuals.associate` names columns that areas and
+    homogeneities are regressed on; an association that cannot be made is left out, with the reason.
     """
-    file = _participants(task.project, task.partition).get("participants")
+    file, config = participants_file(task.project), task.settings.individuals
     names = {version.partition[SUBJECT]: version.facts["names"] for version in individual_maps}
-    table = individuals_table(
-        [each for each in individual_networks if each.partition[SUBJECT] in names], names, file
-    )
+    newborns = [each for each in individual_networks if each.partition[SUBJECT] in names]
+    table = individuals_table(newborns, names, _recordings(task.project), file)
+    left_out = association_notes(why_left_out(table, config))
     return Result(
         arrays=number_columns(table),
-        facts=individuals_facts(table),
+        facts=individuals_facts(table) | ({"notes": left_out} if left_out else {}),
         tables={"newborns": newborns_markdown(table)},
-        files=individuals_files(table, task.settings.individuals),
+        files=table_files(table) | association_files(table, config),
     )

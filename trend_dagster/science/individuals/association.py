@@ -11,8 +11,6 @@ from collections.abc import Sequence
 import numpy as np
 import pandas as pd
 
-from trend_dagster.errors import InputError, SettingsError
-
 COLUMNS = {
     "measure": "what of the network is explained",
     "network": "its number in the cohort's map",
@@ -25,6 +23,7 @@ COLUMNS = {
     "t": "slope over its standard error",
     "p": "probability of such a t, or a larger one of either sign, without any association",
     "q": "the same after Benjamini and Hochberg, over all networks of the measure",
+    "note": "why there is no slope, where there is none",
 }
 """Columns of the table of associations."""
 
@@ -53,23 +52,12 @@ def associate(
     Returns
     -------
     DataFrame
-        A row for each measure and network, by the names of `COLUMNS`; NaN where a network's
-        measure does not vary. Benjamini and Hochberg 1995, doi:10.1111/j.2517-6161.1995.tb02031.x.
-
-    Raises
-    ------
-    InputError
-        If a column is missing, or holds something that is no number.
-    SettingsError
-        If there are too few newborns for so many covariates, or they do not differ.
+        A row for each measure and network, by the names of `COLUMNS`; where there is no slope its
+        ``note`` says why. Benjamini and Hochberg 1995, doi:10.1111/j.2517-6161.1995.tb02031.x.
     """
     from statsmodels.stats.multitest import multipletests
 
-    for column in (*measures, explain_by, *covariates):
-        _check_numeric(table, column)
-    known = table.dropna(subset=[explain_by, *covariates])
-    used = [c for c in covariates if c != explain_by and known[c].min() < known[c].max()]
-    _check_newborns(known, explain_by, used)
+    known, used = _known(table, explain_by, covariates)
     tables = []
     for measure in measures:
         rows = pd.DataFrame(
@@ -87,55 +75,66 @@ def associate(
     return pd.concat(tables, ignore_index=True)[list(COLUMNS)]
 
 
-def _check_numeric(table: pd.DataFrame, column: str) -> None:
-    if column not in table:
-        raise InputError(
-            f"column {column}",
-            expected="one of the table of newborns",
-            found=f"only {', '.join(map(str, table.columns))}",
-            remedy="Correct the name in individuals.associate, or add it to participants.tsv.",
-        )
-    if not pd.api.types.is_numeric_dtype(table[column]):
-        raise InputError(
-            f"column {column}",
-            expected="numbers",
-            found=f"such as {str(table[column].dropna().iloc[0])!r}",
-            remedy="Code it as numbers in participants.tsv; write n/a where a value is missing.",
-        )
+def why_not(table: pd.DataFrame, explain_by: str, covariates: Sequence[str] = ()) -> str | None:
+    """Say why nothing can be regressed on a column; None if it can be tried.
 
+    Parameters
+    ----------
+    table, explain_by, covariates
+        As of `associate`.
 
-def _check_newborns(known: pd.DataFrame, explain_by: str, covariates: Sequence[str]) -> None:
-    needed = 2 + len(covariates) + MIN_SPARE
+    Returns
+    -------
+    str or None
+        A clause for messages.
+    """
+    for column in (explain_by, *covariates):
+        values = table[column].dropna()
+        if len(values) and not pd.api.types.is_numeric_dtype(values):
+            return f"{column} holds what is no number, such as {str(values.iloc[0])!r}"
+    known, used = _known(table, explain_by, covariates)
     people = known.drop_duplicates("subject")
-    if len(people) < needed:
-        raise SettingsError(
-            "individuals.associate",
-            expected=f"at least {needed} newborns with {', '.join([explain_by, *covariates])}",
-            found=str(len(people)),
-            remedy="Take covariates out, or leave this association until there are more newborns.",
-        )
+    if len(people) < (needed := _needed(used)):
+        asked = ", ".join(dict.fromkeys([explain_by, *covariates]))
+        return f"{needed} newborns are needed, and {len(people)} have {asked}"
     if people[explain_by].min() == people[explain_by].max():
-        raise SettingsError(
-            "individuals.associate",
-            expected=f"newborns who differ in {explain_by}",
-            found="one value for all",
-            remedy="Take it out: nothing can go with what is the same for everyone.",
-        )
+        return f"{explain_by} is the same in all {len(people)} newborns"
+    return None
+
+
+def _known(
+    table: pd.DataFrame, explain_by: str, covariates: Sequence[str]
+) -> tuple[pd.DataFrame, list[str]]:
+    """Rows that have all values, and the covariates that differ among them."""
+    values = table[[explain_by, *covariates]].to_numpy(dtype=np.float64)
+    known = table.loc[np.isfinite(values).all(axis=1)]
+    return known, [c for c in covariates if c != explain_by and known[c].min() < known[c].max()]
+
+
+def _needed(covariates: Sequence[str]) -> int:
+    return 2 + len(covariates) + MIN_SPARE
 
 
 def _regress(
     own: pd.DataFrame, measure: str, explain_by: str, covariates: Sequence[str]
-) -> dict[str, float]:
+) -> dict[str, float | str]:
     import statsmodels.api as sm
 
-    nothing = dict.fromkeys(("slope", "slope_low", "slope_high", "partial_r", "t", "p"), np.nan)
     names = ["const", explain_by, *covariates]
     values = own[[explain_by, *covariates]].to_numpy(dtype=np.float64)
     design = np.column_stack([np.ones(len(own)), values])
     spare = len(own) - len(names)
     y = own[measure].to_numpy(dtype=np.float64)
-    if spare < MIN_SPARE or np.ptp(y) == 0 or np.linalg.matrix_rank(design) < len(names):
-        return {"n": len(own), **nothing}
+    note = None
+    if spare < MIN_SPARE:
+        note = f"{_needed(covariates)} newborns are needed, and {len(own)} have it"
+    elif np.ptp(y) == 0:
+        note = f"{measure} is the same in all newborns"
+    elif np.linalg.matrix_rank(design) < len(names):
+        note = f"{' and '.join(names[1:])} cannot be told apart in the newborns that have it"
+    if note is not None:
+        nothing = dict.fromkeys(("slope", "slope_low", "slope_high", "partial_r", "t", "p"), np.nan)
+        return {"n": len(own), **nothing, "note": note}
     fit = sm.OLS(y, design).fit()
     low, high = fit.conf_int()[1]
     t = float(fit.tvalues[1])
@@ -147,4 +146,5 @@ def _regress(
         "partial_r": t / float(np.sqrt(t**2 + spare)),
         "t": t,
         "p": float(fit.pvalues[1]),
+        "note": "",
     }

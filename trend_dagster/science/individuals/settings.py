@@ -62,12 +62,12 @@ class IndividualsConfig(Section):
     join the table individuals.csv.
     """
     associate: tuple[str, ...] = ()
-    """Numeric columns of that table, such as age_at_scan: does the area or homogeneity of a network
-    go with them? Exploratory.
+    """Numeric columns of individuals.csv, such as age_at_scan: does the area or homogeneity of a
+    network go with them? Exploratory; what cannot be made is left out, with the reason.
     """
     covariates: tuple[str, ...] = ("minutes",)
-    """Columns that such an association is corrected for; those that are the same for all newborns
-    explain nothing and are left out.
+    """Columns that such an association is corrected for, such as minutes and mean_fd; those that
+    are the same for all newborns explain nothing and are left out.
     """
 
     @field_validator("n_nulls")
