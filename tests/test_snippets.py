@@ -12,6 +12,7 @@ from __future__ import annotations
 import json
 import os
 import re
+import shlex
 import shutil
 import subprocess
 import sys
@@ -33,6 +34,7 @@ NOTEBOOK = ROOT / "examples" / "from_the_notebook.ipynb"
 KNOWN = {"", "sh", "console", "yaml", "python", "text", "nginx"}  # nginx: as it was tried
 ELSEWHERE = {
     "method-engine.md",  # tests/science/connectivity/test_thresholding.py
+    "how-to.md",  # needs a project with a mesh: test_the_recipe_for_nilearn_...
     "maps.md",  # needs the mesh and maps of a project: tests/pipeline/test_maps.py
     "python.md",  # all but its first two blocks: tests/test_python_page.py
 }
@@ -50,15 +52,26 @@ def with_blocks(language: str) -> list:
 
 
 @pytest.fixture
-def sandbox(finished, monkeypatch):
+def empty(tmp_path, monkeypatch):
+    """An empty folder, and `trend` and `python` on the path as an environment has them."""
+    commands = tmp_path / "bin"
+    commands.mkdir()
+    trend = f"#!{sys.executable}\nfrom trend_dagster.cli import main; main()\n"
+    python = f'#!/bin/sh\nexec {shlex.quote(sys.executable)} "$@"\n'  # a link would lose packages
+    for name, script in {"trend": trend, "python": python}.items():
+        (commands / name).write_text(script)
+        (commands / name).chmod(0o755)
+    monkeypatch.setenv("PATH", f"{commands}{os.pathsep}{os.environ['PATH']}")
+    folder = tmp_path / "empty"
+    folder.mkdir()
+    monkeypatch.chdir(folder)
+    return folder
+
+
+@pytest.fixture
+def sandbox(finished, empty, monkeypatch):
     """A folder with the finished project `study`, and `trend` on the path."""
     finished.rename(finished.with_name("study"))
-    command = finished.parent / "bin" / "trend"
-    command.parent.mkdir()
-    command.write_text(f"#!{sys.executable}\nfrom trend_dagster.cli import main; main()\n")
-    command.chmod(0o755)
-    (command.parent / "python").symlink_to(sys.executable)
-    monkeypatch.setenv("PATH", f"{command.parent}{os.pathsep}{os.environ['PATH']}")
     monkeypatch.chdir(finished.parent)
     return finished.parent
 
@@ -70,9 +83,9 @@ def test_blocks_are_in_languages_that_are_tested():
 
 @pytest.mark.slow
 @pytest.mark.parametrize("page", with_blocks("sh"))
-def test_commands_run(page, sandbox):
-    if page.parent.name == "tutorials":
-        shutil.rmtree(sandbox / "study")  # a tutorial makes all that it needs
+def test_commands_run(page, request):
+    # A tutorial makes all that it needs.
+    request.getfixturevalue("empty" if page.parent.name == "tutorials" else "sandbox")
     for block in blocks(page, "sh"):
         done = subprocess.run(
             ["bash", "-euo", "pipefail", "-c", block], capture_output=True, text=True, check=False
@@ -112,8 +125,6 @@ def test_settings_are_settings(page, tmp_path):
 @pytest.mark.parametrize("page", with_blocks("python"))
 def test_python_runs(page, sandbox):
     code = blocks(page, "python")
-    if page.name == "how-to.md":
-        return  # needs a project with a mesh: the test below
     if page.name in ELSEWHERE:
         code = code[:2] if page.name == "python.md" else []
     shown: dict = {}
