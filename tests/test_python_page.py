@@ -5,16 +5,23 @@ from __future__ import annotations
 import re
 from pathlib import Path
 
+import nibabel as nib
 import numpy as np
 import pytest
 
 from trend_dagster.science.evidence.measures import mean_dice
 
-PAGE = Path(__file__).parents[1] / "docs" / "python.md"
+DOCS = Path(__file__).parents[1] / "docs"
+PAGE = DOCS / "python.md"
 
 
 @pytest.mark.slow
-def test_the_code_of_the_page_runs_and_finds_what_was_planted():
+def test_the_code_of_the_page_runs_and_finds_what_was_planted(tmp_path, monkeypatch):
+    monkeypatch.chdir(tmp_path)
+    tutorial = (DOCS / "tutorials" / "fmriprep.md").read_text()
+    stand_in = re.search(r"^python - <<'EOF'\n(.*?)^EOF$", tutorial, flags=re.DOTALL | re.MULTILINE)
+    assert stand_in is not None
+    exec(compile(stand_in[1], "the tutorial's stand-in", "exec"), {})
     # The first two blocks read a project: tests/test_snippets.py runs them.
     _, _, *blocks = re.findall(r"```python\n(.*?)```", PAGE.read_text(), flags=re.DOTALL)
     shown: dict = {}
@@ -28,3 +35,10 @@ def test_the_code_of_the_page_runs_and_finds_what_was_planted():
     assert (shown["unsmoothed"][20][0].clusterings[0].labels != labels).any()
     stability = shown["found"][20]
     assert stability["stability_excess"][0, 0] > 5 * stability["stability_null_sd"][0, 0] > 0
+    networks, simulated = shown["networks"], shown["bold_of"]
+    assert len(simulated) == len(list(tmp_path.rglob("*_hemi-L_*.func.gii"))) == 8
+    left = nib.load(next(iter(tmp_path.rglob("sub-02_*_run-1_hemi-L_*.func.gii"))))
+    run = simulated["sub-02_ses-1_task-rest_run-1"]
+    np.testing.assert_allclose(run[:642][planted[:642] >= 0], left.agg_data()[planted[:642] >= 0])
+    assert all(run.shape == (1284, 120) for run in simulated.values())
+    assert mean_dice(networks, planted) > 0.9

@@ -1,9 +1,10 @@
 """Commands, settings and Python in README and docs: run, loaded, or looked up by their names.
 
 Blocks of ``sh`` are run as they are, in the order of the page, in a folder with a finished project
-``study``; each ``trend`` in them is a process of its own. Blocks of ``console`` are commands that
-take too long, or serve; they, and each ``trend ...`` in the text, must be commands with options
-that there are. Blocks of ``yaml`` must be settings, blocks of ``python`` run, the notebook too.
+``study``, those of the tutorials in an empty folder; each ``trend`` in them is a process of its
+own. Blocks of ``console`` are commands that take too long, or serve; they, and each ``trend ...``
+in the text, must be commands with options that there are. Blocks of ``yaml`` must be settings,
+blocks of ``python`` run, the notebook too.
 """
 
 from __future__ import annotations
@@ -11,16 +12,21 @@ from __future__ import annotations
 import json
 import os
 import re
+import shlex
 import shutil
 import subprocess
 import sys
 from pathlib import Path
 
+import numpy as np
 import pytest
 import typer
 
+from tests.conftest import run
 from trend_dagster import cli
+from trend_dagster.orchestration.assets import select_assets
 from trend_dagster.project.settings import load_settings
+from trend_dagster.science.evidence.simulation import SimulationConfig, simulate_cohort
 
 ROOT = Path(__file__).parents[1]
 PAGES = [ROOT / "README.md", *sorted((ROOT / "docs").rglob("*.md"))]
@@ -28,6 +34,7 @@ NOTEBOOK = ROOT / "examples" / "from_the_notebook.ipynb"
 KNOWN = {"", "sh", "console", "yaml", "python", "text", "nginx"}  # nginx: as it was tried
 ELSEWHERE = {
     "method-engine.md",  # tests/science/connectivity/test_thresholding.py
+    "how-to.md",  # needs a project with a mesh: test_the_recipe_for_nilearn_...
     "maps.md",  # needs the mesh and maps of a project: tests/pipeline/test_maps.py
     "python.md",  # all but its first two blocks: tests/test_python_page.py
 }
@@ -45,15 +52,26 @@ def with_blocks(language: str) -> list:
 
 
 @pytest.fixture
-def sandbox(finished, monkeypatch):
+def empty(tmp_path, monkeypatch):
+    """An empty folder, and `trend` and `python` on the path as an environment has them."""
+    commands = tmp_path / "bin"
+    commands.mkdir()
+    trend = f"#!{sys.executable}\nfrom trend_dagster.cli import main; main()\n"
+    python = f'#!/bin/sh\nexec {shlex.quote(sys.executable)} "$@"\n'  # a link would lose packages
+    for name, script in {"trend": trend, "python": python}.items():
+        (commands / name).write_text(script)
+        (commands / name).chmod(0o755)
+    monkeypatch.setenv("PATH", f"{commands}{os.pathsep}{os.environ['PATH']}")
+    folder = tmp_path / "empty"
+    folder.mkdir()
+    monkeypatch.chdir(folder)
+    return folder
+
+
+@pytest.fixture
+def sandbox(finished, empty, monkeypatch):
     """A folder with the finished project `study`, and `trend` on the path."""
     finished.rename(finished.with_name("study"))
-    command = finished.parent / "bin" / "trend"
-    command.parent.mkdir()
-    command.write_text(f"#!{sys.executable}\nfrom trend_dagster.cli import main; main()\n")
-    command.chmod(0o755)
-    (command.parent / "python").symlink_to(sys.executable)
-    monkeypatch.setenv("PATH", f"{command.parent}{os.pathsep}{os.environ['PATH']}")
     monkeypatch.chdir(finished.parent)
     return finished.parent
 
@@ -65,7 +83,9 @@ def test_blocks_are_in_languages_that_are_tested():
 
 @pytest.mark.slow
 @pytest.mark.parametrize("page", with_blocks("sh"))
-def test_commands_run(page, sandbox):
+def test_commands_run(page, request):
+    # A tutorial makes all that it needs.
+    request.getfixturevalue("empty" if page.parent.name == "tutorials" else "sandbox")
     for block in blocks(page, "sh"):
         done = subprocess.run(
             ["bash", "-euo", "pipefail", "-c", block], capture_output=True, text=True, check=False
@@ -110,6 +130,28 @@ def test_python_runs(page, sandbox):
     shown: dict = {}
     for block in code:
         exec(compile(block, str(page), "exec"), shown)
+
+
+@pytest.mark.slow
+def test_the_recipe_for_nilearn_finds_the_series_of_newborns(tmp_path, surface, monkeypatch):
+    (tmp_path / "study" / "bold").mkdir(parents=True)
+    _, runs = simulate_cohort(surface, SimulationConfig(n_subjects=2))
+    for name, bold in runs:
+        np.save(tmp_path / "study" / "bold" / f"{name}.npy", bold)
+    (tmp_path / "study" / "trend.yaml").write_text(
+        "inputs: {surface: fsaverage3}\nsweep: {n_components: [20], n_clusters: [14]}\n"
+        "validation: {n_nulls: 0}\nindividuals: {n_nulls: 3}\n"
+    )
+    monkeypatch.chdir(tmp_path)
+    shown: dict = {}
+    (code,) = blocks(ROOT / "docs" / "how-to.md", "python")
+    with pytest.raises(FileNotFoundError, match="no series of own14"):
+        exec(code, shown)
+    run(tmp_path / "study", select=select_assets(["+network_series"]))
+    exec(code, shown)
+    assert len(shown["files"]) == 4
+    assert shown["matrices"].shape == (4, len(shown["everywhere"]), len(shown["everywhere"]))
+    assert len(shown["everywhere"]) == 14
 
 
 @pytest.mark.slow

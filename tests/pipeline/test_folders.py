@@ -228,6 +228,23 @@ def test_from_a_folder_to_maps(tmp_path, section, build, runs, ending):
         assert set(table["name"]) == {f"{side}H_{name}" for side in "LR" for name in NAMES}
     if section == "NiBabies":
         check_voxels(stem, network, keys)
+    if section == "fMRIPrep":
+        settings["inputs"]["template"] = "template.dtseries.nii"
+        (folder / "trend.yaml").write_text(yaml.safe_dump(settings | SMALL))
+        check_template(folder, stem, keys)
+
+
+def check_template(folder: Path, stem: Path, keys: np.ndarray) -> None:
+    """A CIFTI file with a grayordinate for each vertex makes CIFTI of GIFTI."""
+    axis = BrainModelAxis.from_surface(np.arange(N), N, "CortexLeft")
+    axis += BrainModelAxis.from_surface(np.arange(N), N, "CortexRight")
+    image = Cifti2Image(np.zeros((2, 2 * N), np.float32), (SeriesAxis(0, TR, 2), axis))
+    image.to_filename(folder / "template.dtseries.nii")
+    run(folder, select=MADE)
+    written = nib.load(f"{stem}.dlabel.nii")
+    assert written.header.get_axis(1) == axis
+    np.testing.assert_array_equal(np.asarray(written.dataobj)[0], keys)
+    assert Path(f"{stem}_probability.dscalar.nii").is_file()
 
 
 def check_voxels(stem: Path, network: np.ndarray, keys: np.ndarray) -> None:

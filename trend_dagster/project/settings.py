@@ -92,7 +92,9 @@ class InputsConfig(Section):
     inflated: tuple[str, ...] = _place(())
     """For pictures: the inflated form of inputs.surfaces, left and right."""
     spheres: tuple[str, ...] = _place(())
-    """For inputs.resample: the spherical form of inputs.surfaces, left and right."""
+    """The spherical form of inputs.surfaces, left and right: for p beside atlases (outputs.atlases)
+    and for inputs.resample. fsaverage brings its own.
+    """
     resample: Literal["3k", "10k"] | None = Field(None, json_schema_extra=UNLESS_DEFAULT)
     """Work on a coarser mesh: 2562 or 10242 vertices a hemisphere, laid over the sphere of the one
     named here; BOLD and label files are brought there by area, and the networks back up. For a
@@ -105,8 +107,9 @@ class InputsConfig(Section):
     inputs.surface, that wall is taken out.
     """
     template: str | None = _place(None)
-    """An image that says what the rows of the BOLD are, so that maps come out in its format: the
-    CIFTI file that they were taken from (cortex, in its order), or a NIfTI mask of voxels.
+    """An image that says what the rows of the BOLD are, .npy or GIFTI, so that maps come out in its
+    format: a CIFTI file with as many cortical grayordinates (in its order), or a NIfTI mask of
+    voxels.
     """
     note: str | None = _place(None)
     """A sentence about the data, shown wherever results are."""
@@ -502,8 +505,15 @@ def sections() -> dict[str, type[Section]]:
     return {n: a for n, a in found.items() if isinstance(a, type) and issubclass(a, Section)}
 
 
-SHOWN_AT_FIRST = ("inputs", "bold", "sweep", "controls")
-"""Sections that the file of a new project lists, commented out."""
+SHOWN_AT_FIRST: Mapping[str, tuple[str, ...] | None] = {
+    "inputs": None,
+    "bold": None,
+    "sweep": None,
+    "controls": None,
+    "individuals": ("n_nulls", "pages", "participants", "associate", "covariates"),
+    "outputs": ("atlases",),
+}
+"""Sections that the file of a new project lists, commented out; of each all settings, or these."""
 
 
 def new_settings_file(profile: str) -> str:
@@ -527,10 +537,12 @@ def new_settings_file(profile: str) -> str:
         "",
         f"profile: {profile}  # {', '.join(profile_names())}; tutorial has the notebook's numbers",
     ]
-    for section in SHOWN_AT_FIRST:
+    for section, shown in SHOWN_AT_FIRST.items():
         model = sections()[section]
         lines += ["", f"# {' '.join((model.__doc__ or '').split())}", f"#{section}:"]
         for name, meaning in model.meanings().items():
+            if shown is not None and name not in shown:
+                continue
             lines += textwrap.wrap(meaning, 94, initial_indent="#  # ", subsequent_indent="#  # ")
             value = getattr(getattr(values, section), name)
             value = list(value) if isinstance(value, tuple) else value
