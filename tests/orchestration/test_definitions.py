@@ -42,6 +42,7 @@ def test_a_broken_trend_yaml_fails_a_run_in_its_step_which_is_not_tried_again(
 
 
 def test_the_launchpad_cannot_name_another_project(tmp_path):
+    (tmp_path / "trend.yaml").touch()
     resources = build_definitions(tmp_path).resolve_job_def("train").resource_defs
     elsewhere = {"project": {"config": {"folder": "/tmp"}}}
     with dg.build_resources({"project": resources["project"]}, resource_config=elsewhere) as found:

@@ -62,6 +62,14 @@ def test_what_is_not_made_yet_is_named_with_the_command_that_makes_it(project_fo
         study["bold"]
 
 
+@pytest.mark.parametrize("trace", ["trend.yaml", "bold", "store"])
+def test_a_folder_without_a_trace_of_a_project_is_none(tmp_path, trace):
+    with pytest.raises(InputError, match=r"with a trend.yaml in it, found none.*trend init"):
+        trend_dagster.open(tmp_path)
+    (tmp_path / trace).touch()
+    assert trend_dagster.open(tmp_path).project.folder == tmp_path
+
+
 def test_importing_the_package_loads_nothing(tmp_path):
     code = (
         "import sys, trend_dagster; print(sorted({'numpy', 'xarray', 'zarr'} & set(sys.modules)))"
