@@ -248,13 +248,20 @@ def test_a_run_that_is_left_out_may_lack_a_hemisphere(tmp_path, signal):
     assert list(find_runs(tmp_path, left_out=lambda key: key == "sub-01")) == ["sub-01"]
 
 
-@pytest.mark.parametrize(
-    "named", ["study/sub-01", "study/sub-01/ses-1", "study/sub-01/ses-1/func/..", "."]
-)
+@pytest.mark.parametrize("named", ["study/sub-01", "study/sub-01/ses-1", "."])
 def test_a_folder_one_too_high_or_too_low_is_told_the_right_one(tmp_path, signal, named):
     entity_files(tmp_path / "study", signal, "sub-01_ses-1_task-rest")
-    folder = (tmp_path / named).resolve()
+    # Tables as BIDS has them, whose names begin as folders of subjects do.
+    (tmp_path / "study" / "sub-01" / "sub-01_sessions.tsv").touch()
+    (tmp_path / "study" / "sub-01" / "ses-1" / "sub-01_ses-1_scans.tsv").touch()
     with pytest.raises(InputError, match=rf"inputs: \{{bold: {tmp_path / 'study'}\}}"):
+        find_runs(tmp_path / named)
+
+
+def test_an_empty_folder_of_a_project_within_a_subjects_folder_is_what_is_empty(tmp_path):
+    folder = tmp_path / "sub-01" / "study" / "bold"
+    folder.mkdir(parents=True)
+    with pytest.raises(InputError, match=r"found 0 entries.*Put the files there"):
         find_runs(folder)
 
 

@@ -67,10 +67,7 @@ def compare(
     differ = {n: (was.get(n), now.get(n)) for n in sorted(names)}
     differ = {name: values for name, values in differ.items() if values[0] != values[1]}
     taken = [runs_behind(side.project, side.version) for side in sides]
-    runs = {
-        place: [run for run in own or () if other is not None and run not in other]
-        for place, own, other in zip((a, b), taken, taken[::-1], strict=True)
-    }
+    runs = {a: _not_in(taken[1], taken[0]), b: _not_in(taken[0], taken[1])}
     mesh = mesh_of(first.project.store.latest("cortex"), len(first.labels[common[0]]))
     rows: list[dict[str, Any]] = []
     for n in common:
@@ -104,6 +101,11 @@ def compare(
     for row in rows:
         if row["picture"]:
             say(f"picture: {row['picture']}")
+
+
+def _not_in(other: list[str] | None, own: list[str] | None) -> list[str]:
+    """Runs of one side that the other does not have; none where either is not known."""
+    return [] if own is None or other is None else [run for run in own if run not in other]
 
 
 def _side(place: str) -> _Side:

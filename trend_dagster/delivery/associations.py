@@ -126,6 +126,8 @@ def foreseen_notes(
     list of str
         As `association_notes` words it.
     """
+    if participants is None and not config.associate:
+        return []
     import pandas as pd
 
     # What is not known yet counts as what is no hindrance: a value that differs for the column

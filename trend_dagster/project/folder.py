@@ -21,7 +21,13 @@ from trend_dagster.project.dimensions import BOLD_RUN as BOLD_RUN
 from trend_dagster.project.dimensions import LABEL_FILE as LABEL_FILE
 from trend_dagster.project.dimensions import N_COMPONENTS as N_COMPONENTS
 from trend_dagster.project.dimensions import SUBJECT as SUBJECT
-from trend_dagster.project.settings import Settings, load_settings, made_encodings, nearest
+from trend_dagster.project.settings import (
+    SETTINGS_FILE,
+    Settings,
+    load_settings,
+    made_encodings,
+    nearest,
+)
 from trend_dagster.storage.arrays import subject_of
 from trend_dagster.storage.label_files import (
     LabelFile,
@@ -78,7 +84,7 @@ class Project:
             )
         settings = load_settings(folder, profile)
         # A project may do without settings, but not without any trace of one.
-        traces = ("trend.yaml", "store", settings.inputs.bold, settings.inputs.geodesic_labels)
+        traces = (SETTINGS_FILE, "store", settings.inputs.bold, settings.inputs.geodesic_labels)
         if not any((folder / trace).exists() for trace in traces):
             raise InputError(
                 f"project {folder}",

@@ -274,11 +274,11 @@ def _none_at_all(folder: Path) -> InputError:
 
 def _whole_folder(folder: Path) -> Path | None:
     """Folder with subjects in it that is meant where one too low or too high is named."""
-    for above in (folder, *folder.parents)[:3]:  # sub-01/ses-1/func
-        if re.match(r"(sub|ses)-|func$", above.name) and next(above.parent.glob("sub-*"), None):
-            return above.parent
-    below = (place.parent for place in sorted(folder.glob("*/sub-*")) if place.is_dir())
-    return next(below, None)
+    above = folder
+    while re.match(r"(sub|ses)-|func$", above.name):  # sub-01/ses-1/func
+        above = above.parent
+    holds = (above,) if above != folder else (d for d in sorted(folder.glob("*")) if d.is_dir())
+    return next((d for d in holds if any(sub.is_dir() for sub in d.glob("sub-*"))), None)
 
 
 def _none_chosen(

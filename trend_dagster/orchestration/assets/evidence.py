@@ -62,6 +62,9 @@ if TYPE_CHECKING:
 GRID = ("thresholding", "sweep", "factorization", "clustering", "networks")
 """Sections of the settings that decide a sweep."""
 
+UNTRAINED = "untrained"
+"""The control whose features are made and kept; those of the other are the signal itself."""
+
 Readers = dict[str, Callable[[], Run]]
 
 # --- Controls ---------------------------------------------------------------------------------
@@ -105,9 +108,6 @@ def control_correlation(task: Task, bold: Sequence[Version]) -> Result:
     return Result(arrays={"vertex_mask": np.any(masks, axis=0)}, facts=facts)
 
 
-UNTRAINED = "untrained"
-
-
 def _control_readers(
     control: str, control_correlation: Version, bold: Sequence[Version]
 ) -> Readers:
@@ -126,7 +126,8 @@ def _control_readers(
 
 def _control_bytes(settings: Settings, inputs: Mapping[str, list[Version]], n_threads: int) -> int:
     (controls,) = inputs["control_correlation"]
-    return 0 if controls.excluded is not None else _sweep_bytes(settings, inputs, n_threads, 1)
+    # Of a control, while that of the one before is still held.
+    return 0 if controls.excluded is not None else _sweep_bytes(settings, inputs, n_threads, 2)
 
 
 @stored_asset(

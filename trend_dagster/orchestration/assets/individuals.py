@@ -388,9 +388,8 @@ def _participants(project: Project, partition: Partition) -> Mapping[str, Path]:
 
 
 def _recordings(project: Project) -> list[Version]:
-    """Runs in the store: how much newborns moved is told by their facts."""
-    found = (project.store.latest("bold", {BOLD_RUN: key}) for key in project.keys(BOLD_RUN))
-    return [version for version in found if version is not None]
+    """Runs that can be used: how much newborns moved is told by their facts."""
+    return list(project.current("bold", BOLD_RUN))
 
 
 @stored_asset(

@@ -46,7 +46,7 @@ _NNDSVD_EPS = 1e-6
 _TIE = 1e-6
 
 MOST_WITHOUT_X = 20
-"""Most sweeps without X once its solution is near; one with X costs as much as ten or a hundred."""
+"""Most sweeps without X once its solution is near: one with X costs many times as much."""
 
 
 @dataclass(frozen=True, eq=False)
@@ -554,9 +554,7 @@ def _solve_block(
             if not running:
                 return
         since = 0 if state.exact else since + 1
-        with_X = (
-            quiet or since == MOST_WITHOUT_X if near else quiet or 2 * n_iter >= config.max_iter
-        )
+        with_X = quiet or (since == MOST_WITHOUT_X if near else 2 * n_iter >= config.max_iter)
         near |= with_X  # half way at last: rounding may keep the stand-in from ever being quiet
     for problem in running:
         yield problem, *state.take(problem), config.max_iter, False
