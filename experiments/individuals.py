@@ -41,10 +41,10 @@ from trend_dagster.science.individuals.model import (
     correlation_with_networks,
     find_individual,
     independent_timepoints,
-    times,
     weight_of_evidence,
 )
 from trend_dagster.science.individuals.settings import IndividualsConfig
+from trend_dagster.science.sparse import times
 from trend_dagster.science.surface import mirrored_coordinates
 
 SEEDS = (601, 602, 603)

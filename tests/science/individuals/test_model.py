@@ -19,9 +19,9 @@ from trend_dagster.science.individuals.model import (
     near_products,
     possible_networks,
     prepare_run,
-    times,
     weight_of_evidence,
 )
+from trend_dagster.science.sparse import times
 from trend_dagster.science.surface import Surface
 
 

@@ -46,6 +46,7 @@ from trend_dagster.science.connectivity.thresholding import (
     empty_blocks,
 )
 from trend_dagster.science.cores import usable_cores
+from trend_dagster.science.sparse import times
 
 _TILE = 1024
 _PAIRS = 16384  # of vertices, whose features are gathered at a time
@@ -270,7 +271,7 @@ class _Work:
         out = np.empty((kernel.shape[0], stack.shape[1]), dtype=np.float32)
 
         def rows(start: int) -> None:
-            out[start : start + _TILE] = kernel[start : start + _TILE] @ stack
+            out[start : start + _TILE] = times(kernel[start : start + _TILE], stack)
 
         list(self.pool.map(rows, range(0, len(out), _TILE)))
         return out
@@ -317,7 +318,7 @@ class _Work:
         list(self.pool.map(mirror, _upper_tiles(len(block))))
 
     def _take_off_near(self, block: FloatArray, number: int) -> None:
-        from trend_dagster.science.connectivity._sparse import subtract_product
+        from trend_dagster.science._sparse import subtract_product
 
         kernel = self.kernels[number]
         left, right = _sorted(kernel @ self.near), _sorted(kernel.T)

@@ -15,6 +15,7 @@ import scipy  # loads a part of its own when it is first asked for
 from numpy.typing import NDArray
 
 from trend_dagster.errors import InputError
+from trend_dagster.science.sparse import times
 from trend_dagster.science.surface import Surface, edge_graph, geodesic_neighbours, unit_variance
 
 MAX_SIGMA = 12.0  # mm, of the smoothing kernel: neighbours of 20 mm width at half maximum and more
@@ -151,11 +152,13 @@ class SurrogateMaker:
         n_vertices, n_timepoints = bold.shape
         mean = bold.mean(axis=1, keepdims=True, dtype=np.float64)
         deviation = bold.std(axis=1, keepdims=True, dtype=np.float64)
-        white = rng.normal(size=(n_vertices, n_timepoints))
+        like = (bold - mean) / np.where(deviation > 0, deviation, 1)
+        # Single precision from here: of noise no digit beyond it tells anything.
+        white = rng.normal(size=(n_vertices, n_timepoints)).astype(np.float32)
         common = max(smoothness.common, 0.0)
-        noise = np.sqrt(1 - common) * (self._smoother(smoothness.sigma) @ white)
-        noise += np.sqrt(common) * rng.normal(size=n_timepoints)
-        coloured = _colour(noise, (bold - mean) / np.where(deviation > 0, deviation, 1))
+        noise = times(self._smoother(smoothness.sigma), white) * np.float32(np.sqrt(1 - common))
+        noise += (np.sqrt(common) * rng.normal(size=n_timepoints)).astype(np.float32)
+        coloured = _colour(noise, like.astype(np.float32))
         return np.asarray(mean + deviation * coloured, dtype=np.float32)
 
 
@@ -172,12 +175,13 @@ def _kernel(
     return unit_variance(scipy.sparse.csr_array(weights + own))
 
 
-def _colour(noise: NDArray[np.float64], like: NDArray[np.float64]) -> NDArray[np.float64]:
+def _colour(noise: NDArray[np.float32], like: NDArray[np.float32]) -> NDArray[np.float32]:
     """Give white noise the power spectrum of data, and unit variance over time."""
-    amplitude = np.sqrt(np.square(np.abs(scipy.fft.rfft(like, axis=1))).mean(axis=0))
+    power = np.square(np.abs(scipy.fft.rfft(like, axis=1))).mean(axis=0, dtype=np.float64)
+    amplitude = np.sqrt(power).astype(np.float32)
     amplitude[0] = 0
     coloured = scipy.fft.irfft(scipy.fft.rfft(noise, axis=1) * amplitude, n=noise.shape[1], axis=1)
-    return np.asarray(coloured / coloured.std(axis=1, keepdims=True))
+    return np.asarray(coloured / coloured.std(axis=1, keepdims=True), dtype=np.float32)
 
 
 def turns(surface: Surface, n: int, random_state: int) -> Iterator[NDArray[np.intp]]:

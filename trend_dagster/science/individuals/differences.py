@@ -27,9 +27,9 @@ from trend_dagster.science.individuals.model import (
     find_individual,
     near_products,
     prepare_run,
-    times,
 )
 from trend_dagster.science.individuals.settings import IndividualsConfig
+from trend_dagster.science.sparse import times
 
 _STRENGTH_FWHM = 2.0  # in widths of the smoother; strength is noisy, and changes slowly
 

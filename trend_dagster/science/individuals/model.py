@@ -25,6 +25,7 @@ from scipy import fft
 from trend_dagster.errors import InputError
 from trend_dagster.science.cores import while_made
 from trend_dagster.science.individuals.settings import IndividualsConfig
+from trend_dagster.science.sparse import times
 from trend_dagster.science.surface import Surface, geodesic_neighbours, vertex_areas
 
 FloatArray = NDArray[np.floating]
@@ -32,6 +33,7 @@ BoolArray = NDArray[np.bool_]
 Labels = NDArray[np.int32]
 
 _FWHM = np.sqrt(8 * np.log(2))  # of a Gaussian, in standard deviations
+_SPACING = 1 / 3  # of the ring's spread: how near each other the places lie that a ring is made of
 _LEAST_ENERGY = 0.01  # share of a network's series that must be left to be compared with
 
 
@@ -54,7 +56,8 @@ class Cortex:
     near : csr_array of shape (n_kept, n_kept)
         1 for a vertex itself and those that share its noise.
     around : csr_array of shape (n_kept, n_kept)
-        Mean over a ring around each vertex; rows sum to 1.
+        Mean over a ring around each vertex; rows sum to 1. On a fine mesh some vertices, evenly
+        spread, stand for all: there are as many as the ring is wide, not as the mesh is fine.
     """
 
     mask: BoolArray
@@ -108,6 +111,7 @@ class Cortex:
         gaussian = weighted(np.exp(-(d**2) / (2 * sigma**2)), 3 * sigma)
         # d^4 exp(-d^2 / 2 s^2) is largest at d = 2 s.
         ring = weighted((d / spread) ** 4 * np.exp(-(d**2) / (2 * spread**2)), 3 * spread)
+        spaced = area_of_places(distances, area, _SPACING * spread)
         return cls(
             mask,
             surface.hemisphere[mask],
@@ -115,7 +119,7 @@ class Cortex:
             distances,
             _means(sp.csr_array(gaussian + own), area),
             sp.csr_array(near + own),
-            _means(ring, area),
+            _means(ring, spaced),
         )
 
     def smooth(self, values: FloatArray, fwhm_mm: float, step_mm: float) -> FloatArray:
@@ -134,9 +138,46 @@ class Cortex:
         return found
 
 
+def area_of_places(
+    distances: sp.csr_array, area: FloatArray, spacing_mm: float
+) -> NDArray[np.float32]:
+    """Let some vertices, evenly spread, have the area of all.
+
+    Parameters
+    ----------
+    distances : csr_array of shape (n_kept, n_kept)
+        Geodesic distances in mm, as far as the spacing at least; the diagonal is not stored.
+    area : ndarray of shape (n_kept,)
+        Of each vertex, in mm^2.
+    spacing_mm : float
+        How far from each other they lie at least. No vertex is further from one of them.
+
+    Returns
+    -------
+    ndarray of shape (n_kept,)
+        Area of the vertices that a place is the nearest one to; 0 elsewhere. Where vertices are
+        further apart than the spacing, each has its own area.
+    """
+    close = distances.copy()
+    close.data = np.where(close.data < spacing_mm, close.data, 0)
+    close.eliminate_zeros()
+    nearest = np.full(len(area), np.inf)
+    place = np.full(len(area), -1)
+    for vertex in range(len(area)):
+        if nearest[vertex] < np.inf:
+            continue
+        nearest[vertex], place[vertex] = 0, vertex
+        row = slice(close.indptr[vertex], close.indptr[vertex + 1])
+        others, far = close.indices[row], close.data[row]
+        nearer = others[far < nearest[others]]
+        nearest[nearer], place[nearer] = far[far < nearest[others]], vertex
+    return np.bincount(place, area, len(area)).astype(np.float32)
+
+
 def _means(weights: sp.csr_array, area: FloatArray) -> sp.csr_array:
     """Make rows of weights the rows of a mean over the area of the cortex."""
     weights = sp.csr_array(weights @ sp.diags_array(area))
+    weights.eliminate_zeros()
     sums = weights.sum(axis=1)
     scale = np.divide(1, sums, out=np.zeros_like(sums), where=sums > 0)
     return sp.csr_array(sp.diags_array(scale) @ weights, dtype=np.float32)
@@ -218,35 +259,11 @@ def near_products(one: FloatArray, other: FloatArray, near: sp.csr_array) -> sp.
     csr_array of shape (n_kept, n_kept)
         With the entries of `near`: row i of one times row j of the other.
     """
-    from trend_dagster.science.individuals._near import sampled_product
+    from trend_dagster.science._sparse import sampled_product
 
     products = np.empty(near.nnz, dtype=np.float32)
     sampled_product(near.indptr, near.indices, one, other, products)
     return sp.csr_array((products, near.indices, near.indptr), shape=near.shape)
-
-
-def times(near: sp.csr_array, values: FloatArray) -> NDArray[np.float32]:
-    """Multiply a matrix of what is near what with values of vertices.
-
-    SciPy's product would keep Python's lock, and newborns wait for each other.
-
-    Parameters
-    ----------
-    near : csr_array of shape (n_kept, n_kept)
-        One of `Cortex`, or `PreparedRun.near_products`.
-    values : ndarray of shape (n_kept, n_columns)
-        Such as probabilities, or series.
-
-    Returns
-    -------
-    ndarray of shape (n_kept, n_columns)
-    """
-    from trend_dagster.science.individuals._near import times_dense  # numba loads slowly
-
-    product = np.zeros(values.shape, dtype=np.float32)
-    dense = np.ascontiguousarray(values, dtype=np.float32)
-    times_dense(near.indptr, near.indices, near.data, dense, product)
-    return product
 
 
 def _unit(series: FloatArray) -> NDArray[np.float32]:

@@ -1,4 +1,4 @@
-"""Products with sparse matrices of what is near what, compiled: they let go of Python's lock."""
+"""Products with sparse matrices, compiled: unlike SciPy's they let go of Python's lock."""
 
 from __future__ import annotations
 
@@ -56,3 +56,29 @@ def sampled_product(
             for column in range(one.shape[1]):
                 total += one[row, column] * other[near, column]
             product[place] = total
+
+
+@numba.njit(nogil=True, cache=True, fastmath=_FASTMATH)
+def subtract_product(
+    indptr: NDArray[Any],
+    indices: NDArray[Any],
+    data: NDArray[Any],
+    right_indptr: NDArray[Any],
+    right_indices: NDArray[Any],
+    right_data: NDArray[Any],
+    block: NDArray[Any],
+    begin: int,
+    end: int,
+) -> None:
+    """Subtract the product of two sparse matrices (CSR) from a dense one, above the diagonal.
+
+    Rows ``begin:end`` only. Indices of the right matrix ascend within a row.
+    """
+    for row in range(begin, end):
+        for place in range(indptr[row], indptr[row + 1]):
+            weight, middle = data[place], indices[place]
+            for other in range(right_indptr[middle + 1] - 1, right_indptr[middle] - 1, -1):
+                column = right_indices[other]
+                if column < row:
+                    break
+                block[row, column] -= weight * right_data[other]
