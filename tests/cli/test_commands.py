@@ -119,17 +119,21 @@ def test_status_says_what_is_missing_out_of_date_excluded_and_removed(trend, fin
     status, out, _ = trend("status", finished, "--json")
     assert status == 0
     assets = {asset["asset"]: asset for asset in json.loads(out)["assets"]}
-    assert assets["bold"]["counts"]["current"] == 5
+    assert assets["bold"]["counts"]["current"] == 4
+    assert assets["bold"]["counts"]["excluded"] == 1
     assert assets["bold"]["removed"] == ["bold[bold_run=sub-03_run-2]"]
     assert "NaN" in assets["bold"]["excluded"]["bold[bold_run=sub-01_run-1]"]
     assert assets["geodesic_labels"]["counts"]["missing"] == 1
     assert assets["average_correlation"]["counts"]["out of date"] == 1
     assert assets["nmf_sweep"]["counts"]["blocked"] == 2
-    assert assets["cortex"]["excluded"] == {"cortex": "the settings name no surface"}
+    assert assets["cortex"]["not_needed"] == "the settings name no surface"
+    assert assets["cortex"]["counts"]["missing"] == 0
     assert all(a["n_bytes"] > 0 for a in assets.values())
     status, out, _ = trend("status", finished)
     assert "its file was removed; what is stored stays" in out
     assert "is excluded: sub-01_run-1.npy" in out
+    assert "Not needed (the settings name no surface): cortex" in out
+    assert "Out of date only because what they are made from is: " in out
     assert "sub-03_run-2] is gone" in out
 
 

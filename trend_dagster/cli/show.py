@@ -73,11 +73,12 @@ def _partition(asset: StoredAsset, keys: list[str]) -> Partition:
 
 def _list(project: Project, asset: StoredAsset, as_json: bool) -> None:
     from trend_dagster.orchestration.lineage import Lineage
+    from trend_dagster.orchestration.overview import standing
 
     rows = [
         {
             **s.partition,
-            "status": "excluded" if s.excluded else s.status,
+            "status": standing(project, s)[0],
             "digest": s.version.digest if s.version else None,
         }
         for s in Lineage(project).states(asset)

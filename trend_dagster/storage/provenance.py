@@ -199,6 +199,11 @@ def library_versions() -> dict[str, str]:
     return {name: version(name) for name in LIBRARIES}
 
 
+BECAUSE = "because"
+"""In a section of a recipe's settings: why the output is an exclusion that nothing is computed for.
+"""
+
+
 @dataclass(frozen=True)
 class Recipe:
     """Everything that decides the content of an output.
@@ -238,6 +243,12 @@ class Recipe:
         return cls(**stored)
 
     @property
+    def because(self) -> str | None:
+        """Why the output is an exclusion that nothing was computed for; None if it is none."""
+        sections = (s for s in self.settings.values() if isinstance(s, Mapping))
+        return next((section[BECAUSE] for section in sections if BECAUSE in section), None)
+
+    @property
     def fingerprint(self) -> str:
         """One short text that is equal for equal recipes."""
         return digest_of(self.as_dict())
@@ -258,6 +269,11 @@ def differences(stored: Recipe, today: Recipe) -> list[str]:
     list of str
         One sentence part per difference; empty if the recipes are equal.
     """
+    was, now = stored.because, today.because
+    if was != now:
+        # Settings and inputs of one that is not computed are not recorded: they all seem to differ.
+        taken = f"it was left out ({was}), and is taken now"
+        return [taken if now is None else f"it is left out now: {now}"]
     reasons = []
     if stored.code_version != today.code_version:
         reasons.append(f"the code is version {today.code_version}, was {stored.code_version}")
