@@ -13,6 +13,7 @@ import pandas as pd
 import pytest
 import yaml
 from PIL import Image
+from rich.console import Console
 
 from benchmarks.start import commands, measure
 from tests.conftest import N_VERTICES
@@ -108,7 +109,31 @@ def test_settings_lists_each_with_its_default_and_the_tutorials_value(trend, tmp
     assert lines["bold.standardize"]["tutorial"] == "none"
     status, out, _ = trend("settings", tmp_path)
     assert status == 0
-    assert "n_epochs" in out
+    # Not in a terminal: a line for each, however long it is.
+    told = dict(line.split(" = ", 1) for line in out.splitlines())
+    assert set(told) == expected
+    assert told["training.n_epochs"].startswith("7  # ")
+    assert told["training.n_epochs"].endswith(
+        f"(default {Settings().training.n_epochs}, tutorial"
+        f" {lines['training.n_epochs']['tutorial']})"
+    )
+    assert told["inputs.space"].startswith("none  # ")
+
+
+@pytest.mark.parametrize("width", [80, 116])
+def test_names_of_settings_are_whole_however_narrow_the_terminal_is(
+    trend, tmp_path, monkeypatch, width
+):
+    (tmp_path / "trend.yaml").write_text("profile: default")
+    narrow = Console(highlight=False, width=width, force_terminal=True, color_system=None)
+    for module in ("app", "settings"):
+        monkeypatch.setattr(f"trend_dagster.cli.{module}.console", narrow)
+    status, out, _ = trend("settings", tmp_path)
+    assert status == 0
+    for section, model in sections().items():
+        for name in model.model_fields:
+            whole = f"{section}.{name} = " if width < 116 else f" {name} "
+            assert whole in out, whole
 
 
 def test_status_says_what_is_missing_out_of_date_excluded_and_removed(trend, finished):
