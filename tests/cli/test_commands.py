@@ -206,6 +206,27 @@ def test_show_gives_shape_picture_and_provenance(trend, finished):
     assert out.count("current") == 4
 
 
+def test_show_takes_the_folder_of_the_project_as_the_other_commands_do(
+    trend, finished_once, monkeypatch
+):
+    study = finished_once.folder
+    told = trend("show", "nmf_sweep", "two", "4", "--folder", study, "--json")
+    assert told[0] == 0
+    for words in (
+        (study, "nmf_sweep", "two", "4"),
+        ("nmf_sweep", "two", "4", study),
+        ("nmf_sweep", study, "two", "4"),
+    ):
+        assert trend("show", *words, "--json") == told
+    listed = trend("show", "nmf_sweep", "--folder", study)
+    assert trend("show", study, "nmf_sweep") == listed
+    monkeypatch.chdir(study.parent)
+    assert trend("show", study.name, "nmf_sweep") == listed
+    status, _, err = trend("show", study)
+    assert status == 1
+    assert "expected the name of an asset, found only the project's folder" in err
+
+
 @pytest.mark.parametrize(
     ("words", "message"),
     [
