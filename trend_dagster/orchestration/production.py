@@ -1164,7 +1164,11 @@ def _deliver_as(asset: str, partition: Partition, attachment: str) -> str:
 
 
 def _deliver(task: Task, files: Mapping[str, bytes]) -> None:
-    """Write the files for people, and take away those of the version before that are no more."""
+    """Write the files for people, and take away those of the version before that are no more.
+
+    Folders that are empty then go as well, but for the uppermost, which others may be about to
+    write to.
+    """
     outputs = task.project.outputs
     before = None
     with suppress(StoreError):  # damaged: what it had delivered is not known
@@ -1179,6 +1183,9 @@ def _deliver(task: Task, files: Mapping[str, bytes]) -> None:
         path = outputs / name
         if name not in files and path.is_file() and digest_of_file(path) == digest:
             path.unlink()
+            with suppress(OSError):  # not empty
+                for folder in Path(name).parents[:-2]:
+                    (outputs / folder).rmdir()
 
 
 def _peak_memory_mib() -> int:
