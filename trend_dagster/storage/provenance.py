@@ -17,6 +17,7 @@ import time
 from collections.abc import Callable, Mapping, Sequence
 from contextlib import suppress
 from dataclasses import asdict, dataclass, field
+from functools import cache
 from importlib.metadata import version
 from pathlib import Path
 from typing import Any
@@ -196,7 +197,12 @@ def digest_of_folder(folder: Path, *, leave_out: frozenset[str] = frozenset()) -
 
 def library_versions() -> dict[str, str]:
     """Versions of the libraries that the numbers depend on."""
-    return {name: version(name) for name in LIBRARIES}
+    return dict(_library_versions())
+
+
+@cache  # each is a file that is parsed, and every output asks
+def _library_versions() -> tuple[tuple[str, str], ...]:
+    return tuple((name, version(name)) for name in LIBRARIES)
 
 
 BECAUSE = "because"

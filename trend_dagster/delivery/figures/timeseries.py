@@ -62,7 +62,7 @@ def _with_carpet(bold: NDArray[np.float32], n_rows: int) -> bytes:
     picture = frame.copy()
     picture.paste(carpet.resize(size, Image.Resampling.NEAREST), (left, upper))
     target = io.BytesIO()
-    picture.save(target, "PNG", optimize=True)
+    picture.save(target, "PNG")
     return target.getvalue()
 
 
