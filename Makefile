@@ -2,7 +2,7 @@
 #
 #   make demo       install, simulate a small cohort, run everything, show where the results are
 #   make test       install and test (all but faults; `make test-fast` leaves the slow tests out)
-#   make test-faults   processes killed at random, full disks, no locks (needs root; KILLS=26)
+#   make test-faults   processes killed at random, full disks, no locks (needs root; KILLS=24)
 #   make real       the same graph on one real person's BOLD   (VERTICES=642, 2562 or 10242)
 #   make dev        the Dagster UI of a project on 127.0.0.1   (PROJECT=demo, PORT=3000)
 #   make check      formatting, lint, types, the import contract, the docs
@@ -15,7 +15,7 @@ BIN := $(VENV)/bin
 PROJECT ?= demo
 PORT ?= 3000
 VERTICES ?= 642
-KILLS ?= 26
+KILLS ?= 24
 PARALLEL := --numprocesses 2 --dist loadgroup
 BENCHMARKS := sweep correlation train_step geodesic read_cifti individuals overhead scale start
 REAL := $(if $(filter 642,$(VERTICES)),real,real-$(VERTICES))

@@ -13,6 +13,7 @@ import pandas as pd
 import pytest
 import yaml
 from PIL import Image
+from rich.console import Console
 
 from benchmarks.start import commands, measure
 from tests.conftest import N_VERTICES
@@ -108,7 +109,31 @@ def test_settings_lists_each_with_its_default_and_the_tutorials_value(trend, tmp
     assert lines["bold.standardize"]["tutorial"] == "none"
     status, out, _ = trend("settings", tmp_path)
     assert status == 0
-    assert "n_epochs" in out
+    # Not in a terminal: a line for each, however long it is.
+    told = dict(line.split(" = ", 1) for line in out.splitlines())
+    assert set(told) == expected
+    assert told["training.n_epochs"].startswith("7  # ")
+    assert told["training.n_epochs"].endswith(
+        f"(default {Settings().training.n_epochs}, tutorial"
+        f" {lines['training.n_epochs']['tutorial']})"
+    )
+    assert told["inputs.space"].startswith("none  # ")
+
+
+@pytest.mark.parametrize("width", [80, 116])
+def test_names_of_settings_are_whole_however_narrow_the_terminal_is(
+    trend, tmp_path, monkeypatch, width
+):
+    (tmp_path / "trend.yaml").write_text("profile: default")
+    narrow = Console(highlight=False, width=width, force_terminal=True, color_system=None)
+    for module in ("app", "settings"):
+        monkeypatch.setattr(f"trend_dagster.cli.{module}.console", narrow)
+    status, out, _ = trend("settings", tmp_path)
+    assert status == 0
+    for section, model in sections().items():
+        for name in model.model_fields:
+            whole = f"{section}.{name} = " if width < 116 else f" {name} "
+            assert whole in out, whole
 
 
 def test_status_says_what_is_missing_out_of_date_excluded_and_removed(trend, finished):
@@ -119,17 +144,21 @@ def test_status_says_what_is_missing_out_of_date_excluded_and_removed(trend, fin
     status, out, _ = trend("status", finished, "--json")
     assert status == 0
     assets = {asset["asset"]: asset for asset in json.loads(out)["assets"]}
-    assert assets["bold"]["counts"]["current"] == 5
+    assert assets["bold"]["counts"]["current"] == 4
+    assert assets["bold"]["counts"]["excluded"] == 1
     assert assets["bold"]["removed"] == ["bold[bold_run=sub-03_run-2]"]
     assert "NaN" in assets["bold"]["excluded"]["bold[bold_run=sub-01_run-1]"]
     assert assets["geodesic_labels"]["counts"]["missing"] == 1
     assert assets["average_correlation"]["counts"]["out of date"] == 1
     assert assets["nmf_sweep"]["counts"]["blocked"] == 2
-    assert assets["cortex"]["excluded"] == {"cortex": "the settings name no surface"}
+    assert assets["cortex"]["not_needed"] == "the settings name no surface"
+    assert assets["cortex"]["counts"]["missing"] == 0
     assert all(a["n_bytes"] > 0 for a in assets.values())
     status, out, _ = trend("status", finished)
     assert "its file was removed; what is stored stays" in out
     assert "is excluded: sub-01_run-1.npy" in out
+    assert "Not needed (the settings name no surface): cortex" in out
+    assert "Out of date only because what they are made from is: " in out
     assert "sub-03_run-2] is gone" in out
 
 
@@ -175,6 +204,27 @@ def test_show_gives_shape_picture_and_provenance(trend, finished):
     assert "as above" in out
     status, out, _ = trend("show", "nmf_sweep", "--folder", finished)
     assert out.count("current") == 4
+
+
+def test_show_takes_the_folder_of_the_project_as_the_other_commands_do(
+    trend, finished_once, monkeypatch
+):
+    study = finished_once.folder
+    told = trend("show", "nmf_sweep", "two", "4", "--folder", study, "--json")
+    assert told[0] == 0
+    for words in (
+        (study, "nmf_sweep", "two", "4"),
+        ("nmf_sweep", "two", "4", study),
+        ("nmf_sweep", study, "two", "4"),
+    ):
+        assert trend("show", *words, "--json") == told
+    listed = trend("show", "nmf_sweep", "--folder", study)
+    assert trend("show", study, "nmf_sweep") == listed
+    monkeypatch.chdir(study.parent)
+    assert trend("show", study.name, "nmf_sweep") == listed
+    status, _, err = trend("show", study)
+    assert status == 1
+    assert "expected the name of an asset, found only the project's folder" in err
 
 
 @pytest.mark.parametrize(

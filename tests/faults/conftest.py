@@ -13,6 +13,11 @@ from tests.faults.workload import Digests, digests, make_project
 from tests.service import trend
 
 
+def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
+    """Begin with the longest, so that no worker of pytest waits for another at the end."""
+    items.sort(key=lambda item: item.path.stem not in {"test_kills", "test_elsewhere"})
+
+
 @pytest.fixture(scope="session", autouse=True)
 def one_core() -> Iterator[None]:
     """Keep what the tests start on one core per worker of pytest.

@@ -19,11 +19,15 @@ from trend_dagster.delivery.export import export_cells
 from trend_dagster.delivery.figures.surface import homologous_labels
 from trend_dagster.delivery.maps import map_files, networks_of
 from trend_dagster.errors import MissingUpstreamError, SettingsError
+from trend_dagster.orchestration.assets import ASSETS
+from trend_dagster.orchestration.io_managers import Result
+from trend_dagster.orchestration.production import publish_alone
 from trend_dagster.project.folder import Project
 from trend_dagster.project.tables import Parcellations, labels_of, sweep_cells
 from trend_dagster.project.target import map_space
 from trend_dagster.science.surface import cut_into_labels
 from trend_dagster.storage.label_images import cifti_labels, keys_of, label_tsv
+from trend_dagster.storage.provenance import Recipe
 from trend_dagster.storage.space import VertexSpace
 from trend_dagster.storage.template import target_of
 
@@ -364,3 +368,23 @@ def test_workbench_opens_grayordinates_and_mesh_together(surface, tmp_path):
     for network in networks:
         near = np.abs((hue_of(picture) - hue_of(np.array(network.rgb) / 255) + 3) % 6 - 3) < 0.2
         assert near.mean() > 0.001, network.name
+
+
+def test_empty_folders_go_with_the_files_of_what_is_excluded(project_folder):
+    project, of = Project.open(project_folder), {"subject": "sub-01"}
+    asset, outputs = ASSETS["individual_maps"], project.outputs
+    files = {
+        "maps/sub-01/a.txt": b"a",
+        "maps/sub-01/deep/b.txt": b"b",
+        "maps/c.txt": b"c",
+        "d.txt": b"d",
+    }
+    arrays = {"n_clusters": np.array([2]), "keys": np.ones((1, N_VERTICES), dtype=np.int32)}
+    publish_alone(asset, project, of, Result(arrays=arrays, files=files), Recipe(asset.name, "1"))
+    (outputs / "maps" / "sub-01" / "a.txt").write_text("changed by somebody: theirs")
+    publish_alone(asset, project, of, Result(excluded="moved"), Recipe(asset.name, "2"))
+    assert [p.name for p in sorted(outputs.rglob("*"))] == ["maps", "sub-01", "a.txt"]
+    (outputs / "maps" / "sub-01" / "a.txt").unlink()
+    publish_alone(asset, project, of, Result(arrays=arrays, files=files), Recipe(asset.name, "3"))
+    publish_alone(asset, project, of, Result(excluded="moved"), Recipe(asset.name, "4"))
+    assert list(outputs.rglob("*")) == [outputs / "maps"]

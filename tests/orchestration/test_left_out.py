@@ -5,7 +5,8 @@ from __future__ import annotations
 import numpy as np
 import pytest
 
-from tests.conftest import run
+from tests.conftest import NOTHING_TO_DO, run
+from tests.golden import write_inputs
 from trend_dagster.cli.status import _reasons
 from trend_dagster.errors import SettingsError
 from trend_dagster.orchestration.overview import overview
@@ -156,6 +157,40 @@ def test_a_run_is_left_out_with_its_reason_and_is_not_read(project_folder):
     assert made.excluded is None
 
 
+def test_what_will_never_be_made_is_not_missing_and_each_output_counts_once(project_folder):
+    exclude(project_folder, '{sub-02_*: "another scanner"}')
+    project = Project.open(project_folder)
+    found = {a.asset: a for a in overview(project)}
+    counts = {name: {k: n for k, n in a.counts.items() if n} for name, a in found.items()}
+    assert counts["bold"] == {"missing": 4, "excluded": 2}
+    assert counts["embeddings"] == {"blocked": 4, "excluded": 2}
+    assert len(found["embeddings"].waiting) == 4
+    idle = {name for name, each in counts.items() if set(each) == {"not needed"}}
+    assert idle == NOTHING_TO_DO
+    assert found["cortex"].not_needed == "the settings name no surface"
+    assert found["cortex"].excluded == {}
+    run(project_folder, among=["bold", "cortex"])
+    found = {a.asset: a for a in overview(project)}
+    assert sum(found["bold"].counts.values()) == 6
+    assert (found["bold"].counts["current"], found["bold"].counts["excluded"]) == (4, 2)
+    assert (found["cortex"].counts["current"], found["cortex"].counts["not needed"]) == (0, 1)
+
+
+def test_newborns_without_runs_are_excluded_before_anything_is_made(tmp_path):
+    folder = write_inputs(tmp_path / "project")
+    exclude(folder, '{sub-2_*: "another scanner"}')
+    found = {a.asset: a for a in overview(Project.open(folder))}
+    for name in ("individual_networks", "individual_maps", "network_series", "individual_page"):
+        why = "all runs of sub-2 are excluded"
+        assert found[name].excluded == {f"{name}[subject=sub-2]": why}
+    said: set[str] = set()
+    lines = [line for asset in found.values() for line in _reasons(asset, 3, said)]
+    assert [line for line in lines if "another scanner" in line or "all runs" in line] == [
+        "bold[bold_run=sub-2_run-1] is excluded: another scanner (inputs.exclude)",
+        "individual_networks[subject=sub-2] is excluded: all runs of sub-2 are excluded",
+    ]
+
+
 @pytest.mark.parametrize(
     ("text", "message"),
     [
@@ -259,6 +294,6 @@ def test_what_waits_in_a_new_project_is_counted_and_what_failed_is_said(project_
     found = {a.asset: a for a in overview(Project.open(project_folder))}
     assert len(found["embeddings"].waiting) == 6
     assert found["sweep_summary"].waiting == ("sweep_summary",)
-    lines = [line for asset in found.values() for line in _reasons(asset, 3)]
+    lines = [line for asset in found.values() for line in _reasons(asset, 3, set())]
     assert len(lines) == 1
     assert "bad.npy" in lines[0]

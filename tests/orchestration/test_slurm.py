@@ -69,6 +69,32 @@ def test_a_job_that_is_cancelled_is_replaced_and_its_task_done_again(tmp_path, s
     canceller.join()
 
 
+def test_jobs_that_end_before_their_worker_comes_are_replaced(tmp_path, slurm):
+    cancelled: list[str] = []
+
+    def cancel() -> None:
+        while len(cancelled) < 2:
+            # Killed at once, as one is that its machine takes with it.
+            found = set(ask("squeue", "-h", "-t", "RUNNING", "-o", "%i").split())
+            for job in found - set(cancelled):
+                ask("scancel", job)
+                cancelled.append(job)
+
+    canceller = threading.Thread(target=cancel, daemon=True)
+    canceller.start()
+    config = DaskConfig(cluster="slurm", queue="short", memory="1 GiB", most_jobs=1, interface="lo")
+    assert list(on_dask([lambda: "done"], config, tmp_path)) == [(0, "done")]
+    assert len(cancelled) == 2
+
+
+def test_jobs_that_always_end_before_their_worker_comes_are_an_error(tmp_path, slurm, monkeypatch):
+    monkeypatch.setattr("trend_dagster.orchestration.engines.LOOK_SECONDS", 1)
+    monkeypatch.setattr("sys.executable", "/no/such/python")
+    config = DaskConfig(cluster="slurm", queue="short", memory="1 GiB", most_jobs=1, interface="lo")
+    with pytest.raises(ServerError, match=r"found.*5 that ended before.*/no/such/python"):
+        list(on_dask([lambda: None], config, tmp_path))
+
+
 @pytest.mark.parametrize(
     ("wrong", "said"),
     [

@@ -10,11 +10,11 @@ import pytest
 from trend_dagster.errors import CohortError, InputError, SettingsError
 from trend_dagster.project import recordings
 from trend_dagster.project.folder import Project
+from trend_dagster.project.foresight import foreseen
 from trend_dagster.project.recordings import (
     Recording,
     check_recordings,
     copies,
-    foreseen,
     read_recording,
     recording_files,
     weights_of,

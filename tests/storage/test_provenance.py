@@ -88,6 +88,15 @@ def test_settings_that_came_or_went_are_named():
     assert "setting features.source is encoder, was not set" in differences(without, RECIPE)
 
 
+def test_of_what_is_left_out_only_the_reason_is_named():
+    out = Recipe("embeddings", "1", {"left_out": {"because": "moved"}})
+    other = Recipe("embeddings", "1", {"left_out": {"because": "asleep"}})
+    assert differences(RECIPE, out) == ["it is left out now: moved"]
+    assert differences(out, other) == ["it is left out now: asleep"]
+    assert differences(out, RECIPE) == ["it was left out (moved), and is taken now"]
+    assert differences(out, out) == []
+
+
 def test_a_digest_does_not_depend_on_the_order_of_keys_but_on_that_of_lists():
     assert digest_of({"a": 1, "b": 2}) == digest_of({"b": 2, "a": 1})
     assert digest_of([1, 2]) != digest_of([2, 1])

@@ -14,7 +14,13 @@ from nibabel.cifti2.cifti2_axes import BrainModelAxis, SeriesAxis
 
 from trend_dagster.errors import CohortError, InputError
 from trend_dagster.storage.confounds import confounds_file, read_confounds
-from trend_dagster.storage.runs import brain_mask_of, find_runs, read_run, unread_files
+from trend_dagster.storage.runs import (
+    brain_mask_of,
+    find_runs,
+    read_header,
+    read_run,
+    unread_files,
+)
 from trend_dagster.storage.space import VertexSpace, check_same_space
 
 N_LEFT, N_RIGHT, N_TIMEPOINTS = 30, 20, 12
@@ -119,6 +125,37 @@ def test_grayordinates_take_their_place_on_the_full_mesh(tmp_path, rng, subcorte
     assert (raw.repetition_time, raw.told_by) == (0.8, "header")
 
 
+@pytest.mark.parametrize("time", ["header", "sidecar", "none"])
+@pytest.mark.parametrize("kind", ["npy", "func.gii", "func.gii.gz", "mgh", "mgz", "dtseries.nii"])
+def test_a_header_tells_what_reading_tells(tmp_path, signal, kind, time):
+    parts = list(zip(("hemi-L", "hemi-R"), np.split(signal, [N_LEFT]), strict=True))
+    if kind == "npy":
+        np.save(tmp_path / "sub-01_bold.npy", signal)
+    elif kind == "dtseries.nii":
+        axis = models(np.arange(0, N_LEFT, 2), np.arange(N_RIGHT), subcortex=False)
+        step = 0.8 if time == "header" else 0
+        write_cifti(tmp_path / f"sub-01_bold.{kind}", signal[: len(axis)].T, axis, step)
+    for side, part in parts if kind.startswith(("func", "mg")) else ():
+        path = tmp_path / f"sub-01_{side}_bold.{kind.removesuffix('.gz')}"
+        if kind.startswith("mg"):
+            write_mgh(path, part, 800 if time == "header" else 0)
+            continue
+        write_gifti(path, part)
+        if time != "header":
+            path.write_bytes(path.read_bytes().replace(b"TimeStep", b"SomeStep"))
+        if kind.endswith(".gz"):
+            path.with_name(f"{path.name}.gz").write_bytes(gzip.compress(path.read_bytes()))
+            path.unlink()
+    if time == "sidecar":
+        (tmp_path / "sub-01_hemi-L_bold.json").write_text('{"RepetitionTime": 2.5}')
+        (tmp_path / "sub-01_bold.json").write_text('{"RepetitionTime": 2.5}')
+    run = the_run(tmp_path)
+    raw, header = read_run(run), read_header(run)
+    assert (header.n_rows, header.n_volumes) == raw.signal.shape
+    assert header.n_vertices == raw.space.n_vertices
+    assert (header.repetition_time, header.told_by) == (raw.repetition_time, raw.told_by)
+
+
 @pytest.mark.parametrize("ending", ["nii", "nii.gz"])
 def test_volumes_within_a_mask(tmp_path, rng, ending):
     volume = rng.standard_normal((4, 5, 3, 6)).astype(np.float32)
@@ -136,6 +173,9 @@ def test_volumes_within_a_mask(tmp_path, rng, ending):
     assert run.key == "sub-01_ses-1"
     assert np.array_equal(raw.signal, volume[mask])
     assert raw.repetition_time == pytest.approx(0.8)
+    header = read_header(run)
+    assert (header.n_rows, header.n_volumes) == (None, 6)
+    assert (header.repetition_time, header.told_by) == (raw.repetition_time, raw.told_by)
     back = np.zeros(volume.shape[:3], dtype=bool)
     back.flat[raw.space.voxels] = True
     assert np.array_equal(back, mask)

@@ -21,8 +21,8 @@ def doctor(
 ) -> None:
     """Look for what may keep a project from working on this machine; change nothing.
 
-    Settings, names and tables of the inputs, permissions, file system and its locks, space,
-    versions, runs that died, threads.
+    Settings, names, headers and tables of the inputs, what lies on another mesh, permissions, file
+    system and its locks, space, versions, runs that died, threads.
     """
     from trend_dagster.orchestration.examination import examine
 

@@ -78,7 +78,7 @@ def run(
             say(where)
         PROGRESS.set(foretelling(show, say))
         if not selected or "bold" in selected:
-            _show_foreseen(project)
+            _show_foreseen(project, whole=not selected)
         if not selected or "individuals" in selected:
             _show_foreseen_associations(project)
         named = named_assets(select or [])
@@ -169,16 +169,21 @@ def _show_outcome(outcome: Outcome) -> None:
         problems.print(escape(trace), soft_wrap=True)
 
 
-def _show_foreseen(project: Project) -> None:
-    """Say at once why runs will not be used; what is known of a run by now is said with it."""
+def _show_foreseen(project: Project, whole: bool) -> None:
+    """Say at once why runs will not be used, and what will stop a run of the whole project.
+
+    What is known of a run by now is said with it.
+    """
     from trend_dagster.errors import TrendError
     from trend_dagster.project.folder import BOLD_RUN
-    from trend_dagster.project.recordings import foreseen
+    from trend_dagster.project.foresight import foreseen, misfits
 
     found: dict[str, list[str]] = {}
+    others: list[str] = []
     with suppress(TrendError):  # said where the runs are listed
         for key, why in foreseen(project):
             found.setdefault(key, []).append(why)
+        others = misfits(project) if whole else []
     found.pop("", None)  # an error, which comes at once
     new = []
     for key, said in found.items():
@@ -188,7 +193,7 @@ def _show_foreseen(project: Project) -> None:
             new.append(f"{key} cannot be used: {'; '.join(said)}")
     if (more := len(new) - MAX_DOUBTS) > 0:
         new[MAX_DOUBTS:] = [f"and {more} more like these (`trend doctor` shows them)"]
-    for line in new:
+    for line in (*new, *others):
         console.print(f"[yellow]note[/] {escape(line)}", soft_wrap=True)
 
 

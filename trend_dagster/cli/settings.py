@@ -4,13 +4,24 @@ from __future__ import annotations
 
 from importlib.util import find_spec
 from pathlib import Path
-from typing import Annotated
+from typing import Annotated, Any
 
 import typer
 from rich.markup import escape
 from rich.table import Table
 
-from trend_dagster.cli.app import PROFILES, Folder, Json, Profile, app, console, emit, problems, say
+from trend_dagster.cli.app import (
+    PROFILES,
+    WIDTH,
+    Folder,
+    Json,
+    Profile,
+    app,
+    console,
+    emit,
+    problems,
+    say,
+)
 from trend_dagster.errors import InputError, cannot_write
 
 
@@ -84,14 +95,22 @@ def settings(
     profile: Profile = None,
     as_json: Json = False,
 ) -> None:
-    """List every setting: its value here, its default, the tutorial's value, what it means."""
+    """List every setting: its value here, its default, the tutorial's value, what it means.
+
+    A table in a terminal of 116 columns or more; else a line for each setting, for grep and files.
+    """
     from trend_dagster.project.settings import setting_lines
 
     lines = setting_lines(folder, profile)
     if as_json:
         emit(lines)
         return
-    table = Table("setting")
+    if not console.is_terminal or console.width < WIDTH:
+        for line in lines:
+            say(_in_a_line(line))
+        return
+    table = Table()
+    table.add_column("setting", no_wrap=True)
     for name in ("here", "default", "tutorial"):
         table.add_column(name, max_width=14, overflow="fold")
     table.add_column("meaning", ratio=1)
@@ -106,6 +125,15 @@ def settings(
         last = section
         table.add_row(f"{section}.\n{name}", here, *values, escape(line["description"]))
     console.print(table)
+
+
+def _in_a_line(line: dict[str, Any]) -> str:
+    """``name = value  # meaning``, with the other values where they differ."""
+    here, *values = (_shown(line[name]) or "none" for name in ("here", "default", "tutorial"))
+    others = zip(("default", "tutorial"), values, strict=True)
+    said = ", ".join(f"{name} {value}" for name, value in others if value != here)
+    meaning = " ".join(line["description"].split())
+    return f"{line['name']} = {here}  # {meaning}" + (f" ({said})" if said else "")
 
 
 def _shown(value: object) -> str:

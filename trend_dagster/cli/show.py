@@ -10,7 +10,7 @@ import typer
 from rich.markup import escape
 from rich.table import Table
 
-from trend_dagster.cli.app import Json, Profile, ProjectFolder, app, console, emit, say
+from trend_dagster.cli.app import Json, Profile, app, console, emit, say
 from trend_dagster.errors import MissingUpstreamError, SettingsError
 
 if TYPE_CHECKING:
@@ -28,21 +28,28 @@ def show(
         list[str] | None,
         typer.Argument(help="Its partition, e.g. sub-01_run-1, or: LABEL_FILE N_COMPONENTS."),
     ] = None,
-    folder: ProjectFolder = Path(),
+    folder: Annotated[
+        Path | None,
+        typer.Option("--folder", help="Folder of the project, where no argument is one."),
+    ] = None,
     profile: Profile = None,
     as_json: Json = False,
 ) -> None:
-    """Show one output: its arrays, what was measured, its pictures, and what it was made from."""
+    """Show one output: its arrays, what was measured, its pictures, and what it was made from.
+
+    An argument that is a folder with a trend.yaml is the project: trend show STUDY nmf_sweep.
+    """
     from trend_dagster.orchestration.assets import find_asset
     from trend_dagster.project.folder import Project
     from trend_dagster.storage.stores import describe
 
+    folder, (asset, *keys) = _with_folder(folder, [asset, *(partition or [])])
     project = Project.open(folder, profile)
     found = find_asset(asset)
-    if found.dims and not partition:
+    if found.dims and not keys:
         _list(project, found, as_json)
         return
-    key = _partition(found, partition or [])
+    key = _partition(found, keys)
     version = project.store.latest(found.name, key)
     if version is None:
         reason = project.store.failure(found.name, key)
@@ -60,6 +67,27 @@ def show(
     _print(description)
 
 
+def _with_folder(folder: Path | None, words: list[str]) -> tuple[Path, list[str]]:
+    """Tell the project's folder from the other words; no asset or key has a trend.yaml in it."""
+    from trend_dagster.orchestration.assets import ASSETS
+    from trend_dagster.project.settings import SETTINGS_FILE
+
+    if folder is not None:
+        return folder, words
+    named = [w for w in words if w not in ASSETS and Path(w, SETTINGS_FILE).is_file()]
+    if not named:
+        return Path(), words
+    others = [word for word in words if word != named[0]]
+    if not others:
+        raise SettingsError(
+            "asset",
+            expected="the name of an asset",
+            found=f"only the project's folder, {named[0]}",
+            remedy=f"`trend status {named[0]}` lists the assets; trend show {named[0]} ASSET.",
+        )
+    return Path(named[0]), others
+
+
 def _partition(asset: StoredAsset, keys: list[str]) -> Partition:
     if len(keys) != len(asset.dims):
         raise SettingsError(
@@ -73,11 +101,12 @@ def _partition(asset: StoredAsset, keys: list[str]) -> Partition:
 
 def _list(project: Project, asset: StoredAsset, as_json: bool) -> None:
     from trend_dagster.orchestration.lineage import Lineage
+    from trend_dagster.orchestration.overview import standing
 
     rows = [
         {
             **s.partition,
-            "status": "excluded" if s.excluded else s.status,
+            "status": standing(project, s)[0],
             "digest": s.version.digest if s.version else None,
         }
         for s in Lineage(project).states(asset)

@@ -22,7 +22,7 @@ from trend_dagster.delivery.figures.newborns import (
 )
 from trend_dagster.delivery.figures.png import small_png
 from trend_dagster.delivery.figures.surface import maps_png
-from trend_dagster.delivery.figures.timeseries import carpet_figure
+from trend_dagster.delivery.figures.timeseries import carpet_png
 from trend_dagster.delivery.page import render_page
 from trend_dagster.project.dimensions import BOLD_RUN, SUBJECT
 from trend_dagster.science.evidence.measures import match_labels, mean_dice
@@ -199,5 +199,5 @@ def _run(run: Version) -> dict[str, Any]:
     frames = f"{facts['n_timepoints']} of {recorded} volumes kept."
     if facts.get("n_volumes_censored"):
         frames = f"{frames[:-1]}, {facts['n_volumes_censored']} left out for motion."
-    carpet = small_png(carpet_figure(signal), PICTURE_BYTES)
+    carpet = carpet_png(signal, PICTURE_BYTES)
     return {"name": run.partition[BOLD_RUN], "frames": frames, "carpet": carpet}

@@ -10,6 +10,7 @@ See https://distributed.dask.org/en/stable/ and https://jobqueue.dask.org/en/sta
 from __future__ import annotations
 
 import logging
+import subprocess
 import sys
 import threading
 import time
@@ -32,6 +33,12 @@ CONNECT_SECONDS = 30
 WAIT_SECONDS = 0.1
 MOST_LOST_WORKERS = 5
 """So many workers may be lost over one task before it is given up; Dask's own default is 3."""
+
+LOOK_SECONDS = 15
+"""How often Slurm is asked which jobs there are."""
+
+MOST_ENDED_JOBS = 5
+"""So many jobs may end, one after another, before a worker comes out of one."""
 
 _ONE_AT_A_TIME = threading.Lock()
 
@@ -62,7 +69,7 @@ def on_dask(
     SettingsError
         If Dask is not installed.
     ServerError
-        If the scheduler does not answer, or Slurm takes no job (any more).
+        If the scheduler does not answer, Slurm takes no job (any more), or jobs end as they begin.
     RunDiedError
         If workers were lost again and again over the same task.
     Exception
@@ -80,10 +87,12 @@ def on_dask(
         number = {future.key: i for i, future in enumerate(futures)}
         try:
             finished = as_completed(futures, loop=client.loop)
+            jobs = _Jobs(client.cluster, project) if config.cluster else None
             while not finished.is_empty():
                 for future in finished.next_batch(block=False):
                     yield number[future.key], future.result()
-                _check_jobs(client.cluster)
+                if jobs is not None:
+                    jobs.check()
                 time.sleep(WAIT_SECONDS)
         except KilledWorker as error:
             raise RunDiedError(
@@ -136,18 +145,80 @@ def _client(config: DaskConfig, project: Path) -> Iterator[Client]:
         yield client
 
 
-def _check_jobs(cluster: Any) -> None:
-    """Raise an error if Slurm has refused every job that there is; an address has no jobs."""
-    refusals = [job.refusal for job in list(cluster.workers.values())] if cluster else []
-    if not refusals or None in refusals:
-        return
-    raise ServerError(
-        "compute.dask (cluster: slurm)",
-        expected="a Slurm that takes jobs like this one",
-        found=" ".join(refusals[0].split()),
-        remedy="Set queue, cores, memory, walltime and slurm_options to what `sinfo` offers, or "
-        "set compute.engine to local.",
-    )
+class _Jobs:
+    """The jobs of a cluster; Dask itself waits for ever for one that ends before its worker comes.
+
+    Parameters
+    ----------
+    cluster : SLURMCluster
+        From `_slurm`.
+    project : Path
+        Folder of the project.
+    """
+
+    def __init__(self, cluster: Any, project: Path) -> None:
+        self._cluster, self._project = cluster, project
+        self._looked = time.monotonic()
+        self._ended = 0
+
+    def check(self) -> None:
+        """Give up what Slurm refuses; replace jobs that ended before their worker came."""
+        jobs = dict(self._cluster.workers)
+        refusals = [job.refusal for job in jobs.values()]
+        if refusals and None not in refusals:
+            raise self._error("a Slurm that takes jobs like this one", refusals[0])
+        if time.monotonic() - self._looked < LOOK_SECONDS:
+            return
+        self._looked = time.monotonic()
+        came = {str(name) for name in self._cluster.observed}
+        if came:
+            self._ended = 0
+        waited_for = {n: job for n, job in jobs.items() if job.job_id and str(n) not in came}
+        known = _jobs_of_slurm()  # after the jobs were listed: each of those was known to Slurm
+        if known is None:
+            return
+        ended = [name for name, job in waited_for.items() if job.job_id not in known]
+        if not ended:
+            return
+        self._ended += len(ended)
+        if self._ended >= MOST_ENDED_JOBS:
+            raise self._error(
+                "jobs that live until their worker has come",
+                f"{self._ended} that ended before, one after another; {self._last_words()}",
+            )
+        self._cluster.sync(self._cluster.scale_down, ended)  # others are asked for in their place
+
+    def _last_words(self) -> str:
+        logs = sorted((self._project / ".dagster" / "dask").glob("*.err"), key=_written)
+        lines = logs[-1].read_text(errors="replace").split("\n") if logs else []
+        said = [line for line in lines if line.strip()]
+        return f"the last one said: {said[-1]} ({logs[-1]})" if said else "they said nothing"
+
+    @staticmethod
+    def _error(expected: str, found: str) -> ServerError:
+        return ServerError(
+            "compute.dask (cluster: slurm)",
+            expected=expected,
+            found=" ".join(found.split()),
+            remedy="Set queue, cores, memory, walltime and slurm_options to what `sinfo` offers, "
+            "or set compute.engine to local.",
+        )
+
+
+def _written(file: Path) -> float:
+    return file.stat().st_mtime
+
+
+def _jobs_of_slurm() -> set[str] | None:
+    """Numbers of this user's jobs that wait or run; None if Slurm does not answer."""
+    command = ["squeue", "--me", "--noheader", "--format=%i"]
+    try:
+        said = subprocess.run(
+            command, capture_output=True, text=True, check=True, timeout=CONNECT_SECONDS
+        )
+    except (OSError, subprocess.SubprocessError):
+        return None
+    return set(said.stdout.split())
 
 
 @contextmanager
@@ -160,7 +231,7 @@ def _slurm(config: DaskConfig, project: Path) -> Iterator[Any]:
         raise _not_installed() from error
 
     class Job(SLURMJob):
-        """A job that remembers why Slurm refused it; Dask takes it for one that waits."""
+        """A job that remembers why Slurm refused it (Dask takes it for one that waits)."""
 
         refusal: str | None = None
 
@@ -168,9 +239,12 @@ def _slurm(config: DaskConfig, project: Path) -> Iterator[Any]:
             try:
                 await super().start()
             except (OSError, RuntimeError) as error:
-                # Not the error itself: it would hold this job, which must be gone when all end.
                 self.refusal = str(error).rpartition("stderr:")[2]
                 self.status = Status.running
+
+        async def close(self) -> None:
+            await super().close()
+            self.status = Status.closed  # which Dask makes sure of when the cluster is closed
 
     logs = project / ".dagster" / "dask"
     logs.mkdir(parents=True, exist_ok=True)

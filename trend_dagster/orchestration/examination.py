@@ -33,7 +33,7 @@ from trend_dagster.orchestration.instance import (
 )
 from trend_dagster.orchestration.service import marked
 from trend_dagster.project.folder import SUBJECT, Project, participants_file
-from trend_dagster.project.recordings import foreseen
+from trend_dagster.project.foresight import foreseen, misfits
 from trend_dagster.project.settings import why_no_individuals
 from trend_dagster.science.cores import usable_cores
 from trend_dagster.storage.locks import Holder, has_locks, is_alive
@@ -111,10 +111,13 @@ def _settings(folder: Path, profile: str | None) -> Iterator[Finding]:
 
 
 def _inputs(folder: Path, profile: str | None) -> Iterator[Finding]:
-    """Names, headers and tables of the runs; their numbers are judged when they are read."""
+    """Names, headers and tables of the runs, and what has to lie on their mesh.
+
+    Their numbers are judged when they are read.
+    """
     project = Project.open(folder, profile)
     runs = project.bold_runs
-    found = dict.fromkeys(foreseen(project))
+    found = dict.fromkeys([*foreseen(project), *(("", why) for why in misfits(project))])
     for key, why in list(found)[:MOST_FORESEEN]:
         yield Finding(
             "inputs", "note" if key else "wrong", f"{key} cannot be used: {why}" if key else why
@@ -122,7 +125,7 @@ def _inputs(folder: Path, profile: str | None) -> Iterator[Finding]:
     if (more := len(found) - MOST_FORESEEN) > 0:
         yield Finding("inputs", "note", f"and {more} more like these")
     if not found:
-        yield Finding("inputs", "good", f"names, headers and tables of {len(runs)} BOLD runs")
+        yield Finding("inputs", "good", f"names, headers, tables and mesh of {len(runs)} BOLD runs")
     for note in foreseen_associations(project):
         yield Finding("inputs", "note", note)
 

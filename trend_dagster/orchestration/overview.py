@@ -19,7 +19,8 @@ from trend_dagster.project.recordings import run_doubts
 from trend_dagster.science.plausibility import doubts
 from trend_dagster.storage.stores import describe
 
-STATUSES: tuple[Status, ...] = get_args(Status)
+EXCLUDED = "excluded"
+STANDINGS: tuple[str, ...] = (*get_args(Status), EXCLUDED)
 
 
 @dataclass(frozen=True)
@@ -31,11 +32,13 @@ class AssetStatus:
     asset : str
         Its name.
     counts : mapping of str to int
-        Outputs by status.
+        Outputs by how they stand, each once: a status, or ``excluded``.
     reasons : mapping of str to tuple of str
-        Why, by output, for all that are not current.
+        Why, by output, for all that are not current and are or will be made.
     excluded : mapping of str to str
-        Why an output is an exclusion, by output.
+        Why an output is an exclusion, or will be one once it is its turn, by output.
+    not_needed : str or None
+        Why outputs are not needed under the settings; None if all are.
     doubts : mapping of str to tuple of str
         What is odd about an output, by output.
     removed : tuple of str
@@ -48,18 +51,22 @@ class AssetStatus:
         Size of all its versions on disk.
     waiting : tuple of str
         Outputs that are not made yet only because what they are made from is not.
+    following : tuple of str
+        Outputs that are out of date only because what they are made from is.
     """
 
     asset: str
     counts: Mapping[str, int]
     reasons: Mapping[str, tuple[str, ...]]
     excluded: Mapping[str, str]
+    not_needed: str | None
     doubts: Mapping[str, tuple[str, ...]]
     removed: tuple[str, ...]
     findings: Mapping[str, tuple[str, ...]]
     under_way: Mapping[str, str]
     n_bytes: int
     waiting: tuple[str, ...] = ()
+    following: tuple[str, ...] = ()
 
 
 def overview(project: Project) -> list[AssetStatus]:
@@ -80,23 +87,52 @@ def overview(project: Project) -> list[AssetStatus]:
         return [_status(project, asset, lineage.states(asset)) for asset in ASSETS.values()]
 
 
+def standing(project: Project, state: State) -> tuple[str, str | None]:
+    """Say how an output stands, for people: one that will be an exclusion is not missing.
+
+    Parameters
+    ----------
+    project : Project
+        Where.
+    state : State
+        How it stands for the run, which makes exclusions as it makes other outputs.
+
+    Returns
+    -------
+    tuple of str and (str or None)
+        Its status, or ``excluded``; and why it is excluded or not needed.
+    """
+    asset = ASSETS[state.asset]
+    if state.status == "not needed":
+        return state.status, state.reasons[0]
+    if state.status in ("missing", "blocked") and state.version is None:
+        why = asset.why_excluded(project, state.partition)
+    else:
+        why = state.excluded
+    if why is None:
+        return state.status, None
+    return "not needed" if asset.idle(project.settings) is not None else EXCLUDED, why
+
+
 def _status(project: Project, asset: StoredAsset, found: list[State]) -> AssetStatus:
-    counts, there = (
-        Counter(s.status for s in found),
-        {s.name: s.version for s in found if s.version},
-    )
-    waits = {s.name: under_way(project, asset, s.partition) for s in found if s.status != "current"}
+    stand = {s.name: standing(project, s) for s in found}
+    counts = Counter(how for how, _ in stand.values())
+    there = {s.name: s.version for s in found if s.version}
+    made = [s for s in found if stand[s.name][1] is None]
+    waits = {s.name: under_way(project, asset, s.partition) for s in made if s.status != "current"}
     return AssetStatus(
         asset=asset.name,
-        counts={status: counts[status] for status in STATUSES},
-        reasons={s.name: s.reasons for s in found if s.reasons},
-        excluded={s.name: why for s in found if (why := s.excluded)},
+        counts={how: counts[how] for how in STANDINGS},
+        reasons={s.name: s.reasons for s in made if s.reasons},
+        excluded={name: why for name, (how, why) in stand.items() if why and how == EXCLUDED},
+        not_needed=next((why for how, why in stand.values() if how == "not needed"), None),
         doubts=doubts_about(project, asset, found),
         removed=tuple(describe(asset.name, p) for p in removed(project, asset)),
         findings={n: tuple(said) for n, v in there.items() if (said := v.facts.get("findings"))},
         under_way={name: said for name, said in waits.items() if said},
         n_bytes=project.store.size(asset.name),
-        waiting=tuple(s.name for s in found if s.lacks_input),
+        waiting=tuple(s.name for s in made if s.lacks_input),
+        following=tuple(s.name for s in made if s.only_waits),
     )
 
 

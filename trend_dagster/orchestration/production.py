@@ -65,6 +65,7 @@ from trend_dagster.project.folder import BOLD_RUN, N_COMPONENTS, SUBJECT, Projec
 from trend_dagster.project.settings import Settings
 from trend_dagster.science.cores import usable_cores
 from trend_dagster.storage.provenance import (
+    BECAUSE,
     Recipe,
     differences,
     digest_of,
@@ -282,6 +283,8 @@ class StoredAsset:
         Takes the settings; says why no output is needed under them, or None.
     left_out : callable, optional
         Takes the project and a partition; says why the user leaves it out, or None.
+    foreseen : callable, optional
+        Takes the same; says why ``compute`` will exclude it, or None. For who asks before.
     files : callable, optional
         Takes the project and a partition, returns the input files that this asset reads, by name.
     beside : callable, optional
@@ -313,6 +316,7 @@ class StoredAsset:
     code_version: str = "1"
     nothing_to_do: NothingToDo | None = None
     left_out: LeftOut | None = None
+    foreseen: LeftOut | None = None
     files: FilesOf | None = None
     beside: Beside | None = None
     together: str | None = None
@@ -362,6 +366,26 @@ class StoredAsset:
     def idle(self, settings: Settings) -> str | None:
         """Why there is nothing to do under the settings; None if there is."""
         return None if self.nothing_to_do is None else self.nothing_to_do(settings)
+
+    def why_excluded(self, project: Project, partition: Partition) -> str | None:
+        """Why an output is an exclusion, whatever the files hold; None if only making it tells.
+
+        Parameters
+        ----------
+        project : Project
+            Where.
+        partition : mapping
+            Which output.
+        """
+        why = self.idle(project.settings)
+        for tells in (self.left_out, self.foreseen):
+            if why is None and tells is not None:
+                why = tells(project, partition)
+        for name, upstream in self.upstream.items():
+            if why is None and not (self.may_lack(name) or self.takes_all_of(upstream)):
+                of = {dim: partition[dim] for dim in upstream.dims}
+                why = upstream.why_excluded(project, of)
+        return why
 
     def partitions(self, project: Project) -> list[Partition]:
         """All partitions that it has today."""
@@ -434,9 +458,9 @@ class StoredAsset:
         Recipe
         """
         if (why := self.idle(project.settings)) is not None:
-            return Recipe(self.name, self.code_version, {"nothing_to_do": {"because": why}})
+            return Recipe(self.name, self.code_version, {"nothing_to_do": {BECAUSE: why}})
         if self.left_out is not None and (why := self.left_out(project, partition)) is not None:
-            return Recipe(self.name, self.code_version, {LEFT_OUT: {"because": why}})
+            return Recipe(self.name, self.code_version, {LEFT_OUT: {BECAUSE: why}})
         digests: dict[str, str] = {}
         for name, versions in inputs.items():
             if self.asks_for(name):
@@ -456,7 +480,7 @@ class StoredAsset:
         traced = any(self.asks_for(name) for name in inputs)
         settings = self._identity(project)
         if (why := _excluded_by(self, inputs)) is not None:
-            settings[EXCLUDED] = {"because": why}  # all exclusions have one digest
+            settings[EXCLUDED] = {BECAUSE: why}  # all exclusions have one digest
         return Recipe(self.name, self.code_version, settings, digests, traced=traced)
 
     def _identity(self, project: Project) -> dict[str, Any]:
@@ -1140,7 +1164,11 @@ def _deliver_as(asset: str, partition: Partition, attachment: str) -> str:
 
 
 def _deliver(task: Task, files: Mapping[str, bytes]) -> None:
-    """Write the files for people, and take away those of the version before that are no more."""
+    """Write the files for people, and take away those of the version before that are no more.
+
+    Folders that are empty then go as well, but for the uppermost, which others may be about to
+    write to.
+    """
     outputs = task.project.outputs
     before = None
     with suppress(StoreError):  # damaged: what it had delivered is not known
@@ -1155,6 +1183,9 @@ def _deliver(task: Task, files: Mapping[str, bytes]) -> None:
         path = outputs / name
         if name not in files and path.is_file() and digest_of_file(path) == digest:
             path.unlink()
+            with suppress(OSError):  # not empty
+                for folder in Path(name).parents[:-2]:
+                    (outputs / folder).rmdir()
 
 
 def _peak_memory_mib() -> int:

@@ -12,7 +12,7 @@ from numpy.typing import NDArray
 from trend_dagster.errors import InputError
 from trend_dagster.project.folder import Project
 from trend_dagster.project.fsaverage import FSAVERAGE, N_FSAVERAGE5
-from trend_dagster.project.mesh import resampling_of
+from trend_dagster.project.mesh import labels_worked_on
 from trend_dagster.science.evidence.atlases import check_atlas
 from trend_dagster.science.surface import Surface
 from trend_dagster.storage.label_files import LabelFile, label_file_at, read_atlas, read_networks
@@ -88,9 +88,7 @@ def read_planted(project: Project, file: LabelFile, n_vertices: int) -> NDArray[
     InputError
         If they belong to another mesh.
     """
-    planted = read_networks(file)
-    if (way := resampling_of(project)) is not None:
-        planted = way.labels_down(planted)
+    planted = labels_worked_on(project, read_networks(file))
     if len(planted) != n_vertices:
         raise InputError(
             f"planted networks {file.name}",

@@ -13,12 +13,13 @@ from trend_dagster.errors import InputError
 from trend_dagster.project.folder import BOLD_RUN, Project
 from trend_dagster.project.mesh import (
     SIDES,
+    check_density,
     cortex_mask_files,
+    mesh_names,
     read_mask,
     read_mesh,
     read_named_mesh,
     resampling_of,
-    wrong_density,
 )
 from trend_dagster.science.surface import Surface, vertex_areas
 from trend_dagster.storage.space import Side
@@ -97,8 +98,7 @@ def read_cortex(project: Project, runs: Sequence[Version]) -> Cortex:
             remedy="Name it in trend.yaml (inputs.surface or inputs.surfaces), or take the "
             "numbers of labels out.",
         )
-    name = project.settings.inputs.surface
-    files = tuple(project.settings.inputs.surfaces) if name is None else (name,)
+    files = mesh_names(project)
     for run in runs:
         _check_density(surface, files, run)
     is_cortex, told_by = _where_it_is(project, surface, runs)
@@ -118,23 +118,16 @@ def _notes(runs: Sequence[Version]) -> Iterator[str]:
 
 def _check_density(surface: Surface, files: Sequence[str], run: Version) -> None:
     space = run.facts.get("space") or {}
-    if space.get("source") == "nifti":
-        raise InputError(
-            f"surface {', '.join(files)}",
-            expected="BOLD on this surface",
-            found=f"voxels of a volume in BOLD run {run.partition[BOLD_RUN]}",
-            remedy="Sample the BOLD onto the surface, or leave the surface out of trend.yaml.",
-        )
-    counts = np.bincount(surface.hemisphere, minlength=2).tolist()
     # Of a run that was resampled the files tell another mesh, which is compared where it is read.
     resampled = "n_vertices_of_the_files" in run.facts
-    told = [] if resampled else list(space.get("n_vertices", {}).values())
-    if told and told != counts:
-        expected = " and ".join(f"{n} {side}" for n, side in zip(told, SIDES, strict=True))
-        found = " and ".join(f"{n} {side}" for n, side in zip(counts, SIDES, strict=True))
-        raise wrong_density(files, expected, found)
-    if run.facts["n_vertices"] != surface.n_vertices:
-        raise wrong_density(files, str(run.facts["n_vertices"]), surface.n_vertices)
+    check_density(
+        np.bincount(surface.hemisphere, minlength=2).tolist(),
+        files,
+        run.partition[BOLD_RUN],
+        space.get("source"),
+        [] if resampled else list(space.get("n_vertices", {}).values()),
+        run.facts["n_vertices"],
+    )
 
 
 def _where_it_is(

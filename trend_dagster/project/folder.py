@@ -36,7 +36,7 @@ from trend_dagster.storage.label_files import (
     read_geodesic_labels,
 )
 from trend_dagster.storage.provenance import InputDigests
-from trend_dagster.storage.runs import BoldRun, brain_mask_of, find_runs
+from trend_dagster.storage.runs import BoldRun, Header, brain_mask_of, find_runs
 from trend_dagster.storage.stores import Store, Version
 
 Input = TypeVar("Input", BoldRun, LabelFile, BoldRun | LabelFile)
@@ -153,6 +153,11 @@ class Project:
     @cached_property
     def found_columns(self) -> dict[tuple[str, str], tuple[list[str] | None, str]]:
         """Columns of tables, or why there are none, by setting and run: each is read once."""
+        return {}
+
+    @cached_property
+    def found_headers(self) -> dict[str, Header | None]:
+        """What the headers of runs tell, by run: each is read once."""
         return {}
 
     @cached_property

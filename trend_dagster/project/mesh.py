@@ -41,6 +41,12 @@ def mesh_files(project: Project) -> dict[str, Path]:
     }
 
 
+def mesh_names(project: Project) -> tuple[str, ...]:
+    """What the settings call the mesh: its name or its files; empty if they name none."""
+    inputs = project.settings.inputs
+    return tuple(inputs.surfaces) if inputs.surface is None else (inputs.surface,)
+
+
 def read_mesh(project: Project) -> Surface | None:
     """Read the mesh that is worked on: the one named, or a coarser one; None if none is named.
 
@@ -131,15 +137,26 @@ def _resampling(project: Project, *made_from: object) -> Resampling:
 
 def mesh_sizes(project: Project) -> dict[Side, int] | None:
     """Vertices of each hemisphere of the mesh that the settings name; None if they name none."""
+    with suppress(InputError):  # said once, where the mesh itself is read
+        return count_mesh(project)
+    return None
+
+
+def count_mesh(project: Project) -> dict[Side, int] | None:
+    """Count the vertices of each hemisphere of the mesh that the settings name, if they do.
+
+    Raises
+    ------
+    InputError
+        If its files cannot be read.
+    """
     inputs = project.settings.inputs
     if inputs.surface is not None:
         return {"L": FSAVERAGE[inputs.surface], "R": FSAVERAGE[inputs.surface]}
     if not inputs.surfaces:
         return None
-    with suppress(InputError):  # said once, where the mesh itself is read
-        left, right = (count_vertices(project.folder / name) for name in inputs.surfaces)
-        return {"L": left, "R": right}
-    return None
+    left, right = (count_vertices(project.folder / name) for name in inputs.surfaces)
+    return {"L": left, "R": right}
 
 
 def cortex_mask_files(project: Project) -> dict[str, Path]:
@@ -169,6 +186,71 @@ def read_mask(project: Project, n_rows: int, n_vertices: Mapping[Side, int]) -> 
     if not n_vertices and name is not None:
         n_vertices = {"L": FSAVERAGE[name], "R": FSAVERAGE[name]}
     return read_cortex_mask(list(cortex_mask_files(project).values()), n_rows, n_vertices)
+
+
+def labels_worked_on(project: Project, labels: NDArray[np.int64]) -> NDArray[np.int64]:
+    """Labels of the files' vertices as those of the mesh that is worked on."""
+    way = resampling_of(project)
+    return labels if way is None else way.labels_down(labels)
+
+
+def check_density(
+    sizes: Sequence[int],
+    names: Sequence[str],
+    run: str,
+    source: str | None,
+    n_vertices: Sequence[int],
+    n_rows: int | None,
+) -> None:
+    """Make sure that a run lies on the mesh.
+
+    Parameters
+    ----------
+    sizes : sequence of int
+        Vertices of the left and the right hemisphere of the mesh.
+    names : sequence of str
+        What the settings call it.
+    run : str
+        Key of the run.
+    source : str or None
+        Format of its files.
+    n_vertices : sequence of int
+        Vertices of its hemispheres; empty where the files do not tell.
+    n_rows : int or None
+        Vertices of both; None where that is not known.
+
+    Raises
+    ------
+    InputError
+        If it lies elsewhere.
+    """
+    if source == "nifti":
+        raise InputError(
+            f"surface {', '.join(names)}",
+            expected="BOLD on this surface",
+            found=f"voxels of a volume in BOLD run {run}",
+            remedy="Sample the BOLD onto the surface, or leave the surface out of trend.yaml.",
+        )
+    if n_vertices and list(n_vertices) != list(sizes):
+        expected, found = (
+            " and ".join(f"{n} {side}" for n, side in zip(counts, SIDES, strict=True))
+            for counts in (n_vertices, sizes)
+        )
+        raise wrong_density(names, expected, found)
+    if n_rows is not None and n_rows != sum(sizes):
+        raise wrong_density(names, str(n_rows), sum(sizes))
+
+
+def check_fine_density(names: Sequence[str], run: str, n_rows: int, n_fine: int) -> None:
+    """Make sure that a run lies on the mesh that it is brought from (``inputs.resample``).
+
+    Raises
+    ------
+    InputError
+        If it has another number of vertices.
+    """
+    if n_rows != n_fine:
+        raise wrong_density(names, f"{n_rows} (BOLD run {run})", n_fine)
 
 
 # What is stored of it

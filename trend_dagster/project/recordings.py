@@ -7,7 +7,7 @@ runs are recordings of their own. What does not: reading formats (``storage``), 
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from contextlib import suppress
 from dataclasses import dataclass, replace
 from pathlib import Path
@@ -20,16 +20,18 @@ from trend_dagster.errors import CohortError, InputError, SettingsError, StoreEr
 from trend_dagster.project.folder import BOLD_RUN, Project
 from trend_dagster.project.fsaverage import FSAVERAGE, load_fsaverage
 from trend_dagster.project.mesh import (
+    check_fine_density,
     cortex_mask_files,
     mesh_files,
+    mesh_names,
     mesh_sizes,
     read_mask,
     resampling_of,
-    wrong_density,
 )
 from trend_dagster.project.settings import nearest
 from trend_dagster.science.bold import (
     BoldConfig,
+    check_filters,
     same_recordings,
     signal_mask,
     temporal_snr,
@@ -45,12 +47,11 @@ from trend_dagster.storage.confounds import (
     beside,
     columns_of,
     confounds_file,
-    count_rows,
     matching,
     read_confounds,
     shortened,
 )
-from trend_dagster.storage.runs import BoldRun, RawRun, count_volumes, read_run, read_subcortex
+from trend_dagster.storage.runs import BoldRun, Header, RawRun, read_run, read_subcortex
 from trend_dagster.storage.sides import SIDES, WORD
 from trend_dagster.storage.space import Subcortex
 from trend_dagster.storage.stores import Version
@@ -140,7 +141,7 @@ def read_recording(project: Project, run: BoldRun) -> Recording:
     outside, on_mask = _outside_cortex(project, raw)
     told_by_nan = bool(np.isnan(raw.signal[outside]).all())
     raw.signal[outside] = 0  # NaN as well, which some write on the medial wall
-    time, told_by = _repetition_time(project, run, raw)
+    time, told_by = repetition_time(project, run, raw)
     facts: dict[str, Any] = {
         "file": run.name,
         "subject": subject_of(run.key),
@@ -234,13 +235,7 @@ def _motion(files: Mapping[str, Path], n_timepoints: int) -> dict[str, float]:
 def _resampled(
     project: Project, run: BoldRun, raw: RawRun, mask: NDArray[np.bool_], way: Resampling
 ) -> tuple[RawRun, NDArray[np.bool_]]:
-    n_fine = way.up.shape[0]
-    if len(mask) != n_fine:
-        raise wrong_density(
-            list(project.settings.inputs.surfaces) or [str(project.settings.inputs.surface)],
-            f"{len(mask)} (BOLD run {run.key})",
-            n_fine,
-        )
+    check_fine_density(mesh_names(project), run.key, len(mask), way.up.shape[0])
     series, mask = way.series_down(raw.signal, mask)
     return replace(raw, signal=series), mask
 
@@ -314,13 +309,8 @@ def _too_little(project: Project, kept: NDArray[np.bool_], time: float | None) -
         return f"filters need {config.shortest} volumes, and {n_filtered} of {len(kept)} are left"
     if config.minimum_minutes == 0:
         return None
-    if time is None:
-        raise InputError(
-            "setting bold.minimum_minutes",
-            expected="a repetition time",
-            found="none: not in the settings, the JSON sidecar or the header",
-            remedy="Set bold.repetition_time in trend.yaml.",
-        )
+    _check_minutes(config, time)
+    assert time is not None
     minutes = n_kept * time / 60
     if minutes >= config.minimum_minutes:
         return None
@@ -328,6 +318,29 @@ def _too_little(project: Project, kept: NDArray[np.bool_], time: float | None) -
         f"{minutes:.1f} minutes are left ({n_kept} of {len(kept)} volumes), less than "
         f"bold.minimum_minutes, {config.minimum_minutes:g}"
     )
+
+
+def _check_minutes(config: BoldConfig, time: float | None) -> None:
+    if config.minimum_minutes and time is None:
+        raise InputError(
+            "setting bold.minimum_minutes",
+            expected="a repetition time",
+            found="none: not in the settings, the JSON sidecar or the header",
+            remedy="Set bold.repetition_time in trend.yaml.",
+        )
+
+
+def check_time(config: BoldConfig, time: float | None) -> None:
+    """Make sure that the repetition time is known and right where the settings need one.
+
+    Raises
+    ------
+    SettingsError, InputError
+        If it is not.
+    """
+    volumes_to_drop(config, time)
+    _check_minutes(config, time)
+    check_filters(config, time)
 
 
 def why_tables_lack(project: Project, run: BoldRun) -> str | None:
@@ -402,37 +415,16 @@ def _lacking(
     )
 
 
-def foreseen(project: Project) -> Iterator[tuple[str, str]]:
-    """Say what will keep runs from being used, as names, headers and tables tell it at once.
+def repetition_time(
+    project: Project, run: BoldRun, raw: RawRun | Header
+) -> tuple[float | None, str]:
+    """Seconds between volumes, and who told them: the user's word first.
 
-    Yields
+    Raises
     ------
-    tuple of two str
-        Key of a run, and why; what holds for all runs is said once, without a key.
+    InputError
+        If the file claims that there is no time at all, and nobody says otherwise.
     """
-    config = project.settings.bold
-    asked, for_all = config.confounds or config.censor, False
-    for key, run in project.bold_runs.items():
-        if project.why_left_out(key) is not None:
-            continue
-        try:
-            why = None if for_all else why_tables_lack(project, run)
-        except SettingsError as error:
-            yield "", str(error)
-            why, for_all = None, True
-        if why is not None:
-            yield key, why
-        if (n := count_volumes(run)) is None:
-            continue
-        if n < config.shortest:
-            yield key, f"filters need {config.shortest} volumes, and there are {n}"
-        table = recording_files(project, run).get("confounds") if asked else None
-        if table is not None and (rows := count_rows(table)) != n:
-            yield key, f"{table.name} has {rows} rows, and there are {n} volumes"
-
-
-def _repetition_time(project: Project, run: BoldRun, raw: RawRun) -> tuple[float | None, str]:
-    """The user's word first; a file that claims no time at all needs it."""
     if project.settings.bold.repetition_time is not None:
         return project.settings.bold.repetition_time, "settings"
     if raw.told_by == "step 0":

@@ -358,7 +358,7 @@ def clean(
     kept = slice(None) if sample_mask is None or sample_mask.all() else np.flatnonzero(sample_mask)
     if not (config.detrend or config.filters or config.confounds):
         return bold if isinstance(kept, slice) else bold[:, kept]
-    _check_filters(config, repetition_time)
+    check_filters(config, repetition_time)
     from nilearn.signal import clean as nilearn_clean
 
     n_kept = bold.shape[1] if isinstance(kept, slice) else len(kept)
@@ -380,7 +380,14 @@ def clean(
     return cleaned
 
 
-def _check_filters(config: BoldConfig, repetition_time: float | None) -> None:
+def check_filters(config: BoldConfig, repetition_time: float | None) -> None:
+    """Make sure that the filters asked for are possible at a repetition time.
+
+    Raises
+    ------
+    SettingsError
+        If they are not, or nothing tells that time.
+    """
     if not config.filters:
         return
     _check_time(repetition_time, "filters")

@@ -17,6 +17,7 @@ import time
 from collections.abc import Callable, Mapping, Sequence
 from contextlib import suppress
 from dataclasses import asdict, dataclass, field
+from functools import cache
 from importlib.metadata import version
 from pathlib import Path
 from typing import Any
@@ -196,7 +197,17 @@ def digest_of_folder(folder: Path, *, leave_out: frozenset[str] = frozenset()) -
 
 def library_versions() -> dict[str, str]:
     """Versions of the libraries that the numbers depend on."""
-    return {name: version(name) for name in LIBRARIES}
+    return dict(_library_versions())
+
+
+@cache  # each is a file that is parsed, and every output asks
+def _library_versions() -> tuple[tuple[str, str], ...]:
+    return tuple((name, version(name)) for name in LIBRARIES)
+
+
+BECAUSE = "because"
+"""In a section of a recipe's settings: why the output is an exclusion that nothing is computed for.
+"""
 
 
 @dataclass(frozen=True)
@@ -238,6 +249,12 @@ class Recipe:
         return cls(**stored)
 
     @property
+    def because(self) -> str | None:
+        """Why the output is an exclusion that nothing was computed for; None if it is none."""
+        sections = (s for s in self.settings.values() if isinstance(s, Mapping))
+        return next((section[BECAUSE] for section in sections if BECAUSE in section), None)
+
+    @property
     def fingerprint(self) -> str:
         """One short text that is equal for equal recipes."""
         return digest_of(self.as_dict())
@@ -258,6 +275,11 @@ def differences(stored: Recipe, today: Recipe) -> list[str]:
     list of str
         One sentence part per difference; empty if the recipes are equal.
     """
+    was, now = stored.because, today.because
+    if was != now:
+        # Settings and inputs of one that is not computed are not recorded: they all seem to differ.
+        taken = f"it was left out ({was}), and is taken now"
+        return [taken if now is None else f"it is left out now: {now}"]
     reasons = []
     if stored.code_version != today.code_version:
         reasons.append(f"the code is version {today.code_version}, was {stored.code_version}")

@@ -160,6 +160,31 @@ class RawRun:
     notes: tuple[str, ...] = ()
 
 
+@dataclass(frozen=True)
+class Header:
+    """What the headers of a run's files tell at once.
+
+    Parameters
+    ----------
+    n_volumes : int, optional
+        How many there are.
+    n_rows : int, optional
+        Vertices of both hemispheres.
+    n_vertices : mapping of str to int
+        Vertices of each hemisphere (``L``, ``R``); empty where that is not known.
+    repetition_time : float, optional
+        Seconds between volumes.
+    told_by : str
+        As of :class:`RawRun`; ``unknown`` where only reading the whole file tells.
+    """
+
+    n_volumes: int | None
+    n_rows: int | None
+    n_vertices: Mapping[Side, int]
+    repetition_time: float | None
+    told_by: str
+
+
 def _ending(path: Path) -> str | None:
     # The longest first: ".func.gii.gz" before ".gii".
     fitting = [ending for ending in SOURCE_OF if path.name.endswith(ending)]
@@ -483,18 +508,93 @@ def read_run(
     return replace(raw, repetition_time=told, told_by="sidecar", notes=notes)
 
 
-def count_volumes(run: BoldRun) -> int | None:
-    """Count the volumes of a run by the header of its file; None where that does not tell."""
-    path = run.files[0]
-    with suppress(Exception):  # a damaged file is said where it is read
-        if run.source == "npy":
-            return int(np.load(path, mmap_mode="r", allow_pickle=False).shape[1])
-        if path.name.endswith((".gii", ".gii.gz")):
-            with (gzip.open if path.suffix == ".gz" else open)(path, "rb") as file:
-                told = re.search(rb'NumberOfDataArrays="(\d+)"', file.read(4096))
-            return int(told[1]) if told and int(told[1]) > 1 else None  # or one for all volumes
-        return int(load_image(path, "BOLD file").shape[0 if run.source == "cifti" else 3])
+def read_header(run: BoldRun) -> Header | None:
+    """Read what the headers of a run's files tell; None of a damaged one, said where it is read."""
+    with suppress(Exception):
+        header = _HEADERS[run.source](run)
+        told = _sidecar_time(run)
+        return header if told is None else replace(header, repetition_time=told, told_by="sidecar")
     return None
+
+
+def _npy_header(run: BoldRun) -> Header:
+    rows, columns = np.load(run.files[0], mmap_mode="r", allow_pickle=False).shape
+    # Where there are more columns, rows may be timepoints: its values tell when they are read.
+    return Header(columns, rows if rows >= columns else None, {}, None, "nothing")
+
+
+def _pair_header(run: BoldRun) -> Header:
+    of = _gifti_header if run.source == "gifti" else _mgh_header
+    parts = [of(path) for path in run.files]
+    counts: dict[Side, int] = {s: p.n_rows for s, p in zip(SIDES, parts, strict=True) if p.n_rows}
+    known = next((part for part in parts if part.repetition_time is not None), parts[0])
+    if len(counts) < len(SIDES):
+        counts = {}
+    return replace(
+        known,
+        n_volumes=parts[0].n_volumes,
+        n_rows=sum(counts.values()) or None,
+        n_vertices=counts,
+    )
+
+
+_STEP = re.compile(
+    rb"TimeStep(?:\]\]>)?\s*</Name>\s*<Value>\s*(?:<!\[CDATA\[)?\s*([^\]<]*)", re.IGNORECASE
+)
+_HEADER_BYTES = 2**16
+
+
+def _gifti_header(path: Path) -> Header:
+    """What stands before the first array: its data is megabytes, and there is one a volume."""
+    with (gzip.open if path.suffix == ".gz" else open)(path, "rb") as file:
+        before, data, _ = file.read(_HEADER_BYTES).partition(b"<Data>")
+    n_arrays = re.search(rb'NumberOfDataArrays="(\d+)"', before)
+    several = n_arrays is not None and int(n_arrays[1]) > 1  # or one for all volumes
+    one = re.search(rb'Dimensionality="1"', before) and b"NODE_INDEX" not in before
+    n = re.search(rb'Dim0="(\d+)"', before) if several and one else None
+    step = _STEP.search(before)
+    time = _milliseconds(step[1].decode()) if step else None
+    return Header(
+        int(n_arrays[1]) if several and n_arrays else None,
+        int(n[1]) if n else None,
+        {},
+        None if time is None else time / 1000,
+        "header" if time is not None else "nothing" if data else "unknown",
+    )
+
+
+def _mgh_header(path: Path) -> Header:
+    from nibabel.freesurfer.mghformat import MGHHeader
+
+    with (gzip.open if path.suffix == ".mgz" else open)(path, "rb") as file:
+        header: Any = MGHHeader.from_fileobj(file)  # type: ignore[no-untyped-call]
+    n, *others = header.get_data_shape()
+    time = _mgh_time(header)
+    told_by = "nothing" if time is None else "header"
+    return Header(int(np.prod(others)), int(n), {}, time, told_by)
+
+
+def _cifti_header(run: BoldRun) -> Header:
+    image = load_cifti(run.files[0])
+    models, time = _cifti_axes(image, run.files[0])
+    counts = {side: n for side, _, _, n in models}
+    told_by = "header" if time is not None else "step 0"
+    return Header(image.shape[0], sum(counts.values()), counts, time, told_by)
+
+
+def _nifti_header(run: BoldRun) -> Header:
+    image = load_image(run.files[0], "NIfTI file")
+    time = _nifti_time(image)
+    return Header(image.shape[3], None, {}, time, "nothing" if time is None else "header")
+
+
+_HEADERS: Mapping[Source, Callable[[BoldRun], Header]] = {
+    "npy": _npy_header,
+    "gifti": _pair_header,
+    "freesurfer": _pair_header,
+    "cifti": _cifti_header,
+    "nifti": _nifti_header,
+}
 
 
 def _notes_on_name(run: BoldRun, space: VertexSpace) -> Iterator[str]:
@@ -705,7 +805,7 @@ def _read_mgh(path: Path) -> tuple[NDArray[np.float32], float | None]:
             _unzipped_mgh(path) if path.suffix == ".mgz" else path.read_bytes()
         )
         data = np.asarray(image.dataobj).astype(np.float32)
-        time = float(image.header["tr"]) / 1000  # FreeSurfer: milliseconds
+        time = _mgh_time(image.header)
     if data.ndim not in (3, 4) or max(data.shape[1:3]) > 1:
         raise _bad(
             path,
@@ -713,7 +813,12 @@ def _read_mgh(path: Path) -> tuple[NDArray[np.float32], float | None]:
             f"shape {data.shape}: a volume?",
             "Sample it onto the surface first (mri_vol2surf).",
         )
-    return data.reshape(data.shape[0], -1), time if time > 0 else None
+    return data.reshape(data.shape[0], -1), time
+
+
+def _mgh_time(header: Any) -> float | None:
+    time = float(header["tr"]) / 1000  # FreeSurfer: milliseconds
+    return time if time > 0 else None
 
 
 # Grayordinates and volumes
@@ -792,10 +897,12 @@ def _cifti1(path: Path, subject: str) -> InputError:
     )
 
 
-def _read_cifti(path: Path) -> RawRun:
+def _cifti_axes(
+    image: Any, path: Path
+) -> tuple[list[tuple[Side, NDArray[np.intp], NDArray[np.int64], int]], float | None]:
+    """Models of the cortex, and the seconds between volumes where the header tells them."""
     from nibabel.cifti2.cifti2_axes import BrainModelAxis, SeriesAxis
 
-    image = load_cifti(path)
     with reading(path, "CIFTI-2 file"):
         axes = [image.header.get_axis(i) for i in range(image.ndim)]
     if len(axes) != 2 or not (
@@ -809,6 +916,14 @@ def _read_cifti(path: Path) -> RawRun:
     if [side for side, *_ in models] != ["L", "R"]:
         sides = ", ".join(side for side, *_ in models) or "no cortex"
         raise _bad(path, "brain models of the left and right cortex", sides, "Export both.")
+    # Step 0 is what tools write that do not know it.
+    known = axes[0].unit == "SECOND" and axes[0].step > 0
+    return models, float(axes[0].step) if known else None
+
+
+def _read_cifti(path: Path) -> RawRun:
+    image = load_cifti(path)
+    models, time = _cifti_axes(image, path)
     counts = {side: n for side, _, _, n in models}
     rows = np.concatenate([models[0][2], models[1][2] + counts["L"]])
     columns = np.concatenate([models[0][1], models[1][1]])
@@ -821,8 +936,6 @@ def _read_cifti(path: Path) -> RawRun:
     in_data = np.zeros(len(signal), dtype=bool)
     in_data[rows] = True
     space = VertexSpace("cifti", counts, in_data=in_data)
-    # Step 0 is what tools write that do not know it.
-    time = float(axes[0].step) if axes[0].unit == "SECOND" and axes[0].step > 0 else None
     return RawRun(signal, space, time, "header" if time is not None else "step 0")
 
 
@@ -903,17 +1016,15 @@ def _read_nifti(path: Path, mask_path: Path | None) -> RawRun:
         for start in range(0, signal.shape[1], step):
             block = np.asarray(image.dataobj[..., start : start + step], dtype=np.float32)
             signal[:, start : start + block.shape[3]] = block[inside]
-        time = float(image.header.get_zooms()[3])
-    scale = {"sec": 1.0, "msec": 1e-3, "usec": 1e-6}.get(image.header.get_xyzt_units()[1])
+        time = _nifti_time(image)
     space = VertexSpace("nifti", {}, volume_shape=shape, affine=affine, voxels=voxels)
-    known = scale is not None and time > 0
     notes: tuple[str, ...] = ()
     if not np.array_equal(values[inside], np.round(values[inside])):
         notes = (f"mask {mask_path.name} holds fractions: all voxels other than 0 are inside",)
-    return RawRun(
-        signal,
-        space,
-        time * scale if known and scale else None,
-        "header" if known else "nothing",
-        notes,
-    )
+    return RawRun(signal, space, time, "nothing" if time is None else "header", notes)
+
+
+def _nifti_time(image: Any) -> float | None:
+    time = float(image.header.get_zooms()[3])
+    scale = {"sec": 1.0, "msec": 1e-3, "usec": 1e-6}.get(image.header.get_xyzt_units()[1])
+    return time * scale if scale is not None and time > 0 else None

@@ -29,7 +29,7 @@ from trend_dagster.orchestration.assets.loading import (
 from trend_dagster.orchestration.io_managers import Result
 from trend_dagster.orchestration.production import Optional, Task, needed, stored_asset
 from trend_dagster.project.folder import LABEL_FILE, Project
-from trend_dagster.project.mesh import mesh_of, resampling_of, surface_of
+from trend_dagster.project.mesh import labels_worked_on, mesh_of, surface_of
 from trend_dagster.project.settings import (
     Settings,
     made_encodings,
@@ -249,9 +249,7 @@ def geodesic_labels(task: Task, geodesic_distances: Optional, cortex: Optional) 
 
 
 def _labels_in_file(project: Project, file: LabelFile) -> Result:
-    labels = read_geodesic_labels(file)
-    if (way := resampling_of(project)) is not None:
-        labels = way.labels_down(labels)
+    labels = labels_worked_on(project, read_geodesic_labels(file))
     return Result(
         arrays={"labels": labels},
         facts={

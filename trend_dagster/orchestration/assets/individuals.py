@@ -177,6 +177,17 @@ def _read_prior(version: Version, subject: str) -> CohortPrior:
     return CohortPrior.from_arrays(arrays, version.facts["n_networks"], len(subjects), own)
 
 
+def _all_left_out(project: Project, partition: Partition) -> str | None:
+    subject = partition[SUBJECT]
+    runs = project.runs_by_subject.get(subject, [])
+    all_are = bool(runs) and all(project.why_left_out(run) is not None for run in runs)
+    return _all_excluded(subject) if all_are else None
+
+
+def _all_excluded(subject: str) -> str:
+    return f"all runs of {subject} are excluded"
+
+
 @stored_asset(
     group="individuals",
     dims=(SUBJECT,),
@@ -184,6 +195,7 @@ def _read_prior(version: Version, subject: str) -> CohortPrior:
     settings=(_how,),
     code_version="3",
     nothing_to_do=why_no_individuals,
+    foreseen=_all_left_out,
     pool="memory",
 )
 def individual_networks(
@@ -199,7 +211,7 @@ def individual_networks(
 
     subject, config = task.partition[SUBJECT], task.settings.individuals
     if not bold:
-        return Result(excluded=f"all runs of {subject} are excluded")
+        return Result(excluded=_all_excluded(subject))
     mask, noise = individual_prior.read("vertex_mask"), individual_prior.facts["noise_sigma_mm"]
     maker = _mesh(cortex.path, len(mask))[1]
     area = _near(cortex.path, mask.tobytes(), config, noise)

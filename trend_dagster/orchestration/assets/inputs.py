@@ -9,7 +9,7 @@ import numpy as np
 
 from trend_dagster.delivery.figures.png import small_png
 from trend_dagster.delivery.figures.surface import parcellation_figure
-from trend_dagster.delivery.figures.timeseries import carpet_figure
+from trend_dagster.delivery.figures.timeseries import carpet_png
 from trend_dagster.orchestration.io_managers import Result
 from trend_dagster.orchestration.production import Available, Task, stored_asset
 from trend_dagster.project.cortex import read_cortex
@@ -69,7 +69,7 @@ def bold(task: Task) -> Result:
     return Result(
         arrays={"bold": prepared, "vertex_mask": mask, **run.space_arrays()},
         facts=run.facts,
-        pictures={"carpet": small_png(carpet_figure(prepared[mask]))},
+        pictures={"carpet": carpet_png(prepared[mask])},
     )
 
 

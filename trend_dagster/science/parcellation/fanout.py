@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import multiprocessing
+import os
+import threading
 from collections.abc import Callable, Iterator, Sequence
 from concurrent.futures import ProcessPoolExecutor, as_completed
 from typing import TypeVar
@@ -157,7 +159,7 @@ def side_by_side(
     context = multiprocessing.get_context("spawn")
     before = set(multiprocessing.active_children())
     pool = ProcessPoolExecutor(
-        n_workers, mp_context=context, initializer=limit_cores, initargs=(n_cores // n_workers,)
+        n_workers, mp_context=context, initializer=_begin, initargs=(n_cores // n_workers,)
     )
     try:
         running = {pool.submit(task): number for number, task in enumerate(tasks)}
@@ -169,3 +171,20 @@ def side_by_side(
         raise
     finally:
         pool.shutdown(cancel_futures=True)
+
+
+def _begin(n_cores: int) -> None:
+    """Take some cores, and end with the process that gives the tasks.
+
+    One that is killed cannot end its children, and each of them holds the pipe open on which all
+    wait for the next task.
+    """
+    limit_cores(n_cores)
+    parent = multiprocessing.parent_process()
+    assert parent is not None
+
+    def end() -> None:
+        parent.join()
+        os._exit(1)
+
+    threading.Thread(target=end, daemon=True).start()
