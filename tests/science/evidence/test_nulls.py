@@ -6,7 +6,7 @@ import scipy.sparse as sp
 
 from trend_dagster.errors import InputError
 from trend_dagster.science.evidence.measures import adjusted_rand_index
-from trend_dagster.science.evidence.nulls import SurrogateMaker, turned, turns
+from trend_dagster.science.evidence.nulls import Smoothness, SurrogateMaker, turned, turns
 from trend_dagster.science.evidence.simulation import SimulationConfig, simulate_cohort
 from trend_dagster.science.surface import Surface, geodesic_neighbours
 
@@ -101,6 +101,24 @@ def test_white_noise_is_measured_as_white(maker: SurrogateMaker, surface: Surfac
     measured = maker.measure(noise)
     assert abs(measured.common) < 0.01
     assert measured.neighbours < 0.02
+
+
+def test_a_surrogate_is_the_formula_in_double_precision(
+    maker: SurrogateMaker, surface: Surface, rng: np.random.Generator
+) -> None:
+    bold = rng.normal(size=(surface.n_vertices, 90)) * 3 + 100
+    smoothness = Smoothness(common=0.2, neighbours=0.6, sigma=5.0)
+    found = maker.surrogate(bold, smoothness, np.random.default_rng(6))
+    again = np.random.default_rng(6)
+    white, shared = again.normal(size=bold.shape), again.normal(size=90)
+    noise = np.sqrt(0.8) * (maker._smoother(5.0) @ white) + np.sqrt(0.2) * shared
+    z = (bold - bold.mean(axis=1, keepdims=True)) / bold.std(axis=1, keepdims=True)
+    amplitude = np.sqrt(np.square(np.abs(np.fft.rfft(z, axis=1))).mean(axis=0))
+    amplitude[0] = 0
+    coloured = np.fft.irfft(np.fft.rfft(noise, axis=1) * amplitude, n=90, axis=1)
+    coloured /= coloured.std(axis=1, keepdims=True)
+    expected = bold.mean(axis=1, keepdims=True) + bold.std(axis=1, keepdims=True) * coloured
+    np.testing.assert_allclose(found, expected, atol=2e-4)
 
 
 def test_surrogates_follow_their_seed(

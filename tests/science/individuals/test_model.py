@@ -13,6 +13,7 @@ from trend_dagster.errors import InputError
 from trend_dagster.science.individuals.model import (
     Cortex,
     Others,
+    area_of_places,
     correlation_with_networks,
     find_individual,
     independent_timepoints,
@@ -80,17 +81,48 @@ def test_a_newborn_can_be_taken_out_of_the_prior_again(varied: Newborns) -> None
     np.testing.assert_allclose(everyone.total, 0, atol=1e-5)
 
 
-def test_compiled_products_are_those_of_scipy(rng: np.random.Generator) -> None:
+def test_products_of_what_is_near_are_those_of_all(rng: np.random.Generator) -> None:
     near = sp.random_array((300, 300), density=0.05, format="csr", dtype=np.float32, rng=rng)
     near.data += 0.1
     series = rng.normal(size=(300, 37)).astype(np.float32)
     other = rng.normal(size=(300, 37)).astype(np.float32)
-    for values in (series, series[:, :1], series.T.copy().T, series[:, ::2]):
-        expected = near.astype(np.float64) @ values.astype(np.float64)
-        np.testing.assert_allclose(times(near, values), expected, atol=1e-5)
     every = series.astype(np.float64) @ other.T.astype(np.float64)
     expected = every * (near != 0).toarray()
     np.testing.assert_allclose(near_products(series, other, near).toarray(), expected, atol=2e-5)
+
+
+@pytest.mark.parametrize("spacing", [0.0, 4.0, 12.0])
+def test_places_are_evenly_spread_and_have_the_area_of_all(
+    varied: Newborns, spacing: float
+) -> None:
+    cortex = varied.cortex
+    spaced = area_of_places(cortex.distances, cortex.area, spacing)
+    assert spaced.sum() == pytest.approx(cortex.area.sum(), rel=1e-5)
+    places = np.flatnonzero(spaced)
+    between = cortex.distances[places]
+    assert (between[:, places].data >= spacing).all()
+    if spacing == 0:
+        np.testing.assert_array_equal(spaced, cortex.area)
+        return
+    between.data = np.where(between.data < spacing, 1, 0)
+    reached = between.sum(axis=0) > 0
+    reached[places] = True
+    assert reached.all()
+
+
+def test_on_a_fine_mesh_few_places_give_the_ring_that_all_vertices_give(surface: Surface) -> None:
+    """On a mesh of a quarter of the width the ring's own spread is many vertices wide."""
+    mask = np.ones(surface.n_vertices, dtype=bool)
+    fine = replace(surface, coordinates=surface.coordinates / 4)
+    few = Cortex.along(fine, mask, CONFIG)
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr("trend_dagster.science.individuals.model._SPACING", 0.0)
+        every = Cortex.along(fine, mask, CONFIG)
+    assert few.around.nnz < 0.6 * every.around.nnz
+    field = np.column_stack([np.sin(fine.coordinates / 8), np.ones(len(mask))])
+    expected = every.around @ field
+    np.testing.assert_allclose(times(few.around, field), expected, atol=0.05)
+    assert np.corrcoef(times(few.around, field)[:, 0], expected[:, 0])[0, 1] > 0.999
 
 
 def test_correlation_leaves_out_what_is_near(varied: Newborns, rng: np.random.Generator) -> None:
