@@ -13,6 +13,7 @@ from pathlib import Path
 
 import psutil
 import pytest
+from dagster._core.execution.backfill import BulkActionStatus
 
 from tests.faults.workload import (
     Digests,
@@ -130,6 +131,14 @@ def workers(folder: Path) -> list[psutil.Process]:
     return found
 
 
+def given_up(folder: Path) -> list[str]:
+    """Backfills that the daemon gave up, which is not the same as runs of one that fail."""
+    with open_records(folder) as records:
+        assert records is not None
+        found = records.get_backfills()
+        return [str(b.error) for b in found if b.status == BulkActionStatus.FAILED]
+
+
 def at_rest(dev: Dev) -> bool:
     """Whether nothing is at work, nor waits to be."""
     query = """{ runsOrError(filter: {statuses:
@@ -174,6 +183,7 @@ def test_a_page_whose_processes_are_killed_makes_everything_all_the_same(
             launch(dev.ready())
         assert not not_current(folder)
         assert not shown_as_in_progress(folder)
+        assert not given_up(folder)
         assert dev.end() == 0
     assert not torn
     assert digests(folder) == undisturbed
