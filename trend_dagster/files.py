@@ -5,6 +5,7 @@ from __future__ import annotations
 import os
 import secrets
 from pathlib import Path
+from typing import BinaryIO
 
 
 def sync(path: Path) -> None:
@@ -26,10 +27,9 @@ def replace_file(path: Path, content: bytes) -> None:
     content : bytes
         What it shall hold.
     """
-    path.parent.mkdir(parents=True, exist_ok=True)
     partial = path.with_name(f".{path.name}.{secrets.token_hex(4)}")
     try:
-        with partial.open("wb") as file:
+        with _opened(partial) as file:
             file.write(content)
             file.flush()
             os.fsync(file.fileno())
@@ -37,3 +37,12 @@ def replace_file(path: Path, content: bytes) -> None:
         sync(path.parent)
     finally:
         partial.unlink(missing_ok=True)
+
+
+def _opened(path: Path) -> BinaryIO:
+    path.parent.mkdir(parents=True, exist_ok=True)
+    try:
+        return path.open("wb")
+    except FileNotFoundError:  # another took the folder away in between, for it was empty
+        path.parent.mkdir(parents=True, exist_ok=True)
+        return path.open("wb")

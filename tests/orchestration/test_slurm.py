@@ -91,7 +91,7 @@ def test_jobs_that_always_end_before_their_worker_comes_are_an_error(tmp_path, s
     monkeypatch.setattr("trend_dagster.orchestration.engines.LOOK_SECONDS", 1)
     monkeypatch.setattr("sys.executable", "/no/such/python")
     config = DaskConfig(cluster="slurm", queue="short", memory="1 GiB", most_jobs=1, interface="lo")
-    with pytest.raises(ServerError, match=r"found.*5 that ended before.*/no/such/python"):
+    with pytest.raises(ServerError, match=r"found.*5 times in a row.*/no/such/python"):
         list(on_dask([lambda: None], config, tmp_path))
 
 

@@ -2,19 +2,24 @@
 
 from __future__ import annotations
 
+from functools import partial
 from pathlib import Path
+from types import SimpleNamespace
 
 import numpy as np
 import pytest
+import scipy.sparse as sp
 
 from tests.conftest import N_VERTICES, run
 from tests.spheres import brain, write_gifti
 from trend_dagster.errors import InputError
 from trend_dagster.orchestration.examination import examine
-from trend_dagster.project.atlases import read_atlases
+from trend_dagster.project.atlases import read_atlases, read_planted
 from trend_dagster.project.folder import Project
 from trend_dagster.project.foresight import foreseen, misfits
+from trend_dagster.project.mesh import check_label_file, labels_worked_on
 from trend_dagster.project.recordings import read_recording
+from trend_dagster.storage.label_files import label_file_at
 
 RUN = "sub-01_run-1"
 
@@ -79,6 +84,33 @@ def test_labels_truth_and_atlases_of_another_mesh_are_all_foreseen(project_folde
         read_atlases(project, N_VERTICES, None)
     assert atlas == str(caught.value)
     assert wrong_of(project_folder) == [labels, truth, atlas]
+
+
+def test_labels_are_compared_with_the_mesh_of_the_files_where_that_is_made_coarser(
+    project_folder, monkeypatch
+):
+    for file in (project_folder / "bold").iterdir():
+        file.unlink()
+    np.save(project_folder / "bold" / f"{RUN}.npy", np.ones((20484, 40), np.float32))
+    for file in (project_folder / "geodesic_labels").iterdir():
+        np.save(file, np.arange(2562) % 6)
+    project = with_settings(project_folder, "surface: fsaverage5, resample: 3k, ")
+    # Nothing is brought to another mesh to know that.
+    monkeypatch.setattr("trend_dagster.project.mesh._resampling", None)
+    found = misfits(project)
+    assert "expected 20484 labels, one per vertex of the BOLD runs, found 2562" in found[0]
+
+
+def test_such_labels_are_an_error_in_the_same_words(project_folder, monkeypatch):
+    way = SimpleNamespace(down=sp.eye_array(10, 100, format="csr"))
+    monkeypatch.setattr("trend_dagster.project.mesh.resampling_of", lambda project: way)
+    project = Project.open(project_folder)
+    file = project.label_file(next(iter(project.label_files)))
+    with pytest.raises(InputError, match="expected 100 labels, one per vertex of the BOLD runs"):
+        labels_worked_on(project, np.arange(90), partial(check_label_file, file))
+    planted = label_file_at(project_folder / "planted_networks.npy")
+    with pytest.raises(InputError, match="expected 100 labels, one per vertex"):
+        read_planted(project, planted, 10)
 
 
 @pytest.mark.parametrize(

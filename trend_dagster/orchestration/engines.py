@@ -10,12 +10,13 @@ See https://distributed.dask.org/en/stable/ and https://jobqueue.dask.org/en/sta
 from __future__ import annotations
 
 import logging
+import os
 import subprocess
 import sys
 import threading
 import time
 from collections.abc import Callable, Iterator, Sequence
-from contextlib import ExitStack, contextmanager
+from contextlib import ExitStack, contextmanager, suppress
 from functools import partial
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, TypeVar
@@ -37,8 +38,8 @@ MOST_LOST_WORKERS = 5
 LOOK_SECONDS = 15
 """How often Slurm is asked which jobs there are."""
 
-MOST_ENDED_JOBS = 5
-"""So many jobs may end, one after another, before a worker comes out of one."""
+MOST_IN_VAIN = 5
+"""So many looks in a row may find that jobs have ended, and no worker that came."""
 
 _ONE_AT_A_TIME = threading.Lock()
 
@@ -87,7 +88,7 @@ def on_dask(
         number = {future.key: i for i, future in enumerate(futures)}
         try:
             finished = as_completed(futures, loop=client.loop)
-            jobs = _Jobs(client.cluster, project) if config.cluster else None
+            jobs = _Jobs(client.cluster, config, project) if config.cluster else None
             while not finished.is_empty():
                 for future in finished.next_batch(block=False):
                     yield number[future.key], future.result()
@@ -152,14 +153,19 @@ class _Jobs:
     ----------
     cluster : SLURMCluster
         From `_slurm`.
+    config : DaskConfig
+        Which jobs were asked for.
     project : Path
         Folder of the project.
     """
 
-    def __init__(self, cluster: Any, project: Path) -> None:
+    def __init__(self, cluster: Any, config: DaskConfig, project: Path) -> None:
         self._cluster, self._project = cluster, project
+        # `squeue` lists the jobs of this cluster, not of another that they were sent to.
+        self._listed = not any(o.startswith(("-M", "--cluster")) for o in config.slurm_options)
+        self._came: set[str] = set()  # numbers of jobs; their names are given to others later
         self._looked = time.monotonic()
-        self._ended = 0
+        self._in_vain = 0
 
     def check(self) -> None:
         """Give up what Slurm refuses; replace jobs that ended before their worker came."""
@@ -167,32 +173,43 @@ class _Jobs:
         refusals = [job.refusal for job in jobs.values()]
         if refusals and None not in refusals:
             raise self._error("a Slurm that takes jobs like this one", refusals[0])
+        workers = list(self._cluster.scheduler_info.get("workers", {}).values())
+        here = {str(worker["name"]) for worker in workers}
+        self._came |= {job.job_id for name, job in jobs.items() if str(name) in here}
+        if here:
+            self._in_vain = 0
         if time.monotonic() - self._looked < LOOK_SECONDS:
             return
         self._looked = time.monotonic()
-        came = {str(name) for name in self._cluster.observed}
-        if came:
-            self._ended = 0
-        waited_for = {n: job for n, job in jobs.items() if job.job_id and str(n) not in came}
-        known = _jobs_of_slurm()  # after the jobs were listed: each of those was known to Slurm
-        if known is None:
+        waited_for = {n: j for n, j in jobs.items() if j.job_id and j.job_id not in self._came}
+        if not waited_for or not self._listed or (known := _jobs_of_slurm()) is None:
             return
         ended = [name for name, job in waited_for.items() if job.job_id not in known]
+        # Not those that Dask has given up meanwhile, nor another job that has the name by now.
+        ended = [
+            name
+            for name in ended
+            if name in self._cluster.worker_spec and self._cluster.workers.get(name) is jobs[name]
+        ]
         if not ended:
             return
-        self._ended += len(ended)
-        if self._ended >= MOST_ENDED_JOBS:
+        self._in_vain += not here
+        if self._in_vain >= MOST_IN_VAIN:
             raise self._error(
-                "jobs that live until their worker has come",
-                f"{self._ended} that ended before, one after another; {self._last_words()}",
+                "a job that lives until its worker has come",
+                f"{self._in_vain} times in a row jobs that ended before; "
+                + self._last_words([jobs[name].job_id for name in ended]),
             )
         self._cluster.sync(self._cluster.scale_down, ended)  # others are asked for in their place
 
-    def _last_words(self) -> str:
-        logs = sorted((self._project / ".dagster" / "dask").glob("*.err"), key=_written)
-        lines = logs[-1].read_text(errors="replace").split("\n") if logs else []
-        said = [line for line in lines if line.strip()]
-        return f"the last one said: {said[-1]} ({logs[-1]})" if said else "they said nothing"
+    def _last_words(self, jobs: Sequence[str]) -> str:
+        logs = self._project / ".dagster" / "dask"
+        for file in (file for job in jobs for file in logs.glob(f"*-{job}.err")):
+            with suppress(OSError):
+                said = [line for line in file.read_text(errors="replace").split("\n") if line]
+                if said:
+                    return f"one said last: {said[-1]} ({file})"
+        return f"they said nothing in {logs}"
 
     @staticmethod
     def _error(expected: str, found: str) -> ServerError:
@@ -205,16 +222,14 @@ class _Jobs:
         )
 
 
-def _written(file: Path) -> float:
-    return file.stat().st_mtime
-
-
 def _jobs_of_slurm() -> set[str] | None:
     """Numbers of this user's jobs that wait or run; None if Slurm does not answer."""
     command = ["squeue", "--me", "--noheader", "--format=%i"]
+    # What a user wants to see of the queue otherwise is not what is asked for here.
+    plain = {name: value for name, value in os.environ.items() if not name.startswith("SQUEUE_")}
     try:
         said = subprocess.run(
-            command, capture_output=True, text=True, check=True, timeout=CONNECT_SECONDS
+            command, capture_output=True, text=True, check=True, timeout=CONNECT_SECONDS, env=plain
         )
     except (OSError, subprocess.SubprocessError):
         return None

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Mapping
 from dataclasses import dataclass
+from functools import partial
 from pathlib import Path
 
 import numpy as np
@@ -88,7 +89,20 @@ def read_planted(project: Project, file: LabelFile, n_vertices: int) -> NDArray[
     InputError
         If they belong to another mesh.
     """
-    planted = labels_worked_on(project, read_networks(file))
+    check = partial(check_planted, file)
+    planted = labels_worked_on(project, read_networks(file), check)
+    check(planted, n_vertices)
+    return planted
+
+
+def check_planted(file: LabelFile, planted: NDArray[np.int64], n_vertices: int) -> None:
+    """Make sure that planted networks lie on a mesh.
+
+    Raises
+    ------
+    InputError
+        If it has another number of vertices.
+    """
     if len(planted) != n_vertices:
         raise InputError(
             f"planted networks {file.name}",
@@ -96,7 +110,6 @@ def read_planted(project: Project, file: LabelFile, n_vertices: int) -> NDArray[
             found=str(len(planted)),
             remedy="Give the file that belongs to this cohort, or take its name out of trend.yaml.",
         )
-    return planted
 
 
 def stored_overlap(project: Project) -> Version | None:

@@ -9,18 +9,15 @@ from __future__ import annotations
 from collections.abc import Callable, Iterator, Mapping
 from functools import partial
 
-import numpy as np
-
 from trend_dagster.errors import InputError, SettingsError, TrendError
-from trend_dagster.project.atlases import read_atlases, read_planted
+from trend_dagster.project.atlases import check_planted, read_atlases
 from trend_dagster.project.folder import Project
 from trend_dagster.project.mesh import (
     check_density,
     check_fine_density,
+    check_label_file,
     count_mesh,
-    labels_worked_on,
     mesh_names,
-    resampling_of,
 )
 from trend_dagster.project.recordings import (
     check_time,
@@ -29,9 +26,13 @@ from trend_dagster.project.recordings import (
     why_tables_lack,
 )
 from trend_dagster.project.target import stored_target
-from trend_dagster.science.connectivity.encoding import Encoding
 from trend_dagster.storage.confounds import count_rows
-from trend_dagster.storage.label_files import LabelFile, label_file_at, read_geodesic_labels
+from trend_dagster.storage.label_files import (
+    LabelFile,
+    label_file_at,
+    read_geodesic_labels,
+    read_networks,
+)
 from trend_dagster.storage.runs import BoldRun, Header, read_header
 from trend_dagster.storage.space import Side
 
@@ -126,17 +127,15 @@ def _lies_on(project: Project, sizes: Mapping[Side, int], run: BoldRun, header: 
 def _of_labels(project: Project, n_rows: int) -> Iterator[Callable[[], object]]:
     """Checks of all that has a label for each vertex."""
 
-    def worked_on() -> int:
-        way = resampling_of(project)
-        return n_rows if way is None else way.surface.n_vertices
+    def truth_fits(name: str) -> None:
+        file = label_file_at(project.folder / name)
+        check_planted(file, read_networks(file), n_rows)
 
-    def fits(file: LabelFile) -> None:
-        labels = labels_worked_on(project, read_geodesic_labels(file))
-        encoding = Encoding(labels, name=f"geodesic label file {file.name}")
-        encoding.used(np.ones(worked_on(), dtype=bool))
+    def labels_fit(file: LabelFile) -> None:
+        check_label_file(file, read_geodesic_labels(file), n_rows)
 
     for file in project.label_files.values():
-        yield partial(fits, file)
+        yield partial(labels_fit, file)
     if truth := project.settings.inputs.truth:
-        yield lambda: read_planted(project, label_file_at(project.folder / truth), worked_on())
+        yield partial(truth_fits, truth)
     yield lambda: read_atlases(project, n_rows, stored_target(project, n_rows))

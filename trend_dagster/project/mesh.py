@@ -7,7 +7,7 @@ the mesh adds to a correlation. What does not: reading files (``storage``) and t
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from contextlib import suppress
 from pathlib import Path
 from typing import Any
@@ -18,8 +18,10 @@ from numpy.typing import NDArray
 from trend_dagster.errors import InputError
 from trend_dagster.project.folder import Project
 from trend_dagster.project.fsaverage import FSAVERAGE, load_fsaverage
+from trend_dagster.science.connectivity.encoding import Encoding
 from trend_dagster.science.resampling import Resampling, coarser
 from trend_dagster.science.surface import Surface, check_hemisphere
+from trend_dagster.storage.label_files import LabelFile
 from trend_dagster.storage.space import Side
 from trend_dagster.storage.stores import Version
 from trend_dagster.storage.surfaces import count_vertices, read_cortex_mask, read_surfaces
@@ -188,10 +190,37 @@ def read_mask(project: Project, n_rows: int, n_vertices: Mapping[Side, int]) -> 
     return read_cortex_mask(list(cortex_mask_files(project).values()), n_rows, n_vertices)
 
 
-def labels_worked_on(project: Project, labels: NDArray[np.int64]) -> NDArray[np.int64]:
-    """Labels of the files' vertices as those of the mesh that is worked on."""
+def labels_worked_on(
+    project: Project, labels: NDArray[np.int64], check: Callable[[NDArray[np.int64], int], None]
+) -> NDArray[np.int64]:
+    """Labels of the files' vertices as those of the mesh that is worked on.
+
+    Parameters
+    ----------
+    project : Project
+        The project.
+    labels : ndarray of shape (n_vertices,)
+        One for each vertex of the files.
+    check : callable
+        Takes the labels and how many there must be, and raises an error of its own words.
+    """
     way = resampling_of(project)
-    return labels if way is None else way.labels_down(labels)
+    if way is None:
+        return labels
+    check(labels, way.down.shape[1])
+    return way.labels_down(labels)
+
+
+def check_label_file(file: LabelFile, labels: NDArray[np.int64], n_vertices: int) -> None:
+    """Make sure that a geodesic label file lies on the mesh of the BOLD.
+
+    Raises
+    ------
+    InputError
+        If it has another number of vertices.
+    """
+    encoding = Encoding(labels, name=f"geodesic label file {file.name}")
+    encoding.used(np.ones(n_vertices, dtype=bool))
 
 
 def check_density(

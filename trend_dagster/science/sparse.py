@@ -26,6 +26,9 @@ def times(near: scipy.sparse.csr_array, values: NDArray[np.floating]) -> NDArray
     """
     from trend_dagster.science._sparse import times_dense  # numba loads slowly
 
+    if near.format != "csr" or near.shape[1] != len(values):
+        raise ValueError(f"{near.format} of {near.shape} times {len(values)} rows")
+
     product = np.zeros((near.shape[0], values.shape[1]), dtype=np.float32)
     dense = np.ascontiguousarray(values, dtype=np.float32)
     weights = near.data.astype(np.float32, copy=False)

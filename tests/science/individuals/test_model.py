@@ -125,6 +125,17 @@ def test_on_a_fine_mesh_few_places_give_the_ring_that_all_vertices_give(surface:
     assert np.corrcoef(times(few.around, field)[:, 0], expected[:, 0])[0, 1] > 0.999
 
 
+def test_a_speck_narrower_than_the_spacing_still_has_a_ring() -> None:
+    triangle = np.array([[0.0, 0, 0], [1.2, 0, 0], [0, 1.3, 0]], dtype=np.float32)
+    surface = Surface(
+        np.concatenate([triangle, triangle + 100]),
+        np.array([[0, 1, 2], [3, 4, 5]], dtype=np.int32),
+        np.repeat(np.arange(2, dtype=np.int8), 3),
+    )
+    cortex = Cortex.along(surface, np.ones(6, dtype=bool), CONFIG)
+    np.testing.assert_allclose(cortex.around.sum(axis=1), 1, rtol=1e-5)
+
+
 def test_correlation_leaves_out_what_is_near(varied: Newborns, rng: np.random.Generator) -> None:
     """Against the plain formula in double precision: one vertex after the other."""
     run, cortex = varied.runs[0][0], varied.cortex

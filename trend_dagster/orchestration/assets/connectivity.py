@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Iterable, Mapping, Sequence
+from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -29,7 +30,7 @@ from trend_dagster.orchestration.assets.loading import (
 from trend_dagster.orchestration.io_managers import Result
 from trend_dagster.orchestration.production import Optional, Task, needed, stored_asset
 from trend_dagster.project.folder import LABEL_FILE, Project
-from trend_dagster.project.mesh import labels_worked_on, mesh_of, surface_of
+from trend_dagster.project.mesh import check_label_file, labels_worked_on, mesh_of, surface_of
 from trend_dagster.project.settings import (
     Settings,
     made_encodings,
@@ -249,7 +250,7 @@ def geodesic_labels(task: Task, geodesic_distances: Optional, cortex: Optional) 
 
 
 def _labels_in_file(project: Project, file: LabelFile) -> Result:
-    labels = labels_worked_on(project, read_geodesic_labels(file))
+    labels = labels_worked_on(project, read_geodesic_labels(file), partial(check_label_file, file))
     return Result(
         arrays={"labels": labels},
         facts={

@@ -119,7 +119,7 @@ class Cortex:
             distances,
             _means(sp.csr_array(gaussian + own), area),
             sp.csr_array(near + own),
-            _means(ring, spaced),
+            _means(ring, spaced, area),
         )
 
     def smooth(self, values: FloatArray, fwhm_mm: float, step_mm: float) -> FloatArray:
@@ -174,9 +174,19 @@ def area_of_places(
     return np.bincount(place, area, len(area)).astype(np.float32)
 
 
-def _means(weights: sp.csr_array, area: FloatArray) -> sp.csr_array:
-    """Make rows of weights the rows of a mean over the area of the cortex."""
-    weights = sp.csr_array(weights @ sp.diags_array(area))
+def _means(
+    weights: sp.csr_array, area: FloatArray, otherwise: FloatArray | None = None
+) -> sp.csr_array:
+    """Make rows of weights the rows of a mean over areas of the cortex.
+
+    Where those are all 0 (the one place of a speck lies outside its own ring), over other areas.
+    """
+    every = weights
+    weights = sp.csr_array(every @ sp.diags_array(area))
+    if otherwise is not None:
+        empty = (weights.sum(axis=1) == 0).astype(np.float32)
+        weights = weights + sp.diags_array(empty) @ every @ sp.diags_array(otherwise)
+    weights = sp.csr_array(weights)
     weights.eliminate_zeros()
     sums = weights.sum(axis=1)
     scale = np.divide(1, sums, out=np.zeros_like(sums), where=sums > 0)
