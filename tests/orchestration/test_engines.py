@@ -72,6 +72,14 @@ def test_dask_stores_and_records_what_one_process_does(finished, cluster):
     assert records(finished) == on_record + 4
 
 
+def test_what_a_task_raises_is_raised_here(tmp_path, cluster):
+    def fail() -> None:
+        raise ValueError("of the task")
+
+    with pytest.raises(ValueError, match="of the task"):
+        list(on_dask([fail], DaskConfig(address=cluster.scheduler_address), tmp_path))
+
+
 def _first_try_hangs(marker: Path) -> int:
     if not marker.exists():
         marker.write_text(str(os.getpid()))
@@ -100,18 +108,11 @@ def test_the_task_of_a_lost_worker_is_done_by_another(tmp_path, cluster):
     assert found[1] != int(marker.read_text())
 
 
+# The last that asks this cluster: a worker that is killed as it begins does not always come back.
 def test_a_task_that_kills_every_worker_is_given_up_with_a_word(tmp_path, cluster):
     config = DaskConfig(address=cluster.scheduler_address)
     with pytest.raises(RunDiedError, match="Give them more memory"):
         list(on_dask([_die], config, tmp_path))
-
-
-def test_what_a_task_raises_is_raised_here(tmp_path, cluster):
-    def fail() -> None:
-        raise ValueError("of the task")
-
-    with pytest.raises(ValueError, match="of the task"):
-        list(on_dask([fail], DaskConfig(address=cluster.scheduler_address), tmp_path))
 
 
 def test_a_scheduler_that_is_not_there_is_named(finished, monkeypatch):
