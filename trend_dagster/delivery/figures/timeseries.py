@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import io
+import math
 from functools import lru_cache
 from typing import TYPE_CHECKING
 
@@ -14,7 +15,7 @@ from trend_dagster.delivery.figures.png import new_figure, to_png
 if TYPE_CHECKING:
     from PIL import Image
 
-MAX_ROWS = 300  # a carpet is looked at for stripes, not for single vertices
+MAX_ROWS = 160  # the carpet is 177 pixels high, and looked at for stripes, not for vertices
 _INCHES, _DPI = (4.5, 2.2), 110
 _AXES = (0.07, 0.23, 0.91, 0.73)  # left, bottom, width, height, in shares of the figure
 _DEVIATIONS = 2.0  # of a vertex, shown as black and as white
@@ -50,7 +51,7 @@ def carpet_png(bold: NDArray[np.float32], max_bytes: int = 40_000) -> bytes:
 def _with_carpet(bold: NDArray[np.float32], n_rows: int) -> bytes:
     from PIL import Image
 
-    step = max(1, -(-len(bold) // max(n_rows, 1)))
+    step = max(1, math.ceil(len(bold) / max(n_rows, 1)))
     shown = bold[::step]
     shown = shown - shown.mean(axis=1, keepdims=True)
     scale = _DEVIATIONS * shown.std(axis=1, keepdims=True)
