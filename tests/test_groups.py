@@ -20,5 +20,6 @@ def test_a_module_with_something_to_share_is_a_group(made_once, request):
 def test_workers_are_given_whole_groups(request, worker_id):
     if worker_id == "master":
         pytest.skip("one process runs all tests (pytest --numprocesses 2 asks for workers)")
-    # pytest-xdist reads the group from the end of a name. It fails to write it there with pytest 9.2.
+    # pytest-xdist reads the group from the end of a name, and fails to write it there with
+    # pytest 9.2.
     assert request.node.nodeid.endswith("@a group")
