@@ -22,7 +22,8 @@ from trend_dagster.orchestration.instance import open_instance
 from trend_dagster.orchestration.lineage import Lineage
 from trend_dagster.orchestration.production import restore_files
 from trend_dagster.project.folder import Project
-from trend_dagster.science.features.autoencoder import collapse_measures, embed, initial_model
+from trend_dagster.science.features.autoencoder import embed, initial_model
+from trend_dagster.science.features.collapse import collapse_measures
 from trend_dagster.science.features.model_settings import AutoencoderConfig
 
 CONFIG = AutoencoderConfig(

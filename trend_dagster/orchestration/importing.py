@@ -36,6 +36,7 @@ from trend_dagster.orchestration.partitions import asset_key, register
 from trend_dagster.orchestration.production import publish_alone
 from trend_dagster.project.folder import BOLD_RUN, Project
 from trend_dagster.project.recordings import read_recording
+from trend_dagster.science.features.collapse import collapse_measures
 from trend_dagster.storage.arrays import read_numbers
 from trend_dagster.storage.provenance import Recipe, digest_of_file
 from trend_dagster.storage.runs import read_run
@@ -190,8 +191,6 @@ def _in_order_of(project: Project, order: Path) -> list[str]:
 
 
 def _embeddings(keys: list[str], stacked: NDArray[Any]) -> Iterator[tuple[Partition, Result]]:
-    from trend_dagster.science.features.autoencoder import collapse_measures
-
     for key, run in zip(keys, stacked, strict=True):
         features = np.array(run, dtype=np.float32)
         mask = _has_signal(features)

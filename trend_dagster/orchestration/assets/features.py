@@ -28,6 +28,7 @@ from trend_dagster.orchestration.production import Optional, Task, stored_asset
 from trend_dagster.progress import time_left
 from trend_dagster.project.folder import BOLD_RUN
 from trend_dagster.project.settings import Settings
+from trend_dagster.science.features.collapse import collapse_measures
 from trend_dagster.storage.arrays import subject_of
 from trend_dagster.storage.provenance import digest_of
 from trend_dagster.storage.stores import Version
@@ -263,8 +264,6 @@ def embeddings(task: Task, bold: Version, trained_model: Optional) -> Result:
     become alike (the embedding has collapsed), the mean correlation comes near 1 and the effective
     rank near 1, and a check says so.
     """
-    from trend_dagster.science.features.autoencoder import collapse_measures
-
     maker = feature_maker(task, trained_model)
     found, mask = made_by(maker, bold)
     told = {"source": maker.source, "space": bold.facts.get("space")}
