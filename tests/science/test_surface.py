@@ -104,6 +104,12 @@ def test_neighbours_are_the_distances_up_to_the_radius(fsaverage3: Surface) -> N
     np.testing.assert_array_equal(near > 0, (full > 0) & (full <= 30.0))
     np.testing.assert_array_equal(near[near > 0], full[near > 0])
 
+    some = np.random.default_rng().choice(len(full), 40, replace=False)
+    rows = geodesic_neighbours(fsaverage3, 30.0, some, with_itself=True)
+    assert rows.has_sorted_indices
+    np.testing.assert_array_equal(np.diff(rows.indptr), (full[some] <= 30.0).sum(axis=1))
+    np.testing.assert_array_equal(rows.toarray(), near[some])
+
 
 def test_rows_are_those_of_the_whole_matrix_up_to_the_limit(fsaverage3: Surface) -> None:
     full = measure_distances(fsaverage3)

@@ -320,7 +320,11 @@ def nearest_vertex(distances: FloatArray, n_rows: int = 64) -> float:
 
 
 def geodesic_neighbours(
-    surface: Surface, radius: float, sources: IntArray | None = None
+    surface: Surface,
+    radius: float,
+    sources: IntArray | None = None,
+    *,
+    with_itself: bool = False,
 ) -> scipy.sparse.csr_array:
     """Distances along the surface up to a radius, as a sparse matrix.
 
@@ -332,37 +336,30 @@ def geodesic_neighbours(
         Largest distance that is kept, in mm.
     sources : ndarray of shape (n_sources,), optional
         Vertices to measure from; all by default.
+    with_itself : bool
+        Whether the distance of each source to itself, 0, is stored.
 
     Returns
     -------
     csr_array of shape (n_sources, n_vertices), float32
-        The diagonal is not stored. Symmetric where it is measured from all vertices.
+        Symmetric where it is measured from all vertices.
     """
-    graph = edge_graph(surface, unfold=True)
-    points = surface.coordinates.astype(np.float64)
-    sources = np.arange(surface.n_vertices) if sources is None else sources
-    tree = scipy.spatial.KDTree(points)
-    # Sources that lie together share their surroundings: no way out of those is short enough.
-    order = scipy.spatial.KDTree(points[sources]).indices
+    # Here and not above: numba takes a while to import.
+    from trend_dagster.science._geodesic import ways_within
 
-    def around_some(start: int) -> tuple[FloatArray, NDArray[np.int32], NDArray[np.int32]]:
-        rows = order[start : start + _STRIPE_ROWS]
-        places = points[sources[rows]]
-        centre = places.mean(axis=0)
-        furthest = float(np.linalg.norm(places - centre, axis=1).max())
-        around = np.sort(tree.query_ball_point(centre, furthest + 1.001 * radius))
-        own = np.searchsorted(around, sources[rows])
-        distances = _distances_from(graph[around][:, around], own, radius)
-        reached = np.isfinite(distances)
-        reached[np.arange(len(own)), own] = False
-        first, second = reached.nonzero()
-        return distances[reached], rows[first].astype(np.int32), around[second].astype(np.int32)
+    graph = edge_graph(surface, unfold=True)
+    sources = np.arange(surface.n_vertices) if sources is None else sources
+
+    def from_some(start: int) -> tuple[FloatArray, NDArray[np.int32], NDArray[np.int64]]:
+        some = sources[start : start + _STRIPE_ROWS].astype(np.int64)
+        return ways_within(graph.indptr, graph.indices, graph.data, some, radius, with_itself)
 
     with ThreadPoolExecutor(usable_cores()) as pool:
-        found = list(pool.map(around_some, range(0, len(sources), _STRIPE_ROWS)))
-    values, first, second = (np.concatenate(parts) for parts in zip(*found, strict=True))
+        found = list(pool.map(from_some, range(0, len(sources), _STRIPE_ROWS)))
+    distances, reached, counts = (np.concatenate(parts) for parts in zip(*found, strict=True))
     return scipy.sparse.csr_array(
-        (values, (first, second)), shape=(len(sources), surface.n_vertices)
+        (distances, reached, np.concatenate([[0], counts.cumsum()])),
+        shape=(len(sources), surface.n_vertices),
     )
 
 
@@ -388,11 +385,11 @@ def gaussian_weights(surface: Surface, sigma: float) -> scipy.sparse.csr_array:
     csr_array of shape (n_vertices, n_vertices), float32
         Symmetric, ones on the diagonal, zero between hemispheres.
     """
-    weights = geodesic_neighbours(surface, 3 * sigma)
-    weights.data = np.exp(-(weights.data**2) / (2 * sigma**2))
-    return scipy.sparse.csr_array(
-        weights + scipy.sparse.eye_array(surface.n_vertices, dtype=np.float32)
-    )
+    weights = geodesic_neighbours(surface, 3 * sigma, with_itself=True)
+    np.square(weights.data, out=weights.data)
+    weights.data *= np.float32(-1 / (2 * sigma**2))
+    np.exp(weights.data, out=weights.data)
+    return weights
 
 
 def cut_into_labels(

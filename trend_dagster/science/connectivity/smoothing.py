@@ -124,11 +124,18 @@ def smoother(surface: Surface, mask: BoolArray, fwhm_mm: float) -> scipy.sparse.
     csr_array of shape (n_vertices, n_vertices)
         Rows sum to 1, or to 0 without signal.
     """
-    inside = scipy.sparse.diags_array(mask.astype(np.float64))
-    weights = inside @ gaussian_weights(surface, fwhm_mm / np.sqrt(8 * np.log(2))) @ inside
-    sums = weights.sum(axis=1)
+    weights = gaussian_weights(surface, fwhm_mm / np.sqrt(8 * np.log(2)))
+    # In place of products with diagonal matrices, which take longer than measuring the distances.
+    inside = np.repeat(mask, np.diff(weights.indptr)) & mask[weights.indices]
+    indptr = np.concatenate([[0], inside.cumsum()])[weights.indptr]
+    kernel = scipy.sparse.csr_array(
+        (weights.data[inside].astype(np.float64), weights.indices[inside], indptr),
+        shape=weights.shape,
+    )
+    sums = kernel.sum(axis=1)
     scale = np.divide(1, sums, out=np.zeros_like(sums), where=sums > 0)
-    return scipy.sparse.csr_array(scipy.sparse.diags_array(scale) @ weights)
+    kernel.data *= np.repeat(scale, np.diff(indptr))
+    return kernel
 
 
 def _span(rows: scipy.sparse.csr_array) -> slice:
