@@ -1,18 +1,9 @@
 """The benchmark's own parts: the simple methods are right where it is easy, and nothing leaks."""
 
 import numpy as np
-import pandas as pd
 import pytest
 
-from benchmarks.individuals import (
-    OURS,
-    Cohort,
-    Start,
-    headline,
-    identified,
-    measure,
-    simple_methods,
-)
+from benchmarks.individuals import Cohort, Start, identified, simple_methods
 from trend_dagster.science.evidence.simulation import SimulationConfig
 
 EASY = SimulationConfig(
@@ -36,23 +27,3 @@ def test_identification_is_the_share_of_nearest_maps() -> None:
     first = [np.array([0, 0, 1, 1]), np.array([1, 1, 0, 0]), np.array([0, 1, 0, 1])]
     assert identified(first, first) == 1
     assert identified(first, [first[1], first[0], first[2]]) == pytest.approx(1 / 3)
-
-
-@pytest.mark.slow
-def test_small_benchmark_from_end_to_end() -> None:
-    tables = [
-        measure(
-            SimulationConfig(
-                seed=9, snr=0.5, n_networks=3, n_subjects=2, border_variation=variation
-            ),
-            2,
-            everyone=True,
-        )
-        for variation in (0.0, 0.2, 0.6)
-    ]
-    found = headline(pd.concat(tables), [9])
-    assert found["dice_06"] > found["group_06"]
-    assert found["false_difference_share"] == 0
-    assert 0 <= found["identification"] <= 1
-    assert found["seeds"] == [9]
-    assert set(tables[0].loc[tables[0]["method"] == OURS, "person"]) == {0, 1}
