@@ -16,7 +16,10 @@ PROJECT ?= demo
 PORT ?= 3000
 VERTICES ?= 642
 KILLS ?= 24
-PARALLEL := --numprocesses 2 --dist loadgroup
+# One worker more than cores, for many tests wait for other processes.
+CORES := $(shell n=$$(nproc 2>/dev/null || echo 2); [ $$n -gt 7 ] && n=7; echo $$n)
+WORKERS ?= $(shell echo $$(($(CORES) + 1)))
+PARALLEL = --numprocesses $(WORKERS) --dist loadgroup
 BENCHMARKS := sweep correlation train_step geodesic read_cifti individuals overhead scale start
 REAL := $(if $(filter 642,$(VERTICES)),real,real-$(VERTICES))
 
@@ -54,7 +57,7 @@ test-fast: $(VENV)/.installed-dev
 	$(BIN)/python -m pytest $(PARALLEL) -m "not slow"
 
 test-faults: $(VENV)/.installed-dev
-	TREND_KILLS=$(KILLS) $(BIN)/python -m pytest $(PARALLEL) tests/faults -m faults
+	TREND_KILLS=$(KILLS) $(BIN)/python -m pytest --numprocesses 2 --dist loadgroup tests/faults -m faults
 
 check: $(VENV)/.installed-dev
 	$(BIN)/ruff format --check .
