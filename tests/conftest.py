@@ -56,6 +56,7 @@ inputs: {truth: planted_networks.npy}
 """
 
 
+@pytest.hookimpl(tryfirst=True)  # before pytest-xdist looks at the groups
 def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
     """Keep tests that share a fixture of their module on one worker, so that it is made once."""
     for item in items:
