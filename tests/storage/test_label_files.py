@@ -398,3 +398,11 @@ def test_an_atlas_network_of_both_hemispheres_is_one_by_its_name(tmp_path, keys,
     for key, name in enumerate(expected_names, 1):
         assert ((labels == found.index(name)) == (keys == key)).all()
     assert ((labels == NO_LABEL) == (keys == 0)).all()
+
+
+def test_what_macos_puts_beside_each_file_is_no_label_file(tmp_path):
+    for side, n in (("L", N_LEFT), ("R", N_RIGHT)):
+        write_gifti(tmp_path / f"a.{side}.label.gii", np.ones(n), {1: "one"})
+        (tmp_path / f"._a.{side}.label.gii").write_bytes(b"\x00\x05\x16\x07")
+    assert label_file_at(tmp_path / "a.L.label.gii") == the_file(tmp_path)
+    assert len(the_file(tmp_path).files) == 2

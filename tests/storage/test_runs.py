@@ -402,6 +402,19 @@ def test_a_surface_in_a_volume_s_clothes(tmp_path, rng, shape):
     assert "mri_convert" in refused(tmp_path)
 
 
+def test_what_macos_puts_beside_each_file_is_no_run(tmp_path, signal):
+    for side, rows in (("L", slice(N_LEFT)), ("R", slice(N_LEFT, None))):
+        write_gifti(tmp_path / f"sub-01_task-rest_hemi-{side}_bold.func.gii", signal[rows])
+    table = tmp_path / "sub-01_task-rest_desc-confounds_timeseries.tsv"
+    table.write_text("a\n1\n")
+    for path in list(tmp_path.iterdir()):
+        path.with_name(f"._{path.name}").write_bytes(b"\x00\x05\x16\x07")
+    assert unread_files(tmp_path) == {}
+    run = the_run(tmp_path)
+    assert np.array_equal(read_run(run).signal, signal)
+    assert confounds_file(run) == table
+
+
 def test_hemispheres_of_different_lengths(tmp_path, signal):
     write_gifti(tmp_path / "a_hemi-L_bold.func.gii", signal)
     write_gifti(tmp_path / "a_hemi-R_bold.func.gii", signal[:, 1:])

@@ -11,6 +11,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from trend_dagster.errors import InputError
+from trend_dagster.storage.arrays import is_companion
 from trend_dagster.storage.runs import PROCESSING, BoldRun, entities_of, fits
 
 _ENCODING = "utf-8-sig"  # spreadsheets write a mark in front
@@ -46,7 +47,7 @@ def beside(run: BoldRun, endings: tuple[str, ...]) -> list[Path]:
     found = []
     for path in sorted(run.files[0].parent.glob("*.tsv")):
         ending = next((each for each in endings if path.name.endswith(each)), None)
-        if ending is not None:
+        if ending is not None and not is_companion(path):
             stem = path.name.removesuffix(ending)
             told = _own(entities_of(stem))
             if stem == run.key or (told and _of_recording(told, own)):

@@ -17,7 +17,12 @@ import numpy as np
 from numpy.typing import NDArray
 
 from trend_dagster.errors import InputError
-from trend_dagster.storage.arrays import key_of, read_labels, read_signed_labels
+from trend_dagster.storage.arrays import (
+    is_companion,
+    key_of,
+    read_labels,
+    read_signed_labels,
+)
 from trend_dagster.storage.runs import (
     CORTEX,
     check_name,
@@ -204,6 +209,8 @@ def label_file_at(path: Path) -> LabelFile:
 
 
 def _ending(path: Path) -> str | None:
+    if is_companion(path):
+        return None
     return next((ending for ending in SOURCE_OF if path.name.endswith(ending)), None)
 
 

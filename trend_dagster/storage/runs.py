@@ -23,7 +23,7 @@ from numpy.typing import NDArray
 
 from trend_dagster.errors import InputError
 from trend_dagster.orientation import lies_wrong_way
-from trend_dagster.storage.arrays import key_of, read_bold
+from trend_dagster.storage.arrays import is_companion, key_of, read_bold
 from trend_dagster.storage.gifti import check_external, read_series
 from trend_dagster.storage.sides import (
     SIDES,
@@ -361,7 +361,7 @@ def _check_alike(folder: Path, runs: list[BoldRun], wanted: Mapping[str, tuple[s
 def _places(folder: Path) -> Iterator[Path]:
     below = [d for pattern in ("sub-*/func", "sub-*/ses-*/func") for d in folder.glob(pattern)]
     for place in (folder, *sorted(below)):
-        yield from sorted(place.glob("*"))
+        yield from (path for path in sorted(place.glob("*")) if not is_companion(path))
 
 
 def _candidates(folder: Path) -> Iterator[Path]:
