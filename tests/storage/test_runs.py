@@ -13,7 +13,12 @@ import pytest
 from nibabel.cifti2.cifti2_axes import BrainModelAxis, SeriesAxis
 
 from trend_dagster.errors import CohortError, InputError
-from trend_dagster.storage.confounds import confounds_file, read_confounds
+from trend_dagster.storage.confounds import (
+    columns_of,
+    confounds_file,
+    count_rows,
+    read_confounds,
+)
 from trend_dagster.storage.runs import (
     brain_mask_of,
     find_runs,
@@ -605,11 +610,46 @@ def test_confounds_that_do_not_fit(table, columns, n, word):
         ("\t", ",", "tabs between its columns, found one column 'a,b,c'"),
         ("a\tb", "a\ta", "each column once, found several a"),
         ("5\t2", "five\t2", "found 1 without one, first a in row 6"),
+        ("\t", " ", "tabs between its columns, found one column 'a b c'"),
+        ("3\t2\tn/a", "3\t2", "3 values in each row, .* found 2 in row 4"),
+        ("3\t2\tn/a", "3\t2\tn/a\t7", "3 values in each row, .* found 4 in row 4"),
     ],
 )
 def test_a_table_that_is_none(table, old, new, said):
     table.write_text(table.read_text().replace(old, new))
     with pytest.raises(InputError, match=said):
+        read_confounds(table, ("a",), N_TIMEPOINTS)
+
+
+def test_names_of_rows_are_no_column(table):
+    first, *others = table.read_text().splitlines()
+    table.write_text("\n".join([first, *(f"{i}\t{row}" for i, row in enumerate(others, 1))]))
+    with pytest.raises(InputError, match=r"3 values in each row, .* found 4 in row 1"):
+        read_confounds(table, ("a",), N_TIMEPOINTS)
+
+
+@pytest.mark.parametrize("of_all", ["{}\t", "{}\t\t", "{}\r", " {} "])
+@pytest.mark.parametrize("of_names", ['"a"\t"b"\t"c"', "a \t b\tc"])
+def test_tables_as_other_programs_write_them(table, of_all, of_names):
+    before = read_confounds(table, ("a", "b"), N_TIMEPOINTS)
+    lines = table.read_text().replace("a\tb\tc", of_names).splitlines()
+    table.write_text("\n".join(of_all.format(line) for line in lines))
+    assert columns_of(table) == ["a", "b", "c"]
+    assert count_rows(table) == N_TIMEPOINTS
+    assert np.array_equal(read_confounds(table, ("a", "b"), N_TIMEPOINTS), before)
+
+
+def test_a_table_of_true_and_false(tmp_path):
+    (tmp_path / "outliers.tsv").write_text("moved\nTrue\nFalse\n")
+    found = read_confounds(tmp_path / "outliers.tsv", ("moved",), 2)
+    assert found.ravel().tolist() == [1, 0]
+
+
+@pytest.mark.parametrize("content", [b"", b"\n", "a\tb\n1\t2\n".encode("utf-16")])
+def test_a_table_of_nothing_has_no_rows_to_compare(table, content):
+    table.write_bytes(content)
+    assert count_rows(table) is None
+    with pytest.raises(InputError, match="a table with tabs between its columns"):
         read_confounds(table, ("a",), N_TIMEPOINTS)
 
 
