@@ -363,6 +363,22 @@ def test_nan_in_a_mask_is_outside_and_fractions_are_said(tmp_path, rng):
     assert "holds fractions" in raw.notes[0]
 
 
+@pytest.mark.parametrize("damaged", ["a_bold.nii.gz", "a_desc-brain_mask.nii.gz", None])
+def test_a_compressed_volume_is_read_to_its_checksum(tmp_path, rng, damaged):
+    volume = rng.random((4, 3, 3, 200)).astype(np.float32)
+    mask = np.ones((4, 3, 3, 1), dtype=np.uint8)  # as a series of one volume
+    nib.save(nib.Nifti1Image(volume, np.eye(4)), tmp_path / "a_bold.nii.gz")
+    nib.save(nib.Nifti1Image(mask, np.eye(4)), tmp_path / "a_desc-brain_mask.nii.gz")
+    if damaged is None:
+        run = the_run(tmp_path)
+        assert np.array_equal(read_run(run, brain_mask_of(run)).signal, volume.reshape(36, 200))
+        return
+    stored = bytearray(gzip.compress(gzip.decompress((tmp_path / damaged).read_bytes()), 0))
+    stored[-30] ^= 1  # one bit of the last numbers, which only the checksum tells
+    (tmp_path / damaged).write_bytes(stored)
+    assert f"{damaged}: expected a complete NIfTI" in refused(tmp_path)
+
+
 def test_what_looks_like_bold_and_is_not_read_is_named(tmp_path, signal):
     func = entity_files(tmp_path, signal, "sub-01_task-rest")
     for name in ("sub-02_bold.nii.bz2", "sub-03_bold.mat", "x_bold.json", "notes.txt", "a.npz"):

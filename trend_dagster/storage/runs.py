@@ -990,16 +990,18 @@ def _read_nifti(path: Path, mask_path: Path | None) -> RawRun:
         )
     mask_image = load_image(mask_path, "NIfTI mask")
     shape, affine = image.shape[:3], np.asarray(image.affine, dtype=np.float64)
-    if mask_image.shape != shape or not np.allclose(mask_image.affine, affine, atol=1e-3):
-        what = "shape" if mask_image.shape != shape else "affine"
+    # A series of one volume is a mask as well: (x, y, z, 1).
+    same_shape = mask_image.shape[:3] == shape and set(mask_image.shape[3:]) <= {1}
+    if not same_shape or not np.allclose(mask_image.affine, affine, atol=1e-3):
+        what = "affine" if same_shape else "shape"
         raise InputError(
             f"mask {mask_path}",
             expected=f"the {what} of {path.name}" + (f", {shape}" if what == "shape" else ""),
             found=f"{mask_image.shape}" if what == "shape" else "another one",
             remedy="Resample the mask to the BOLD (nilearn.image.resample_to_img).",
         )
-    with reading(mask_path, "NIfTI mask"):
-        values = np.asarray(mask_image.dataobj)
+    with _read_through(mask_path, mask_image, "NIfTI mask") as whole:
+        values = np.asarray(whole.dataobj).reshape(shape)
     inside = np.isfinite(values) & (values != 0)  # NaN is what many write outside
     voxels = np.flatnonzero(inside)
     if not len(voxels):
@@ -1010,11 +1012,11 @@ def _read_nifti(path: Path, mask_path: Path | None) -> RawRun:
             remedy="Name another mask (inputs.volume_mask in trend.yaml).",
         )
     signal = np.empty((len(voxels), image.shape[3]), dtype=np.float32)
-    with reading(path, "NIfTI file"):
-        # A compressed file is read through for each block: fewer, larger ones.
-        step = BLOCK_TIMEPOINTS if path.suffix == ".nii" else 4 * BLOCK_TIMEPOINTS
-        for start in range(0, signal.shape[1], step):
-            block = np.asarray(image.dataobj[..., start : start + step], dtype=np.float32)
+    with _read_through(path, image, "NIfTI file") as whole:
+        for start in range(0, signal.shape[1], BLOCK_TIMEPOINTS):
+            block = np.asarray(
+                whole.dataobj[..., start : start + BLOCK_TIMEPOINTS], dtype=np.float32
+            )
             signal[:, start : start + block.shape[3]] = block[inside]
         time = _nifti_time(image)
     space = VertexSpace("nifti", {}, volume_shape=shape, affine=affine, voxels=voxels)
@@ -1022,6 +1024,29 @@ def _read_nifti(path: Path, mask_path: Path | None) -> RawRun:
     if not np.array_equal(values[inside], np.round(values[inside])):
         notes = (f"mask {mask_path.name} holds fractions: all voxels other than 0 are inside",)
     return RawRun(signal, space, time, "nothing" if time is None else "header", notes)
+
+
+@contextmanager
+def _read_through(path: Path, image: Any, what: str) -> Iterator[Any]:
+    """A volume to be read from front to back, to the checksum at the end of a compressed file.
+
+    nibabel reads a compressed file anew for each part, and never so far that damage is noticed.
+
+    Raises
+    ------
+    InputError
+        If it is damaged.
+    """
+    from nibabel.fileholders import FileHolder
+
+    with reading(path, what):
+        if path.suffix != ".gz":
+            yield image
+            return
+        with gzip.open(path) as file:
+            yield type(image).from_file_map({"image": FileHolder(fileobj=file)})
+            while file.read(2**20):
+                pass
 
 
 def _nifti_time(image: Any) -> float | None:
