@@ -618,6 +618,12 @@ def _(desk):
     return desk.run("bold")
 
 
+@case("labels-other-format")
+def _(desk):
+    (desk.folder / "geodesic_labels" / "wrong.mgz").touch()
+    return desk.run("geodesic_labels", status=0)
+
+
 @case("bold-other-format")
 def _(desk):
     (desk.folder / "bold" / "sub-07_bold.mat").touch()

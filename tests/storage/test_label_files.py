@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import gzip
 import os
 from pathlib import Path
 
@@ -19,6 +20,7 @@ from trend_dagster.storage.label_files import (
     read_atlas,
     read_geodesic_labels,
     read_networks,
+    unread_label_files,
 )
 from trend_dagster.storage.label_images import (
     Network,
@@ -406,3 +408,24 @@ def test_what_macos_puts_beside_each_file_is_no_label_file(tmp_path):
         (tmp_path / f"._a.{side}.label.gii").write_bytes(b"\x00\x05\x16\x07")
     assert label_file_at(tmp_path / "a.L.label.gii") == the_file(tmp_path)
     assert len(the_file(tmp_path).files) == 2
+
+
+def test_a_compressed_label_file_is_read_as_it_was_before(tmp_path):
+    for side, n in (("L", N_LEFT), ("R", N_RIGHT)):
+        write_gifti(tmp_path / f"a.{side}.label.gii", 1 + np.arange(n) % 2, {1: "one", 2: "two"})
+    before = read_geodesic_labels(the_file(tmp_path))
+    for path in list(tmp_path.iterdir()):
+        path.with_name(f"{path.name}.gz").write_bytes(gzip.compress(path.read_bytes()))
+        path.unlink()
+    assert the_file(tmp_path).key == "a"
+    assert np.array_equal(read_geodesic_labels(the_file(tmp_path)), before)
+
+
+def test_what_looks_like_labels_and_is_not_read_is_named(tmp_path):
+    read = ("a.npy", "lh.b.annot", "c.dlabel.nii", "d.L.label.gii.gz")
+    other = ("README.md", "e.tsv", "f.json", "._lh.b.annot", "colours.ctab")
+    unread = ("lh.g.gii", "h.nii.gz", "i.mgz", "j.npz", "lh.k.ANNOT")
+    for name in (*read, *other, *unread):
+        (tmp_path / name).touch()
+    assert set(unread_label_files(tmp_path)) == set(unread)
+    assert unread_label_files(tmp_path / "none") == {}

@@ -50,11 +50,17 @@ LabelSource = Literal["npy", "gifti", "freesurfer", "cifti"]
 SOURCE_OF: Mapping[str, LabelSource] = {
     ".npy": "npy",
     ".label.gii": "gifti",
+    ".label.gii.gz": "gifti",
     ".annot": "freesurfer",
     ".dlabel.nii": "cifti",
     ".nii": "cifti",  # dense labels all the same, or else it is refused by what it holds
 }
 IN_PAIRS = frozenset({"gifti", "freesurfer"})
+
+_LIKE_LABELS = re.compile(
+    r"\.(npz|mat|mgh|mgz|nii|gii|dset|label|annot|dlabel|plabel)(\.(gz|bz2|xz|zip))?$",
+    re.IGNORECASE,
+)
 
 # How Workbench, FreeSurfer and parcellations made for them say that there is no label, once
 # everything but letters and digits is gone: "???", "lh.unknown", "MEDIAL.WALL".
@@ -139,6 +145,19 @@ def has_label_files(folder: Path) -> bool:
     return folder.is_dir() and any(_ending(path) for path in folder.iterdir())
 
 
+def unread_label_files(folder: Path) -> dict[str, str]:
+    """Files that look like labels and are in no format that is read, by name, with what to do."""
+    endings = ", ".join(ending for ending in SOURCE_OF if ending != ".nii")
+    return {
+        path.name: f"no label file that is read ({endings}): convert or rename it"
+        for path in (sorted(folder.iterdir()) if folder.is_dir() else ())
+        if _ending(path) is None
+        and _LIKE_LABELS.search(path.name)
+        and not is_companion(path)
+        and path.is_file()
+    }
+
+
 def find_label_files(folder: Path) -> dict[str, LabelFile]:
     """Find the label files of a folder.
 
@@ -174,7 +193,8 @@ def find_label_files(folder: Path) -> dict[str, LabelFile]:
         raise InputError(
             f"geodesic label folder {folder}",
             expected=f"at least one label file ({endings})",
-            found=f"{sum(1 for _ in folder.iterdir())} entries, none of them one",
+            found=f"{sum(1 for _ in folder.iterdir())} entries, none of them one"
+            + "".join(f": {name}" for name in list(unread_label_files(folder))[:1]),
             remedy="Put the files there, name another folder in trend.yaml (inputs), or name the "
             "mesh (inputs.surface): then they are cut from it.",
         )
