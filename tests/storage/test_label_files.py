@@ -429,3 +429,20 @@ def test_what_looks_like_labels_and_is_not_read_is_named(tmp_path):
         (tmp_path / name).touch()
     assert set(unread_label_files(tmp_path)) == set(unread)
     assert unread_label_files(tmp_path / "none") == {}
+
+
+def test_names_of_an_atlas_stand_on_one_line(tmp_path):
+    for side, n in (("L", N_LEFT), ("R", N_RIGHT)):
+        names = {1: "V1\tof\nArea", 2: " \n ", 3: "Größe (=1)"}
+        write_gifti(tmp_path / f"a.{side}.label.gii", 1 + np.arange(n) % 3, names)
+    labels, names = read_atlas(the_file(tmp_path))
+    assert names == ["V1 of Area", "Größe (=1)"]
+    assert (labels == -1).sum() == 17
+
+
+def test_labels_without_a_number_are_refused(tmp_path):
+    values = np.ones(N_LEFT + N_RIGHT + 2)
+    values[3] = np.nan
+    axes = (LabelAxis(["a"], {1: ("one", (1, 0, 0, 1))}), models())
+    nib.save(nib.Cifti2Image(values[None].astype(np.float32), axes), tmp_path / "a.dlabel.nii")
+    assert "expected whole numbers, found NaN or infinity" in refused(tmp_path)

@@ -388,13 +388,18 @@ def read_atlas(file: LabelFile) -> tuple[NDArray[np.int64], list[str]]:
         told = told_by_labels(table.get(key, "") for key in present)
         networks = np.full(len(own), NO_LABEL, dtype=np.int64)
         for key in present:
-            name = table.get(key) or str(key)
+            name = _on_one_line(table.get(key) or "") or str(key)
             name = without_side(name, side) if told == side else name
             networks[own == key] = names.setdefault(name, len(names))
         found.append(networks)
     if not names:
         raise _bad(file.files[0], "at least one label", "none", "Name a file of networks.")
     return np.concatenate(found), list(names)
+
+
+def _on_one_line(name: str) -> str:
+    """A name without tabs, line breaks and control characters: it stands in tables and pages."""
+    return " ".join("".join(c if c.isprintable() else " " for c in name).split())
 
 
 def _only_map(file: LabelFile) -> tuple[_Map, ...]:
@@ -593,6 +598,8 @@ def _check_sides(path: Path, sides: Iterable[str]) -> None:
 
 
 def _integers(path: Path, values: NDArray[Any]) -> NDArray[np.int64]:
+    if not np.isfinite(values).all():
+        raise _bad(path, "whole numbers", "NaN or infinity", "Write 0 where there is no label.")
     whole = np.asarray(values).astype(np.int64)
     if not np.array_equal(whole, values):
         raise _bad(path, "whole numbers", "fractions", "Give labels, not a continuous map.")
