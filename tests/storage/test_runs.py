@@ -327,6 +327,37 @@ def test_the_sidecar_and_the_header_disagree(tmp_path, signal):
     assert "sidecar says a repetition time of 2 s" in read_run(the_run(tmp_path)).notes[0]
 
 
+def test_hemispheres_may_round_their_time_otherwise(tmp_path, signal):
+    for name, part, time in (("lh", signal[:N_LEFT], 392), ("rh", signal[N_LEFT:], 392.00002)):
+        write_mgh(tmp_path / f"{name}.a.mgh", part, time)
+    assert read_run(the_run(tmp_path)).repetition_time == pytest.approx(0.392)
+    write_mgh(tmp_path / "rh.a.mgh", signal[N_LEFT:], 800)
+    assert "expected one repetition time in both hemispheres" in refused(tmp_path)
+
+
+@pytest.mark.parametrize(
+    ("sidecar", "said"),
+    [
+        ('\ufeff{"RepetitionTime": 2}', None),
+        ('{"RepetitionTime": Infinity}', "above 0, found inf"),
+        ('{"RepetitionTime": NaN}', "above 0, found nan"),
+    ],
+)
+def test_odd_sidecars(tmp_path, signal, sidecar, said):
+    np.save(tmp_path / "a.npy", signal)
+    (tmp_path / "a.json").write_text(sidecar, encoding="utf-8")
+    if said is None:
+        assert read_run(the_run(tmp_path)).repetition_time == 2
+    else:
+        assert said in refused(tmp_path)
+
+
+@pytest.mark.parametrize("make", [Path.mkdir, lambda path: path.symlink_to("nowhere")])
+def test_a_folder_or_a_dead_link_in_place_of_a_file(tmp_path, make):
+    make(tmp_path / "a.dtseries.nii")
+    assert "a.dtseries.nii: expected a complete CIFTI-2 file" in refused(tmp_path)
+
+
 def test_one_hemisphere_tells_the_time_of_both(tmp_path, signal):
     for side, part, time in zip("LR", np.split(signal, [N_LEFT]), (800, 0), strict=True):
         write_mgh(tmp_path / f"{side.lower()}h.a.mgh", part, time)
@@ -387,6 +418,14 @@ def test_what_looks_like_bold_and_is_not_read_is_named(tmp_path, signal):
 
 
 # What is refused
+
+
+def test_the_numbers_of_a_gifti_file_beside_it_are_read(tmp_path):
+    for name in ("sub-1_hemi-L_bold.func.gii", "sub-2_hemi-L_bold.func.gii"):
+        (tmp_path / f"{name}.data").touch()
+    header = b'<DataArray ExternalFileName="./sub-1_hemi-L_bold.func.gii.data">'
+    (tmp_path / "sub-1_hemi-L_bold.func.gii").write_bytes(header)
+    assert set(unread_files(tmp_path)) == {"sub-2_hemi-L_bold.func.gii.data"}
 
 
 def test_one_hemisphere_given_for_both(tmp_path, signal):

@@ -24,7 +24,7 @@ from numpy.typing import NDArray
 from trend_dagster.errors import InputError
 from trend_dagster.orientation import lies_wrong_way
 from trend_dagster.storage.arrays import is_companion, key_of, read_bold
-from trend_dagster.storage.gifti import check_external, read_series
+from trend_dagster.storage.gifti import check_external, external_files, read_series
 from trend_dagster.storage.sides import (
     SIDES,
     check_side,
@@ -276,7 +276,16 @@ def unread_files(folder: Path) -> dict[str, str]:
         and _LIKE_BOLD.search(path.name)
         and not path.name.endswith((".json", ".tsv", ".txt", ".html", ".svg"))
         and path.is_file()
+        and not _is_data_of(path)
     }
+
+
+def _is_data_of(path: Path) -> bool:
+    """Whether a file holds the numbers of a GIFTI file beside it, as Workbench names them."""
+    header = path.with_suffix("")
+    with suppress(InputError):  # said where it is read
+        return header.suffix == ".gii" and path in external_files(header)
+    return False
 
 
 def _none_at_all(folder: Path) -> InputError:
@@ -646,13 +655,13 @@ def _sidecar_time(run: BoldRun) -> float | None:
     times = set()
     for path in run.sidecars:
         try:
-            content = json.loads(path.read_text(encoding="utf-8"))
+            content = json.loads(path.read_text(encoding="utf-8-sig"))
             value = content.get("RepetitionTime") if isinstance(content, dict) else None
             if value is not None:
                 times.add(float(value))
         except (ValueError, TypeError, OSError) as error:
             raise _unreadable(path, "JSON with a RepetitionTime in seconds", error) from error
-    if len(times) > 1 or any(not time > 0 for time in times):
+    if len(times) > 1 or any(not 0 < time < float("inf") for time in times):
         raise InputError(
             f"sidecar of BOLD run {run.key}",
             expected="one RepetitionTime above 0",
@@ -732,7 +741,7 @@ def _read_pair(run: BoldRun, mesh: Mapping[Side, int]) -> RawRun:
             remedy="Check that both files are of the same run, and export it again.",
         )
     times = sorted({time for _, time in parts if time is not None})
-    if len(times) > 1:
+    if len(times) > 1 and not np.isclose(times[0], times[1], rtol=1e-4):  # rounded otherwise
         raise InputError(
             f"BOLD run {run.key}",
             expected="one repetition time in both hemispheres",
@@ -884,8 +893,9 @@ def load_cifti(path: Path, subject: str = "BOLD file") -> Any:
 
 def _is_cifti1(path: Path) -> bool:
     """Look for CIFTI-1's XML in the first megabyte, where its header lies."""
-    with path.open("rb") as file:
+    with suppress(OSError), path.open("rb") as file:
         return re.search(rb'<CIFTI[^>]*Version="1(\.0)?"', file.read(1 << 20)) is not None
+    return False
 
 
 def _cifti1(path: Path, subject: str) -> InputError:
