@@ -446,3 +446,18 @@ def test_labels_without_a_number_are_refused(tmp_path):
     axes = (LabelAxis(["a"], {1: ("one", (1, 0, 0, 1))}), models())
     nib.save(nib.Cifti2Image(values[None].astype(np.float32), axes), tmp_path / "a.dlabel.nii")
     assert "expected whole numbers, found NaN or infinity" in refused(tmp_path)
+
+
+@pytest.mark.parametrize("vertices", [[4, 2, 0, 1, 3], [0, 1, 2, 3, 5], [0, 1, 1, 2, 3]])
+def test_an_annotation_says_of_which_vertex_each_colour_is(tmp_path, vertices):
+    keys = np.array([1, 1, 2, 2, 1])
+    for name in ("lh.a.annot", "rh.a.annot"):
+        content = annot(keys, table(2))
+        pairs = np.frombuffer(content, ">i4", 10, offset=4).reshape(5, 2).copy()
+        pairs[:, 0] = vertices
+        (tmp_path / name).write_bytes(content[:4] + pairs.tobytes() + content[44:])
+    if sorted(vertices) == list(range(5)):
+        found = read_geodesic_labels(the_file(tmp_path))
+        assert found[:5].tolist() == keys[np.argsort(vertices)].tolist()
+    else:
+        assert "expected a colour for each vertex from 0 to 4" in refused(tmp_path)

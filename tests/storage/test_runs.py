@@ -352,6 +352,25 @@ def test_odd_sidecars(tmp_path, signal, sidecar, said):
         assert said in refused(tmp_path)
 
 
+def test_complex_volumes_are_refused(tmp_path):
+    image = nib.Nifti1Image(np.ones((4, 4, 4, 10), np.complex64), np.eye(4))
+    nib.save(image, tmp_path / "a_bold.nii.gz")
+    assert "expected floating point or integer numbers, found type complex64" in refused(tmp_path)
+
+
+@pytest.mark.parametrize(
+    "name", ["a_bold.dtseries.nii.gz", "a_bold.nii", "sub-1/func/sub-1_bold.dtseries.nii.gz"]
+)
+def test_grayordinates_under_another_name_are_told_theirs(tmp_path, rng, name):
+    axis = models(np.arange(N_LEFT), np.arange(N_RIGHT))
+    write_cifti(tmp_path / "made.dtseries.nii", rng.random((N_TIMEPOINTS, len(axis))), axis)
+    content = (tmp_path / "made.dtseries.nii").read_bytes()
+    (tmp_path / "made.dtseries.nii").unlink()
+    (tmp_path / name).parent.mkdir(parents=True, exist_ok=True)
+    (tmp_path / name).write_bytes(gzip.compress(content) if name.endswith("gz") else content)
+    assert "give it a name that ends with .dtseries.nii" in refused(tmp_path)
+
+
 @pytest.mark.parametrize("make", [Path.mkdir, lambda path: path.symlink_to("nowhere")])
 def test_a_folder_or_a_dead_link_in_place_of_a_file(tmp_path, make):
     make(tmp_path / "a.dtseries.nii")

@@ -519,6 +519,16 @@ def _annot_maps(path: Path, side: Side) -> list[_Map]:
             colours, table, names = read_annot(path, orig_ids=True)
         except Exception as error:  # it raises this very class where there is no table
             raise ValueError(str(error)) from error
+        vertices = np.fromfile(path, ">i4", 1 + 2 * len(colours))[1::2]
+    # Each colour follows its vertex, which nibabel takes to be the next one.
+    if not np.array_equal(np.sort(vertices), np.arange(len(colours))):
+        raise _bad(
+            path,
+            f"a colour for each vertex from 0 to {len(colours) - 1}",
+            f"{len(np.unique(vertices))} vertices up to {vertices.max(initial=-1)}",
+            "Write it again for all vertices with FreeSurfer (mris_label2annot) or nibabel.",
+        )
+    colours = colours[np.argsort(vertices)]
     rows = np.arange(len(table))
     if len(names) != len(table):  # numbers that the table leaves out are rows of zeros
         rows = np.flatnonzero(table[:, :4].any(axis=1))

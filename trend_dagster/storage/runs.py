@@ -377,7 +377,8 @@ def _candidates(folder: Path) -> Iterator[Path]:
     for path in _places(folder):
         if _ending(path) is None or _NOT_BOLD.search(_stem(path)):
             continue
-        if path.parent == folder or _stem(path).endswith("_bold"):
+        # A compressed CIFTI file is told so where it is read.
+        if path.parent == folder or _stem(path).removesuffix(".dtseries").endswith("_bold"):
             yield path
 
 
@@ -980,6 +981,20 @@ def read_subcortex(path: Path) -> tuple[NDArray[np.float32], Subcortex] | None:
 
 def _read_nifti(path: Path, mask_path: Path | None) -> RawRun:
     image = load_image(path, "NIfTI file")
+    if ".dtseries" in path.name or len(image.shape) == 2:
+        raise _bad(
+            path,
+            "a 4-D volume",
+            f"shape {image.shape}: grayordinates, as CIFTI has them",
+            "Unzip it if it is compressed, and give it a name that ends with .dtseries.nii.",
+        )
+    if image.get_data_dtype().kind not in "fiu":
+        raise _bad(
+            path,
+            "floating point or integer numbers",
+            f"type {image.get_data_dtype()}",
+            "Give the magnitude alone, as numbers.",
+        )
     if len(image.shape) != 4:
         raise _bad(
             path, "a 4-D volume", f"shape {image.shape}", "Give the time series, not one volume."
