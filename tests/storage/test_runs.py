@@ -352,6 +352,15 @@ def test_odd_sidecars(tmp_path, signal, sidecar, said):
         assert said in refused(tmp_path)
 
 
+def test_a_series_of_fewer_volumes_than_its_file_says_is_refused(tmp_path, signal):
+    for side, rows in (("L", slice(N_LEFT)), ("R", slice(N_LEFT, None))):
+        path = tmp_path / f"a_hemi-{side}.func.gii"
+        write_gifti(path, signal[rows])
+        text = path.read_text()
+        path.write_text(text[: text.rindex("<DataArray ")] + "</GIFTI>")
+    assert "expected a complete GIFTI file (.func.gii)" in refused(tmp_path)
+
+
 def test_complex_volumes_are_refused(tmp_path):
     image = nib.Nifti1Image(np.ones((4, 4, 4, 10), np.complex64), np.eye(4))
     nib.save(image, tmp_path / "a_bold.nii.gz")

@@ -10,6 +10,7 @@ from __future__ import annotations
 import gzip
 import json
 import re
+import warnings
 import zlib
 from collections.abc import Callable, Iterator, Mapping
 from contextlib import contextmanager, suppress
@@ -708,8 +709,13 @@ def load_image(path: Path, what: str) -> Any:
     """Open an image with nibabel; a damaged one is an InputError."""
     import nibabel as nib
 
-    with reading(path, what):
-        image = nib.load(path)
+    with reading(path, what), warnings.catch_warnings():
+        # nibabel reads on where a GIFTI file has fewer arrays than it says.
+        warnings.filterwarnings("error", "Actual # of data arrays")
+        try:
+            image = nib.load(path)
+        except UserWarning as error:
+            raise ValueError(str(error)) from error
     if ".gii" in path.suffixes:
         check_external(path, image)
     return image
