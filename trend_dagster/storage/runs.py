@@ -692,6 +692,7 @@ def reading(path: Path, what: str) -> Iterator[None]:
     InputError
         In place of it.
     """
+    from nibabel.cifti2.cifti2 import Cifti2HeaderError
     from nibabel.filebasedimages import ImageFileError
     from nibabel.spatialimages import HeaderDataError
 
@@ -701,7 +702,7 @@ def reading(path: Path, what: str) -> Iterator[None]:
         raise _unreadable(path, f"a complete {what}", error) from error
     except (MemoryError, OverflowError) as error:  # what its header claims
         raise _unreadable(path, f"a {what} that fits into memory", error) from error
-    except (zlib.error, ExpatError, ImageFileError, HeaderDataError) as error:
+    except (zlib.error, ExpatError, ImageFileError, HeaderDataError, Cifti2HeaderError) as error:
         raise _unreadable(path, f"a complete {what}", error) from error
 
 
@@ -866,15 +867,10 @@ def cortex_models(axis: Any) -> list[tuple[Side, NDArray[np.intp], NDArray[np.in
 def load_cifti(path: Path, subject: str = "BOLD file") -> Any:
     """Open a CIFTI-2 file; CIFTI-1 is refused with the command that converts it."""
     import nibabel as nib
-    from nibabel.cifti2.cifti2 import Cifti2HeaderError
 
-    what = "CIFTI-2 file"
     try:
-        with reading(path, what):
-            try:
-                image = nib.load(path)
-            except Cifti2HeaderError as error:
-                raise ValueError(str(error)) from error
+        with reading(path, "CIFTI-2 file"):
+            image = nib.load(path)
     except InputError as error:
         if "'NoneType' object has no attribute 'items'" in error.found:  # nibabel's, of no table
             raise InputError(
