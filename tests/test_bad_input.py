@@ -605,6 +605,13 @@ def _(desk):
     return desk.run("bold")
 
 
+@case("bold-npy-halves", fast=True)
+def _(desk):
+    for side in "LR":
+        np.save(desk.folder / "bold" / f"sub-07_hemi-{side}.npy", simulate_run(1)[:45])
+    return desk.run("bold")
+
+
 @case("bold-select", fast=True)
 def _(desk):
     desk.replace_settings("inputs: {", "inputs: {select: {sesion: 1, run: 1}, ")

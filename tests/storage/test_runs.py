@@ -361,6 +361,25 @@ def test_a_series_of_fewer_volumes_than_its_file_says_is_refused(tmp_path, signa
     assert "expected a complete GIFTI file (.func.gii)" in refused(tmp_path)
 
 
+@pytest.mark.parametrize(
+    ("left", "right", "halves"),
+    [
+        ("sub-1_hemi-L_bold", "sub-1_hemi-R_bold", True),
+        ("lh.sub-1", "rh.sub-1", True),
+        ("sub-1_hemi-L_bold", "sub-2_hemi-R_bold", False),
+        ("sub-1_acq-left", "sub-1_acq-right", False),
+    ],
+)
+def test_hemispheres_in_an_array_each_are_no_runs(tmp_path, signal, left, right, halves):
+    for name in (left, right):
+        np.save(tmp_path / f"{name}.npy", signal)
+    if not halves:
+        assert len(find_runs(tmp_path)) == 2
+        return
+    with pytest.raises(InputError, match=r"one \.npy of both hemispheres.*found one for each"):
+        find_runs(tmp_path)
+
+
 def test_complex_volumes_are_refused(tmp_path):
     image = nib.Nifti1Image(np.ones((4, 4, 4, 10), np.complex64), np.eye(4))
     nib.save(image, tmp_path / "a_bold.nii.gz")

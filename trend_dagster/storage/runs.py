@@ -262,6 +262,7 @@ def find_runs(
     if not groups:
         raise _none_chosen(folder, seen, wanted)
     runs = [_one_run(key, several, left_out) for key, several in groups.items()]
+    _check_whole(runs)
     _check_alike(folder, runs, wanted)
     return {run.key: run for run in sorted(runs, key=lambda run: run.key)}
 
@@ -344,6 +345,23 @@ def fits(value: str | None, wanted: tuple[str, ...]) -> bool:
         value == one or (value.isdigit() and one.isdigit() and int(value) == int(one))
         for one in wanted
     )
+
+
+def _check_whole(runs: list[BoldRun]) -> None:
+    """Refuse .npy files of a hemisphere each: the two would be two runs on half of the vertices."""
+    halves: dict[str, BoldRun] = {}
+    for run in runs:
+        side, rest = hemisphere_of(run.key)
+        if run.source != "npy" or side is None or re.search("left|right", run.key, re.IGNORECASE):
+            continue  # a task may be done with the left hand
+        if (other := halves.setdefault(rest, run)) is not run:
+            raise InputError(
+                f"BOLD files {other.name}, {run.name}",
+                expected="one .npy of both hemispheres: the vertices of the left mesh in the first "
+                "rows, then those of the right one",
+                found="one for each hemisphere",
+                remedy="Join them: numpy.save(path, numpy.concatenate([left, right])).",
+            )
 
 
 def _check_alike(folder: Path, runs: list[BoldRun], wanted: Mapping[str, tuple[str, ...]]) -> None:
