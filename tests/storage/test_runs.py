@@ -380,6 +380,18 @@ def test_hemispheres_in_an_array_each_are_no_runs(tmp_path, signal, left, right,
         find_runs(tmp_path)
 
 
+NO_VERTICES = np.array([1, 0, 1, 1, 1, 3, 0], dtype=">i4").tobytes() + bytes(300)
+
+
+@pytest.mark.parametrize(
+    "content", [b"", b"no overlay" * 50, NO_VERTICES], ids=["empty", "text", "none"]
+)
+def test_what_is_no_overlay_is_refused(tmp_path, signal, content):
+    write_mgh(tmp_path / "rh.a.mgh", signal[N_LEFT:])
+    (tmp_path / "lh.a.mgh").write_bytes(content)
+    assert "lh.a.mgh: expected a complete FreeSurfer overlay" in refused(tmp_path)
+
+
 def test_complex_volumes_are_refused(tmp_path):
     image = nib.Nifti1Image(np.ones((4, 4, 4, 10), np.complex64), np.eye(4))
     nib.save(image, tmp_path / "a_bold.nii.gz")

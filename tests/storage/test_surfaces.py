@@ -265,6 +265,13 @@ def test_a_list_of_vertices_that_was_cut_is_refused(tmp_path, n_lines):
         read_cortex_mask(files, 2 * N, {"L": N, "R": N})
 
 
+def test_a_list_of_vertices_below_zero_is_refused(tmp_path):
+    files = write_mask(tmp_path, "label")
+    files[0].write_text(files[0].read_text().replace("\n1 0.0", "\n-1 0.0"))
+    with pytest.raises(InputError, match="found vertex -1"):
+        read_cortex_mask(files, 2 * N, {"L": N, "R": N})
+
+
 def test_a_mask_without_cortex_is_refused(tmp_path):
     np.save(tmp_path / "mask.npy", np.zeros(2 * N))
     with pytest.raises(InputError, match="Turn the mask around"):

@@ -366,12 +366,13 @@ def _mask_of(path: Path, n_vertices: int | None, side: Side | None) -> NDArray[n
             listed = np.atleast_1d(read_label(path))  # type: ignore[no-untyped-call]
         if len(listed) != n_listed:
             raise ValueError(f"{len(listed)} vertices, where its second line says {n_listed}")
-    if n_vertices is None or listed.max(initial=0) >= n_vertices:
+    odd = listed.min() if listed.min(initial=0) < 0 else listed.max(initial=0)
+    if n_vertices is None or not 0 <= odd < n_vertices:
         raise InputError(
             f"cortex mask {path}",
             expected="a list of vertices of a hemisphere whose size the BOLD or inputs.surface "
             "tells" + ("" if n_vertices is None else f": {n_vertices} vertices"),
-            found="a size that nothing tells" if n_vertices is None else f"vertex {listed.max()}",
+            found="a size that nothing tells" if n_vertices is None else f"vertex {odd}",
             remedy="Give the mask of the mesh that the BOLD lies on, or one with a number for each "
             "vertex (.npy, .shape.gii).",
         )
