@@ -605,6 +605,13 @@ def _(desk):
     return desk.run("bold")
 
 
+@case("bold-npy-halves", fast=True)
+def _(desk):
+    for side in "LR":
+        np.save(desk.folder / "bold" / f"sub-07_hemi-{side}.npy", simulate_run(1)[:45])
+    return desk.run("bold")
+
+
 @case("bold-select", fast=True)
 def _(desk):
     desk.replace_settings("inputs: {", "inputs: {select: {sesion: 1, run: 1}, ")
@@ -616,6 +623,12 @@ def _(desk):
     signal = simulate_run(1)[:45, None, None, :]
     nib.save(nib.Nifti1Image(signal, np.eye(4)), f"{in_place_of(desk)}.nii.gz")
     return desk.run("bold")
+
+
+@case("labels-other-format")
+def _(desk):
+    (desk.folder / "geodesic_labels" / "wrong.mgz").touch()
+    return desk.run("geodesic_labels", status=0)
 
 
 @case("bold-other-format")

@@ -273,6 +273,13 @@ def test_an_unknown_option_is_a_usage_error():
     assert done.returncode == 2
 
 
+def test_nobody_has_to_listen(tmp_path):
+    code = "from trend_dagster.cli import main; main()"
+    command = 'exec "$0" -c "$1" init new >&- 2>&-'
+    subprocess.run(["sh", "-c", command, sys.executable, code], cwd=tmp_path, check=True)
+    assert (tmp_path / "new" / "trend.yaml").is_file()
+
+
 @pytest.mark.slow
 def test_commands_that_only_look_start_quickly(finished):
     ratios = measure(finished, repeats=1)["ratios"]

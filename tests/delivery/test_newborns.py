@@ -6,6 +6,7 @@ from pathlib import Path
 
 import numpy as np
 import pandas as pd
+import pytest
 from PIL import Image
 
 from trend_dagster.delivery.associations import (
@@ -27,8 +28,11 @@ from trend_dagster.delivery.individuals import (
     individuals_table,
     newborn_maps,
     table_files,
+    with_participants,
+    without_row,
 )
 from trend_dagster.delivery.maps import networks_of
+from trend_dagster.errors import InputError
 from trend_dagster.project.target import MapSpace
 from trend_dagster.science.individuals.settings import IndividualsConfig
 from trend_dagster.science.surface import Surface, cut_into_labels
@@ -150,6 +154,48 @@ def test_what_the_tables_tell_of_associations_is_foreseen(tmp_path: Path) -> Non
     assert weight.endswith("5 newborns are needed, and 4 have weight, minutes, mean_fd")
     assert "individuals.associate names wait" in wait
     assert foreseen_notes(people, None, IndividualsConfig()) == []
+
+
+PEOPLE = pd.DataFrame({"subject": ["sub-01", "sub-02", "sub-02", "film"]})
+
+
+@pytest.mark.parametrize(
+    "text",
+    [
+        "participant_id\tage\nsub-01\t40\nsub-02\t41\nfilm\t42\n",
+        "\ufeffparticipant_id\tage\r\nsub-01\t40\r\nsub-02\t41\r\nfilm\t42\r\n",
+        "participant_id\tage\nsub-01\t40\t\nsub-02\t41\t\nfilm\t42\t\n",
+        "participant_id\tage\n01\t40\n02\t41\nfilm\t42\n",
+        " participant_id \tage\n 01\t40\n02 \t41\nfilm\t42\n",
+        '"participant_id"\t"age"\n"1"\t"01"\t40\n"2"\t"02"\t41\n"3"\t"film"\t42\n',
+    ],
+)
+def test_participants_as_other_programs_write_them(tmp_path: Path, text: str) -> None:
+    file = tmp_path / "participants.tsv"
+    file.write_bytes(text.encode())
+    assert with_participants(PEOPLE, file)["age"].tolist() == [40, 41, 41, 42]
+    assert without_row(["sub-01", "sub-02", "film"], file) == []
+
+
+@pytest.mark.parametrize(
+    ("rows", "said"),
+    [
+        ("01\t40\nsub-01\t41\n", "found more than one row of sub-01"),
+        ("n/a\t40\nn/a\t41\n", "found no name in 2 rows"),
+    ],
+)
+def test_participants_named_twice_or_not_at_all(tmp_path: Path, rows: str, said: str) -> None:
+    file = tmp_path / "participants.tsv"
+    file.write_text(f"participant_id\tage\n{rows}")
+    with pytest.raises(InputError, match=said):
+        with_participants(PEOPLE, file)
+
+
+def test_newborns_without_a_row_are_said(tmp_path: Path) -> None:
+    file = tmp_path / "participants.tsv"
+    file.write_text("participant_id\tage\n01\t40\n99\t41\n")
+    (note,) = foreseen_notes(["sub-01", "sub-02"], file, IndividualsConfig())
+    assert note.startswith("participants.tsv has no row of 1 of 2 newborns: sub-02")
 
 
 class Stored:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import gzip
 import os
 from pathlib import Path
 
@@ -19,6 +20,7 @@ from trend_dagster.storage.label_files import (
     read_atlas,
     read_geodesic_labels,
     read_networks,
+    unread_label_files,
 )
 from trend_dagster.storage.label_images import (
     Network,
@@ -398,3 +400,64 @@ def test_an_atlas_network_of_both_hemispheres_is_one_by_its_name(tmp_path, keys,
     for key, name in enumerate(expected_names, 1):
         assert ((labels == found.index(name)) == (keys == key)).all()
     assert ((labels == NO_LABEL) == (keys == 0)).all()
+
+
+def test_what_macos_puts_beside_each_file_is_no_label_file(tmp_path):
+    for side, n in (("L", N_LEFT), ("R", N_RIGHT)):
+        write_gifti(tmp_path / f"a.{side}.label.gii", np.ones(n), {1: "one"})
+        (tmp_path / f"._a.{side}.label.gii").write_bytes(b"\x00\x05\x16\x07")
+    assert label_file_at(tmp_path / "a.L.label.gii") == the_file(tmp_path)
+    assert len(the_file(tmp_path).files) == 2
+
+
+def test_a_compressed_label_file_is_read_as_it_was_before(tmp_path):
+    for side, n in (("L", N_LEFT), ("R", N_RIGHT)):
+        write_gifti(tmp_path / f"a.{side}.label.gii", 1 + np.arange(n) % 2, {1: "one", 2: "two"})
+    before = read_geodesic_labels(the_file(tmp_path))
+    for path in list(tmp_path.iterdir()):
+        path.with_name(f"{path.name}.gz").write_bytes(gzip.compress(path.read_bytes()))
+        path.unlink()
+    assert the_file(tmp_path).key == "a"
+    assert np.array_equal(read_geodesic_labels(the_file(tmp_path)), before)
+
+
+def test_what_looks_like_labels_and_is_not_read_is_named(tmp_path):
+    read = ("a.npy", "lh.b.annot", "c.dlabel.nii", "d.L.label.gii.gz")
+    other = ("README.md", "e.tsv", "f.json", "._lh.b.annot", "colours.ctab")
+    unread = ("lh.g.gii", "h.nii.gz", "i.mgz", "j.npz", "lh.k.ANNOT")
+    for name in (*read, *other, *unread):
+        (tmp_path / name).touch()
+    assert set(unread_label_files(tmp_path)) == set(unread)
+    assert unread_label_files(tmp_path / "none") == {}
+
+
+def test_names_of_an_atlas_stand_on_one_line(tmp_path):
+    for side, n in (("L", N_LEFT), ("R", N_RIGHT)):
+        names = {1: "V1\tof\nArea", 2: " \n ", 3: "Größe (=1)"}
+        write_gifti(tmp_path / f"a.{side}.label.gii", 1 + np.arange(n) % 3, names)
+    labels, names = read_atlas(the_file(tmp_path))
+    assert names == ["V1 of Area", "Größe (=1)"]
+    assert (labels == -1).sum() == 17
+
+
+def test_labels_without_a_number_are_refused(tmp_path):
+    values = np.ones(N_LEFT + N_RIGHT + 2)
+    values[3] = np.nan
+    axes = (LabelAxis(["a"], {1: ("one", (1, 0, 0, 1))}), models())
+    nib.save(nib.Cifti2Image(values[None].astype(np.float32), axes), tmp_path / "a.dlabel.nii")
+    assert "expected whole numbers, found NaN or infinity" in refused(tmp_path)
+
+
+@pytest.mark.parametrize("vertices", [[4, 2, 0, 1, 3], [0, 1, 2, 3, 5], [0, 1, 1, 2, 3]])
+def test_an_annotation_says_of_which_vertex_each_colour_is(tmp_path, vertices):
+    keys = np.array([1, 1, 2, 2, 1])
+    for name in ("lh.a.annot", "rh.a.annot"):
+        content = annot(keys, table(2))
+        pairs = np.frombuffer(content, ">i4", 10, offset=4).reshape(5, 2).copy()
+        pairs[:, 0] = vertices
+        (tmp_path / name).write_bytes(content[:4] + pairs.tobytes() + content[44:])
+    if sorted(vertices) == list(range(5)):
+        found = read_geodesic_labels(the_file(tmp_path))
+        assert found[:5].tolist() == keys[np.argsort(vertices)].tolist()
+    else:
+        assert "expected a colour for each vertex from 0 to 4" in refused(tmp_path)

@@ -13,7 +13,12 @@ import pytest
 from nibabel.cifti2.cifti2_axes import BrainModelAxis, SeriesAxis
 
 from trend_dagster.errors import CohortError, InputError
-from trend_dagster.storage.confounds import confounds_file, read_confounds
+from trend_dagster.storage.confounds import (
+    columns_of,
+    confounds_file,
+    count_rows,
+    read_confounds,
+)
 from trend_dagster.storage.runs import (
     brain_mask_of,
     find_runs,
@@ -322,6 +327,96 @@ def test_the_sidecar_and_the_header_disagree(tmp_path, signal):
     assert "sidecar says a repetition time of 2 s" in read_run(the_run(tmp_path)).notes[0]
 
 
+def test_hemispheres_may_round_their_time_otherwise(tmp_path, signal):
+    for name, part, time in (("lh", signal[:N_LEFT], 392), ("rh", signal[N_LEFT:], 392.00002)):
+        write_mgh(tmp_path / f"{name}.a.mgh", part, time)
+    assert read_run(the_run(tmp_path)).repetition_time == pytest.approx(0.392)
+    write_mgh(tmp_path / "rh.a.mgh", signal[N_LEFT:], 800)
+    assert "expected one repetition time in both hemispheres" in refused(tmp_path)
+
+
+@pytest.mark.parametrize(
+    ("sidecar", "said"),
+    [
+        ('\ufeff{"RepetitionTime": 2}', None),
+        ('{"RepetitionTime": Infinity}', "above 0, found inf"),
+        ('{"RepetitionTime": NaN}', "above 0, found nan"),
+    ],
+)
+def test_odd_sidecars(tmp_path, signal, sidecar, said):
+    np.save(tmp_path / "a.npy", signal)
+    (tmp_path / "a.json").write_text(sidecar, encoding="utf-8")
+    if said is None:
+        assert read_run(the_run(tmp_path)).repetition_time == 2
+    else:
+        assert said in refused(tmp_path)
+
+
+def test_a_series_of_fewer_volumes_than_its_file_says_is_refused(tmp_path, signal):
+    for side, rows in (("L", slice(N_LEFT)), ("R", slice(N_LEFT, None))):
+        path = tmp_path / f"a_hemi-{side}.func.gii"
+        write_gifti(path, signal[rows])
+        text = path.read_text()
+        path.write_text(text[: text.rindex("<DataArray ")] + "</GIFTI>")
+    assert "expected a complete GIFTI file (.func.gii)" in refused(tmp_path)
+
+
+@pytest.mark.parametrize(
+    ("left", "right", "halves"),
+    [
+        ("sub-1_hemi-L_bold", "sub-1_hemi-R_bold", True),
+        ("lh.sub-1", "rh.sub-1", True),
+        ("sub-1_hemi-L_bold", "sub-2_hemi-R_bold", False),
+        ("sub-1_acq-left", "sub-1_acq-right", False),
+    ],
+)
+def test_hemispheres_in_an_array_each_are_no_runs(tmp_path, signal, left, right, halves):
+    for name in (left, right):
+        np.save(tmp_path / f"{name}.npy", signal)
+    if not halves:
+        assert len(find_runs(tmp_path)) == 2
+        return
+    with pytest.raises(InputError, match=r"one \.npy of both hemispheres.*found one for each"):
+        find_runs(tmp_path)
+
+
+NO_VERTICES = np.array([1, 0, 1, 1, 1, 3, 0], dtype=">i4").tobytes() + bytes(300)
+
+
+@pytest.mark.parametrize(
+    "content", [b"", b"no overlay" * 50, NO_VERTICES], ids=["empty", "text", "none"]
+)
+def test_what_is_no_overlay_is_refused(tmp_path, signal, content):
+    write_mgh(tmp_path / "rh.a.mgh", signal[N_LEFT:])
+    (tmp_path / "lh.a.mgh").write_bytes(content)
+    assert "lh.a.mgh: expected a complete FreeSurfer overlay" in refused(tmp_path)
+
+
+def test_complex_volumes_are_refused(tmp_path):
+    image = nib.Nifti1Image(np.ones((4, 4, 4, 10), np.complex64), np.eye(4))
+    nib.save(image, tmp_path / "a_bold.nii.gz")
+    assert "expected floating point or integer numbers, found type complex64" in refused(tmp_path)
+
+
+@pytest.mark.parametrize(
+    "name", ["a_bold.dtseries.nii.gz", "a_bold.nii", "sub-1/func/sub-1_bold.dtseries.nii.gz"]
+)
+def test_grayordinates_under_another_name_are_told_theirs(tmp_path, rng, name):
+    axis = models(np.arange(N_LEFT), np.arange(N_RIGHT))
+    write_cifti(tmp_path / "made.dtseries.nii", rng.random((N_TIMEPOINTS, len(axis))), axis)
+    content = (tmp_path / "made.dtseries.nii").read_bytes()
+    (tmp_path / "made.dtseries.nii").unlink()
+    (tmp_path / name).parent.mkdir(parents=True, exist_ok=True)
+    (tmp_path / name).write_bytes(gzip.compress(content) if name.endswith("gz") else content)
+    assert "give it a name that ends with .dtseries.nii" in refused(tmp_path)
+
+
+@pytest.mark.parametrize("make", [Path.mkdir, lambda path: path.symlink_to("nowhere")])
+def test_a_folder_or_a_dead_link_in_place_of_a_file(tmp_path, make):
+    make(tmp_path / "a.dtseries.nii")
+    assert "a.dtseries.nii: expected a complete CIFTI-2 file" in refused(tmp_path)
+
+
 def test_one_hemisphere_tells_the_time_of_both(tmp_path, signal):
     for side, part, time in zip("LR", np.split(signal, [N_LEFT]), (800, 0), strict=True):
         write_mgh(tmp_path / f"{side.lower()}h.a.mgh", part, time)
@@ -358,6 +453,22 @@ def test_nan_in_a_mask_is_outside_and_fractions_are_said(tmp_path, rng):
     assert "holds fractions" in raw.notes[0]
 
 
+@pytest.mark.parametrize("damaged", ["a_bold.nii.gz", "a_desc-brain_mask.nii.gz", None])
+def test_a_compressed_volume_is_read_to_its_checksum(tmp_path, rng, damaged):
+    volume = rng.random((4, 3, 3, 200)).astype(np.float32)
+    mask = np.ones((4, 3, 3, 1), dtype=np.uint8)  # as a series of one volume
+    nib.save(nib.Nifti1Image(volume, np.eye(4)), tmp_path / "a_bold.nii.gz")
+    nib.save(nib.Nifti1Image(mask, np.eye(4)), tmp_path / "a_desc-brain_mask.nii.gz")
+    if damaged is None:
+        run = the_run(tmp_path)
+        assert np.array_equal(read_run(run, brain_mask_of(run)).signal, volume.reshape(36, 200))
+        return
+    stored = bytearray(gzip.compress(gzip.decompress((tmp_path / damaged).read_bytes()), 0))
+    stored[-30] ^= 1  # one bit of the last numbers, which only the checksum tells
+    (tmp_path / damaged).write_bytes(stored)
+    assert f"{damaged}: expected a complete NIfTI" in refused(tmp_path)
+
+
 def test_what_looks_like_bold_and_is_not_read_is_named(tmp_path, signal):
     func = entity_files(tmp_path, signal, "sub-01_task-rest")
     for name in ("sub-02_bold.nii.bz2", "sub-03_bold.mat", "x_bold.json", "notes.txt", "a.npz"):
@@ -366,6 +477,14 @@ def test_what_looks_like_bold_and_is_not_read_is_named(tmp_path, signal):
 
 
 # What is refused
+
+
+def test_the_numbers_of_a_gifti_file_beside_it_are_read(tmp_path):
+    for name in ("sub-1_hemi-L_bold.func.gii", "sub-2_hemi-L_bold.func.gii"):
+        (tmp_path / f"{name}.data").touch()
+    header = b'<DataArray ExternalFileName="./sub-1_hemi-L_bold.func.gii.data">'
+    (tmp_path / "sub-1_hemi-L_bold.func.gii").write_bytes(header)
+    assert set(unread_files(tmp_path)) == {"sub-2_hemi-L_bold.func.gii.data"}
 
 
 def test_one_hemisphere_given_for_both(tmp_path, signal):
@@ -400,6 +519,19 @@ def test_a_surface_in_a_volume_s_clothes(tmp_path, rng, shape):
     image = nib.Nifti1Image(rng.random((*shape, 6)).astype(np.float32), np.eye(4))
     nib.save(image, tmp_path / "sub-01_bold.fsaverage.lh.nii.gz")
     assert "mri_convert" in refused(tmp_path)
+
+
+def test_what_macos_puts_beside_each_file_is_no_run(tmp_path, signal):
+    for side, rows in (("L", slice(N_LEFT)), ("R", slice(N_LEFT, None))):
+        write_gifti(tmp_path / f"sub-01_task-rest_hemi-{side}_bold.func.gii", signal[rows])
+    table = tmp_path / "sub-01_task-rest_desc-confounds_timeseries.tsv"
+    table.write_text("a\n1\n")
+    for path in list(tmp_path.iterdir()):
+        path.with_name(f"._{path.name}").write_bytes(b"\x00\x05\x16\x07")
+    assert unread_files(tmp_path) == {}
+    run = the_run(tmp_path)
+    assert np.array_equal(read_run(run).signal, signal)
+    assert confounds_file(run) == table
 
 
 def test_hemispheres_of_different_lengths(tmp_path, signal):
@@ -592,11 +724,46 @@ def test_confounds_that_do_not_fit(table, columns, n, word):
         ("\t", ",", "tabs between its columns, found one column 'a,b,c'"),
         ("a\tb", "a\ta", "each column once, found several a"),
         ("5\t2", "five\t2", "found 1 without one, first a in row 6"),
+        ("\t", " ", "tabs between its columns, found one column 'a b c'"),
+        ("3\t2\tn/a", "3\t2", "3 values in each row, .* found 2 in row 4"),
+        ("3\t2\tn/a", "3\t2\tn/a\t7", "3 values in each row, .* found 4 in row 4"),
     ],
 )
 def test_a_table_that_is_none(table, old, new, said):
     table.write_text(table.read_text().replace(old, new))
     with pytest.raises(InputError, match=said):
+        read_confounds(table, ("a",), N_TIMEPOINTS)
+
+
+def test_names_of_rows_are_no_column(table):
+    first, *others = table.read_text().splitlines()
+    table.write_text("\n".join([first, *(f"{i}\t{row}" for i, row in enumerate(others, 1))]))
+    with pytest.raises(InputError, match=r"3 values in each row, .* found 4 in row 1"):
+        read_confounds(table, ("a",), N_TIMEPOINTS)
+
+
+@pytest.mark.parametrize("of_all", ["{}\t", "{}\t\t", "{}\r", " {} "])
+@pytest.mark.parametrize("of_names", ['"a"\t"b"\t"c"', "a \t b\tc"])
+def test_tables_as_other_programs_write_them(table, of_all, of_names):
+    before = read_confounds(table, ("a", "b"), N_TIMEPOINTS)
+    lines = table.read_text().replace("a\tb\tc", of_names).splitlines()
+    table.write_text("\n".join(of_all.format(line) for line in lines))
+    assert columns_of(table) == ["a", "b", "c"]
+    assert count_rows(table) == N_TIMEPOINTS
+    assert np.array_equal(read_confounds(table, ("a", "b"), N_TIMEPOINTS), before)
+
+
+def test_a_table_of_true_and_false(tmp_path):
+    (tmp_path / "outliers.tsv").write_text("moved\nTrue\nFalse\n")
+    found = read_confounds(tmp_path / "outliers.tsv", ("moved",), 2)
+    assert found.ravel().tolist() == [1, 0]
+
+
+@pytest.mark.parametrize("content", [b"", b"\n", "a\tb\n1\t2\n".encode("utf-16")])
+def test_a_table_of_nothing_has_no_rows_to_compare(table, content):
+    table.write_bytes(content)
+    assert count_rows(table) is None
+    with pytest.raises(InputError, match="a table with tabs between its columns"):
         read_confounds(table, ("a",), N_TIMEPOINTS)
 
 

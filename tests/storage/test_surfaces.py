@@ -151,6 +151,9 @@ def test_swapped_hemispheres_are_refused_by_header_by_name_and_by_place(surface,
     read_surfaces(silent)
     with pytest.raises(InputError, match="found one that lies 120 mm to the right"):
         read_surfaces(silent[::-1])
+    exchanged = [path.rename(tmp_path / f"{s}.pial") for path, s in zip(silent, "RL", strict=True)]
+    with pytest.raises(InputError, match="to the right of the other, whatever name and header say"):
+        read_surfaces(exchanged[::-1])
 
 
 def test_one_mesh_twice_is_refused(surface, tmp_path):
@@ -249,6 +252,24 @@ def test_a_list_of_vertices_needs_to_know_how_many_there_are(tmp_path):
     files = write_mask(tmp_path, "label")
     with pytest.raises(InputError, match="found a size that nothing tells"):
         read_cortex_mask(files, 2 * N, {})
+
+
+@pytest.mark.parametrize("n_lines", [0, 2, 20])
+def test_a_list_of_vertices_that_was_cut_is_refused(tmp_path, n_lines):
+    files = write_mask(tmp_path, "label")
+    lines = files[1].read_text().splitlines()[:n_lines]
+    files[1].write_text("".join(f"{line}\n" for line in lines))
+    with pytest.raises(
+        InputError, match=r"rh\.cortex\.label: expected a complete FreeSurfer label"
+    ):
+        read_cortex_mask(files, 2 * N, {"L": N, "R": N})
+
+
+def test_a_list_of_vertices_below_zero_is_refused(tmp_path):
+    files = write_mask(tmp_path, "label")
+    files[0].write_text(files[0].read_text().replace("\n1 0.0", "\n-1 0.0"))
+    with pytest.raises(InputError, match="found vertex -1"):
+        read_cortex_mask(files, 2 * N, {"L": N, "R": N})
 
 
 def test_a_mask_without_cortex_is_refused(tmp_path):

@@ -8,6 +8,7 @@ import pytest
 from nibabel import cifti2
 
 from trend_dagster.errors import InputError
+from trend_dagster.storage.runs import load_cifti
 from trend_dagster.storage.space import VertexSpace
 from trend_dagster.storage.template import Grayordinates, Voxels, read_template, target_of
 
@@ -44,7 +45,11 @@ def test_grayordinates_are_the_cortex_in_the_file_s_order(tmp_path):
 
 def test_one_hemisphere_is_enough(tmp_path):
     write_dtseries(tmp_path / "x.dtseries.nii", brain_models()[:3])
-    assert read_template(tmp_path / "x.dtseries.nii").on_mesh(np.array([1, 2, 3]), "R") is None
+    space = read_template(tmp_path / "x.dtseries.nii")
+    assert space.on_mesh(np.array([1, 2, 3]), "R") is None
+    assert space.n_mesh == 6
+    write_dtseries(tmp_path / "right.dtseries.nii", brain_models()[3:5])
+    assert read_template(tmp_path / "right.dtseries.nii").vertices.tolist() == [1, 4]
 
 
 def test_voxels_are_those_of_the_mask(tmp_path):
@@ -77,6 +82,21 @@ def test_anything_else_is_refused_with_what_it_is(tmp_path):
     whole = (tmp_path / "empty.nii").read_bytes()
     (tmp_path / "cut.nii.gz").write_bytes(b"\x1f\x8b" + whole[:20])
     assert refused(tmp_path / "cut.nii.gz")
+    (tmp_path / "cut.nii").write_bytes(whole[:-8])
+    assert "Expected 64 bytes" in refused(tmp_path / "cut.nii")
+    nib.gifti.GiftiImage().to_filename(tmp_path / "mesh.surf.gii")
+    assert "a GiftiImage" in refused(tmp_path / "mesh.surf.gii")
+
+
+@pytest.mark.parametrize(("old", "new"), [(b"<BrainModel", b"<LabelTable"), (b"", b"")])
+def test_a_damaged_header_of_cifti_is_refused_as_a_template_and_as_bold(tmp_path, old, new):
+    path = tmp_path / "x.dtseries.nii"
+    write_dtseries(path, brain_models())
+    content = path.read_bytes()
+    path.write_bytes(content.replace(old, new, 1) if old else content[:1000])
+    assert refused(path)
+    with pytest.raises(InputError, match="expected a complete CIFTI-2 file"):
+        load_cifti(path)
 
 
 def test_rows_of_whole_meshes_become_the_grayordinates_that_the_file_held():

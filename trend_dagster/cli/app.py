@@ -27,6 +27,10 @@ app = typer.Typer(
     "`trend dev DIR`. To see what comes out first: `trend demo`.\n\n"
     "With --debug every command shows where in the code an error arose.",
 )
+# Closed by who started it (`>&-`), as some schedulers do: Python has nothing in their place.
+sys.stdout = sys.stdout or Path(os.devnull).open("w")  # noqa: SIM115
+sys.stderr = sys.stderr or Path(os.devnull).open("w")  # noqa: SIM115
+
 WIDTH = 116  # where the output goes to a file or a log there is no width to find out
 console = Console(highlight=False, width=None if sys.stdout.isatty() else WIDTH)
 problems = Console(stderr=True, highlight=False, width=None if sys.stderr.isatty() else WIDTH)

@@ -213,6 +213,7 @@ def _show_foreseen_associations(project: Project) -> None:
 def _show_left_out(outcomes: list[Outcome], project: Project) -> None:
     """End with what is in no result, and why; a long run has said it long ago."""
     from trend_dagster.project.folder import BOLD_RUN, LABEL_FILE
+    from trend_dagster.storage.label_files import unread_label_files
     from trend_dagster.storage.runs import unread_files
 
     left_out = []
@@ -222,6 +223,9 @@ def _show_left_out(outcomes: list[Outcome], project: Project) -> None:
     if any(outcome.asset in ("bold", BOLD_RUN) for outcome in outcomes):
         folder = project.folder / project.settings.inputs.bold
         left_out += [f"{name}: {why}" for name, why in unread_files(folder).items()]
+    if any(outcome.asset in ("geodesic_labels", LABEL_FILE) for outcome in outcomes):
+        folder = project.folder / project.settings.inputs.geodesic_labels
+        left_out += [f"{name}: {why}" for name, why in unread_label_files(folder).items()]
     if left_out:
         console.print("\n[bold]Left out:[/]")
         for line in dict.fromkeys(left_out):

@@ -13,7 +13,12 @@ from typing import TYPE_CHECKING
 
 from trend_dagster.delivery.figures.newborns import association_figure
 from trend_dagster.delivery.figures.png import to_png
-from trend_dagster.delivery.individuals import COLUMNS, described, with_participants
+from trend_dagster.delivery.individuals import (
+    COLUMNS,
+    described,
+    with_participants,
+    without_row,
+)
 from trend_dagster.project.settings import nearest
 from trend_dagster.science.individuals.settings import IndividualsConfig
 
@@ -110,7 +115,7 @@ def association_notes(left_out: dict[str, str]) -> list[str]:
 def foreseen_notes(
     subjects: Sequence[str], participants: Path | None, config: IndividualsConfig
 ) -> list[str]:
-    """Say which associations will not be made, as far as names and the participants' table tell.
+    """Say what the participants' table lacks, and which associations will not be made for it.
 
     Parameters
     ----------
@@ -124,7 +129,7 @@ def foreseen_notes(
     Returns
     -------
     list of str
-        As `association_notes` words it.
+        As `association_notes` words it; then newborns without a row.
     """
     if participants is None and not config.associate:
         return []
@@ -139,4 +144,4 @@ def foreseen_notes(
         numbers = {column: range(len(table))} if column in {*COLUMNS} - {*TEXTS} else {}
         one = config.model_copy(update={"associate": (column,)})
         found |= why_left_out(table.assign(**numbers), one)
-    return association_notes(found)
+    return association_notes(found) + without_row(subjects, participants)

@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
+import io
 import json
+import re
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import asdict
 from pathlib import Path
@@ -291,8 +293,28 @@ def with_participants(table: pd.DataFrame, participants: Path | None) -> pd.Data
     """Join the participants' columns, if there are any; one that the table has gets `THEIRS`."""
     if participants is None:
         return table
-    theirs = read_participants(participants)
+    theirs, known = read_participants(participants), set(table["subject"])
+    # BIDS writes sub-01; data sets of newborns write 01 as well.
+    theirs["subject"] = [
+        name if name in known or f"sub-{name}" not in known else f"sub-{name}"
+        for name in theirs["subject"]
+    ]
     return table.merge(theirs, on="subject", how="left", suffixes=("", THEIRS))
+
+
+def without_row(subjects: Sequence[str], participants: Path | None) -> list[str]:
+    """Say of which newborns the participants table has no row; nothing where there is no table."""
+    if participants is None:
+        return []
+    named = set(read_participants(participants)["subject"])
+    missing = [s for s in subjects if s not in named and s.removeprefix("sub-") not in named]
+    if not missing:
+        return []
+    shown = ", ".join(missing[:5]) + (", ..." if len(missing) > 5 else "")
+    return [
+        f"{participants.name} has no row of {len(missing)} of {len(subjects)} newborns: {shown}; "
+        "their columns stay empty"
+    ]
 
 
 def individuals_facts(table: pd.DataFrame) -> dict[str, Any]:
@@ -321,7 +343,8 @@ def read_participants(path: Path) -> pd.DataFrame:
     Parameters
     ----------
     path : Path
-        The file (.tsv), with a column ``participant_id``; ``n/a`` is no value.
+        The file (.tsv), with a column ``participant_id``; ``n/a`` is no value. Tabs at the end of
+        lines count for nothing.
 
     Returns
     -------
@@ -336,7 +359,16 @@ def read_participants(path: Path) -> pd.DataFrame:
     import pandas as pd
 
     try:
-        table = pd.read_csv(path, sep="\t", na_values=["n/a"], dtype={"participant_id": str})
+        # With a tab more than names pandas would take every value for that of the next column.
+        text = re.sub(r"\t+$", "", path.read_text(encoding="utf-8-sig"), flags=re.MULTILINE)
+        first, _, others = text.partition("\n")
+        names = "\t".join(name.strip() for name in first.split("\t"))
+        table = pd.read_csv(
+            io.StringIO(f"{names}\n{others}"),
+            sep="\t",
+            na_values=["n/a"],
+            dtype={"participant_id": str},
+        )
     except (OSError, ValueError) as error:
         raise InputError(
             f"participants table {path}",
@@ -344,13 +376,20 @@ def read_participants(path: Path) -> pd.DataFrame:
             found=str(error),
             remedy="Correct individuals.participants, or the file.",
         ) from error
-    if "participant_id" not in table or table["participant_id"].duplicated().any():
+    found = f"columns {', '.join(map(str, table.columns))}"
+    if "participant_id" in table:
+        found, table["participant_id"] = "", table["participant_id"].str.strip()
+        named = table["participant_id"]
+        if n_without := int(named.isna().sum()):
+            found = f"no name in {n_without} rows"
+        elif twice := named[named.str.removeprefix("sub-").duplicated()].tolist():
+            found = f"more than one row of {', '.join(twice[:5])}"
+    if found:
         raise InputError(
             f"participants table {path}",
-            expected="a column participant_id that names each newborn once",
-            found=f"columns {', '.join(map(str, table.columns))}"
-            if "participant_id" not in table
-            else "newborns named twice",
+            expected="a column participant_id that names each newborn once, and tabs between "
+            "columns",
+            found=found,
             remedy="Correct the file.",
         )
     return table.rename(columns={"participant_id": "subject"})

@@ -63,7 +63,7 @@ def foreseen(project: Project) -> Iterator[tuple[str, str]]:
         if n < config.shortest:
             yield key, f"filters need {config.shortest} volumes, and there are {n}"
         table = recording_files(project, run).get("confounds") if asked else None
-        if table is not None and (rows := count_rows(table)) != n:
+        if table is not None and (rows := count_rows(table)) not in (None, n):
             yield key, f"{table.name} has {rows} rows, and there are {n} volumes"
 
 

@@ -515,8 +515,8 @@ def check_same_vertices(n_vertices: Mapping[str, int]) -> None:
     if error := _odd_runs(
         n_vertices,
         "vertices",
-        "The correlation is averaged over runs vertex by vertex: bring them to one mesh or take "
-        "the files out of the folder.",
+        "The correlation is averaged over runs vertex by vertex: bring them to one mesh (volumes: "
+        "name one mask for all, inputs.volume_mask) or take the files out of the folder.",
     ):
         raise error
 

@@ -50,6 +50,11 @@ def key_of(path: Path) -> str:
     return key or f"file_{hashlib.sha256(stem.encode()).hexdigest()[:8]}"
 
 
+def is_companion(path: Path) -> bool:
+    """Tell whether a file is what macOS puts beside another one on foreign drives (``._NAME``)."""
+    return path.name.startswith("._")
+
+
 def subject_of(key: str) -> str | None:
     """Subject that a run belongs to, where its name tells it the way BIDS does.
 

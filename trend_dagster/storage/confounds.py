@@ -2,8 +2,10 @@
 
 from __future__ import annotations
 
+import csv
 import re
-from collections.abc import Mapping
+from collections.abc import Iterator, Mapping
+from contextlib import contextmanager
 from fnmatch import fnmatchcase
 from pathlib import Path
 
@@ -11,6 +13,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from trend_dagster.errors import InputError
+from trend_dagster.storage.arrays import is_companion
 from trend_dagster.storage.runs import PROCESSING, BoldRun, entities_of, fits
 
 _ENCODING = "utf-8-sig"  # spreadsheets write a mark in front
@@ -46,7 +49,7 @@ def beside(run: BoldRun, endings: tuple[str, ...]) -> list[Path]:
     found = []
     for path in sorted(run.files[0].parent.glob("*.tsv")):
         ending = next((each for each in endings if path.name.endswith(each)), None)
-        if ending is not None:
+        if ending is not None and not is_companion(path):
             stem = path.name.removesuffix(ending)
             told = _own(entities_of(stem))
             if stem == run.key or (told and _of_recording(told, own)):
@@ -69,22 +72,43 @@ def _name_of(run: BoldRun) -> str:
     return "_".join(f"{name}-{value}" for name, value in _own(run.entities).items()) or run.key
 
 
+_TRUTH = {"true": 1.0, "false": 0.0}  # as pandas and R write it, of volumes to leave out
+_CANNOT_READ = (OSError, UnicodeDecodeError, csv.Error)
+_NO_TABS = re.compile(r"[,;\s]")  # in a lone name: another separator
+
+
+@contextmanager
+def _lines(path: Path) -> Iterator[Iterator[list[str]]]:
+    """Lines of a table that are not empty, cut at tabs; R writes names in quotes."""
+    with path.open(encoding=_ENCODING, newline="") as file:
+        cut = csv.reader(file, delimiter="\t", skipinitialspace=True)
+        lines = ([cell.strip() for cell in line] for line in cut)
+        yield (line for line in lines if line not in ([], [""]))
+
+
+def _names(lines: Iterator[list[str]]) -> list[str]:
+    """Names in the first line; none where there is none, or no tabs. Some end lines with a tab."""
+    names = next(lines, [])
+    while names and not names[-1]:
+        names.pop()
+    return [] if len(names) == 1 and _NO_TABS.search(names[0]) else names
+
+
 def columns_of(path: Path) -> list[str]:
     """Names of the columns of a table; none where it cannot be read, or is none."""
     try:
-        with path.open(encoding=_ENCODING) as file:
-            names = file.readline().rstrip("\r\n").split("\t")
-            return [] if len(names) == 1 and (not names[0] or "," in names[0]) else names
-    except (OSError, UnicodeDecodeError):  # said where its numbers are read
+        with _lines(path) as lines:
+            return _names(lines)
+    except _CANNOT_READ:  # said where its numbers are read
         return []
 
 
 def count_rows(path: Path) -> int | None:
-    """Rows of a table below its header; None where it cannot be read."""
+    """Rows of a table below its header; None where it is none, or cannot be read."""
     try:
-        with path.open(encoding=_ENCODING) as file:
-            return sum(1 for line in file if line.strip()) - 1
-    except (OSError, UnicodeDecodeError):  # said where its numbers are read
+        with _lines(path) as lines:
+            return sum(1 for _ in lines) if _names(lines) else None
+    except _CANNOT_READ:  # said where its numbers are read
         return None
 
 
@@ -132,7 +156,6 @@ def read_confounds(
     InputError
         If it cannot be read, lacks a column or a value, or has another length.
     """
-    import pandas as pd
 
     def bad(expected: str, found: str) -> InputError:
         return InputError(
@@ -144,21 +167,29 @@ def read_confounds(
         )
 
     try:
-        table = pd.read_csv(path, sep="\t", na_values="n/a", encoding=_ENCODING)
-    except (ValueError, OSError) as error:
+        with _lines(path) as lines:
+            header, rows = _names(lines), list(lines)
+    except _CANNOT_READ as error:
         raise bad("a table with tabs between its columns", " ".join(str(error).split())) from error
-    header = columns_of(path)
     if not header:
-        raise bad("a table with tabs between its columns", f"one column {table.columns[0]!r}")
+        with _lines(path) as lines:
+            found = next((f"one column {line[0]!r}" for line in lines), "nothing in it")
+        raise bad("a table with tabs between its columns", found)
     chosen_columns, missing = matching(columns, header)
     if twice := [name for name in chosen_columns if header.count(name) > 1]:
         raise bad("each column once", f"several {twice[0]}")
     if missing:
         raise bad(f"columns {', '.join(missing)}", f"others: {', '.join(shortened(header))}")
-    if len(table) != n_timepoints:
-        raise bad(f"{n_timepoints} rows, one per volume", str(len(table)))
-    numbers = table[chosen_columns].apply(pd.to_numeric, errors="coerce")
-    chosen = np.array(numbers, dtype=np.float64)
+    n = len(header)
+    # One cell more in each row is a name of the row, or a number in another column's place.
+    uneven = [i for i, row in enumerate(rows) if len(row) < n or any(row[n:])]
+    if uneven:
+        cells = f"{len(rows[uneven[0]])} in row {uneven[0] + 1}"
+        raise bad(f"{n} values in each row, one for each name in its first line", cells)
+    if len(rows) != n_timepoints:
+        raise bad(f"{n_timepoints} rows, one per volume", str(len(rows)))
+    places = [header.index(name) for name in chosen_columns]
+    chosen = np.array([[_number(row[place]) for place in places] for row in rows])
     for row in reversed(range(min(max(1, n_dropped), n_timepoints - 1))):
         chosen[row] = np.where(np.isnan(chosen[row]), chosen[row + 1], chosen[row])
     without = np.argwhere(~np.isfinite(chosen))
@@ -169,3 +200,11 @@ def read_confounds(
             f"{len(without)} without one, first {chosen_columns[column]} in row {row + 1}",
         )
     return chosen
+
+
+def _number(cell: str) -> float:
+    """A cell as a number; NaN where it is none."""
+    try:
+        return _TRUTH[cell.lower()] if cell.lower() in _TRUTH else float(cell)
+    except ValueError:
+        return float("nan")

@@ -17,7 +17,12 @@ import numpy as np
 from numpy.typing import NDArray
 
 from trend_dagster.errors import InputError
-from trend_dagster.storage.arrays import key_of, read_labels, read_signed_labels
+from trend_dagster.storage.arrays import (
+    is_companion,
+    key_of,
+    read_labels,
+    read_signed_labels,
+)
 from trend_dagster.storage.runs import (
     CORTEX,
     check_name,
@@ -45,11 +50,17 @@ LabelSource = Literal["npy", "gifti", "freesurfer", "cifti"]
 SOURCE_OF: Mapping[str, LabelSource] = {
     ".npy": "npy",
     ".label.gii": "gifti",
+    ".label.gii.gz": "gifti",
     ".annot": "freesurfer",
     ".dlabel.nii": "cifti",
     ".nii": "cifti",  # dense labels all the same, or else it is refused by what it holds
 }
 IN_PAIRS = frozenset({"gifti", "freesurfer"})
+
+_LIKE_LABELS = re.compile(
+    r"\.(npz|mat|mgh|mgz|nii|gii|dset|label|annot|dlabel|plabel)(\.(gz|bz2|xz|zip))?$",
+    re.IGNORECASE,
+)
 
 # How Workbench, FreeSurfer and parcellations made for them say that there is no label, once
 # everything but letters and digits is gone: "???", "lh.unknown", "MEDIAL.WALL".
@@ -134,6 +145,19 @@ def has_label_files(folder: Path) -> bool:
     return folder.is_dir() and any(_ending(path) for path in folder.iterdir())
 
 
+def unread_label_files(folder: Path) -> dict[str, str]:
+    """Files that look like labels and are in no format that is read, by name, with what to do."""
+    endings = ", ".join(ending for ending in SOURCE_OF if ending != ".nii")
+    return {
+        path.name: f"no label file that is read ({endings}): convert or rename it"
+        for path in (sorted(folder.iterdir()) if folder.is_dir() else ())
+        if _ending(path) is None
+        and _LIKE_LABELS.search(path.name)
+        and not is_companion(path)
+        and path.is_file()
+    }
+
+
 def find_label_files(folder: Path) -> dict[str, LabelFile]:
     """Find the label files of a folder.
 
@@ -169,7 +193,8 @@ def find_label_files(folder: Path) -> dict[str, LabelFile]:
         raise InputError(
             f"geodesic label folder {folder}",
             expected=f"at least one label file ({endings})",
-            found=f"{sum(1 for _ in folder.iterdir())} entries, none of them one",
+            found=f"{sum(1 for _ in folder.iterdir())} entries, none of them one"
+            + "".join(f": {name}" for name in list(unread_label_files(folder))[:1]),
             remedy="Put the files there, name another folder in trend.yaml (inputs), or name the "
             "mesh (inputs.surface): then they are cut from it.",
         )
@@ -204,6 +229,8 @@ def label_file_at(path: Path) -> LabelFile:
 
 
 def _ending(path: Path) -> str | None:
+    if is_companion(path):
+        return None
     return next((ending for ending in SOURCE_OF if path.name.endswith(ending)), None)
 
 
@@ -361,13 +388,18 @@ def read_atlas(file: LabelFile) -> tuple[NDArray[np.int64], list[str]]:
         told = told_by_labels(table.get(key, "") for key in present)
         networks = np.full(len(own), NO_LABEL, dtype=np.int64)
         for key in present:
-            name = table.get(key) or str(key)
+            name = _on_one_line(table.get(key) or "") or str(key)
             name = without_side(name, side) if told == side else name
             networks[own == key] = names.setdefault(name, len(names))
         found.append(networks)
     if not names:
         raise _bad(file.files[0], "at least one label", "none", "Name a file of networks.")
     return np.concatenate(found), list(names)
+
+
+def _on_one_line(name: str) -> str:
+    """A name without tabs, line breaks and control characters: it stands in tables and pages."""
+    return " ".join("".join(c if c.isprintable() else " " for c in name).split())
 
 
 def _only_map(file: LabelFile) -> tuple[_Map, ...]:
@@ -487,6 +519,16 @@ def _annot_maps(path: Path, side: Side) -> list[_Map]:
             colours, table, names = read_annot(path, orig_ids=True)
         except Exception as error:  # it raises this very class where there is no table
             raise ValueError(str(error)) from error
+        vertices = np.fromfile(path, ">i4", 1 + 2 * len(colours))[1::2]
+    # Each colour follows its vertex, which nibabel takes to be the next one.
+    if not np.array_equal(np.sort(vertices), np.arange(len(colours))):
+        raise _bad(
+            path,
+            f"a colour for each vertex from 0 to {len(colours) - 1}",
+            f"{len(np.unique(vertices))} vertices up to {vertices.max(initial=-1)}",
+            "Write it again for all vertices with FreeSurfer (mris_label2annot) or nibabel.",
+        )
+    colours = colours[np.argsort(vertices)]
     rows = np.arange(len(table))
     if len(names) != len(table):  # numbers that the table leaves out are rows of zeros
         rows = np.flatnonzero(table[:, :4].any(axis=1))
@@ -566,6 +608,8 @@ def _check_sides(path: Path, sides: Iterable[str]) -> None:
 
 
 def _integers(path: Path, values: NDArray[Any]) -> NDArray[np.int64]:
+    if not np.isfinite(values).all():
+        raise _bad(path, "whole numbers", "NaN or infinity", "Write 0 where there is no label.")
     whole = np.asarray(values).astype(np.int64)
     if not np.array_equal(whole, values):
         raise _bad(path, "whole numbers", "fractions", "Give labels, not a continuous map.")

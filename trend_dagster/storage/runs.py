@@ -10,6 +10,7 @@ from __future__ import annotations
 import gzip
 import json
 import re
+import warnings
 import zlib
 from collections.abc import Callable, Iterator, Mapping
 from contextlib import contextmanager, suppress
@@ -23,8 +24,8 @@ from numpy.typing import NDArray
 
 from trend_dagster.errors import InputError
 from trend_dagster.orientation import lies_wrong_way
-from trend_dagster.storage.arrays import key_of, read_bold
-from trend_dagster.storage.gifti import check_external, read_series
+from trend_dagster.storage.arrays import is_companion, key_of, read_bold
+from trend_dagster.storage.gifti import check_external, external_files, read_series
 from trend_dagster.storage.sides import (
     SIDES,
     check_side,
@@ -261,6 +262,7 @@ def find_runs(
     if not groups:
         raise _none_chosen(folder, seen, wanted)
     runs = [_one_run(key, several, left_out) for key, several in groups.items()]
+    _check_whole(runs)
     _check_alike(folder, runs, wanted)
     return {run.key: run for run in sorted(runs, key=lambda run: run.key)}
 
@@ -276,7 +278,16 @@ def unread_files(folder: Path) -> dict[str, str]:
         and _LIKE_BOLD.search(path.name)
         and not path.name.endswith((".json", ".tsv", ".txt", ".html", ".svg"))
         and path.is_file()
+        and not _is_data_of(path)
     }
+
+
+def _is_data_of(path: Path) -> bool:
+    """Whether a file holds the numbers of a GIFTI file beside it, as Workbench names them."""
+    header = path.with_suffix("")
+    with suppress(InputError):  # said where it is read
+        return header.suffix == ".gii" and path in external_files(header)
+    return False
 
 
 def _none_at_all(folder: Path) -> InputError:
@@ -336,6 +347,23 @@ def fits(value: str | None, wanted: tuple[str, ...]) -> bool:
     )
 
 
+def _check_whole(runs: list[BoldRun]) -> None:
+    """Refuse .npy files of a hemisphere each: the two would be two runs on half of the vertices."""
+    halves: dict[str, BoldRun] = {}
+    for run in runs:
+        side, rest = hemisphere_of(run.key)
+        if run.source != "npy" or side is None or re.search("left|right", run.key, re.IGNORECASE):
+            continue  # a task may be done with the left hand
+        if (other := halves.setdefault(rest, run)) is not run:
+            raise InputError(
+                f"BOLD files {other.name}, {run.name}",
+                expected="one .npy of both hemispheres: the vertices of the left mesh in the first "
+                "rows, then those of the right one",
+                found="one for each hemisphere",
+                remedy="Join them: numpy.save(path, numpy.concatenate([left, right])).",
+            )
+
+
 def _check_alike(folder: Path, runs: list[BoldRun], wanted: Mapping[str, tuple[str, ...]]) -> None:
     """Make sure that a folder with runs of several kinds is taken whole only where it is said."""
     for entity, kinds in ALIKE.items():
@@ -361,14 +389,15 @@ def _check_alike(folder: Path, runs: list[BoldRun], wanted: Mapping[str, tuple[s
 def _places(folder: Path) -> Iterator[Path]:
     below = [d for pattern in ("sub-*/func", "sub-*/ses-*/func") for d in folder.glob(pattern)]
     for place in (folder, *sorted(below)):
-        yield from sorted(place.glob("*"))
+        yield from (path for path in sorted(place.glob("*")) if not is_companion(path))
 
 
 def _candidates(folder: Path) -> Iterator[Path]:
     for path in _places(folder):
         if _ending(path) is None or _NOT_BOLD.search(_stem(path)):
             continue
-        if path.parent == folder or _stem(path).endswith("_bold"):
+        # A compressed CIFTI file is told so where it is read.
+        if path.parent == folder or _stem(path).removesuffix(".dtseries").endswith("_bold"):
             yield path
 
 
@@ -646,13 +675,13 @@ def _sidecar_time(run: BoldRun) -> float | None:
     times = set()
     for path in run.sidecars:
         try:
-            content = json.loads(path.read_text(encoding="utf-8"))
+            content = json.loads(path.read_text(encoding="utf-8-sig"))
             value = content.get("RepetitionTime") if isinstance(content, dict) else None
             if value is not None:
                 times.add(float(value))
         except (ValueError, TypeError, OSError) as error:
             raise _unreadable(path, "JSON with a RepetitionTime in seconds", error) from error
-    if len(times) > 1 or any(not time > 0 for time in times):
+    if len(times) > 1 or any(not 0 < time < float("inf") for time in times):
         raise InputError(
             f"sidecar of BOLD run {run.key}",
             expected="one RepetitionTime above 0",
@@ -681,16 +710,17 @@ def reading(path: Path, what: str) -> Iterator[None]:
     InputError
         In place of it.
     """
-    from nibabel.filebasedimages import ImageFileError
-    from nibabel.spatialimages import HeaderDataError
-
     try:
         yield
     except (OSError, EOFError, ValueError, TypeError, LookupError, AttributeError) as error:
         raise _unreadable(path, f"a complete {what}", error) from error
     except (MemoryError, OverflowError) as error:  # what its header claims
         raise _unreadable(path, f"a {what} that fits into memory", error) from error
-    except (zlib.error, ExpatError, ImageFileError, HeaderDataError) as error:
+    except (zlib.error, ExpatError) as error:
+        raise _unreadable(path, f"a complete {what}", error) from error
+    except Exception as error:
+        if not type(error).__module__.startswith("nibabel."):  # it has a class for each format
+            raise
         raise _unreadable(path, f"a complete {what}", error) from error
 
 
@@ -698,8 +728,13 @@ def load_image(path: Path, what: str) -> Any:
     """Open an image with nibabel; a damaged one is an InputError."""
     import nibabel as nib
 
-    with reading(path, what):
-        image = nib.load(path)
+    with reading(path, what), warnings.catch_warnings():
+        # nibabel reads on where a GIFTI file has fewer arrays than it says.
+        warnings.filterwarnings("error", "Actual # of data arrays")
+        try:
+            image = nib.load(path)
+        except UserWarning as error:
+            raise ValueError(str(error)) from error
     if ".gii" in path.suffixes:
         check_external(path, image)
     return image
@@ -732,7 +767,7 @@ def _read_pair(run: BoldRun, mesh: Mapping[Side, int]) -> RawRun:
             remedy="Check that both files are of the same run, and export it again.",
         )
     times = sorted({time for _, time in parts if time is not None})
-    if len(times) > 1:
+    if len(times) > 1 and not np.isclose(times[0], times[1], rtol=1e-4):  # rounded otherwise
         raise InputError(
             f"BOLD run {run.key}",
             expected="one repetition time in both hemispheres",
@@ -850,15 +885,10 @@ def cortex_models(axis: Any) -> list[tuple[Side, NDArray[np.intp], NDArray[np.in
 def load_cifti(path: Path, subject: str = "BOLD file") -> Any:
     """Open a CIFTI-2 file; CIFTI-1 is refused with the command that converts it."""
     import nibabel as nib
-    from nibabel.cifti2.cifti2 import Cifti2HeaderError
 
-    what = "CIFTI-2 file"
     try:
-        with reading(path, what):
-            try:
-                image = nib.load(path)
-            except Cifti2HeaderError as error:
-                raise ValueError(str(error)) from error
+        with reading(path, "CIFTI-2 file"):
+            image = nib.load(path)
     except InputError as error:
         if "'NoneType' object has no attribute 'items'" in error.found:  # nibabel's, of no table
             raise InputError(
@@ -884,8 +914,9 @@ def load_cifti(path: Path, subject: str = "BOLD file") -> Any:
 
 def _is_cifti1(path: Path) -> bool:
     """Look for CIFTI-1's XML in the first megabyte, where its header lies."""
-    with path.open("rb") as file:
+    with suppress(OSError), path.open("rb") as file:
         return re.search(rb'<CIFTI[^>]*Version="1(\.0)?"', file.read(1 << 20)) is not None
+    return False
 
 
 def _cifti1(path: Path, subject: str) -> InputError:
@@ -970,6 +1001,20 @@ def read_subcortex(path: Path) -> tuple[NDArray[np.float32], Subcortex] | None:
 
 def _read_nifti(path: Path, mask_path: Path | None) -> RawRun:
     image = load_image(path, "NIfTI file")
+    if ".dtseries" in path.name or len(image.shape) == 2:
+        raise _bad(
+            path,
+            "a 4-D volume",
+            f"shape {image.shape}: grayordinates, as CIFTI has them",
+            "Unzip it if it is compressed, and give it a name that ends with .dtseries.nii.",
+        )
+    if image.get_data_dtype().kind not in "fiu":
+        raise _bad(
+            path,
+            "floating point or integer numbers",
+            f"type {image.get_data_dtype()}",
+            "Give the magnitude alone, as numbers.",
+        )
     if len(image.shape) != 4:
         raise _bad(
             path, "a 4-D volume", f"shape {image.shape}", "Give the time series, not one volume."
@@ -990,16 +1035,18 @@ def _read_nifti(path: Path, mask_path: Path | None) -> RawRun:
         )
     mask_image = load_image(mask_path, "NIfTI mask")
     shape, affine = image.shape[:3], np.asarray(image.affine, dtype=np.float64)
-    if mask_image.shape != shape or not np.allclose(mask_image.affine, affine, atol=1e-3):
-        what = "shape" if mask_image.shape != shape else "affine"
+    # A series of one volume is a mask as well: (x, y, z, 1).
+    same_shape = mask_image.shape[:3] == shape and set(mask_image.shape[3:]) <= {1}
+    if not same_shape or not np.allclose(mask_image.affine, affine, atol=1e-3):
+        what = "affine" if same_shape else "shape"
         raise InputError(
             f"mask {mask_path}",
             expected=f"the {what} of {path.name}" + (f", {shape}" if what == "shape" else ""),
             found=f"{mask_image.shape}" if what == "shape" else "another one",
             remedy="Resample the mask to the BOLD (nilearn.image.resample_to_img).",
         )
-    with reading(mask_path, "NIfTI mask"):
-        values = np.asarray(mask_image.dataobj)
+    with _read_through(mask_path, mask_image, "NIfTI mask") as whole:
+        values = np.asarray(whole.dataobj).reshape(shape)
     inside = np.isfinite(values) & (values != 0)  # NaN is what many write outside
     voxels = np.flatnonzero(inside)
     if not len(voxels):
@@ -1010,11 +1057,11 @@ def _read_nifti(path: Path, mask_path: Path | None) -> RawRun:
             remedy="Name another mask (inputs.volume_mask in trend.yaml).",
         )
     signal = np.empty((len(voxels), image.shape[3]), dtype=np.float32)
-    with reading(path, "NIfTI file"):
-        # A compressed file is read through for each block: fewer, larger ones.
-        step = BLOCK_TIMEPOINTS if path.suffix == ".nii" else 4 * BLOCK_TIMEPOINTS
-        for start in range(0, signal.shape[1], step):
-            block = np.asarray(image.dataobj[..., start : start + step], dtype=np.float32)
+    with _read_through(path, image, "NIfTI file") as whole:
+        for start in range(0, signal.shape[1], BLOCK_TIMEPOINTS):
+            block = np.asarray(
+                whole.dataobj[..., start : start + BLOCK_TIMEPOINTS], dtype=np.float32
+            )
             signal[:, start : start + block.shape[3]] = block[inside]
         time = _nifti_time(image)
     space = VertexSpace("nifti", {}, volume_shape=shape, affine=affine, voxels=voxels)
@@ -1022,6 +1069,29 @@ def _read_nifti(path: Path, mask_path: Path | None) -> RawRun:
     if not np.array_equal(values[inside], np.round(values[inside])):
         notes = (f"mask {mask_path.name} holds fractions: all voxels other than 0 are inside",)
     return RawRun(signal, space, time, "nothing" if time is None else "header", notes)
+
+
+@contextmanager
+def _read_through(path: Path, image: Any, what: str) -> Iterator[Any]:
+    """A volume to be read from front to back, to the checksum at the end of a compressed file.
+
+    nibabel reads a compressed file anew for each part, and never so far that damage is noticed.
+
+    Raises
+    ------
+    InputError
+        If it is damaged.
+    """
+    from nibabel.fileholders import FileHolder
+
+    with reading(path, what):
+        if path.suffix != ".gz":
+            yield image
+            return
+        with gzip.open(path) as file:
+            yield type(image).from_file_map({"image": FileHolder(fileobj=file)})
+            while file.read(2**20):
+                pass
 
 
 def _nifti_time(image: Any) -> float | None:

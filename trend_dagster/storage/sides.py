@@ -30,8 +30,8 @@ MOSTLY = 0.9  # of an atlas' names carry the hemisphere, if its author wrote it 
 _IN_NAME = tuple(
     re.compile(pattern)
     for pattern in (
-        r"(?:^|[._-])(hemi-(?:[LRlr]|left|right))(?=[._-]|$)",
-        r"(?:^|[._])(lh|rh|L|R)(?=[._]|$)",
+        r"(?:^|[._-])(hemi-(?:[LRlr]|[lr]h|[LR]H|[Ll]eft|[Rr]ight))(?=[._-]|$)",
+        r"(?:^|[._])(lh|rh|LH|RH|L|R)(?=[._]|$)",
         r"(?:^|[._-])(left|right|Left|Right|LEFT|RIGHT)(?=[._-]|$)",
     )
 )

@@ -188,5 +188,6 @@ def check_same_space(told: Mapping[str, Mapping[str, Any] | None]) -> None:
                 expected=f"the same vertices or voxels as {first}",
                 found=f"other {', '.join(differ)} (brain models or mask)",
                 remedy="Bring all runs to one template with `wb_command "
-                "-cifti-create-dense-from-template` (or to one mask), or take the run out.",
+                "-cifti-create-dense-from-template` (volumes: name one mask for "
+                "all, inputs.volume_mask), or take the run out.",
             )

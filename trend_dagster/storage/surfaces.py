@@ -7,6 +7,7 @@ its place in the settings.
 
 from __future__ import annotations
 
+import warnings
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
@@ -223,13 +224,15 @@ def _check_sides(files: Sequence[Path], meshes: Sequence[_Hemisphere]) -> None:
         raise _twice(files, "inputs.surfaces")
     # In the head, left is where x is smaller; spheres and inflated ones lie about one origin.
     beyond = float(left.points[:, 0].mean() - right.points[:, 0].mean())
-    told = any(m.sides or hemisphere_of(p.name)[0] for p, m in zip(files, meshes, strict=True))
-    if not told and beyond > _APART:
+    if beyond > _APART:
+        told = any(m.sides or hemisphere_of(p.name)[0] for p, m in zip(files, meshes, strict=True))
         raise InputError(
             f"surface file {files[0]}",
             expected="the left hemisphere",
-            found=f"one that lies {beyond:.0f} mm to the right of the other",
-            remedy=remedy,
+            found=f"one that lies {beyond:.0f} mm to the right of the other"
+            + (", whatever name and header say" if told else ""),
+            remedy=f"{remedy} Where the files themselves are exchanged, rename them; where x grows "
+            "to the left in them, turn them (wb_command -surface-apply-affine).",
         )
 
 
@@ -357,13 +360,19 @@ def _mask_of(path: Path, n_vertices: int | None, side: Side | None) -> NDArray[n
             remedy="Convert it, for instance with wb_command -file-convert or mris_convert.",
         )
     with reading(path, "FreeSurfer label file"):
-        listed = np.atleast_1d(read_label(path))  # type: ignore[no-untyped-call]
-    if n_vertices is None or listed.max(initial=0) >= n_vertices:
+        with path.open(encoding="latin-1") as file:
+            n_listed = int(file.read().splitlines()[1])  # below the comment
+        with warnings.catch_warnings(action="ignore"):  # of none
+            listed = np.atleast_1d(read_label(path))  # type: ignore[no-untyped-call]
+        if len(listed) != n_listed:
+            raise ValueError(f"{len(listed)} vertices, where its second line says {n_listed}")
+    odd = listed.min() if listed.min(initial=0) < 0 else listed.max(initial=0)
+    if n_vertices is None or not 0 <= odd < n_vertices:
         raise InputError(
             f"cortex mask {path}",
             expected="a list of vertices of a hemisphere whose size the BOLD or inputs.surface "
             "tells" + ("" if n_vertices is None else f": {n_vertices} vertices"),
-            found="a size that nothing tells" if n_vertices is None else f"vertex {listed.max()}",
+            found="a size that nothing tells" if n_vertices is None else f"vertex {odd}",
             remedy="Give the mask of the mesh that the BOLD lies on, or one with a number for each "
             "vertex (.npy, .shape.gii).",
         )

@@ -10,13 +10,14 @@ import functools
 import operator
 from dataclasses import dataclass
 from pathlib import Path
-from typing import TYPE_CHECKING, Any, TypeVar
+from typing import TYPE_CHECKING, TypeVar
 
 import numpy as np
 from numpy.typing import NDArray
 
 from trend_dagster.errors import InputError
 from trend_dagster.storage.label_images import CIFTI_STRUCTURE
+from trend_dagster.storage.runs import load_image, reading
 from trend_dagster.storage.space import Side, VertexSpace
 
 if TYPE_CHECKING:
@@ -61,13 +62,13 @@ class Grayordinates:
     @property
     def n_mesh(self) -> int:
         """Vertices of both meshes, those without a grayordinate among them."""
-        return sum(int(self.brain_models.nvertices[name]) for name in CIFTI_STRUCTURE.values())
+        return sum(int(self.brain_models.nvertices.get(s, 0)) for s in CIFTI_STRUCTURE.values())
 
     @property
     def vertices(self) -> NDArray[np.intp]:
         """Vertex of each grayordinate, those of the right mesh counted after the left one's."""
         right = self.brain_models.name == CIFTI_STRUCTURE["R"]
-        n_left = int(self.brain_models.nvertices[CIFTI_STRUCTURE["L"]])
+        n_left = int(self.brain_models.nvertices.get(CIFTI_STRUCTURE["L"], 0))
         return np.asarray(self.brain_models.vertex + np.where(right, n_left, 0), dtype=np.intp)
 
     def on_mesh(self, keys: NDArray[Number], side: Side) -> NDArray[Number] | None:
@@ -135,22 +136,23 @@ def read_template(path: Path) -> Target:
     InputError
         If it is neither.
     """
-    import nibabel as nib
     from nibabel.cifti2.cifti2 import Cifti2Image
-    from nibabel.filebasedimages import ImageFileError
 
+    what = "CIFTI-2 file or NIfTI mask"
     try:
-        image: Any = nib.load(path)
-    except (ImageFileError, OSError, ValueError, EOFError) as error:
-        found = str(error) if path.is_file() else "no such file"
+        image = load_image(path, what)
+        shape = getattr(image, "shape", ())  # GIFTI has none
+        is_cifti = isinstance(image, Cifti2Image)
+        with reading(path, what):
+            mask = np.asarray(image.dataobj) > 0 if len(shape) == 3 else np.zeros(1, dtype=bool)
+    except InputError as error:
+        found = error.found if path.is_file() else "no such file"
         raise _not_a_template(path, found) from error
-    if isinstance(image, Cifti2Image):
+    if is_cifti:
         return _grayordinates(path, image)
-    if len(image.shape) == 3:
-        mask = np.asarray(image.dataobj) > 0
-        if mask.any():
-            return Voxels(np.asarray(image.affine, dtype=np.float64), mask)
-    raise _not_a_template(path, f"a {type(image).__name__} of shape {image.shape}")
+    if mask.any():
+        return Voxels(np.asarray(image.affine, dtype=np.float64), mask)
+    raise _not_a_template(path, f"a {type(image).__name__} of shape {shape}")
 
 
 def target_of(space: VertexSpace) -> Target | None:

@@ -26,6 +26,7 @@ from trend_dagster.delivery.individuals import (
     series_names,
     table_files,
     table_of,
+    without_row,
 )
 from trend_dagster.delivery.newborn_page import newborn_page
 from trend_dagster.orchestration.assets.inputs import bold, cortex
@@ -426,10 +427,11 @@ def individuals(task: Task, individual_networks: Available, individual_maps: Ava
     names = {version.partition[SUBJECT]: version.facts["names"] for version in individual_maps}
     newborns = [each for each in individual_networks if each.partition[SUBJECT] in names]
     table = individuals_table(newborns, names, _recordings(task.project), file)
-    left_out = association_notes(why_left_out(table, config))
+    notes = association_notes(why_left_out(table, config))
+    notes += without_row([each.partition[SUBJECT] for each in newborns], file)
     return Result(
         arrays=number_columns(table),
-        facts=individuals_facts(table) | ({"notes": left_out} if left_out else {}),
+        facts=individuals_facts(table) | ({"notes": notes} if notes else {}),
         tables={"newborns": newborns_markdown(table)},
         files=table_files(table) | association_files(table, config),
     )
