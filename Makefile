@@ -20,7 +20,7 @@ KILLS ?= 24
 CORES := $(shell n=$$(nproc 2>/dev/null || echo 2); [ $$n -gt 7 ] && n=7; echo $$n)
 WORKERS ?= $(shell echo $$(($(CORES) + 1)))
 PARALLEL = --numprocesses $(WORKERS) --dist loadgroup
-BENCHMARKS := sweep correlation train_step geodesic read_cifti individuals overhead scale start
+BENCHMARKS := sweep correlation train_step geodesic read_cifti individuals overhead scale page start
 REAL := $(if $(filter 642,$(VERTICES)),real,real-$(VERTICES))
 
 .DEFAULT_GOAL := help

@@ -10,9 +10,12 @@ from pathlib import Path
 
 import pytest
 
+from tests.browser import CHROMIUM
+
 pytestmark = pytest.mark.slow
 
 ROOT = Path(__file__).parents[1]
+REQUIRED = "TREND_REQUIRE_BROWSER"
 SMALL = {
     "benchmarks.sweep": "--vertices 200 --labels 4 --components 3 5 --sample 3 5",
     "benchmarks.correlation": "--vertices 300 --reference-vertices 100 --runs 2 --features 8",
@@ -21,6 +24,7 @@ SMALL = {
     "benchmarks.read_cifti": "--volumes 3",
     "benchmarks.start": "--repeats 1",
     "benchmarks.overhead": "--n-runs 3 --n-label-files 2",
+    "benchmarks.page": "--vertices 324 --seconds 1 --repeats 1",
     "benchmarks.scale": "--vertices 324 --runs 2 --timepoints 40",
     "benchmarks.individuals": "--seeds 801 --subjects 2 --quick --workers 1",
     "experiments.individuals": "transformer --seeds 1 --subjects 2 --n-epochs 1",
@@ -40,6 +44,8 @@ def test_none_is_forgotten():
 
 @pytest.mark.parametrize("module", SMALL)
 def test_it_ends_with_one_json_object(module):
+    if module == "benchmarks.page" and CHROMIUM is None and not os.environ.get(REQUIRED):
+        pytest.skip("no Chromium on this machine (Debian: apt-get install chromium)")
     kept = sorted((ROOT / "benchmarks" / "results").glob("*"))
     before = {path: path.read_bytes() for path in kept if path.is_file()}
     done = subprocess.run(
