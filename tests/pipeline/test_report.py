@@ -74,7 +74,7 @@ def test_every_chart_is_drawn(page):
         page.locator(".chart").count() == 3 + 3
     )  # surface, sizes, loss; heat maps of 1 n_clusters
     for chart in page.locator(".chart").all():
-        assert chart.locator("svg").count() > 0
+        assert chart.locator("svg, canvas").count() > 0
         with Image.open(io.BytesIO(chart.screenshot())) as image:
             assert len(image.convert("RGB").getcolors(1 << 24)) > 20
     assert page.locator("#sizes .point").count() == 14
@@ -89,7 +89,29 @@ def test_the_surface_shows_the_networks_and_turns(page):
         assert np.isfinite(hue_of(before)).mean() > 0.1, view
     page.focus("#mesh")
     page.keyboard.press("ArrowLeft")
+    before = changed(page, before)
+    box = page.locator("#mesh").bounding_box()
+    x, y = box["x"] + box["width"] / 2, box["y"] + box["height"] / 2
+    page.mouse.move(x, y)
+    page.mouse.down()
+    page.mouse.move(x + 90, y + 40, steps=3)
+    page.mouse.up()
+    before = changed(page, before)
+    page.mouse.wheel(0, -400)
     changed(page, before)
+
+
+def test_the_network_under_the_pointer_is_named(page):
+    page.click("[data-view=left-lateral]")
+    page.wait_for_timeout(1500)
+    box = page.locator("#mesh").bounding_box()
+    page.mouse.move(box["x"] + box["width"] / 2, box["y"] + box["height"] / 2)
+    name = page.locator("#mesh .hover")
+    assert name.is_visible()
+    shown = page.eval_on_selector("#sizes", "chart => chart.data[0].x")
+    assert name.text_content() in shown
+    page.mouse.move(box["x"] + 3, box["y"] + 3)
+    assert not name.is_visible()
 
 
 def test_another_cell_is_another_picture(page):

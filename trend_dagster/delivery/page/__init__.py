@@ -201,7 +201,7 @@ def render(report: Report) -> str:
     return render_page(
         "page.html",
         report=report,
-        script=Markup(_resource("page.js")),
+        script=Markup(_resource("surface.js") + _resource("page.js")),
         plotly=Markup(get_plotlyjs()),
         # Escaped so that no name from a file ends the script.
         data=htmlsafe_json_dumps(_data(report), allow_nan=False, separators=(",", ":")),

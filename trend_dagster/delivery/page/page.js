@@ -1,13 +1,8 @@
-"use strict";
 (() => {
   const data = JSON.parse(document.getElementById("data").textContent);
   const find = (id) => document.getElementById(id);
   const text = "#1d2126", soft = "#4a5159";
-  // One pixel drawn for each of the screen: Plotly draws four, which software takes seconds for.
-  const config = {
-    displaylogo: false, responsive: true, displayModeBar: false,
-    plotGlPixelRatio: Math.min(window.devicePixelRatio || 1, 2),
-  };
+  const config = { displaylogo: false, responsive: true, displayModeBar: false };
   const layout = (more) => ({
     font: { family: "system-ui, sans-serif", size: 13, color: text },
     paper_bgcolor: "rgba(0,0,0,0)", plot_bgcolor: "rgba(0,0,0,0)",
@@ -63,65 +58,32 @@
     "right-lateral": { eye: [1.2, 0, 0], up: [0, 0, 1], sides: [false, true] },
     "right-medial": { eye: [-1.2, 0, 0], up: [0, 0, 1], sides: [false, true] },
   };
-  const xyz = ([x, y, z]) => ({ x, y, z });
-  // Plotly draws one unit of a scene in perspective-free view about this share of its height tall.
-  const unit = 0.467;
-  const wide = (axis) => {
-    const all = parts.flatMap((part) => [...every(part.points, 3, axis)]);
-    const [low, high] = all.reduce(([a, b], v) => [Math.min(a, v), Math.max(b, v)], [1e9, -1e9]);
-    return { range: [low, high], size: high - low };
-  };
-  const filling = (name) => {
-    const { width, height } = find("mesh").getBoundingClientRect();
-    const [across, upward] = name === "both" ? [0, 1] : [1, 2];
-    const scale = Math.min((0.9 * height) / extent[upward].size, (0.9 * width) / extent[across].size);
-    const [x, y, z] = extent.map(({ size }) => (size * scale) / (unit * height));
-    return { x, y, z };
-  };
-  const camera = (view) => ({
-    eye: xyz(view.eye), up: xyz(view.up), projection: { type: "orthographic" },
-  });
-  const every = (array, step, from) => array.filter((_, i) => i % step === from);
   const parts = (data.surface || []).map((part) => ({
     ...part,
     points: numbers(part.points, Float32Array),
     groove: numbers(part.groove, Uint8Array),
     triangles: numbers(part.triangles, part.wide ? Uint32Array : Uint16Array),
   }));
-  const extent = [0, 1, 2].map(wide);
   const rgb = (colour) => `rgb(${colour.join(",")})`;
   const painted = (cell, part) => {
     const labels = numbers(cell.labels, Int16Array);
     const own = labels.subarray(part.vertices[0], part.vertices[0] + part.vertices[1]);
     const shade = (k, i) => {
       const light = 1 - part.groove[i] / 255; // sulci a little darker than gyri
-      return rgb((k < 0 ? [199, 199, 199] : cell.colours[k]).map((c) => Math.round(c * light)));
+      return (k < 0 ? [199, 199, 199] : cell.colours[k]).map((c) => Math.round(c * light));
     };
     return {
-      vertexcolor: Array.from(own, shade),
-      text: Array.from(own, (k) => (k < 0 ? "no signal" : cell.names[k])),
+      colours: Array.from(own, shade).flat(),
+      names: Array.from(own, (k) => (k < 0 ? "no signal" : cell.names[k])),
     };
   };
-  const mesh = (cell, part) => ({
-    type: "mesh3d", name: part.side, hoverinfo: "text", flatshading: false,
-    x: every(part.points, 3, 0), y: every(part.points, 3, 1), z: every(part.points, 3, 2),
-    i: every(part.triangles, 3, 0), j: every(part.triangles, 3, 1), k: every(part.triangles, 3, 2),
-    lighting: { ambient: 0.9, diffuse: 0.4, specular: 0.03, roughness: 0.9, fresnel: 0 },
-    lightposition: { x: 0, y: -200, z: 4000 },
-    ...painted(cell, part),
-  });
-  let view = "both";
+  const surface = picker ? surfaceView(find("mesh"), parts) : null;
   const look = (name) => {
-    view = name;
     for (const button of find("views").children) {
       button.setAttribute("aria-pressed", String(button.dataset.view === name));
     }
-    const { sides } = eyes[name];
-    Plotly.restyle("mesh", { visible: [sides[0]] }, [0]);
-    Plotly.restyle("mesh", { visible: [sides[1]] }, [1]);
-    Plotly.relayout("mesh", {
-      "scene.camera": camera(eyes[name]), "scene.aspectratio": filling(name),
-    });
+    const { eye, up, sides } = eyes[name];
+    surface.look(eye, up, sides);
   };
   const sizes = (cell) => {
     const counts = cell.names.map(() => 0);
@@ -139,53 +101,25 @@
     const cell = data.shown[index];
     picker.value = String(index);
     find("cell-said").textContent = cell.title;
-    parts.forEach((part, trace) => {
-      const { vertexcolor, text: words } = painted(cell, part);
-      Plotly.restyle("mesh", { vertexcolor: [vertexcolor], text: [words] }, [trace]);
-    });
+    if (surface) {
+      const both = parts.map((part) => painted(cell, part));
+      surface.paint(both.map(({ colours }) => colours), both.map(({ names }) => names));
+    }
     sizes(cell);
-  };
-  const turn = (event) => {
-    const steps = { ArrowLeft: [1, 0], ArrowRight: [-1, 0], ArrowUp: [0, 1], ArrowDown: [0, -1] };
-    const step = steps[event.key];
-    if (!step) return;
-    event.preventDefault();
-    const now = find("mesh")._fullLayout.scene._scene.getCamera().eye;
-    const far = Math.hypot(now.x, now.y, now.z);
-    const side = Math.atan2(now.y, now.x) + step[0] * 0.2;
-    const limit = Math.PI / 2 - 0.02;
-    const high = Math.max(-limit, Math.min(limit, Math.asin(now.z / far) + step[1] * 0.2));
-    const eye = [
-      far * Math.cos(high) * Math.cos(side), far * Math.cos(high) * Math.sin(side), far * Math.sin(high),
-    ];
-    Plotly.relayout("mesh", { "scene.camera": camera({ eye, up: [0, 0, 1] }) });
   };
   if (picker) {
     data.shown.forEach((cell, index) => picker.add(new Option(cell.title, index)));
     picker.addEventListener("change", () => show(Number(picker.value)));
-    const axis = (i) => ({ visible: false, showspikes: false, range: extent[i].range });
-    const probe = document.createElement("canvas");
-    if (probe.getContext("webgl2") || probe.getContext("webgl")) {
-      Plotly.newPlot("mesh", parts.map((part) => mesh(data.shown[0], part)), layout({
-        margin: { l: 0, r: 0, t: 0, b: 0 },
-        scene: {
-          xaxis: axis(0), yaxis: axis(1), zaxis: axis(2), dragmode: "orbit",
-          aspectmode: "manual", aspectratio: filling("both"), camera: camera(eyes.both),
-        },
-      }), config).then(() => {
-        find("mesh").addEventListener("keydown", turn);
-        find("views").addEventListener("click", (event) => {
-          if (event.target.dataset.view) look(event.target.dataset.view);
-        });
-        look(view);
-        show(0);
+    if (surface) {
+      find("views").addEventListener("click", (event) => {
+        if (event.target.dataset.view) look(event.target.dataset.view);
       });
+      look("both");
     } else {
       find("mesh").remove();
       find("mesh-caption").textContent = "This browser shows no 3-D graphics. The pictures above show the chosen parcellations from four sides.";
-      picker.addEventListener("change", () => sizes(data.shown[Number(picker.value)]));
-      sizes(data.shown[0]);
     }
+    show(0);
   }
 
   // Heat maps: a metric beside what it must be compared with, on one scale.
