@@ -58,13 +58,22 @@ inputs: {truth: planted_networks.npy}
 
 @pytest.hookimpl(tryfirst=True)  # before pytest-xdist looks at the groups
 def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
-    """Keep tests that share a fixture of their module on one worker, so that it is made once."""
+    """Keep tests that share a fixture of their module on one worker, so that it is made once.
+
+    Of the others slow ones come first, so that workers end at about the same time.
+    """
     for item in items:
         if item.get_closest_marker("xdist_group") is not None:
             continue
         fixtures = item._fixtureinfo.name2fixturedefs.values()  # type: ignore[attr-defined]
         if any(definitions[-1].scope == "module" for definitions in fixtures):
             item.add_marker(pytest.mark.xdist_group(item.path.name))
+
+    def late(item: pytest.Item) -> tuple[bool, bool]:
+        alone = item.get_closest_marker("xdist_group") is None
+        return alone, alone and item.get_closest_marker("slow") is None
+
+    items.sort(key=late)
 
 
 @event.listens_for(Engine, "connect")
