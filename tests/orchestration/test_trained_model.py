@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 from dataclasses import asdict
+from importlib import metadata
 from types import SimpleNamespace
 
 import numpy as np
@@ -68,7 +69,7 @@ def test_weights_and_card_are_part_of_the_version_and_are_delivered(finished):
         version.read("history_validation_loss").min()
     )
     assert sorted(card["trained_on"]["train"]) == sorted(version.facts["training_runs"])
-    assert card["libraries"]["torch"] == torch.__version__
+    assert card["libraries"]["torch"] == metadata.version("torch")
 
 
 def test_a_delivered_file_that_is_gone_comes_from_the_store_without_training(finished):

@@ -148,7 +148,8 @@ class Report:
     pages : bool
         Whether each newborn has a page of its own.
     not_associated : sequence of str
-        Associations of newborns that were asked for and not made, with the reason.
+        Associations of newborns that were asked for and not made, with the reason; newborns that
+        the participants table has no row of.
     provenance : sequence of mapping
         The outputs that it was made from.
     libraries : mapping of str to str
