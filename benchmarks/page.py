@@ -13,6 +13,8 @@ import argparse
 import shutil
 import tempfile
 import time
+from collections.abc import Iterator
+from contextlib import contextmanager
 from dataclasses import fields
 from pathlib import Path
 from typing import Any
@@ -24,11 +26,21 @@ from benchmarks.meshes import cortex
 from trend_dagster.delivery.page import Report, ShownCell, render
 
 N_NETWORKS = 14
-CHROMIUM = ("chromium", "chromium-browser", "google-chrome")
+CHROMIUM = next(
+    (p for n in ("chromium", "chromium-browser", "google-chrome") if (p := shutil.which(n))), None
+)
 
+# Counts the frames in which the surface was drawn.
 COUNT = """() => {
+  const kind = WebGL2RenderingContext.prototype, draw = kind.drawElements;
+  let drawn = false;
+  kind.drawElements = function (...given) { drawn = true; return draw.apply(this, given); };
   window.frames_drawn = 0;
-  const next = () => { window.frames_drawn += 1; requestAnimationFrame(next); };
+  const next = () => {
+    window.frames_drawn += drawn;
+    drawn = false;
+    requestAnimationFrame(next);
+  };
   requestAnimationFrame(next);
 }"""
 
@@ -51,6 +63,25 @@ def page(n_vertices: int) -> str:
     return render(Report(**empty | mappings | {"surface": surface, "shown": [cell]}))
 
 
+@contextmanager
+def launched(executable: str) -> Iterator[Any]:
+    """Start Chromium, drawing in software and asking nobody; end it afterwards."""
+    from playwright.sync_api import sync_playwright
+
+    with sync_playwright() as playwright:
+        chromium = playwright.chromium.launch(
+            executable_path=executable,
+            args=[
+                "--no-sandbox",
+                "--disable-background-networking",
+                "--use-angle=swiftshader",
+                "--enable-unsafe-swiftshader",
+            ],
+        )
+        yield chromium
+        chromium.close()
+
+
 def turn(path: Path, seconds: float, repeats: int) -> dict[str, float]:
     """Open a page and turn its surface.
 
@@ -68,16 +99,9 @@ def turn(path: Path, seconds: float, repeats: int) -> dict[str, float]:
     dict of str to float
         ``seconds_to_show`` and ``frames_per_second``.
     """
-    from playwright.sync_api import sync_playwright
-
-    browser = next((which for name in CHROMIUM if (which := shutil.which(name))), None)
-    if browser is None:
+    if CHROMIUM is None:
         raise SystemExit("no Chromium on this machine (Debian: apt-get install chromium)")
-    with sync_playwright() as playwright:
-        chromium = playwright.chromium.launch(
-            executable_path=browser,
-            args=["--no-sandbox", "--use-angle=swiftshader", "--enable-unsafe-swiftshader"],
-        )
+    with launched(CHROMIUM) as chromium:
         opened = chromium.new_page(viewport={"width": 1280, "height": 900})
         began = time.perf_counter()
         opened.goto(path.as_uri())
@@ -86,12 +110,11 @@ def turn(path: Path, seconds: float, repeats: int) -> dict[str, float]:
         shown = time.perf_counter() - began
         opened.evaluate(COUNT)
         rates = [_turn_once(opened, seconds) for _ in range(repeats)]
-        chromium.close()
     return {"seconds_to_show": shown, "frames_per_second": max(rates)}
 
 
 def _turn_once(opened: Any, seconds: float) -> float:
-    """Drag the surface to and fro, as a hand does; how many frames the browser drew a second."""
+    """Drag the surface to and fro, as a hand does; in how many frames a second it is drawn."""
     mesh = opened.locator("#mesh")
     mesh.scroll_into_view_if_needed()
     before, box = mesh.screenshot(), mesh.bounding_box()

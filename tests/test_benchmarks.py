@@ -10,12 +10,11 @@ from pathlib import Path
 
 import pytest
 
-from tests.browser import CHROMIUM
+from tests.browser import chromium_or_skip
 
 pytestmark = pytest.mark.slow
 
 ROOT = Path(__file__).parents[1]
-REQUIRED = "TREND_REQUIRE_BROWSER"
 SMALL = {
     "benchmarks.sweep": "--vertices 200 --labels 4 --components 3 5 --sample 3 5",
     "benchmarks.correlation": "--vertices 300 --reference-vertices 100 --runs 2 --features 8",
@@ -44,8 +43,8 @@ def test_none_is_forgotten():
 
 @pytest.mark.parametrize("module", SMALL)
 def test_it_ends_with_one_json_object(module):
-    if module == "benchmarks.page" and CHROMIUM is None and not os.environ.get(REQUIRED):
-        pytest.skip("no Chromium on this machine (Debian: apt-get install chromium)")
+    if module == "benchmarks.page":
+        chromium_or_skip()
     kept = sorted((ROOT / "benchmarks" / "results").glob("*"))
     before = {path: path.read_bytes() for path in kept if path.is_file()}
     done = subprocess.run(

@@ -1,6 +1,6 @@
 "use strict";
-// A surface that turns. Of 64,984 vertices Plotly draws three frames a second where there is no
-// graphics card; this draws thirty (python -m benchmarks.page).
+// A surface that turns. Plotly turns fine meshes haltingly where there is no graphics card; this
+// does so fluently (python -m benchmarks.page).
 
 // host: the element to draw in. parts: for each hemisphere its points (x, y, z in mm), triangles,
 // and how dark each vertex is, from 0 to 255. Returns null where the browser has no WebGL.
