@@ -20,6 +20,7 @@ from trend_dagster.project.recordings import (
     weights_of,
 )
 from trend_dagster.project.settings import Settings
+from trend_dagster.science.bold import same_recordings
 from trend_dagster.science.method import prepare_run
 from trend_dagster.storage.stores import Recipe
 
@@ -254,6 +255,34 @@ def test_copies_are_found_whole_or_by_hemisphere(folder, rng):
     ]
     with pytest.raises(CohortError, match="BOLD runs d, f, e: expected a recording of its own"):
         check_recordings(opened, "abcdef")
+
+
+def test_runs_are_compared_once_until_one_of_them_changes(folder, rng, monkeypatch):
+    for name in "ab":
+        store(folder, name, rng.standard_normal((N, 50)))
+    compared = []
+
+    def counted(series):
+        compared.append(set(series))
+        return same_recordings(series)
+
+    monkeypatch.setattr(recordings, "same_recordings", counted)
+    assert copies(project(folder), "ab") == copies(project(folder), "ab") == []
+    assert compared == [{"a", "b"}] * 2  # once for each hemisphere
+
+    store(folder, "b", project(folder).store.latest("bold", {"bold_run": "a"}).read("bold"))
+    for _ in range(2):
+        assert copies(project(folder), "ab") == [("a", "b", "are the same")]
+    assert len(compared) == 4
+
+    # What remembers may be anything, or gone.
+    memory = folder / "store" / ".copies.json"
+    for content in ("", "[]", '{"of": 3}'):
+        memory.write_text(content)
+        assert copies(project(folder), "ab") == [("a", "b", "are the same")]
+    memory.unlink()
+    memory.mkdir()
+    assert copies(project(folder), "ab") == [("a", "b", "are the same")]
 
 
 def test_runs_weigh_by_what_is_left_of_them(folder, rng):

@@ -7,6 +7,7 @@ runs are recordings of their own. What does not: reading formats (``storage``), 
 
 from __future__ import annotations
 
+import json
 from collections.abc import Callable, Mapping, Sequence
 from contextlib import suppress
 from dataclasses import dataclass, replace
@@ -17,6 +18,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from trend_dagster.errors import CohortError, InputError, SettingsError, StoreError
+from trend_dagster.files import replace_file
 from trend_dagster.project.folder import BOLD_RUN, Project
 from trend_dagster.project.fsaverage import FSAVERAGE, load_fsaverage
 from trend_dagster.project.mesh import (
@@ -30,6 +32,7 @@ from trend_dagster.project.mesh import (
 )
 from trend_dagster.project.settings import nearest
 from trend_dagster.science.bold import (
+    SAME,
     BoldConfig,
     check_filters,
     same_recordings,
@@ -51,6 +54,7 @@ from trend_dagster.storage.confounds import (
     read_confounds,
     shortened,
 )
+from trend_dagster.storage.provenance import digest_of
 from trend_dagster.storage.runs import BoldRun, Header, RawRun, read_run, read_subcortex
 from trend_dagster.storage.sides import SIDES, WORD
 from trend_dagster.storage.space import Subcortex
@@ -602,6 +606,22 @@ def copies(project: Project, runs: Sequence[str]) -> list[tuple[str, str, str]]:
         Two keys, and what of them is the same.
     """
     found = _stored(project, runs)
+    # All pairs of a thousand runs take seconds, and every look at the project asks.
+    versions = {key: version.path.name for key, version in found.items()}
+    of = digest_of([COMPARED_ROWS, SAME, versions])
+    memory = project.folder / "store" / ".copies.json"  # may be deleted, or not be writable
+    with suppress(OSError, ValueError, TypeError, LookupError):
+        known = json.loads(memory.read_bytes())
+        if known["of"] == of:
+            return [(str(first), str(second), str(what)) for first, second, what in known["pairs"]]
+    pairs = _compared(found)
+    if memory.parent.is_dir():  # asking makes no store
+        with suppress(OSError):
+            replace_file(memory, json.dumps({"of": of, "pairs": pairs}).encode())
+    return pairs
+
+
+def _compared(found: Mapping[str, Version]) -> list[tuple[str, str, str]]:
     masks = {key: version.read("vertex_mask") for key, version in found.items()}
     if len(masks) < 2 or len({len(mask) for mask in masks.values()}) > 1:
         return []
