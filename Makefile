@@ -6,7 +6,7 @@
 #   make real       the same graph on one real person's BOLD   (VERTICES=642, 2562 or 10242)
 #   make dev        the Dagster UI of a project on 127.0.0.1   (PROJECT=demo, PORT=3000)
 #   make check      formatting, lint, types, the import contract, the docs
-#   make docs       the documentation as pages that work offline: site/README.html
+#   make docs       the documentation as pages that work offline: site/index.html
 #   make bench      every benchmark
 
 PYTHON ?= python3

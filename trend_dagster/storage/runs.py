@@ -303,7 +303,7 @@ def _none_at_all(folder: Path) -> InputError:
     return InputError(
         f"BOLD folder {folder}",
         expected=f"at least one run ({', '.join(SOURCE_OF)})",
-        found=f"{len(entries)} entries, none of them one" + (f": {shown}" if shown else ""),
+        found=f"{len(entries)} entries, none of them one: {shown}" if entries else "nothing in it",
         remedy=remedy,
     )
 
