@@ -115,15 +115,6 @@ def _plausible(project: Project, version: Version) -> Iterator[str]:
     yield from (f"is doubtful: {doubt}" for doubt in doubts(version.asset, version.facts))
 
 
-def _of_its_own(project: Project, version: Version) -> Iterator[str]:
-    """No recording is there under two keys."""
-    keys = [partition[BOLD_RUN] for partition in project.store.stored("bold", (BOLD_RUN,))]
-    own = version.partition[BOLD_RUN]
-    if own == min(keys):  # all pairs are looked at once
-        for first, second, what in copies(project, keys):
-            yield f"and others: {first} and {second} {what}. Take one of them out"
-
-
 def _not_collapsed(project: Project, version: Version) -> Iterator[str]:
     """The embeddings tell vertices apart: they are not all but one direction."""
     correlation, rank = version.facts["mean_correlation"], version.facts["effective_rank"]
@@ -218,7 +209,6 @@ QUESTIONS: dict[str, dict[str, Find]] = {
         "usable": _not_excluded,
         "finite": _finite,
         "plausible": _plausible,
-        "of_its_own": _of_its_own,
     },
     "cortex": {"plausible": _plausible},
     "trained_model": {"finite": _finite_weights},
@@ -260,7 +250,6 @@ CHECKS = dg.define_asset_job(
 ADVISE = {
     _not_excluded,
     _plausible,
-    _of_its_own,
     _not_collapsed,
     _alive,
     _complete,
@@ -277,7 +266,7 @@ def build_checks() -> list[dg.AssetChecksDefinition]:
         for name, find in questions.items()
     ]
     checks += [_files_there(ASSETS[name]) for name in ("bold", "geodesic_labels")]
-    return [*checks, _up_to_date()]
+    return [*checks, _of_its_own(), _up_to_date()]
 
 
 def _check(asset: StoredAsset, name: str, find: Find) -> dg.AssetChecksDefinition:
@@ -373,6 +362,29 @@ def files_there_now(project: Project, name: str) -> dg.AssetCheckEvaluation:
     """The check `files_there`, asked outside of a check's run."""
     found = _are_files_there(project, ASSETS[name])
     return evaluation(found._replace(asset_key=asset_key(name), check_name="files_there"))
+
+
+def _of_its_own() -> dg.AssetChecksDefinition:
+    @dg.asset_check(
+        asset=asset_key("bold"),
+        name="of_its_own",
+        required_resource_keys={"project"},
+        description="No recording is there under two keys.",
+    )
+    def check(context: AssetCheckExecutionContext) -> dg.AssetCheckResult:
+        return _are_their_own(context.resources.project.open())
+
+    return check
+
+
+def _are_their_own(project: Project) -> dg.AssetCheckResult:
+    """Asked once of all runs, and not of each: every pair of them is looked at."""
+    keys = [partition[BOLD_RUN] for partition in project.store.stored("bold", (BOLD_RUN,))]
+    return _result(
+        [f"{first} and {second} {what}" for first, second, what in copies(project, keys)],
+        {"outputs_checked": len(keys)},
+        "Take all but one of each out.",
+    )
 
 
 def _files_there(asset: StoredAsset) -> dg.AssetChecksDefinition:

@@ -530,10 +530,11 @@ class Store:
             The new current version.
         """
         schema = SCHEMA[draft.asset]
+        written = {path.name for path in draft.path.iterdir()}
         missing = [
             name
             for name, spec in schema.items()
-            if name != ANY_ARRAYS and name not in draft.group and not spec.optional
+            if name != ANY_ARRAYS and name not in written and not spec.optional
         ]
         if missing and excluded is None:
             subject, found = describe(draft.asset, partition), f"none named {', '.join(missing)}"
@@ -543,7 +544,7 @@ class Store:
             draft.asset, dict(partition), folder / draft.path.name.removeprefix(".partial-")
         )
         try:
-            draft.group.attrs.update(
+            draft.group.update_attributes(  # at once, where attrs.update writes one by one
                 {
                     "store_format": STORE_FORMAT,
                     "asset": draft.asset,
