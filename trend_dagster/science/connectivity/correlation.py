@@ -8,11 +8,11 @@ in memory, and at the speed of the machine's matrix product.
 
 from __future__ import annotations
 
-from collections.abc import Callable, Container, Sequence
+from collections.abc import Callable, Container, Iterator, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from contextlib import nullcontext
 from dataclasses import dataclass, field
-from functools import partial
+from functools import cached_property, partial
 from threading import Lock
 from typing import Any
 
@@ -145,8 +145,42 @@ def _standardize_rows(rows: FloatArray) -> BoolArray:
 # --- The pass over tiles ---------------------------------------------------------------------
 
 
-Stack = list[tuple[Any, float]]
-"""Standardised features of some runs with their weights; torch tensors on a device."""
+@dataclass(frozen=True, eq=False)
+class _Stack:
+    """Some runs, of which the vertices without signal in any of them are left out.
+
+    Parameters
+    ----------
+    alive : ndarray of bool of shape (n_vertices,)
+        Vertices with signal in one of the runs.
+    parts : list of tuple
+        Standardised features of those vertices, torch tensors on a device, with their weights.
+    """
+
+    alive: BoolArray
+    parts: list[tuple[Any, float]]
+
+    @cached_property
+    def _places(self) -> NDArray[np.int64]:
+        return np.concatenate([[0], np.cumsum(self.alive)])
+
+    def products(self, rows: slice, columns: slice) -> Iterator[tuple[FloatArray, float]]:
+        """Products of the features of some vertices with others, and their weights."""
+        one, other = (slice(*self._places[[s.start, s.stop]]) for s in (rows, columns))
+        there = self.alive[rows], self.alive[columns]
+        for features, weight in self.parts:
+            product = features[one] @ features[other].T
+            product = product if isinstance(product, np.ndarray) else product.cpu().numpy()
+            yield _laid_out(product, *there), weight
+
+
+def _laid_out(product: FloatArray, rows: BoolArray, columns: BoolArray) -> FloatArray:
+    """Put rows and columns of zeros where there is no signal."""
+    if rows.all() and columns.all():
+        return product
+    whole = np.zeros((len(rows), len(columns)), dtype=product.dtype)
+    whole[np.ix_(rows, columns)] = product
+    return whole
 
 
 def check_weights(weights: Sequence[float] | None, n_runs: int) -> None:
@@ -202,12 +236,14 @@ class _Job:
         pool: ThreadPoolExecutor,
         n_threads: int,
     ) -> None:
-        # Half of the budget holds features, the other half sums of tiles.
-        half = self.config.memory_budget_gib * _GIB / 2
-        stacks = _parts(range(len(self.runs)), max(1, int(half // self.run_bytes)))
-        fits = self.run_bytes * len(self.runs) <= half
+        budget = self.config.memory_budget_gib * _GIB
+        tile_bytes = 16 * self.config.tile**2  # a product, its sum in double precision, its mean
+        # A quarter each for what is read, for what it is copied into, and half for sums of tiles;
+        # or, if they fit, for all features beside the quarter of what is read.
+        stacks = _parts(range(len(self.runs)), max(1, int(budget / 4 // self.run_bytes)))
+        fits = self.run_bytes * len(self.runs) + n_threads * tile_bytes <= 3 / 4 * budget
         held = [self._load(members, pool) for members in stacks] if fits else []
-        at_once = max(int(half / (16 * self.config.tile**2)), n_threads)
+        at_once = max(int(budget / 2 / tile_bytes), n_threads)
         for batch in _parts(tiles, at_once):
             sums: dict[Tile, FloatArray] = {}
             for stack in [] if held else (self._load(members, pool) for members in stacks):
@@ -229,18 +265,26 @@ class _Job:
 
         list(pool.map(unless_failed, tiles))
 
-    def _load(self, members: Sequence[int], pool: ThreadPoolExecutor) -> Stack:
+    def _load(self, members: Sequence[int], pool: ThreadPoolExecutor) -> _Stack:
         parts = list(pool.map(self._standardized, members))
+        alive = np.asarray(self.masks[members].any(axis=0))
         weights = [1.0 if self.weights is None else self.weights[run] for run in members]
         if self.config.average == "arithmetic":
             # Side by side, the runs' products add up within one matrix product.
-            parts, weights = [np.concatenate(parts, axis=1) if parts[1:] else parts[0]], [1.0]
+            together = np.empty((alive.sum(), sum(part.shape[1] for part in parts)), np.float32)
+            begin = 0
+            for part in parts:
+                together[:, begin : begin + part.shape[1]] = part[alive]
+                begin += part.shape[1]
+            parts, weights = [together], [1.0]
+        elif not alive.all():
+            parts = [part[alive] for part in parts]
         if self.place is None:
-            return list(zip(parts, weights, strict=True))
+            return _Stack(alive, list(zip(parts, weights, strict=True)))
         import torch
 
         placed = [torch.from_numpy(part).to(self.place) for part in parts]
-        return list(zip(placed, weights, strict=True))
+        return _Stack(alive, list(zip(placed, weights, strict=True)))
 
     def _standardized(self, run: int) -> FloatArray:
         features, mask = read_run(self.runs[run])
@@ -250,7 +294,7 @@ class _Job:
             rows *= np.float32(np.sqrt(self.weights[run]))  # the product then has the weight
         return rows
 
-    def _add(self, sums: dict[Tile, FloatArray], stacks: Sequence[Stack], tile: Tile) -> None:
+    def _add(self, sums: dict[Tile, FloatArray], stacks: Sequence[_Stack], tile: Tile) -> None:
         for stack in stacks:
             product = self._product(tile, stack)
             if tile in sums:
@@ -258,20 +302,21 @@ class _Job:
                 product = np.add(sums[tile], product, dtype=np.float64)
             sums[tile] = product
 
-    def _product(self, tile: Tile, stack: Stack) -> FloatArray:
-        rows, columns = self._slices(tile)
+    def _product(self, tile: Tile, stack: _Stack) -> FloatArray:
+        products = stack.products(*self._slices(tile))
         if self.config.average == "arithmetic":
-            return _gram(stack[0][0], rows, columns)
-        products = (w * _fisher_z(_gram(Z, rows, columns)) for Z, w in stack)
-        total = next(products)
-        for product in products:
+            ((product, _),) = products
+            return product
+        weighted = (weight * _fisher_z(product) for product, weight in products)
+        total = next(weighted)
+        for product in weighted:
             total += product
         return total
 
     def _finish(
         self,
         sums: dict[Tile, FloatArray],
-        stacks: Sequence[Stack],
+        stacks: Sequence[_Stack],
         out: Any,
         on_tile: Callable[[Tile], None] | None,
         tile: Tile,
@@ -340,12 +385,6 @@ def read_run(run: Run | Callable[[], Run]) -> Run:
     """Read a run, if it is not there yet."""
     features, mask = run() if callable(run) else run
     return np.asarray(features), np.asarray(mask, dtype=bool)
-
-
-def _gram(Z: Any, rows: slice, columns: slice) -> FloatArray:
-    """Multiply rows of an array or tensor with others of them; return an array."""
-    product = Z[rows] @ Z[columns].T
-    return product if isinstance(product, np.ndarray) else product.cpu().numpy()
 
 
 def _fisher_z(r: FloatArray) -> FloatArray:

@@ -142,10 +142,10 @@ class RunCorrelation:
             yield standardize(features, mask)
 
     def _stacks(self) -> Iterator[FloatArray]:
-        """Features side by side, as many runs as fit into half of the memory; their Gram is G."""
+        """Features side by side, as many runs as fit into a quarter of the memory; their Gram is G."""
         held: list[FloatArray] = []
         for (rows, _), share in zip(self._standardized(), self._shares, strict=True):
-            budget = self.config.memory_budget_gib * 2**30 / 2
+            budget = self.config.memory_budget_gib * 2**30 / 4
             if held and sum(part.nbytes for part in held) + rows.nbytes > budget:
                 full, held = _side_by_side(held), []  # not both at once while one is used
                 yield full
@@ -298,7 +298,7 @@ class _Work:
             np.fill_diagonal(block, self.source.mask[vertices])
         else:
             kernel = self.kernels[number][:, some]
-            width = max(int(self.source.config.memory_budget_gib * 2**30 / 16 / len(block)), 1)
+            width = max(int(self.source.config.memory_budget_gib * 2**30 / 32 / len(block)), 1)
             for start in range(0, len(some), width):
                 part = slice(start, start + width)
                 left = -(kernel @ self.source._excess[:, part])

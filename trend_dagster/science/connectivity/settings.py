@@ -56,7 +56,7 @@ class CorrelationConfig(Section):
     """'equal': each run counts once. 'frames': as many times as volumes were kept of it, where
     censoring leaves little of some runs.
     """
-    memory_budget_gib: float = Field(2.0, gt=0, json_schema_extra=NO_IDENTITY)
+    memory_budget_gib: float = Field(4.0, gt=0, json_schema_extra=NO_IDENTITY)
     """Memory to work in, apart from the output. Less memory means that embeddings are read more
     than once.
     """

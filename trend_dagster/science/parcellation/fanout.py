@@ -88,11 +88,12 @@ def blocks_memory(block_sizes: IntArray, n_vertices: int, config: CorrelationCon
     Returns
     -------
     int
-        Imports, the blocks, what correlations are allowed to work in, and the smoothing.
+        Imports, the blocks, what is at work beside them (half of what correlations are allowed),
+        and the smoothing.
     """
     blocks = 4 * int((block_sizes.astype(np.int64) ** 2).sum())
     kernels = int(3 * 12 * _REACHED * n_vertices**2)
-    return _IMPORTS + blocks + int(config.memory_budget_gib * 2**30) + kernels
+    return _IMPORTS + blocks + int(config.memory_budget_gib * 2**30 / 2) + kernels
 
 
 def count_workers(
