@@ -3,8 +3,10 @@
 from __future__ import annotations
 
 import numpy as np
+import pytest
 import scipy.sparse as sp
 
+from trend_dagster.science import sparse
 from trend_dagster.science.sparse import times
 
 
@@ -13,6 +15,27 @@ def test_compiled_products_are_those_of_scipy(rng: np.random.Generator) -> None:
     for n_rows, dtype in ((300, np.float32), (120, np.float64)):
         near = sp.random_array((n_rows, 300), density=0.05, format="csr", dtype=dtype, rng=rng)
         near.data += 0.1
-        for values in (series, series[:, :1], series.T.copy().T, series[:, ::2]):
+        widths = [series[:, :n] for n in (0, 1, 7, 8, 9, 16, 23, 24, 31, 32, 33)]
+        for values in (series, *widths, series.T.copy().T, series[:, ::2], series.astype(float)):
             expected = near.astype(np.float64) @ values.astype(np.float64)
             np.testing.assert_allclose(times(near, values), expected, atol=1e-5)
+
+
+def test_rows_made_side_by_side_are_those_made_one_after_the_other(rng, monkeypatch) -> None:
+    near = sp.random_array((3000, 900), density=0.02, format="csr", dtype=np.float32, rng=rng)
+    near = sp.csr_array(sp.vstack([near[:100], sp.csr_array((500, 900)), near[100:]]))
+    for n_columns in (5, 40):
+        values = rng.normal(size=(900, n_columns)).astype(np.float32)
+        expected = times(near, values)
+        with monkeypatch.context() as patched:
+            patched.setattr(sparse, "_WORTH_A_THREAD", 10**5)
+            patched.setattr(sparse, "usable_cores", lambda: 3)
+            np.testing.assert_array_equal(times(near, values), expected)
+
+
+def test_matrices_that_do_not_fit_are_refused(rng) -> None:
+    near = sp.random_array((30, 30), density=0.1, format="csr", rng=rng)
+    with pytest.raises(ValueError, match="csr of"):
+        times(near, np.ones((31, 2)))
+    with pytest.raises(ValueError, match="csc of"):
+        times(near.tocsc(), np.ones((30, 2)))

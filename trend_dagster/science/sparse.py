@@ -2,15 +2,23 @@
 
 from __future__ import annotations
 
+from concurrent.futures import ThreadPoolExecutor
+
 import numpy as np
 import scipy  # loads a part of its own when it is first asked for
 from numpy.typing import NDArray
+
+from trend_dagster.science.cores import usable_cores
+
+_WORTH_A_THREAD = 10**7
+"""Multiplications that take some milliseconds, against a tenth of one to start a thread."""
 
 
 def times(near: scipy.sparse.csr_array, values: NDArray[np.floating]) -> NDArray[np.float32]:
     """Multiply a matrix of what is near what with values of vertices.
 
-    SciPy's product would keep Python's lock, and what works side by side would wait.
+    SciPy's product would keep Python's lock, and what works side by side would wait. Of a large
+    product each core makes some rows.
 
     Parameters
     ----------
@@ -24,13 +32,30 @@ def times(near: scipy.sparse.csr_array, values: NDArray[np.floating]) -> NDArray
     ndarray of shape (n_rows, n_columns)
         Added up in single precision.
     """
-    from trend_dagster.science._sparse import times_dense  # numba loads slowly
+    from trend_dagster.science import _sparse  # numba loads slowly
 
     if near.format != "csr" or near.shape[1] != len(values):
         raise ValueError(f"{near.format} of {near.shape} times {len(values)} rows")
 
-    product = np.zeros((near.shape[0], values.shape[1]), dtype=np.float32)
-    dense = np.ascontiguousarray(values, dtype=np.float32)
+    n_columns = values.shape[1]
+    narrow = n_columns <= _sparse.LANES * _sparse.MOST_VECTORS
+    multiply = _sparse.times_narrow if narrow else _sparse.times_dense
+    n_vectors = max(-(-n_columns // _sparse.LANES), 1)
+    width = n_vectors * _sparse.LANES if narrow else n_columns
+    dense = np.zeros((len(values), width), dtype=np.float32)
+    dense[:, :n_columns] = values
+    product = np.zeros((near.shape[0], width), dtype=np.float32)
     weights = near.data.astype(np.float32, copy=False)
-    times_dense(near.indptr, near.indices, weights, dense, product)
-    return product
+
+    def rows(start: int, stop: int) -> None:
+        multiply(near.indptr[start : stop + 1], near.indices, weights, dense, product[start:stop])
+
+    n_parts = min(usable_cores(), 1 + near.nnz * width // _WORTH_A_THREAD)
+    if n_parts == 1:
+        rows(0, near.shape[0])
+    else:  # of as many entries each
+        ends = np.searchsorted(near.indptr, np.linspace(0, near.nnz, 4 * n_parts + 1)).tolist()
+        ends[0], ends[-1] = 0, near.shape[0]
+        with ThreadPoolExecutor(n_parts) as pool:
+            list(pool.map(rows, ends[:-1], ends[1:]))
+    return product[:, :n_columns].copy() if width > n_columns else product

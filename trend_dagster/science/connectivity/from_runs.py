@@ -142,7 +142,7 @@ class RunCorrelation:
             yield standardize(features, mask)
 
     def _stacks(self) -> Iterator[FloatArray]:
-        """Features side by side, as many runs as fit into a quarter of the memory; their Gram is G."""
+        """Features side by side, as many runs as a quarter of the memory holds; their Gram is G."""
         held: list[FloatArray] = []
         for (rows, _), share in zip(self._standardized(), self._shares, strict=True):
             budget = self.config.memory_budget_gib * 2**30 / 4
@@ -267,14 +267,7 @@ class _Work:
         """Smooth features, for the vertices of one block."""
         if self.smoothing is None:
             return stack[self.members[number]]
-        kernel = self.kernels[number]
-        out = np.empty((kernel.shape[0], stack.shape[1]), dtype=np.float32)
-
-        def rows(start: int) -> None:
-            out[start : start + _TILE] = times(kernel[start : start + _TILE], stack)
-
-        list(self.pool.map(rows, range(0, len(out), _TILE)))
-        return out
+        return times(self.kernels[number], stack)
 
     def add(self, block: FloatArray, left: FloatArray, right: FloatArray, *, first: bool) -> None:
         """Add left right^T to the upper triangle of a block; the first time, put it there."""
