@@ -7,7 +7,7 @@ import pytest
 import scipy.sparse as sp
 
 from trend_dagster.science import sparse
-from trend_dagster.science.sparse import times
+from trend_dagster.science.sparse import products_of_near, times
 
 
 def test_compiled_products_are_those_of_scipy(rng: np.random.Generator) -> None:
@@ -27,10 +27,13 @@ def test_rows_made_side_by_side_are_those_made_one_after_the_other(rng, monkeypa
     for n_columns in (5, 40):
         values = rng.normal(size=(900, n_columns)).astype(np.float32)
         expected = times(near, values)
+        own = rng.normal(size=(len(expected), n_columns)).astype(np.float32)
         with monkeypatch.context() as patched:
             patched.setattr(sparse, "_WORTH_A_THREAD", 10**5)
             patched.setattr(sparse, "usable_cores", lambda: 3)
             np.testing.assert_array_equal(times(near, values), expected)
+            found = products_of_near(own, values, near).data
+        np.testing.assert_array_equal(found, products_of_near(own, values, near).data)
 
 
 def test_matrices_that_do_not_fit_are_refused(rng) -> None:
@@ -39,3 +42,13 @@ def test_matrices_that_do_not_fit_are_refused(rng) -> None:
         times(near, np.ones((31, 2)))
     with pytest.raises(ValueError, match="csc of"):
         times(near.tocsc(), np.ones((30, 2)))
+
+
+def test_products_of_what_is_near_are_those_of_all(rng: np.random.Generator) -> None:
+    near = sp.random_array((300, 300), density=0.05, format="csr", dtype=np.float32, rng=rng)
+    near.data += 0.1
+    series = rng.normal(size=(300, 37)).astype(np.float32)
+    other = rng.normal(size=(300, 37)).astype(np.float32)
+    every = series.astype(np.float64) @ other.T.astype(np.float64)
+    expected = every * (near != 0).toarray()
+    np.testing.assert_allclose(products_of_near(series, other, near).toarray(), expected, atol=2e-5)

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Callable
 from concurrent.futures import ThreadPoolExecutor
 
 import numpy as np
@@ -50,12 +51,48 @@ def times(near: scipy.sparse.csr_array, values: NDArray[np.floating]) -> NDArray
     def rows(start: int, stop: int) -> None:
         multiply(near.indptr[start : stop + 1], near.indices, weights, dense, product[start:stop])
 
-    n_parts = min(usable_cores(), 1 + near.nnz * width // _WORTH_A_THREAD)
-    if n_parts == 1:
-        rows(0, near.shape[0])
-    else:  # of as many entries each
-        ends = np.searchsorted(near.indptr, np.linspace(0, near.nnz, 4 * n_parts + 1)).tolist()
-        ends[0], ends[-1] = 0, near.shape[0]
-        with ThreadPoolExecutor(n_parts) as pool:
-            list(pool.map(rows, ends[:-1], ends[1:]))
+    _by_rows(near, width, rows)
     return product[:, :n_columns].copy() if width > n_columns else product
+
+
+def products_of_near(
+    one: NDArray[np.float32], other: NDArray[np.float32], near: scipy.sparse.csr_array
+) -> scipy.sparse.csr_array:
+    """Multiply the series of vertices with those of the vertices near them.
+
+    Parameters
+    ----------
+    one, other : ndarray of shape (n_vertices, n_timepoints)
+        Series.
+    near : csr_array of shape (n_vertices, n_vertices)
+        Its entries say which.
+
+    Returns
+    -------
+    csr_array of shape (n_vertices, n_vertices)
+        With the entries of `near`: row i of one times row j of the other.
+    """
+    from trend_dagster.science._sparse import sampled_product  # numba loads slowly
+
+    products = np.empty(near.nnz, dtype=np.float32)
+
+    def rows(start: int, stop: int) -> None:
+        part = near.indptr[start : stop + 1]
+        sampled_product(part, near.indices, one[start:stop], other, products)
+
+    _by_rows(near, one.shape[1], rows)
+    return scipy.sparse.csr_array((products, near.indices, near.indptr), shape=near.shape)
+
+
+def _by_rows(
+    near: scipy.sparse.csr_array, work_of_entry: int, rows: Callable[[int, int], None]
+) -> None:
+    """Make some rows after the other, or large products on all cores."""
+    n_parts = min(usable_cores(), 1 + near.nnz * work_of_entry // _WORTH_A_THREAD)
+    if n_parts == 1:
+        return rows(0, near.shape[0])
+    # Of as many entries each.
+    ends = np.searchsorted(near.indptr, np.linspace(0, near.nnz, 4 * n_parts + 1)).tolist()
+    ends[0], ends[-1] = 0, near.shape[0]
+    with ThreadPoolExecutor(n_parts) as pool:
+        list(pool.map(rows, ends[:-1], ends[1:]))

@@ -17,7 +17,6 @@ from trend_dagster.science.individuals.model import (
     correlation_with_networks,
     find_individual,
     independent_timepoints,
-    near_products,
     possible_networks,
     prepare_run,
     weight_of_evidence,
@@ -79,16 +78,6 @@ def test_a_newborn_can_be_taken_out_of_the_prior_again(varied: Newborns) -> None
         everyone = everyone.without(posterior)
     assert everyone.n_newborns == 0
     np.testing.assert_allclose(everyone.total, 0, atol=1e-5)
-
-
-def test_products_of_what_is_near_are_those_of_all(rng: np.random.Generator) -> None:
-    near = sp.random_array((300, 300), density=0.05, format="csr", dtype=np.float32, rng=rng)
-    near.data += 0.1
-    series = rng.normal(size=(300, 37)).astype(np.float32)
-    other = rng.normal(size=(300, 37)).astype(np.float32)
-    every = series.astype(np.float64) @ other.T.astype(np.float64)
-    expected = every * (near != 0).toarray()
-    np.testing.assert_allclose(near_products(series, other, near).toarray(), expected, atol=2e-5)
 
 
 @pytest.mark.parametrize("spacing", [0.0, 4.0, 12.0])

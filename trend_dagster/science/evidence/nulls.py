@@ -6,7 +6,7 @@ beside the same measure on surrogates that went through the same pipeline.
 
 from __future__ import annotations
 
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from dataclasses import dataclass
 from functools import cached_property, lru_cache
 
@@ -15,6 +15,7 @@ import scipy  # loads a part of its own when it is first asked for
 from numpy.typing import NDArray
 
 from trend_dagster.errors import InputError
+from trend_dagster.science.cores import usable_cores
 from trend_dagster.science.sparse import times
 from trend_dagster.science.surface import Surface, edge_graph, geodesic_neighbours, unit_variance
 
@@ -149,17 +150,39 @@ class SurrogateMaker:
         ndarray of shape (n_vertices, n_timepoints), float32
             Gaussian; vertices without signal stay constant.
         """
+        return self.surrogates_of(bold, smoothness)(rng)
+
+    def surrogates_of(
+        self, bold: NDArray[np.floating], smoothness: Smoothness
+    ) -> Callable[[np.random.Generator], NDArray[np.float32]]:
+        """Prepare what all surrogates of a run share.
+
+        Parameters
+        ----------
+        bold, smoothness
+            As for `surrogate`.
+
+        Returns
+        -------
+        callable
+            Takes a source of chance, returns a surrogate.
+        """
         n_vertices, n_timepoints = bold.shape
         mean = bold.mean(axis=1, keepdims=True, dtype=np.float64)
         deviation = bold.std(axis=1, keepdims=True, dtype=np.float64)
         like = (bold - mean) / np.where(deviation > 0, deviation, 1)
-        # Single precision from here: of noise no digit beyond it tells anything.
-        white = rng.normal(size=(n_vertices, n_timepoints)).astype(np.float32)
+        amplitude = _amplitude(like.astype(np.float32))
         common = max(smoothness.common, 0.0)
-        noise = times(self._smoother(smoothness.sigma), white) * np.float32(np.sqrt(1 - common))
-        noise += (np.sqrt(common) * rng.normal(size=n_timepoints)).astype(np.float32)
-        coloured = _colour(noise, like.astype(np.float32))
-        return np.asarray(mean + deviation * coloured, dtype=np.float32)
+
+        def surrogate(rng: np.random.Generator) -> NDArray[np.float32]:
+            # Single precision from here: of noise no digit beyond it tells anything.
+            white = rng.normal(size=(n_vertices, n_timepoints)).astype(np.float32)
+            smooth = times(self._smoother(smoothness.sigma), white)
+            noise = smooth * np.float32(np.sqrt(1 - common))
+            noise += (np.sqrt(common) * rng.normal(size=n_timepoints)).astype(np.float32)
+            return np.asarray(mean + deviation * _coloured(noise, amplitude), dtype=np.float32)
+
+        return surrogate
 
 
 def _kernel(
@@ -175,12 +198,19 @@ def _kernel(
     return unit_variance(scipy.sparse.csr_array(weights + own))
 
 
-def _colour(noise: NDArray[np.float32], like: NDArray[np.float32]) -> NDArray[np.float32]:
-    """Give white noise the power spectrum of data, and unit variance over time."""
-    power = np.square(np.abs(scipy.fft.rfft(like, axis=1))).mean(axis=0, dtype=np.float64)
-    amplitude = np.sqrt(power).astype(np.float32)
-    amplitude[0] = 0
-    coloured = scipy.fft.irfft(scipy.fft.rfft(noise, axis=1) * amplitude, n=noise.shape[1], axis=1)
+def _amplitude(like: NDArray[np.float32]) -> NDArray[np.float32]:
+    """Root of the power at each frequency, mean over vertices; none of the mean over time."""
+    spectrum = scipy.fft.rfft(like, axis=1, workers=usable_cores())
+    power = np.square(np.abs(spectrum)).mean(axis=0, dtype=np.float64)
+    power[0] = 0
+    return np.asarray(np.sqrt(power), dtype=np.float32)
+
+
+def _coloured(noise: NDArray[np.float32], amplitude: NDArray[np.float32]) -> NDArray[np.float32]:
+    """Give white noise a spectrum, and unit variance over time."""
+    workers, n = usable_cores(), noise.shape[1]
+    spectrum = scipy.fft.rfft(noise, axis=1, workers=workers)
+    coloured = scipy.fft.irfft(spectrum * amplitude, n=n, axis=1, workers=workers)
     return np.asarray(coloured / coloured.std(axis=1, keepdims=True), dtype=np.float32)
 
 

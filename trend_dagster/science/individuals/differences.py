@@ -25,11 +25,10 @@ from trend_dagster.science.individuals.model import (
     Others,
     PreparedRun,
     find_individual,
-    near_products,
     prepare_run,
 )
 from trend_dagster.science.individuals.settings import IndividualsConfig
-from trend_dagster.science.sparse import times
+from trend_dagster.science.sparse import products_of_near, times
 
 _STRENGTH_FWHM = 2.0  # in widths of the smoother; strength is noisy, and changes slowly
 
@@ -217,8 +216,9 @@ def _copies(
     networks = sums / np.maximum(np.linalg.norm(sums, axis=1, keepdims=True), 1e-9)
     strength = np.where(labels >= 0, signal_strength(run, probability, cortex), 0)[:, None]
     signal, share_of_noise = strength * networks[labels], np.sqrt(1 - strength**2)
+    surrogate = maker.surrogates_of(bold, smoothness)
     while True:
-        noise = maker.surrogate(bold, smoothness, rng)[cortex.mask]
+        noise = surrogate(rng)[cortex.mask]
         noise = noise - noise.mean(axis=1, keepdims=True)
         length = np.linalg.norm(noise, axis=1, keepdims=True)
         noise = np.divide(noise, length, out=np.zeros_like(noise), where=length > 0)
@@ -256,7 +256,7 @@ def signal_strength(
     """
     sums = probability.T @ run.series
     energy = np.square(sums).sum(axis=1)
-    itself = near_products(run.series, run.series, cortex.near)
+    itself = products_of_near(run.series, run.series, cortex.near)
     far = run.series @ sums.T - times(itself, probability)
     total = np.square(probability.sum(axis=0))
     share_far = 1 - (probability * times(cortex.near, probability)).sum(axis=0) / np.maximum(

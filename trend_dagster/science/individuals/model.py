@@ -25,7 +25,7 @@ from scipy import fft
 from trend_dagster.errors import InputError
 from trend_dagster.science.cores import while_made
 from trend_dagster.science.individuals.settings import IndividualsConfig
-from trend_dagster.science.sparse import times
+from trend_dagster.science.sparse import products_of_near, times
 from trend_dagster.science.surface import Surface, geodesic_neighbours, vertex_areas
 
 FloatArray = NDArray[np.floating]
@@ -251,29 +251,7 @@ def prepare_run(bold: FloatArray, cortex: Cortex) -> PreparedRun:
     smoothed = _unit(times(cortex.smoother, series))
     mean = times(cortex.near, series) / cortex.near.sum(axis=1)[:, None]
     energy = np.square(mean).sum(axis=1, keepdims=True)
-    return PreparedRun(series, smoothed, near_products(smoothed, series, cortex.near), energy)
-
-
-def near_products(one: FloatArray, other: FloatArray, near: sp.csr_array) -> sp.csr_array:
-    """Products of the series of vertices with those of the vertices near them.
-
-    Parameters
-    ----------
-    one, other : ndarray of shape (n_kept, n_timepoints)
-        Series.
-    near : csr_array of shape (n_kept, n_kept)
-        `Cortex.near`.
-
-    Returns
-    -------
-    csr_array of shape (n_kept, n_kept)
-        With the entries of `near`: row i of one times row j of the other.
-    """
-    from trend_dagster.science._sparse import sampled_product
-
-    products = np.empty(near.nnz, dtype=np.float32)
-    sampled_product(near.indptr, near.indices, one, other, products)
-    return sp.csr_array((products, near.indices, near.indptr), shape=near.shape)
+    return PreparedRun(series, smoothed, products_of_near(smoothed, series, cortex.near), energy)
 
 
 def _unit(series: FloatArray) -> NDArray[np.float32]:
