@@ -12,6 +12,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from trend_dagster.errors import InputError
+from trend_dagster.storage import provenance
 from trend_dagster.storage.provenance import (
     LIBRARIES,
     InputDigests,
@@ -132,6 +133,14 @@ def test_a_folder_unchanged_has_the_same_digest(folder):
     (folder / "deep" / "0").write_bytes(b"deep/0")
     (folder / "an empty folder").mkdir()
     assert digest_of_folder(folder) == before
+
+
+def test_a_folder_of_many_files_is_digested_as_one_of_few(folder, monkeypatch):
+    for number in range(100):
+        (folder / f"{number}").write_bytes(bytes([number]))
+    found = digest_of_folder(folder)
+    monkeypatch.setattr(provenance, "_MANY_FILES", 1000)
+    assert digest_of_folder(folder) == found
 
 
 def test_a_folder_notices_a_changed_byte(folder):

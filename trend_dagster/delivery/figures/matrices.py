@@ -9,6 +9,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from trend_dagster.delivery.figures.png import new_figure
+from trend_dagster.science.sparse import times
 
 if TYPE_CHECKING:
     import pandas as pd
@@ -72,7 +73,7 @@ def _averaged(
     for start in range(0, matrix.shape[0], stripe):
         rows = np.asarray(matrix[start : start + stripe], dtype=np.float32)
         # From the left first, where whole rows are added up.
-        total += average[:, start : start + stripe] @ rows @ average.T
+        total += times(average[:, start : start + stripe], rows) @ average.T
     return total
 
 
