@@ -268,7 +268,9 @@ class Ours:
     def _learned(self) -> tuple[Others, list[FloatArray]]:
         people = range(self.start.cohort.config.n_subjects)
         loads = [partial(self.prepared, person, self.start.runs) for person in people]
-        return learn_prior(loads, self.cortex.whole(self.start.labels), self.cortex, self.config)
+        labels = self.cortex.whole(self.start.labels)
+        (found,) = learn_prior(loads, [labels], self.cortex, self.config)
+        return found
 
     @property
     def consensus(self) -> Labels:

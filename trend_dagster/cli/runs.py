@@ -216,7 +216,7 @@ def _show_left_out(outcomes: list[Outcome], project: Project) -> None:
     from trend_dagster.storage.label_files import unread_label_files
     from trend_dagster.storage.runs import unread_files
 
-    left_out = []
+    left_out: list[str] = []
     for outcome in outcomes:
         if outcome.asset in (BOLD_RUN, "bold", LABEL_FILE, "geodesic_labels"):
             left_out += outcome.excluded

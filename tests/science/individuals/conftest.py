@@ -51,7 +51,7 @@ def newborns(surface: Surface, border_variation: float) -> Newborns:
     cortex = Cortex.along(surface, mask, CONFIG)
     runs = [prepare_run(prepare(run, mask, BoldConfig()), cortex) for _, run in named]
     pairs = [runs[i : i + 2] for i in range(0, len(runs), 2)]
-    everyone, posteriors = learn_prior([lambda p=p: p for p in pairs], truth, cortex, CONFIG)
+    ((everyone, posteriors),) = learn_prior([lambda p=p: p for p in pairs], [truth], cortex, CONFIG)
     plan = plan_networks(surface, config)
     own = [plant_networks(surface, config, plan, person)[mask] for person in range(4)]
     return Newborns(surface, cortex, truth[mask], own, pairs, everyone, posteriors)

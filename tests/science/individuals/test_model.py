@@ -17,6 +17,7 @@ from trend_dagster.science.individuals.model import (
     correlation_with_networks,
     find_individual,
     independent_timepoints,
+    learn_prior,
     possible_networks,
     prepare_run,
     weight_of_evidence,
@@ -78,6 +79,24 @@ def test_a_newborn_can_be_taken_out_of_the_prior_again(varied: Newborns) -> None
         everyone = everyone.without(posterior)
     assert everyone.n_newborns == 0
     np.testing.assert_allclose(everyone.total, 0, atol=1e-5)
+
+
+def test_maps_learned_together_are_those_learned_alone(varied: Newborns) -> None:
+    pairs, loaded = varied.runs, []
+    loads = [lambda p=p: loaded.append(len(p)) or p for p in pairs]
+    fine = varied.cortex.whole(varied.cohort)
+    coarse = np.where(fine >= 0, fine // 2, -1)
+    told: list[tuple[int, int]] = []
+    together = learn_prior(
+        loads, [fine, coarse], varied.cortex, CONFIG, lambda *of: told.append(of)
+    )
+    n_looks = CONFIG.rounds * len(pairs)
+    assert len(loaded) == n_looks  # and not for each map
+    assert told == [(done, n_looks) for done in range(n_looks)]
+    for labels, (everyone, posteriors) in zip([fine, coarse], together, strict=True):
+        ((alone, each),) = learn_prior(loads, [labels], varied.cortex, CONFIG)
+        np.testing.assert_array_equal(everyone.total, alone.total)
+        np.testing.assert_array_equal(posteriors, each)
 
 
 @pytest.mark.parametrize("spacing", [0.0, 4.0, 12.0])

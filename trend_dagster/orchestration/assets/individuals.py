@@ -116,7 +116,7 @@ def individual_prior(
     loads = {subject: partial(_prepared, runs, area) for subject, runs in own.items()}
     chosen = Parcellations.of(selected_parcellations)
     maps = dict(zip(chosen.n_clusters, chosen.labels, strict=True))
-    prior = CohortPrior.learn(loads, maps, area, config, _parcellations(task))
+    prior = CohortPrior.learn(loads, maps, area, config, _looks(task))
     arrays, facts = prior.arrays(area), {"n_networks": prior.n_networks, "subjects": list(own)}
     return Result(
         arrays=arrays,
@@ -136,6 +136,10 @@ def _prepared(runs: Sequence[Version], area: Cortex) -> list[PreparedRun]:
     from trend_dagster.science.individuals.model import prepare_run
 
     return [prepare_run(signal(run)[0], area) for run in runs]
+
+
+def _looks(task: Task) -> Any:
+    return lambda done, of: task.progress(f"newborns, in rounds: {done + 1} of {of}", done / of)
 
 
 def _parcellations(task: Task) -> Any:

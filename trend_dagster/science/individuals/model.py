@@ -13,7 +13,7 @@ Reading order: the cortex, a run, the prior, the evidence, a newborn, the cohort
 
 from __future__ import annotations
 
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass
 from functools import cached_property
 
@@ -544,43 +544,57 @@ Load = Callable[[], Sequence[PreparedRun]]
 
 
 def learn_prior(
-    newborns: Sequence[Load], labels: Labels, cortex: Cortex, config: IndividualsConfig
-) -> tuple[Others, list[FloatArray]]:
-    """Learn from a cohort's newborns where each network may be.
+    newborns: Sequence[Load],
+    maps: Sequence[Labels],
+    cortex: Cortex,
+    config: IndividualsConfig,
+    progress: Callable[[int, int], None] = lambda done, of: None,
+) -> list[tuple[Others, list[FloatArray]]]:
+    """Learn from a cohort's newborns where each network of some maps may be.
 
     Parameters
     ----------
     newborns : sequence of callable
         Each gives the runs of one newborn; called once a round, so that few newborns are in
         memory at a time.
-    labels : ndarray of shape (n_vertices,)
-        The cohort's map, 0 .. n_networks - 1; -1 without network.
+    maps : sequence of ndarray of shape (n_vertices,)
+        Maps of the cohort, each with networks 0 .. n_networks - 1 of its own; -1 without network.
     cortex : Cortex
         From `Cortex.along`.
     config : IndividualsConfig
         How.
+    progress : callable
+        Told before each newborn of each round how many went before, and how many there are.
 
     Returns
     -------
-    everyone : Others
-        Of the whole cohort; its `labels` are the cohort's map, found through individuals.
-    posteriors : list of ndarray of shape (n_kept, n_networks)
-        Of each newborn, to take it out again (`Others.without`).
+    list of tuple
+        For each map what is known of the whole cohort, whose `labels` are the cohort's map, found
+        through individuals; and the posterior of each newborn, of shape (n_kept, n_networks), to
+        take it out again (`Others.without`).
     """
-    everyone = Others.from_map(labels, cortex, config)
-    posteriors: list[FloatArray] = []
-    starts: Sequence[FloatArray | None] = [None] * len(newborns)
-    for _ in range(config.rounds):
-        prior = everyone.prior(config)
-        loaded = ((load(), start) for load, start in zip(newborns, starts, strict=True))
+    everyone = [Others.from_map(labels, cortex, config) for labels in maps]
+    found: list[list[FloatArray]] = []  # of each newborn, under each map
 
-        def posterior(
-            newborn: tuple[Sequence[PreparedRun], FloatArray | None], prior: FloatArray = prior
-        ) -> FloatArray:
-            return _turns(newborn[0], prior, cortex, config, newborn[1]).probability
+    def loaded(done: int) -> Iterator[tuple[int, Sequence[PreparedRun]]]:
+        for number, load in enumerate(newborns):
+            progress(done + number, config.rounds * len(newborns))
+            yield number, load()
 
-        posteriors = list(while_made(posterior, loaded))
-        starts = posteriors
-        total = np.asarray(np.sum(posteriors, axis=0, dtype=np.float32))
-        everyone = Others(everyone.map_prior, total, len(posteriors))
-    return everyone, posteriors
+    def posteriors(newborn: tuple[int, Sequence[PreparedRun]]) -> list[FloatArray]:
+        number, runs = newborn
+        starts: Sequence[FloatArray | None] = found[number] if found else [None] * len(maps)
+        return [
+            _turns(runs, prior, cortex, config, start).probability
+            for prior, start in zip(priors, starts, strict=True)
+        ]
+
+    for done in range(0, config.rounds * len(newborns), len(newborns)):
+        priors = [others.prior(config) for others in everyone]
+        found = list(while_made(posteriors, loaded(done)))
+        by_map = [list(own) for own in zip(*found, strict=True)]
+        everyone = [
+            Others(others.map_prior, np.asarray(np.sum(own, axis=0, dtype=np.float32)), len(own))
+            for others, own in zip(everyone, by_map, strict=True)
+        ]
+    return list(zip(everyone, by_map, strict=True))

@@ -29,7 +29,7 @@ from trend_dagster.science.individuals.summary import MEASURES, network_table
 
 Arrays = dict[str, NDArray[Any]]
 Progress = Callable[[int, int], None]
-"""Takes how many parcellations are done, and how many there are."""
+"""Takes how many are done, and how many there are."""
 
 
 @dataclass(frozen=True, eq=False)
@@ -72,13 +72,11 @@ class CohortPrior:
         config : IndividualsConfig
             How.
         progress : callable
-            Told before each parcellation.
+            Told before each newborn of each round.
         """
-        found = []
-        for done, labels in enumerate(parcellations.values()):
-            progress(done, len(parcellations))
-            with threadpool_limits(1, user_api="blas"):
-                found.append(learn_prior(list(newborns.values()), labels, cortex, config))
+        loads, maps = list(newborns.values()), list(parcellations.values())
+        with threadpool_limits(1, user_api="blas"):
+            found = learn_prior(loads, maps, cortex, config, progress)
         everyone, posteriors = zip(*found, strict=True)
         by_subject = dict(zip(newborns, zip(*posteriors, strict=True), strict=True))
         return cls(parcellations, everyone, by_subject)
