@@ -7,7 +7,7 @@ import pytest
 import scipy.sparse as sp
 
 from trend_dagster.science import sparse
-from trend_dagster.science.sparse import products_of_near, times
+from trend_dagster.science.sparse import compact, products_of_near, times
 
 
 def test_compiled_products_are_those_of_scipy(rng: np.random.Generator) -> None:
@@ -34,6 +34,15 @@ def test_rows_made_side_by_side_are_those_made_one_after_the_other(rng, monkeypa
             np.testing.assert_array_equal(times(near, values), expected)
             found = products_of_near(own, values, near).data
         np.testing.assert_array_equal(found, products_of_near(own, values, near).data)
+
+
+def test_compact_matrices_are_the_same_in_fewer_bits(rng) -> None:
+    near = sp.random_array((40, 30), density=0.1, format="csr", rng=rng)
+    near.indices, near.indptr = near.indices.astype(np.int64), near.indptr.astype(np.int64)
+    found = compact(near)
+    assert found.indices.dtype == found.indptr.dtype == np.int32
+    assert (found != near).nnz == 0
+    assert found.dtype == near.dtype
 
 
 def test_matrices_that_do_not_fit_are_refused(rng) -> None:

@@ -15,6 +15,7 @@ from numpy.typing import NDArray
 
 from trend_dagster.errors import InputError, SettingsError
 from trend_dagster.science.cores import usable_cores
+from trend_dagster.science.sparse import compact
 
 FloatArray = NDArray[np.floating]
 IntArray = NDArray[np.intp]
@@ -357,9 +358,11 @@ def geodesic_neighbours(
     with ThreadPoolExecutor(usable_cores()) as pool:
         found = list(pool.map(from_some, range(0, len(sources), _STRIPE_ROWS)))
     distances, reached, counts = (np.concatenate(parts) for parts in zip(*found, strict=True))
-    return scipy.sparse.csr_array(
-        (distances, reached, np.concatenate([[0], counts.cumsum()])),
-        shape=(len(sources), surface.n_vertices),
+    return compact(
+        scipy.sparse.csr_array(
+            (distances, reached, np.concatenate([[0], counts.cumsum()])),
+            shape=(len(sources), surface.n_vertices),
+        )
     )
 
 

@@ -46,7 +46,7 @@ from trend_dagster.science.connectivity.thresholding import (
     empty_blocks,
 )
 from trend_dagster.science.cores import usable_cores
-from trend_dagster.science.sparse import times
+from trend_dagster.science.sparse import compact, times
 
 _TILE = 1024
 _PAIRS = 16384  # of vertices, whose features are gathered at a time
@@ -330,7 +330,7 @@ def _side_by_side(parts: list[FloatArray]) -> FloatArray:
 
 
 def _sorted(matrix: Any) -> scipy.sparse.csr_array:
-    found = scipy.sparse.csr_array(matrix)
+    found = compact(scipy.sparse.csr_array(matrix))
     found.sort_indices()
     return found
 

@@ -16,7 +16,7 @@ from numpy.typing import NDArray
 
 from trend_dagster.errors import InputError
 from trend_dagster.science.cores import usable_cores
-from trend_dagster.science.sparse import times
+from trend_dagster.science.sparse import compact, times
 from trend_dagster.science.surface import Surface, edge_graph, geodesic_neighbours, unit_variance
 
 MAX_SIGMA = 12.0  # mm, of the smoothing kernel: neighbours of 20 mm width at half maximum and more
@@ -129,7 +129,8 @@ class SurrogateMaker:
         reach = min(3 * MAX_SIGMA, _REACH * sigma)
         if self._distances is None or reach > self._reach:
             self._distances, self._reach = geodesic_neighbours(self._surface, reach), reach
-        return _kernel(self._distances, np.arange(self._surface.n_vertices), sigma)
+        kernel = _kernel(self._distances, np.arange(self._surface.n_vertices), sigma)
+        return compact(kernel.astype(np.float32))
 
     def surrogate(
         self, bold: NDArray[np.floating], smoothness: Smoothness, rng: np.random.Generator

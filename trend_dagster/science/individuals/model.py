@@ -25,7 +25,7 @@ from scipy import fft
 from trend_dagster.errors import InputError
 from trend_dagster.science.cores import while_made
 from trend_dagster.science.individuals.settings import IndividualsConfig
-from trend_dagster.science.sparse import products_of_near, times
+from trend_dagster.science.sparse import compact, products_of_near, times
 from trend_dagster.science.surface import Surface, geodesic_neighbours, vertex_areas
 
 FloatArray = NDArray[np.floating]
@@ -95,7 +95,7 @@ class Cortex:
         sigma = config.smoothing_fwhm_mm / _FWHM
         exclusion = max(config.exclusion_mm, 2.5 * noise_mm)
         reach = max(3 * sigma, 3 * spread, exclusion)
-        distances = sp.csr_array(geodesic_neighbours(surface, reach)[mask][:, mask])
+        distances = compact(geodesic_neighbours(surface, reach)[mask][:, mask])
         area = vertex_areas(surface)[mask].astype(np.float32)
         own = sp.eye_array(len(area), dtype=np.float32, format="csr")
 
@@ -118,7 +118,7 @@ class Cortex:
             area,
             distances,
             _means(sp.csr_array(gaussian + own), area),
-            sp.csr_array(near + own),
+            compact(near + own),
             _means(ring, spaced, area),
         )
 
@@ -190,7 +190,7 @@ def _means(
     weights.eliminate_zeros()
     sums = weights.sum(axis=1)
     scale = np.divide(1, sums, out=np.zeros_like(sums), where=sums > 0)
-    return sp.csr_array(sp.diags_array(scale) @ weights, dtype=np.float32)
+    return compact(sp.csr_array(sp.diags_array(scale) @ weights, dtype=np.float32))
 
 
 @dataclass(frozen=True, eq=False)
