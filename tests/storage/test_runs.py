@@ -306,7 +306,7 @@ def test_a_folder_one_too_high_or_too_low_is_told_the_right_one(tmp_path, signal
 def test_an_empty_folder_of_a_project_within_a_subjects_folder_is_what_is_empty(tmp_path):
     folder = tmp_path / "sub-01" / "study" / "bold"
     folder.mkdir(parents=True)
-    with pytest.raises(InputError, match=r"found 0 entries.*Put the files there"):
+    with pytest.raises(InputError, match=r"found nothing in it\. Put the files there"):
         find_runs(folder)
 
 
@@ -632,7 +632,8 @@ def test_a_folder_without_runs_says_what_else_is_in_it(tmp_path, others):
     for name in others:
         (tmp_path / name).touch()
     message = refused(tmp_path)
-    assert f"found {len(others)} entries, none of them one" in message
+    found = f"{len(others)} entries, none of them one" if others else "nothing in it"
+    assert f"found {found}" in message
     assert all(name in message for name in others)
 
 
