@@ -16,7 +16,7 @@ from trend_dagster.errors import FactorizationError
 from trend_dagster.science.connectivity.thresholding import BlockMatrix, threshold_by_label
 from trend_dagster.science.evidence.measures import adjusted_rand_index
 from trend_dagster.science.parcellation import factorization
-from trend_dagster.science.parcellation._compressed import compress
+from trend_dagster.science.parcellation._compressed import Compressed, compress
 from trend_dagster.science.parcellation.factorization import (
     _TIE,
     Factorization,
@@ -521,6 +521,23 @@ def test_what_stands_for_a_block_has_its_leading_eigenpairs(rng):
     inner = np.abs((thin.vectors[:, :6] * vectors[:, order]).sum(axis=0))
     np.testing.assert_allclose(inner, 1, rtol=1e-6)
     np.testing.assert_allclose(thin.rows, thin.values[:, None] * thin.vectors.T, atol=1e-12)
+
+
+def test_what_collapses_with_a_stand_in_is_solved_with_the_block_itself(rng, monkeypatch):
+    C, _ = smooth_networks(480, 6, int(rng.integers(2**31)))
+    matrix = threshold_by_label(C, np.zeros(480, dtype=int))
+    exact = factorize(matrix, 8, 1e-4, 0.4, FactorizationConfig(compress_above=None))
+
+    def misleading(X, n_components, pool):
+        found = compress(X, n_components, pool)
+        return Compressed(-found.values, found.vectors, -found.rows)
+
+    monkeypatch.setattr(factorization, "compress", misleading)
+    found = factorize(matrix, 8, 1e-4, 0.4, FactorizationConfig(compress_above=100))
+    assert found.converged
+    assert found.objective < 1.05 * exact.objective
+    too_much = factorize(matrix, 8, 1e3, 0.4, FactorizationConfig(compress_above=100))
+    assert not too_much.W.any()
 
 
 def test_a_block_that_is_of_no_low_rank_is_used_itself(rng):

@@ -527,6 +527,34 @@ def _solve_block(
     thin: Sequence[Compressed | None],
 ) -> Iterator[Solved]:
     """Solve all problems in lockstep; yield each as it finishes."""
+    collapsed = []
+    for problem, Wt, H, n_iter, converged in _sweeps(
+        matrix, starts, weights, config, pool, n_threads, thin
+    ):
+        # Products with a stand-in may be negative where X is not, and from zero nothing returns.
+        if any(thin) and not (Wt.any() and H.any()):
+            collapsed.append(problem)
+        else:
+            yield problem, Wt, H, n_iter, converged
+    if collapsed:
+        one, other = [starts[c] for c in collapsed], [weights[c] for c in collapsed]
+        plain = [None] * len(thin)
+        for place, Wt, H, n_iter, converged in _sweeps(
+            matrix, one, other, config, pool, n_threads, plain
+        ):
+            yield collapsed[place], Wt, H, n_iter, converged
+
+
+def _sweeps(
+    matrix: BlockMatrix,
+    starts: Sequence[Factors],
+    weights: Sequence[tuple[float, float]],
+    config: FactorizationConfig,
+    pool: Executor,
+    n_threads: int,
+    thin: Sequence[Compressed | None],
+) -> Iterator[Solved]:
+    """Solve all problems in lockstep, with what stands for large blocks."""
     state: _Lockstep | TorchLockstep
     if config.device == "cpu":
         state = _Lockstep(matrix, starts, weights, pool, n_threads, thin)
