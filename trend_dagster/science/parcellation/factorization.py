@@ -566,7 +566,8 @@ def _sweeps(
     # First the scale of the stop rule is taken with X; then sweeps go with what stands for X until
     # all are quiet. From there on a sweep with X tells what products with the stand-in lack, and
     # the next ones add that: it hardly changes, so that they lead on to the solution for X itself.
-    near, with_X, since = plain, True, 0
+    # Where much is lacking they may lead away, without end: from then on X itself is swept.
+    near, with_X, since, trusted = plain, True, 0, initial
     for n_iter in range(1, config.max_iter + 1):
         state.near, state.exact = near, plain or with_X or n_iter == config.max_iter
         violation = state.sweep()
@@ -582,6 +583,8 @@ def _sweeps(
             if not running:
                 return
         since = 0 if state.exact else since + 1
+        trusted = violation if state.exact else trusted
+        plain |= near and bool((violation > 2 * trusted)[running].any())
         with_X = quiet or (since == MOST_WITHOUT_X if near else 2 * n_iter >= config.max_iter)
         near |= with_X  # half way at last: rounding may keep the stand-in from ever being quiet
     for problem in running:
