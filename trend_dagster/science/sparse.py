@@ -38,13 +38,14 @@ def times(near: scipy.sparse.csr_array, values: NDArray[np.floating]) -> NDArray
     if near.format != "csr" or near.shape[1] != len(values):
         raise ValueError(f"{near.format} of {near.shape} times {len(values)} rows")
 
-    n_columns = values.shape[1]
-    narrow = n_columns <= _sparse.LANES * _sparse.MOST_VECTORS
-    multiply = _sparse.times_narrow if narrow else _sparse.times_dense
-    n_vectors = max(-(-n_columns // _sparse.LANES), 1)
-    width = n_vectors * _sparse.LANES if narrow else n_columns
-    dense = np.zeros((len(values), width), dtype=np.float32)
-    dense[:, :n_columns] = values
+    n_columns = width = values.shape[1]
+    multiply, dense = _sparse.times_dense, np.ascontiguousarray(values, dtype=np.float32)
+    if n_columns <= _sparse.LANES * _sparse.MOST_VECTORS:
+        multiply, width = (
+            _sparse.times_narrow,
+            max(-(-n_columns // _sparse.LANES), 1) * _sparse.LANES,
+        )
+        dense = np.pad(dense, ((0, 0), (0, width - n_columns)))
     product = np.zeros((near.shape[0], width), dtype=np.float32)
     weights = near.data.astype(np.float32, copy=False)
 

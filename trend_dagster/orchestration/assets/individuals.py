@@ -116,7 +116,7 @@ def individual_prior(
     loads = {subject: partial(_prepared, runs, area) for subject, runs in own.items()}
     chosen = Parcellations.of(selected_parcellations)
     maps = dict(zip(chosen.n_clusters, chosen.labels, strict=True))
-    prior = CohortPrior.learn(loads, maps, area, config, _looks(task))
+    prior = CohortPrior.learn(loads, maps, area, config, _told(task, "newborns, in rounds:"))
     arrays, facts = prior.arrays(area), {"n_networks": prior.n_networks, "subjects": list(own)}
     return Result(
         arrays=arrays,
@@ -138,12 +138,8 @@ def _prepared(runs: Sequence[Version], area: Cortex) -> list[PreparedRun]:
     return [prepare_run(signal(run)[0], area) for run in runs]
 
 
-def _looks(task: Task) -> Any:
-    return lambda done, of: task.progress(f"newborns, in rounds: {done + 1} of {of}", done / of)
-
-
-def _parcellations(task: Task) -> Any:
-    return lambda done, of: task.progress(f"parcellation {done + 1} of {of}", done / of)
+def _told(task: Task, what: str) -> Any:
+    return lambda done, of: task.progress(f"{what} {done + 1} of {of}", done / of)
 
 
 @lru_cache(maxsize=1)  # of one mesh for all newborns: measuring it takes longer than a newborn
@@ -221,7 +217,7 @@ def individual_networks(
     maker = _mesh(cortex.path, len(mask))[1]
     area = _near(cortex.path, mask.tobytes(), config, noise)
     prior, runs = _read_prior(individual_prior, subject), _prepared(bold, area)
-    found = examine(runs, subject, prior, area, maker, config, _parcellations(task))
+    found = examine(runs, subject, prior, area, maker, config, _told(task, "parcellation"))
     return Result(
         arrays=newborn_arrays(found, prior, area),
         facts=newborn_facts(found, prior) | _recorded(bold),

@@ -527,40 +527,12 @@ def _solve_block(
     thin: Sequence[Compressed | None],
 ) -> Iterator[Solved]:
     """Solve all problems in lockstep; yield each as it finishes."""
-    collapsed = []
-    for problem, Wt, H, n_iter, converged in _sweeps(
-        matrix, starts, weights, config, pool, n_threads, thin
-    ):
-        # Products with a stand-in may be negative where X is not, and from zero nothing returns.
-        if any(thin) and not (Wt.any() and H.any()):
-            collapsed.append(problem)
-        else:
-            yield problem, Wt, H, n_iter, converged
-    if collapsed:
-        one, other = [starts[c] for c in collapsed], [weights[c] for c in collapsed]
-        plain = [None] * len(thin)
-        for place, Wt, H, n_iter, converged in _sweeps(
-            matrix, one, other, config, pool, n_threads, plain
-        ):
-            yield collapsed[place], Wt, H, n_iter, converged
-
-
-def _sweeps(
-    matrix: BlockMatrix,
-    starts: Sequence[Factors],
-    weights: Sequence[tuple[float, float]],
-    config: FactorizationConfig,
-    pool: Executor,
-    n_threads: int,
-    thin: Sequence[Compressed | None],
-) -> Iterator[Solved]:
-    """Solve all problems in lockstep, with what stands for large blocks."""
     state: _Lockstep | TorchLockstep
     if config.device == "cpu":
         state = _Lockstep(matrix, starts, weights, pool, n_threads, thin)
     else:
         state = TorchLockstep(matrix, starts, weights, config.device)
-    running = list(range(len(starts)))
+    running, collapsed = list(range(len(starts))), []
     initial: FloatArray = np.zeros(len(starts))
     plain = not any(thin)
     # First the scale of the stop rule is taken with X; then sweeps go with what stands for X until
@@ -578,10 +550,14 @@ def _sweeps(
         if near and state.exact:  # nothing else tells that a factorisation has converged
             finished = [c for c in running if small[c]]
             for problem in finished:
-                yield problem, *state.take(problem), n_iter, True
+                Wt, H = state.take(problem)
+                if any(thin) and not (Wt.any() and H.any()):
+                    collapsed.append(problem)
+                else:
+                    yield problem, Wt, H, n_iter, True
             running = [c for c in running if c not in finished]
             if not running:
-                return
+                break
         since = 0 if state.exact else since + 1
         trusted = violation if state.exact else trusted
         plain |= near and bool((violation > 2 * trusted)[running].any())
@@ -589,6 +565,12 @@ def _sweeps(
         near |= with_X  # half way at last: rounding may keep the stand-in from ever being quiet
     for problem in running:
         yield problem, *state.take(problem), config.max_iter, False
+    if collapsed:  # a stand-in may be negative where X is not, and from zero nothing returns
+        again, under = [starts[c] for c in collapsed], [weights[c] for c in collapsed]
+        for place, Wt, H, n_iter, converged in _solve_block(
+            matrix, again, under, config, pool, n_threads, [None] * len(thin)
+        ):
+            yield collapsed[place], Wt, H, n_iter, converged
 
 
 def _solve_graph(
