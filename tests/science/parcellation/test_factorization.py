@@ -523,19 +523,22 @@ def test_what_stands_for_a_block_has_its_leading_eigenpairs(rng):
     np.testing.assert_allclose(thin.rows, thin.values[:, None] * thin.vectors.T, atol=1e-12)
 
 
-def test_what_collapses_with_a_stand_in_is_solved_with_the_block_itself(rng, monkeypatch):
+@pytest.mark.parametrize("factor", [-1.0, 0.6])
+def test_a_stand_in_that_leads_away_is_given_up(rng, monkeypatch, factor):
     C, _ = smooth_networks(480, 6, int(rng.integers(2**31)))
     matrix = threshold_by_label(C, np.zeros(480, dtype=int))
     exact = factorize(matrix, 8, 1e-4, 0.4, FactorizationConfig(compress_above=None))
 
     def misleading(X, n_components, pool):
         found = compress(X, n_components, pool)
-        return Compressed(-found.values, found.vectors, -found.rows)
+        return Compressed(factor * found.values, found.vectors, factor * found.rows)
 
     monkeypatch.setattr(factorization, "compress", misleading)
     found = factorize(matrix, 8, 1e-4, 0.4, FactorizationConfig(compress_above=100))
     assert found.converged
-    assert found.objective < 1.05 * exact.objective
+    # Another start may end in another optimum, where the stop rule holds for X as well.
+    assert slope(matrix.to_dense(), found) < 3 * slope(matrix.to_dense(), exact)
+    assert found.objective < 1.5 * exact.objective
     too_much = factorize(matrix, 8, 1e3, 0.4, FactorizationConfig(compress_above=100))
     assert not too_much.W.any()
 

@@ -485,6 +485,15 @@ class _Lockstep:
             if np.count_nonzero(rows) < 0.9 * len(rows):
                 self.blocks[b] = self.blocks[b].keep(rows)
 
+    def keep_in_mind(self) -> None:
+        """Keep the factors that a sweep with X itself has led to."""
+        own = [replace(b, W=b.W.copy(), H=b.H.copy(), thin=None, lack=None) for b in self.blocks]
+        self.in_mind = own, self.gram_H.copy()
+
+    def go_back(self) -> None:
+        """Take those factors again, and go on with X itself."""
+        self.blocks, self.gram_H = self.in_mind
+
     def take(self, problem: int) -> tuple[FloatArray, FloatArray]:
         """Return W transposed and H of one factorisation, in block order, and let go of it."""
         Wt = np.zeros((self.sizes[problem], self.matrix.n_kept), dtype=self.matrix.dtype)
@@ -538,8 +547,8 @@ def _solve_block(
     # First the scale of the stop rule is taken with X; then sweeps go with what stands for X until
     # all are quiet. From there on a sweep with X tells what products with the stand-in lack, and
     # the next ones add that: it hardly changes, so that they lead on to the solution for X itself.
-    # Where much is lacking they may lead away, without end: from then on X itself is swept.
-    near, with_X, since, trusted = plain, True, 0, initial
+    # Where much is lacking they may lead away, without end: then X leads on from before that.
+    near, with_X, since, before = plain, True, 0, initial
     for n_iter in range(1, config.max_iter + 1):
         state.near, state.exact = near, plain or with_X or n_iter == config.max_iter
         violation = state.sweep()
@@ -558,9 +567,13 @@ def _solve_block(
             running = [c for c in running if c not in finished]
             if not running:
                 break
+            if not plain and isinstance(state, _Lockstep):
+                state.keep_in_mind()
+                before = violation
+        elif near and isinstance(state, _Lockstep) and (violation > 2 * before)[running].any():
+            state.go_back()
+            plain = True
         since = 0 if state.exact else since + 1
-        trusted = violation if state.exact else trusted
-        plain |= near and bool((violation > 2 * trusted)[running].any())
         with_X = quiet or (since == MOST_WITHOUT_X if near else 2 * n_iter >= config.max_iter)
         near |= with_X  # half way at last: rounding may keep the stand-in from ever being quiet
     for problem in running:
