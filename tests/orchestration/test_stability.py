@@ -262,6 +262,7 @@ def test_nothing_that_leads_to_the_choice_reads_planted_networks(finished_once):
 
 def test_a_cell_that_noise_matches_is_named_by_a_check(finished_once):
     from trend_dagster.orchestration.checks import QUESTIONS
+    from trend_dagster.project.tables import beside_noise
 
     choice = {"n_clusters": 3, "stability": 0.4, "stability_null": 0.5}
     chosen = SimpleNamespace(facts={"chosen": [choice]})
@@ -273,6 +274,10 @@ def test_a_cell_that_noise_matches_is_named_by_a_check(finished_once):
     assert "3 clusters: halves agree by 0.400, noise as smooth by 0.500" in said
     choice["beyond_noise"] = True
     assert list(ask(project, chosen)) == []
+    choice |= {"stability_null": None, "stability_margin": None}
+    (said,) = ask(project, chosen)
+    assert "has no null for 3 clusters" in said
+    assert "it is not known whether that is chance" in beside_noise(choice, "subject")
 
 
 def test_the_model_sees_nothing_of_the_other_half_but_its_mean(rng):

@@ -196,6 +196,12 @@ def _complete(project: Project, version: Version) -> Iterator[str]:
 def _beyond_noise(project: Project, version: Version) -> Iterator[str]:
     """The chosen cells come back in another half of the cohort better than noise does."""
     for choice in version.facts["chosen"]:
+        if choice.get("stability") is not None and choice.get("stability_null") is None:
+            yield (
+                f"has no null for {choice['n_clusters']} clusters: halves agree by "
+                f"{choice['stability']:.3f}, and in noise as smooth nothing was found. Whether "
+                "that is chance is not known"
+            )
         if choice.get("stability_margin") is not None and not choice["beyond_noise"]:
             yield (
                 f"shows nothing beyond noise for {choice['n_clusters']} clusters: halves agree by "

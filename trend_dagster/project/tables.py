@@ -182,6 +182,11 @@ def beside_noise(choice: Mapping[str, Any], split_by: str | None) -> str:
     split_by : str, optional
         What the halves were cut by.
     """
+    if choice.get("stability") is not None and choice.get("stability_null") is None:
+        return (
+            f"two halves (by {split_by}) agree by {choice['stability']:.3f} (adjusted Rand index); "
+            "in noise as smooth nothing was found, so it is not known whether that is chance."
+        )
     if choice.get("stability_margin") is None:
         return ""
     return (
