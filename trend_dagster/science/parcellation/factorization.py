@@ -326,8 +326,8 @@ class _Block:
     problem: IntArray  # (n_rows,) the factorisation of each row, ascending
     component: IntArray  # (n_rows,) its component there
     thin: Compressed | None  # stands for X in the sweeps that can do without it
-    # What products with `thin` lacked in the last sweep with X itself, of the shape of H and of W.
-    lack: tuple[FloatArray, FloatArray] | None = None
+    # What H times X, and W times X, had beyond the products with `thin` when X was last asked.
+    lack: tuple[_Lack, _Lack] | None = None
 
     def __post_init__(self) -> None:
         self.problems, first = np.unique(self.problem, return_index=True)
@@ -340,29 +340,73 @@ class _Block:
             H=self.H[rows],
             problem=self.problem[rows],
             component=self.component[rows],
-            lack=None if self.lack is None else (self.lack[0][rows], self.lack[1][rows]),
+            lack=None if self.lack is None else (self.lack[0].keep(rows), self.lack[1].keep(rows)),
         )
+
+    def onto_vectors(self, *, exact: bool, update_W: bool) -> FloatArray | None:
+        """Take the factor that stays onto the vectors of `thin`, where a product asks for it."""
+        other = self.H if update_W else self.W
+        if self.thin is None or (exact and self.lack is None):
+            return None
+        if self.lack is not None:
+            lack = self.lack[0 if update_W else 1]
+            lack.know(other) if exact else lack.fit(other)
+        return np.asarray(other @ self.thin.vectors)
 
     def product(
         self, onto: FloatArray | None, begin: int, end: int, *, exact: bool, update_W: bool
     ) -> FloatArray:
         """Multiply the factor that stays with columns of X, or with what stands for X.
 
-        ``onto`` is that factor times the vectors of `thin`, where that is used.
+        ``onto`` is that factor on the vectors of `thin`, where that is used.
         """
-        other, lack = self.H if update_W else self.W, None
-        if self.lack is not None:
-            lack = self.lack[0 if update_W else 1][:, begin:end]
+        other = self.H if update_W else self.W
         if onto is None or self.thin is None:
             return np.asarray(other @ self.X[:, begin:end])
         nearly = np.asarray(onto @ self.thin.rows[:, begin:end])
+        if self.lack is None:
+            return nearly
+        lack = self.lack[0 if update_W else 1]
         if not exact:
-            return nearly if lack is None else nearly + lack
+            return nearly + lack.share * lack.product[:, begin:end]
         product = np.asarray(other @ self.X[:, begin:end])
-        if lack is not None:
-            np.subtract(product, nearly, out=lack)
+        np.subtract(product, nearly, out=lack.product[:, begin:end])
         return product
 
+
+@dataclass(eq=False)
+class _Lack:
+    """What products of a factor with X have beyond those with what stands for X.
+
+    It is linear in the factor: a row that has become c times as long lacks c times as much. Kept as
+    it was it would lead a factor that shrinks away, up to where all of it is zero.
+    """
+
+    product: FloatArray  # (n_rows, n_l)
+    factor: FloatArray  # (n_rows, n_l) for which it was computed
+    share: FloatArray  # (n_rows, 1) how much of each row of that is in the factor of today
+
+    @classmethod
+    def unknown(cls, factor: FloatArray) -> _Lack:
+        zeros = np.zeros_like(factor)
+        return cls(zeros, factor, np.zeros((len(factor), 1), factor.dtype))
+
+    def keep(self, rows: NDArray[np.bool_]) -> _Lack:
+        return _Lack(self.product[rows], self.factor[rows], self.share[rows])
+
+    def know(self, factor: FloatArray) -> None:
+        """Take this factor as that for which the product is about to be computed."""
+        self.factor = factor.copy()
+
+    def fit(self, factor: FloatArray) -> None:
+        """Find how much of each row is in a factor, by least squares."""
+        both = np.einsum("ij,ij->i", factor, self.factor)[:, None]
+        own = np.einsum("ij,ij->i", self.factor, self.factor)[:, None]
+        self.share = np.divide(both, own, out=np.zeros_like(both), where=own > 0)
+
+
+UPHILL = 1e-5
+"""By how much (of itself) the objective may rise between two sweeps with X, for rounding."""
 
 Tile = tuple[int, int, int]
 """A block and a range of its vertices: the unit of work of one thread."""
@@ -390,6 +434,7 @@ class _Lockstep:
         self.pool = pool
         self.exact = True  # whether a sweep is with X itself
         self.near = False  # whether what products with its stand-in lack is known, and added
+        self.least = np.full(len(starts), np.inf)  # objective after the last sweep with X
         dtype = matrix.dtype
         self.l1 = np.array([l1 for l1, _ in penalty], dtype=dtype)
         self.l2 = np.array([l2 for _, l2 in penalty], dtype=dtype)
@@ -421,7 +466,8 @@ class _Lockstep:
         """Update W, then H; return the violation of each factorisation."""
         for block in self.blocks:
             if self.near and block.thin is not None and block.lack is None:
-                block.lack = np.zeros_like(block.H), np.zeros_like(block.W)
+                block.lack = _Lack.unknown(block.H), _Lack.unknown(block.W)
+        self.value = np.zeros(len(self.sizes))
         gram_W, violation_W, alive_W = self._half(self.gram_H, update_W=True)
         self.gram_H, violation_H, alive_H = self._half(gram_W, update_W=False)
         self._drop([w | h for w, h in zip(alive_W, alive_H, strict=True)])
@@ -433,9 +479,7 @@ class _Lockstep:
         from trend_dagster.science.parcellation._hals import add_grams
 
         def onto_vectors(block: _Block) -> FloatArray | None:
-            if block.thin is None or (self.exact and block.lack is None):
-                return None
-            return np.asarray((block.H if update_W else block.W) @ block.thin.vectors)
+            return block.onto_vectors(exact=self.exact, update_W=update_W)
 
         thin = list(self.pool.map(onto_vectors, self.blocks))
 
@@ -447,11 +491,12 @@ class _Lockstep:
         violation = np.zeros(len(self.sizes))
         alive = [np.zeros(len(block.W), dtype=bool) for block in self.blocks]
         # Always added in the order of the tiles: the result does not depend on the threads.
-        for b, gram, part_violation, part_alive in parts:
+        for b, gram, part_violation, part_alive, part_value in parts:
             block = self.blocks[b]
             add_grams(grams, gram, block.component, block.problems, block.starts)
             violation += part_violation
             alive[b] |= part_alive
+            self.value += part_value
         return grams.astype(other_gram.dtype), violation, alive
 
     def _update(
@@ -461,7 +506,7 @@ class _Lockstep:
         thin: Sequence[FloatArray | None],
         *,
         update_W: bool,
-    ) -> tuple[int, FloatArray, FloatArray, NDArray[np.bool_]]:
+    ) -> tuple[int, FloatArray, FloatArray, NDArray[np.bool_], FloatArray]:
         from trend_dagster.science.parcellation._hals import half_sweep
 
         b, begin, end = tile
@@ -476,7 +521,25 @@ class _Lockstep:
             factor, product, other_gram, block.component, block.problems, block.starts,
             self.l1, self.l2, begin, end, gram, violation, alive,
         )  # fmt: skip
-        return b, gram, violation, alive
+        value = np.zeros(len(self.sizes))
+        if self.exact and block.thin is not None and not update_W:
+            value[block.problems] = self._objective(block, product, other_gram, begin, end)
+        return b, gram, violation, alive, value
+
+    def _objective(
+        self, block: _Block, product: FloatArray, gram_W: FloatArray, begin: int, end: int
+    ) -> FloatArray:
+        """What a tile adds to the objective of each factorisation, less 1/2 |X|^2."""
+        found = np.zeros(len(block.problems))
+        for i, (c, first, last) in enumerate(
+            zip(block.problems, block.starts[:-1], block.starts[1:], strict=True)
+        ):
+            rows, tile = block.component[first:last], slice(begin, end)
+            W, H = block.W[first:last, tile], block.H[first:last, tile]
+            slope = gram_W[c][np.ix_(rows, rows)] @ H / 2 - product[first:last]
+            found[i] = (H * slope).sum() + self.l1[c] * (W.sum() + H.sum())
+            found[i] += self.l2[c] / 2 * (np.square(W).sum() + np.square(H).sum())
+        return found
 
     def _drop(self, alive: Sequence[NDArray[np.bool_]]) -> None:
         """Leave out rows that can never move again."""
@@ -485,13 +548,17 @@ class _Lockstep:
             if np.count_nonzero(rows) < 0.9 * len(rows):
                 self.blocks[b] = self.blocks[b].keep(rows)
 
-    def keep_in_mind(self) -> None:
-        """Keep the factors that a sweep with X itself has led to."""
+    def led_uphill(self, running: Sequence[int]) -> bool:
+        """Say whether the objective rose since the last sweep with X; keep the factors if not."""
+        least = self.least[running]
+        if (self.value[running] > least + UPHILL * np.abs(least)).any():
+            return True
         own = [replace(b, W=b.W.copy(), H=b.H.copy(), thin=None, lack=None) for b in self.blocks]
-        self.in_mind = own, self.gram_H.copy()
+        self.least, self.in_mind = self.value, (own, self.gram_H)
+        return False
 
     def go_back(self) -> None:
-        """Take those factors again, and go on with X itself."""
+        """Take the factors that were kept, and go on with X itself."""
         self.blocks, self.gram_H = self.in_mind
 
     def take(self, problem: int) -> tuple[FloatArray, FloatArray]:
@@ -541,49 +608,37 @@ def _solve_block(
         state = _Lockstep(matrix, starts, weights, pool, n_threads, thin)
     else:
         state = TorchLockstep(matrix, starts, weights, config.device)
-    running, collapsed = list(range(len(starts))), []
+    running = list(range(len(starts)))
     initial: FloatArray = np.zeros(len(starts))
     plain = not any(thin)
     # First the scale of the stop rule is taken with X; then sweeps go with what stands for X until
     # all are quiet. From there on a sweep with X tells what products with the stand-in lack, and
     # the next ones add that: it hardly changes, so that they lead on to the solution for X itself.
-    # Where much is lacking they may lead away, without end: then X leads on from before that.
-    near, with_X, since, before = plain, True, 0, initial
+    # Should they have led uphill, X leads on from where the sweep with it before them ended.
+    near, with_X, since = plain, True, 0
     for n_iter in range(1, config.max_iter + 1):
         state.near, state.exact = near, plain or with_X or n_iter == config.max_iter
         violation = state.sweep()
         if n_iter == 1:
             initial = violation
+        if not plain and isinstance(state, _Lockstep) and state.exact and state.led_uphill(running):
+            state.go_back()
+            near = plain = True
+            continue
         small = violation <= config.tol * initial
         quiet = bool(small[running].all())
         if near and state.exact:  # nothing else tells that a factorisation has converged
             finished = [c for c in running if small[c]]
             for problem in finished:
-                Wt, H = state.take(problem)
-                if any(thin) and not (Wt.any() and H.any()):
-                    collapsed.append(problem)
-                else:
-                    yield problem, Wt, H, n_iter, True
+                yield problem, *state.take(problem), n_iter, True
             running = [c for c in running if c not in finished]
             if not running:
                 break
-            if not plain and isinstance(state, _Lockstep):
-                state.keep_in_mind()
-                before = violation
-        elif near and isinstance(state, _Lockstep) and (violation > 2 * before)[running].any():
-            state.go_back()
-            plain = True
         since = 0 if state.exact else since + 1
         with_X = quiet or (since == MOST_WITHOUT_X if near else 2 * n_iter >= config.max_iter)
         near |= with_X  # half way at last: rounding may keep the stand-in from ever being quiet
     for problem in running:
         yield problem, *state.take(problem), config.max_iter, False
-    if collapsed:  # a stand-in may be negative where X is not, and from zero nothing returns
-        again, under = [starts[c] for c in collapsed], [weights[c] for c in collapsed]
-        for place, Wt, H, n_iter, converged in _solve_block(
-            matrix, again, under, config, pool, n_threads, [None] * len(thin)
-        ):
-            yield collapsed[place], Wt, H, n_iter, converged
 
 
 def _solve_graph(
