@@ -523,7 +523,19 @@ def test_what_stands_for_a_block_has_its_leading_eigenpairs(rng):
     np.testing.assert_allclose(thin.rows, thin.values[:, None] * thin.vectors.T, atol=1e-12)
 
 
-@pytest.mark.parametrize("factor", [-1.0, 0.6])
+def test_what_stands_for_some_blocks_and_not_for_others_is_never_undone(rng, monkeypatch):
+    C, _ = smooth_networks(600, 6, int(rng.integers(2**31)))
+    matrix = threshold_by_label(C, np.repeat([0, 1], [500, 100]))
+    monkeypatch.setattr(factorization._Lockstep, "go_back", lambda self: pytest.fail("undone"))
+    exact, found = (
+        factorize(matrix, 8, 1e-4, 0.4, FactorizationConfig(compress_above=above))
+        for above in (None, 200)
+    )
+    assert found.converged
+    assert found.objective < 1.02 * exact.objective  # another start may end in another optimum
+
+
+@pytest.mark.parametrize("factor", [-1.0, 0.6, 1.6])
 def test_a_stand_in_that_leads_away_is_given_up(rng, monkeypatch, factor):
     C, _ = smooth_networks(480, 6, int(rng.integers(2**31)))
     matrix = threshold_by_label(C, np.zeros(480, dtype=int))

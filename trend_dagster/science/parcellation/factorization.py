@@ -434,6 +434,7 @@ class _Lockstep:
         self.pool = pool
         self.exact = True  # whether a sweep is with X itself
         self.near = False  # whether what products with its stand-in lack is known, and added
+        self.watched = any(thin or [])  # whether sweeps may lead uphill
         self.least = np.full(len(starts), np.inf)  # objective after the last sweep with X
         dtype = matrix.dtype
         self.l1 = np.array([l1 for l1, _ in penalty], dtype=dtype)
@@ -522,7 +523,7 @@ class _Lockstep:
             self.l1, self.l2, begin, end, gram, violation, alive,
         )  # fmt: skip
         value = np.zeros(len(self.sizes))
-        if self.exact and block.thin is not None and not update_W:
+        if self.watched and self.exact and not update_W:
             value[block.problems] = self._objective(block, product, other_gram, begin, end)
         return b, gram, violation, alive, value
 
@@ -551,7 +552,7 @@ class _Lockstep:
     def led_uphill(self, running: Sequence[int]) -> bool:
         """Say whether the objective rose since the last sweep with X; keep the factors if not."""
         least = self.least[running]
-        if (self.value[running] > least + UPHILL * np.abs(least)).any():
+        if not (self.value[running] <= least + UPHILL * np.abs(least)).all():
             return True
         own = [replace(b, W=b.W.copy(), H=b.H.copy(), thin=None, lack=None) for b in self.blocks]
         self.least, self.in_mind = self.value, (own, self.gram_H)

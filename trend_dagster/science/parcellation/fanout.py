@@ -60,10 +60,10 @@ def worker_memory(
     dense = largest <= DENSE_UP_TO * most
     eigen = n_threads * 4 * largest * (4 * largest if dense else 6 * most)
     large = block_sizes[block_sizes > (largest if compress_above is None else compress_above)]
-    # Both factors of each, what products with them lack, and of one block the random start,
-    # products and their decomposition.
+    # Both factors of each; what products with W and H lack, for which W and H, and those that are
+    # kept; of one block the random start, products and their decomposition.
     rank, sketch = rank_and_sketch(most)
-    thin = 4 * (2 * (rank + rows) * int(large.sum()) + 4 * sketch * int(large.max(initial=0)))
+    thin = 4 * (2 * (rank + 3 * rows) * int(large.sum()) + 4 * sketch * int(large.max(initial=0)))
     factors = 2 * 2 * 4 * rows * n
     tiles = n_threads * 4 * rows * (_TILE_ROWS + largest)
     groups = 1
