@@ -1,1 +1,1 @@
-"""Experiments that docs rest on; what others found, that are gone, is in docs/experiments.md."""
+"""Experiments that docs rest on. What scripts found that are no longer kept is in docs/experiments.md."""

@@ -49,8 +49,8 @@ class MakeConfig(dg.Config):
     )
     retrain: bool = Field(
         default=False,
-        description="Train the model anew if runs were added or changed since. Otherwise the "
-        "model there is stays in use.",
+        description="Learn the model and the newborns' prior anew if runs were added or changed "
+        "since. Otherwise those that are there stay in use.",
     )
 
 
