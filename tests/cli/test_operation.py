@@ -67,9 +67,9 @@ def test_gc_says_what_is_needed_no_more_and_removes_it_only_when_told(project):
     scratch.mkdir()
     (scratch / "matrix.npy").write_bytes(b"0" * 5000)
     partial = output / ".partial-20200101T000000.000000-00000000"
-    partial.mkdir()
+    shutil.copytree(versions[0], partial)
     elsewhere = project / "store" / "no_such_asset"
-    elsewhere.mkdir()
+    shutil.copytree(output, elsewhere / "run=1")
     at_work = output / ".scratch-1111111111111111"
     at_work.mkdir()
     for path in (scratch, partial, elsewhere):
@@ -96,8 +96,15 @@ def test_gc_takes_outputs_without_their_file_only_on_request(project):
     folder = old(project / "store" / "bold" / "bold_run=sub-01_run-1")
     assert str(folder) not in found(project)
     assert found(project, "--outdated")[str(folder)].endswith("asked for no more")
-    shutil.rmtree(project / "bold")  # a folder that is not mounted asks for nothing to go
+    held = Project.open(project).store.latest("bold", RUN)
+    assert "in use" in trend("gc", project, "--outdated", "--yes").stderr
+    held.verify()
+    shutil.move(project / "bold", project / "away")  # one that is not mounted asks for nothing
     assert str(folder) not in found(project, "--outdated")
+    shutil.move(project / "away", project / "bold")
+    del held
+    trend("gc", project, "--outdated", "--yes")
+    assert not folder.exists()
 
 
 def test_gc_leaves_what_is_being_read(project):

@@ -154,6 +154,32 @@ def test_the_last_versions_are_kept_and_older_ones_collected(tmp_path):
     assert [p.exists() for p in paths] == [False, False, False, True, True]
 
 
+def test_what_others_put_beside_versions_is_none_and_stays(tmp_path):
+    store = Store(tmp_path, keep_versions=1, grace_seconds=0)
+    folder = publish(store, 0.0).path.parent
+    theirs = [folder / name for name in ("@eaDir", "old", ".partial-mine")]
+    for path in theirs:
+        path.mkdir()
+    for value in range(3):
+        publish(store, value)
+    assert all(path.exists() for path in theirs)
+    assert stores.versions_in(folder) == [store.latest("bold", RUN).path]
+
+
+def test_an_output_goes_whole_or_not_at_all(tmp_path):
+    store = Store(tmp_path)
+    publish(store, 1.0)
+    folder = publish(store, 2.0).path.parent
+    held = store.latest("bold", RUN)
+    for path in (folder, tmp_path / "bold"):
+        stores.remove_outputs(path)
+    assert len(stores.versions_in(folder)) == 2
+    held.verify()
+    del held
+    stores.remove_outputs(tmp_path / "bold")
+    assert not (tmp_path / "bold").exists()
+
+
 def test_a_superseded_version_stays_for_the_grace_time(tmp_path):
     store = Store(tmp_path, keep_versions=1, grace_seconds=3600)
     paths = [publish(store, value).path for value in range(3)]
@@ -178,10 +204,10 @@ def test_what_a_dead_writer_left_is_collected_but_not_what_a_living_one_fills(
 ):
     store = Store(tmp_path, grace_seconds=0)
     folder = tmp_path / "bold" / "bold_run=sub-01"
-    dead = folder / ".partial-20200101T000000.000000-dead"
+    dead = folder / ".partial-20200101T000000.000000-0000dead"
     dead.mkdir(parents=True)
     with store.draft("bold", RUN) as living:
-        old = living.path.with_name(".partial-20200101T000000.000000-live")
+        old = living.path.with_name(".partial-20200101T000000.000000-00000a11")
         living.path.rename(old)
         publish(store, 1.0)
         assert not dead.exists()

@@ -22,8 +22,10 @@ from trend_dagster.storage.stores import (
     Partition,
     describe,
     pointed_to,
+    remove_outputs,
     remove_unless_used,
     size_of,
+    versions_in,
 )
 
 SETTLED_SECONDS = 3600.0  # what was written to more recently may belong to a run at work
@@ -96,7 +98,7 @@ def _in_one_output(
 ) -> Iterator[tuple[Path, str]]:
     folder = project.store.folder(asset.name, partition)
     current = pointed_to(folder)
-    others = sorted(p for p in folder.iterdir() if _is_version(p) and p.name != current)
+    others = [path for path in versions_in(folder) if path.name != current]
     for path in others[: max(0, len(others) - keep_versions + 1)]:
         yield path, f"old version of {describe(asset.name, partition)}"
 
@@ -108,10 +110,6 @@ def _asked_for_no_more(project: Project, asset: StoredAsset) -> list[Partition]:
         return []
     stored = project.store.stored(asset.name, asset.dims)
     return [p for p in stored if any(key not in today[dim] for dim, key in p.items())]
-
-
-def _is_version(path: Path) -> bool:
-    return path.is_dir() and not path.name.startswith(".") and "=" not in path.name
 
 
 def _folders(project: Project, asset: StoredAsset) -> list[Path]:
@@ -171,12 +169,10 @@ def take_away(leftover: Leftover) -> bool:
     path = leftover.path
     if not path.is_dir():
         path.unlink(missing_ok=True)
-    elif path.name.startswith(".") and not path.name.startswith(".partial-"):
+    elif path.name.startswith(".partial-") or path in versions_in(path.parent):
+        remove_unless_used(path)
+    elif path.name.startswith("."):
         shutil.rmtree(path, ignore_errors=True)
     else:
-        for version in (path, *path.rglob("*")):
-            if _is_version(version) and (version / "zarr.json").exists():
-                remove_unless_used(version)
-        if not any(path.rglob("zarr.json")):
-            shutil.rmtree(path, ignore_errors=True)
+        remove_outputs(path)
     return not path.exists()

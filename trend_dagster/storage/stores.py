@@ -25,7 +25,7 @@ import shutil
 import time
 import weakref
 from collections.abc import Iterator, Mapping
-from contextlib import contextmanager, suppress
+from contextlib import ExitStack, contextmanager, suppress
 from dataclasses import dataclass
 from datetime import UTC, datetime
 from functools import cached_property
@@ -52,6 +52,8 @@ NOTHING_LOST = (
     "run again: what was published before is complete, and only this output has to be made again."
 )
 SAFE_NAME = re.compile(r"[A-Za-z0-9_-][A-Za-z0-9_.-]*")
+_VERSION = re.compile(r"\d{8}T\d{6}\.\d{6}-[0-9a-f]{8}")
+_DRAFT = ".partial-"
 
 Partition = Mapping[str, str]
 """Key of a partition by dimension, e.g. ``{"label_file": "L20", "n_components": "14"}``."""
@@ -326,7 +328,12 @@ class Draft:
         matrix : ResumableMatrix
             It stays where it is, too, until the version is published.
         """
-        shutil.copytree(matrix.folder, self.path / matrix.folder.name, copy_function=_link)
+        shutil.copytree(
+            matrix.folder,
+            self.path / matrix.folder.name,
+            copy_function=_link,
+            ignore=shutil.ignore_patterns("*.partial"),  # of a chunk that a killed writer began
+        )
 
     def write(self, name: str, values: NDArray[Any]) -> None:
         """Write one array whole.
@@ -483,7 +490,7 @@ class Store:
         """
         folder = self.folder(asset, partition)
         stamp = datetime.now(UTC).strftime("%Y%m%dT%H%M%S.%f")
-        path = folder / f".partial-{stamp}-{secrets.token_hex(4)}"
+        path = folder / f"{_DRAFT}{stamp}-{secrets.token_hex(4)}"
         try:
             path.mkdir(parents=True)
             lock = _lock(path, fcntl.LOCK_EX)
@@ -541,7 +548,7 @@ class Store:
             raise _mistake(subject, f"arrays {', '.join(schema)}", found)
         folder = draft.path.parent
         version = Version(
-            draft.asset, dict(partition), folder / draft.path.name.removeprefix(".partial-")
+            draft.asset, dict(partition), folder / draft.path.name.removeprefix(_DRAFT)
         )
         try:
             draft.group.update_attributes(  # at once, where attrs.update writes one by one
@@ -583,18 +590,15 @@ class Store:
     def _collect(self, folder: Path) -> None:
         """Remove superseded versions and the leavings of dead writers, in one output's folder."""
         current = (folder / POINTER).read_text().strip()
-        versions = sorted(
-            p.name for p in folder.iterdir() if p.is_dir() and not p.name.startswith(".")
-        )
-        others = [name for name in versions if name != current and "=" not in name]
+        others = [path.name for path in versions_in(folder) if path.name != current]
         cutoff = time.time() - self.grace_seconds
         # The newest of the others come last; each was superseded when its successor was made.
         for name, successor in zip(others, [*others[1:], current], strict=False):
             rank = len(others) - others.index(name)
             if rank >= self.keep_versions and _made_at(successor) < cutoff:
                 remove_unless_used(folder / name)
-        for partial in folder.glob(".partial-*"):
-            if _made_at(partial.name.removeprefix(".partial-")) < time.time() - 60:
+        for partial in _drafts_in(folder):
+            if _made_at(partial.name.removeprefix(_DRAFT)) < time.time() - 60:
                 remove_unless_used(partial)
 
 
@@ -677,6 +681,16 @@ def pointed_to(folder: Path) -> str | None:
     return _text(folder / POINTER)
 
 
+def versions_in(folder: Path) -> list[Path]:
+    """Versions in the folder of an output, the oldest first; what others put there is none."""
+    return sorted(p for p in folder.iterdir() if _VERSION.fullmatch(p.name) and p.is_dir())
+
+
+def _drafts_in(folder: Path) -> list[Path]:
+    found = folder.glob(f"{_DRAFT}*")
+    return sorted(p for p in found if _VERSION.fullmatch(p.name.removeprefix(_DRAFT)))
+
+
 def size_of(path: Path) -> int:
     """Bytes on disk of a file, or of all files below a folder."""
     size = path.stat().st_size if path.is_file() else 0
@@ -710,6 +724,36 @@ def remove_unless_used(folder: Path) -> None:
             shutil.rmtree(folder, ignore_errors=True)
     finally:
         os.close(handle)
+
+
+def remove_outputs(folder: Path) -> None:
+    """Remove an output, or all of an asset, unless a process reads or writes any version of it.
+
+    Parameters
+    ----------
+    folder : Path
+        That holds the versions, or folders of partitions that do.
+    """
+    places = [folder, *_partitions_below(folder)]
+    with ExitStack() as held:
+        for version in (v for place in places for v in (*versions_in(place), *_drafts_in(place))):
+            handle = os.open(version, os.O_RDONLY)
+            held.callback(os.close, handle)
+            try:
+                if not flock(handle, fcntl.LOCK_EX | fcntl.LOCK_NB):
+                    return  # no locks here: nobody knows whether it is read
+            except BlockingIOError:
+                return
+        for place in places:  # nobody is led to what is half removed
+            (place / POINTER).unlink(missing_ok=True)
+        shutil.rmtree(folder, ignore_errors=True)
+
+
+def _partitions_below(folder: Path) -> Iterator[Path]:
+    for below in sorted(folder.iterdir()):
+        if "=" in below.name and below.is_dir():
+            yield below
+            yield from _partitions_below(below)
 
 
 def _made_at(version: str) -> float:
