@@ -177,6 +177,14 @@ def test_participants_as_other_programs_write_them(tmp_path: Path, text: str) ->
     assert without_row(["sub-01", "sub-02", "film"], file) == []
 
 
+def test_a_column_called_subject_is_the_participants_own(tmp_path: Path) -> None:
+    file = tmp_path / "participants.tsv"
+    file.write_text("participant_id\tsubject\n01\tA\n02\tB\n")
+    joined = with_participants(PEOPLE, file)
+    assert joined["subject"].tolist() == PEOPLE["subject"].tolist()
+    assert joined["subject_participants"].tolist()[:1] == ["A"]
+
+
 @pytest.mark.parametrize(
     ("rows", "said"),
     [

@@ -26,6 +26,7 @@ from trend_dagster.orchestration import service
 from trend_dagster.orchestration.instance import (
     added_settings,
     end_dead_runs,
+    if_records_answer,
     instance_home,
     open_instance,
     open_records,
@@ -205,6 +206,24 @@ def test_a_run_that_another_machine_has_launched_ends_with_its_page(tmp_path):
             assert instance.get_run_by_id(run).status == dg.DagsterRunStatus.STARTED
         with open_instance(tmp_path):
             assert instance.get_run_by_id(run).status == dg.DagsterRunStatus.FAILURE
+
+
+def test_runs_of_a_dagster_of_the_users_own_and_of_other_projects_are_left_alone(tmp_path):
+    with open_instance(tmp_path) as instance:
+        at_work(instance, **{GRPC_INFO_TAG: '{"host": "localhost", "port": 4000}'})
+        at_work(instance, **{GRPC_INFO_TAG: '{"socket": "/tmp/tmp8x1"}'})
+        at_work(instance, **ELSEWHERE, **{"trend/prefix": "another"})
+        at_work(instance)
+        assert end_dead_runs(instance, launched=True, alone=True) == []
+
+
+def test_records_that_are_away_for_a_while_end_nothing():
+    away = type("DagsterPostgresException", (Exception,), {})
+    for error in (away("no server"), DatabaseError("", None, Exception())):
+        with if_records_answer():
+            raise error
+    with pytest.raises(ValueError, match="other"), if_records_answer():
+        raise ValueError("other")
 
 
 def test_a_clock_that_is_set_does_not_end_a_run_at_work(tmp_path, monkeypatch):

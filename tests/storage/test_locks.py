@@ -11,6 +11,7 @@ import time
 
 import pytest
 
+from trend_dagster.storage import locks
 from trend_dagster.storage.locks import (
     Holder,
     TakenError,
@@ -22,16 +23,24 @@ from trend_dagster.storage.locks import (
 )
 
 
-@pytest.fixture(params=["locks", "no locks"])
-def kind(request, monkeypatch):
-    """As it is, and as on a file system without flock."""
+@pytest.fixture(params=["locks", "no locks", "locks of this machine"])
+def kind(request, monkeypatch, tmp_path, tmp_path_factory):
+    """As it is, as on a file system without flock, and as on one whose locks nobody else sees."""
     if request.param == "no locks":
 
         def none(handle, kind):
             raise OSError(errno.ENOLCK, os.strerror(errno.ENOLCK))
 
         monkeypatch.setattr(fcntl, "flock", none)
-    return request.param
+    device = tmp_path.stat().st_dev
+    options = "rw,vers=3,nolock" if request.param == "locks of this machine" else "rw"
+    mounts = tmp_path_factory.mktemp("proc") / "mountinfo"
+    where = f"{os.major(device)}:{os.minor(device)}"
+    mounts.write_text(f"36 35 {where} / /mnt rw,noatime shared:1 - nfs host:/x {options}\n")
+    monkeypatch.setattr(locks, "MOUNTS", mounts)
+    locks._of_this_machine.cache_clear()
+    yield request.param
+    locks._of_this_machine.cache_clear()
 
 
 def test_it_is_found_out_whether_there_are_locks(tmp_path, kind):

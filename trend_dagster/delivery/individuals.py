@@ -392,7 +392,8 @@ def read_participants(path: Path) -> pd.DataFrame:
             found=found,
             remedy="Correct the file.",
         )
-    return table.rename(columns={"participant_id": "subject"})
+    names = {"subject": f"subject{THEIRS}", "participant_id": "subject"}
+    return table.rename(columns=names)
 
 
 def table_files(table: pd.DataFrame) -> dict[str, bytes]:

@@ -31,6 +31,7 @@ from trend_dagster.orchestration.private import (
     BEGAN_TAG,
     GRPC_INFO_TAG,
     HOST_TAG,
+    PREFIX_TAG,
     PROCESS_TAG,
     InstanceRef,
 )
@@ -270,8 +271,7 @@ def _errors_in_words(home: Path) -> Iterator[None]:
         expected = "databases that can be read and written"
         raise StoreError(subject, expected=expected, found=said, remedy=remedy) from error
     except Exception as error:
-        # Not imported by name: dagster-postgres need not be installed.
-        if type(error).__name__ != "DagsterPostgresException":
+        if not _is_of_postgres(error):
             raise
         raise StoreError(
             f"Dagster's records, which {home / 'dagster.yaml'} lays into PostgreSQL",
@@ -280,6 +280,23 @@ def _errors_in_words(home: Path) -> Iterator[None]:
             remedy="Start it, or correct storage.postgres there; a password belongs into ~/.pgpass "
             "or into the variable that postgres_url: {env: NAME} names.",
         ) from error
+
+
+def _is_of_postgres(error: Exception) -> bool:
+    # Not imported by name: dagster-postgres need not be installed.
+    return type(error).__name__ == "DagsterPostgresException"
+
+
+@contextmanager
+def if_records_answer() -> Iterator[None]:
+    """Leave undone what records that are full, locked or away for a while do not let one do."""
+    try:
+        yield
+    except DatabaseError:
+        pass
+    except Exception as error:
+        if not _is_of_postgres(error):
+            raise
 
 
 @contextmanager
@@ -580,9 +597,17 @@ def _launched_here(run: dg.DagsterRun) -> bool:
     return f"/{socket_name()}" in run.tags.get(GRPC_INFO_TAG, "")
 
 
+def _launched_by_a_service(run: dg.DagsterRun) -> bool:
+    """Whether a `trend dev` launched it, here or elsewhere, and not a Dagster of the user's own."""
+    return re.search(r"/trend-[^/]+\.sock", run.tags.get(GRPC_INFO_TAG, "")) is not None
+
+
 def _is_dead(instance: dg.DagsterInstance, run: dg.DagsterRun, launched: bool, alone: bool) -> bool:
     found = process_of(instance, run)
     if found is not None and (run.status != dg.DagsterRunStatus.STARTING or launched):
         return not is_alive(*found)
-    own = HOST_TAG in run.tags and GRPC_INFO_TAG not in run.tags  # a `trend run` elsewhere
-    return alone if own else launched
+    if GRPC_INFO_TAG in run.tags:
+        return launched and _launched_by_a_service(run)
+    # A `trend run` elsewhere: of this project, or of another one that records here as well.
+    own = HOST_TAG in run.tags and run.tags.get(PREFIX_TAG, "") == "/".join(PREFIX)
+    return alone and own

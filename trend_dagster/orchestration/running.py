@@ -21,11 +21,19 @@ from trend_dagster.orchestration.instance import end_dead_runs
 from trend_dagster.orchestration.io_managers import PLANNED_TAG
 from trend_dagster.orchestration.lineage import Lineage, State
 from trend_dagster.orchestration.overview import doubts_about
-from trend_dagster.orchestration.partitions import asset_key, known_keys, register_all, to_key
+from trend_dagster.orchestration.partitions import (
+    PREFIX,
+    asset_key,
+    known_keys,
+    name_of,
+    register_all,
+    to_key,
+)
 from trend_dagster.orchestration.private import (
     ASSET_PARTITION_RANGE_END_TAG,
     ASSET_PARTITION_RANGE_START_TAG,
     DATA_VERSION_TAG,
+    PREFIX_TAG,
     JobExecutionResult,
     SerializableErrorInfo,
     StepFailureData,
@@ -400,7 +408,8 @@ QUIET = {"loggers": {"console": {"config": {"log_level": "CRITICAL"}}}}
 
 def _tags() -> dict[str, str]:
     # Named from the beginning: this process may be killed before the run begins to execute.
-    return {PLANNED_TAG: "true", **this_process()}
+    prefix = {PREFIX_TAG: "/".join(PREFIX)} if PREFIX else {}
+    return {PLANNED_TAG: "true", **this_process(), **prefix}
 
 
 def _failed(result: JobExecutionResult, warnings: tuple[str, ...]) -> Launched:
@@ -473,6 +482,8 @@ def _range(
     ends: list[dict[str, str]] = [{}, {}]
     for dim in asset.dims:
         wanted = {s.partition[dim] for s in make}
+        # A page may have forgotten them since: their file is gone, or the settings have changed.
+        instance.add_dynamic_partitions(name_of(dim), sorted(wanted))
         inside = [key for key in known_keys(instance, dim) if key in wanted]
         ends[0][dim], ends[1][dim] = inside[0], inside[-1]
     return str(to_key(ends[0])), str(to_key(ends[1]))

@@ -29,11 +29,11 @@ from types import FrameType
 import dagster as dg
 import psutil
 import yaml
-from sqlalchemy.exc import DatabaseError
 
 from trend_dagster.errors import ServerError
 from trend_dagster.orchestration.instance import (
     end_dead_runs,
+    if_records_answer,
     instance_home,
     process_of,
     run_lock,
@@ -223,7 +223,7 @@ class Service:
                 looked = time.monotonic()
                 self._look_after_code_server()
                 if not self.read_only:
-                    with suppress(DatabaseError):  # full or locked: the next look will do
+                    with if_records_answer():  # else the next look will do
                         self._look_after_runs()
 
     def _bring_back(self, part: Part) -> None:
@@ -252,8 +252,13 @@ class Service:
         if not code_server.alive or time.monotonic() - code_server.started < START_SECONDS / 10:
             return
         assert code_server.process is not None
-        children = psutil.Process(code_server.process.pid).children()
-        if not any(c.status() != psutil.STATUS_ZOMBIE and "grpc" in c.cmdline() for c in children):
+        try:
+            children = psutil.Process(code_server.process.pid).children()
+            alive = [c for c in children if c.status() != psutil.STATUS_ZOMBIE]
+            found = any("grpc" in child.cmdline() for child in alive)
+        except psutil.Error:  # one of them ended meanwhile
+            return
+        if not found:
             code_server.process.kill()
             code_server.process.wait()
 
@@ -300,7 +305,7 @@ class Service:
             if part.process is not None:
                 part.process.wait()
         if not self.read_only:
-            with suppress(DatabaseError):
+            with if_records_answer():
                 if ended := end_dead_runs(self.instance, launched=True, why=STOPPED):
                     self.say(f"{_runs(len(ended))} at work: the next `trend dev` goes on with it.")
 

@@ -1,9 +1,10 @@
 """Advisory locks: on the folder of a version, and on a place that only one process may hold.
 
 The system drops a lock (flock) when the process ends, however it ends. Some file systems have no
-such lock (NFS mounted with ``nolock``, Lustre mounted without ``flock``), or none on folders. There
-a version is read and written without one, old versions are not collected, and a place is held by
-a file that names its holder.
+such lock (Lustre mounted without ``flock``), none on folders, or one that other machines do not see
+(NFS mounted with ``nolock`` or ``local_lock``, Lustre with ``localflock``). There a version is read
+and written without one, old versions are not collected, and a place is held by a file that names
+its holder.
 """
 
 from __future__ import annotations
@@ -17,12 +18,17 @@ import time
 from collections.abc import Iterator, Mapping
 from contextlib import contextmanager, nullcontext, suppress
 from dataclasses import asdict, dataclass
+from functools import lru_cache
 from pathlib import Path
 
 import psutil
 
 # What flock answers where there is none; EBADF: NFS gives no exclusive lock on a folder.
 NOT_SUPPORTED = {errno.ENOSYS, errno.ENOLCK, errno.EOPNOTSUPP, errno.EBADF}
+
+# Options of mounts, as nfs(5) and mount.lustre(8) have them, whose locks end at this machine.
+OF_THIS_MACHINE = {"nolock", "local_lock=all", "local_lock=flock", "localflock"}
+MOUNTS = Path("/proc/self/mountinfo")
 
 
 def flock(handle: int, kind: int) -> bool:
@@ -38,7 +44,7 @@ def flock(handle: int, kind: int) -> bool:
     Returns
     -------
     bool
-        False where the file system has none.
+        False where the file system has none, or none that other machines see.
 
     Raises
     ------
@@ -51,7 +57,19 @@ def flock(handle: int, kind: int) -> bool:
         if error.errno in NOT_SUPPORTED:
             return False
         raise
-    return True
+    return not _of_this_machine(os.fstat(handle).st_dev)
+
+
+@lru_cache(maxsize=64)
+def _of_this_machine(device: int) -> bool:
+    """Whether locks on a device end at this machine, which shares it with others."""
+    with suppress(OSError):  # no such list: not Linux
+        for line in MOUNTS.read_text(encoding="utf-8", errors="replace").splitlines():
+            # 36 35 98:0 /root /mnt rw,noatime shared:1 - nfs host:/path rw,nolock (proc(5))
+            left, _, right = line.partition(" - ")
+            if left.split()[2] == f"{os.major(device)}:{os.minor(device)}":
+                return not OF_THIS_MACHINE.isdisjoint(right.split()[-1].split(","))
+    return False
 
 
 def has_locks(folder: Path) -> bool:
@@ -231,6 +249,7 @@ def hold(file: Path, what: Mapping[str, str], *, wait: bool = False) -> Iterator
 def _write(handle: int, text: str) -> None:
     os.ftruncate(handle, 0)
     os.pwrite(handle, text.encode(), 0)
+    os.fsync(handle)  # where there is no lock, other machines read it
 
 
 def _wait_for(file: Path, wait: bool) -> None:

@@ -224,8 +224,8 @@ def find_runs(
     Returns
     -------
     dict of str to BoldRun
-        By key, sorted. The key is the name without hemisphere, space, cohort, density, resolution and
-        description.
+        By key, sorted. The key is the name without hemisphere, space, cohort, density,
+        resolution and description.
 
     Raises
     ------

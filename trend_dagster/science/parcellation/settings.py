@@ -108,8 +108,8 @@ class SelectionConfig(Section):
     rule: Literal["null_corrected", "conservative"] = "null_corrected"
     """'null_corrected': the cell whose stability between two halves of the cohort exceeds its null
     by most, if by more than chance (see the section validation), label files with fewer labels than
-    clusters first; where none does or no stability was computed, as 'conservative'. 'conservative': the label file with the fewest labels, and
-    within it the highest silhouette.
+    clusters first; where none does or no stability was computed, as 'conservative'.
+    'conservative': the label file with the fewest labels, and within it the highest silhouette.
     """
     max_zero_row_share: float = Field(0.05, ge=0, le=1)
     """Largest share of vertices with signal whose loadings may all be zero before a cell counts as
