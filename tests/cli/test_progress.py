@@ -90,9 +90,8 @@ def test_status_says_how_far_work_is_until_it_is_published(finished):
     project = Project.open(finished)
     asset = ASSETS["trained_model"]
     recipe = Recipe("trained_model", "not published")
-    scratch = project.store.scratch("trained_model", {}, recipe)
     with project.store.draft("trained_model") as draft:
-        task = Task(project, {}, draft, scratch, lambda line: None)
+        task = Task(project, {}, draft, recipe, lambda line: None)
         task.progress("epoch 7 of 20: validation loss 0.5", 0.35)
         task.progress("epoch 8 of 20: within a second", 0.4)
         assert "epoch 7 of 20: validation loss 0.5, 35% done (" in under_way(project, asset, {})
@@ -101,5 +100,5 @@ def test_status_says_how_far_work_is_until_it_is_published(finished):
     (project.store.folder("trained_model") / "current").unlink()
     (status,) = (s for s in overview(project) if s.asset == "trained_model")
     assert list(status.under_way) == ["trained_model"]
-    (scratch / "under_way.json").write_text("{")
+    (task.scratch / "under_way.json").write_text("{")
     assert under_way(project, asset, {}) is None

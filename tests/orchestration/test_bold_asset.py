@@ -8,7 +8,9 @@ import nibabel as nib
 import numpy as np
 
 from tests.conftest import run, simulate_run
+from trend_dagster.orchestration.assets import inputs
 from trend_dagster.project.folder import Project
+from trend_dagster.project.recordings import read_recording
 
 
 def write_pairs(folder):
@@ -18,6 +20,22 @@ def write_pairs(folder):
             image.header["tr"] = 2000
             nib.save(image, folder / "bold" / f"{path.stem}.{side}.mgz")
         path.unlink()
+
+
+def test_a_file_that_changes_while_it_is_read_is_read_again(project_folder, monkeypatch):
+    file = project_folder / "bold" / "sub-01_run-1.npy"
+    changed = np.load(file)[:, ::-1]
+
+    def read_and_change(*arguments):
+        run = read_recording(*arguments)
+        np.save(file, changed)
+        return run
+
+    with monkeypatch.context() as patch:
+        patch.setattr(inputs, "read_recording", read_and_change)
+        assert run(project_folder, select=["bold"])["bold"].made == 6
+    assert run(project_folder, select=["bold"])["bold"].made == 1
+    assert run(project_folder, select=["bold"])["bold"].made == 0
 
 
 def test_a_pair_is_one_partition_and_both_files_are_its_inputs(project_folder):

@@ -180,6 +180,61 @@ def test_an_output_goes_whole_or_not_at_all(tmp_path):
     assert not (tmp_path / "bold").exists()
 
 
+def matrix_of(draft, scratch):
+    return draft.resume("left", (6, 6), (3, 3), scratch)
+
+
+def fill(matrix, tiles):
+    for i, j in tiles:
+        for row, column in ((i, j), (j, i)):
+            matrix.array[row : row + 3, column : column + 3] = 1 + i + j
+        matrix.mark((i, j))
+
+
+TILES = [(0, 0), (0, 3), (3, 3)]  # of a symmetric matrix
+
+
+def test_two_that_make_the_same_matrix_at_once_do_not_disturb_each_other(tmp_path):
+    store, recipe = Store(tmp_path), Recipe("geodesic_distances", "1", {}, {})
+    scratch = store.scratch("geodesic_distances", {}, recipe)
+    with store.draft("geodesic_distances") as one, store.draft("geodesic_distances") as two:
+        first, second = matrix_of(one, scratch), matrix_of(two, scratch)
+        fill(first, TILES[:2])
+        fill(second, TILES)
+        two.adopt(second)
+        published = store.publish(two, {}, recipe)
+        fill(first, TILES[2:])
+        one.adopt(first)
+        again = store.publish(one, {}, recipe)
+    assert published.digest == again.digest
+    assert sorted(path.name for path in scratch.parent.iterdir()) == sorted(
+        ["current", published.path.name, again.path.name]
+    )
+
+
+def test_what_a_killed_writer_left_of_a_tile_is_not_taken_over(tmp_path):
+    store, recipe = Store(tmp_path), Recipe("geodesic_distances", "1", {}, {})
+    scratch, digests = store.scratch("geodesic_distances", {}, recipe), []
+    for leavings in ([], ["0.3f.partial"]):
+        with store.draft("geodesic_distances") as draft:
+            matrix = matrix_of(draft, scratch)
+            fill(matrix, TILES)
+            for name in leavings:
+                (matrix.folder / "c" / "0" / name).write_bytes(b"0")
+            draft.adopt(matrix)
+            digests.append(store.publish(draft, {}, recipe).digest)
+    assert digests[0] == digests[1]
+
+
+def test_a_matrix_without_all_of_its_tiles_is_not_taken_over(tmp_path):
+    store = Store(tmp_path)
+    with store.draft("geodesic_distances") as draft:
+        matrix = matrix_of(draft, tmp_path / "scratch")
+        fill(matrix, TILES[:2])
+        with pytest.raises(StoreError, match=r"expected all of its tiles.*run again"):
+            draft.adopt(matrix)
+
+
 def test_a_superseded_version_stays_for_the_grace_time(tmp_path):
     store = Store(tmp_path, keep_versions=1, grace_seconds=3600)
     paths = [publish(store, value).path for value in range(3)]

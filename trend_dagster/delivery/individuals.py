@@ -392,8 +392,7 @@ def read_participants(path: Path) -> pd.DataFrame:
             found=found,
             remedy="Correct the file.",
         )
-    names = {"subject": f"subject{THEIRS}", "participant_id": "subject"}
-    return table.rename(columns=names)
+    return table.rename(columns={"subject": f"subject{THEIRS}", "participant_id": "subject"})
 
 
 def table_files(table: pd.DataFrame) -> dict[str, bytes]:

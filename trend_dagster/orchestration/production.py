@@ -28,7 +28,6 @@ import json
 import os
 import resource
 import shlex
-import shutil
 import socket
 import sys
 import time
@@ -201,8 +200,9 @@ class Task:
         Key by dimension.
     draft : Draft
         Where large arrays are written piece by piece.
-    scratch : Path
-        Folder for unfinished work; the next attempt at the same recipe finds it again.
+    recipe : Recipe
+        What it is made from, as it was before the work began: what changes meanwhile makes the
+        output out of date.
     log : callable
         Takes a line for Dagster's log.
     """
@@ -210,7 +210,7 @@ class Task:
     project: Project
     partition: Partition
     draft: Draft
-    scratch: Path
+    recipe: Recipe
     log: Callable[[str], None]
     _written_down: float = field(default=0.0, init=False)
 
@@ -218,6 +218,11 @@ class Task:
     def name(self) -> str:
         """Name as messages give it."""
         return describe(self.draft.asset, self.partition)
+
+    @cached_property
+    def scratch(self) -> Path:
+        """Folder for unfinished work; the next attempt at the same recipe finds it again."""
+        return self.project.store.scratch(self.draft.asset, self.partition, self.recipe)
 
     @property
     def settings(self) -> Settings:
@@ -867,10 +872,8 @@ def _compute(
                     errors.append(_remember(project, asset, task.partition, result))
                     continue
                 seconds = time.perf_counter() - started
-                recipe = asset.recipe(project, task.partition, inputs)
-                version = _publish(
-                    task, result, _asked_for(recipe, arguments), run_id=run_id, seconds=seconds
-                )
+                recipe = _asked_for(task.recipe, arguments)
+                version = _publish(task, result, recipe, run_id=run_id, seconds=seconds)
                 yield Published(version, version.recipe, result, seconds)
                 started = time.perf_counter()
     except Exception as error:
@@ -1008,7 +1011,7 @@ def _tasks(
                 project,
                 partition,
                 drafts.enter_context(store.draft(name, partition)),
-                store.scratch(name, partition, asset.recipe(project, partition, inputs)),
+                asset.recipe(project, partition, inputs),
                 log,
             )
             for partition, inputs in pending
@@ -1038,7 +1041,7 @@ def _publish(task: Task, result: Result, recipe: Recipe, *, run_id: str, seconds
             "peak_memory_mib": _peak_memory_mib(),
         },
     )
-    shutil.rmtree(task.scratch, ignore_errors=True)
+    task.draft.discard(task.scratch)
     return version
 
 
@@ -1067,8 +1070,7 @@ def publish_alone(
     """
     store = project.store
     with store.draft(asset.name, partition) as draft:
-        scratch = store.scratch(asset.name, partition, recipe)
-        task = Task(project, partition, draft, scratch, lambda line: None)
+        task = Task(project, partition, draft, recipe, lambda line: None)
         return _publish(task, result, recipe, run_id="", seconds=0.0)
 
 

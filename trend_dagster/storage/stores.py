@@ -273,6 +273,37 @@ class Draft:
         self.path = path
         self.lock = lock
         self.group = zarr.open_group(LocalStore(path), mode="a", zarr_format=3)
+        self._claimed: dict[Path, int] = {}
+
+    def claims(self, scratch: Path) -> bool:
+        """Take a folder of unfinished work for this draft, unless another one works in it now."""
+        if scratch in self._claimed:
+            return True
+        scratch.mkdir(parents=True, exist_ok=True)
+        handle = os.open(scratch, os.O_RDONLY)
+        try:
+            flock(handle, fcntl.LOCK_EX | fcntl.LOCK_NB)
+        except BlockingIOError:
+            os.close(handle)
+            return False
+        self._claimed[scratch] = handle
+        return True
+
+    def discard(self, scratch: Path) -> None:
+        """Remove a folder of unfinished work, unless another draft works in it now."""
+        if scratch.exists() and self.claims(scratch):
+            shutil.rmtree(scratch, ignore_errors=True)
+
+    def close(self) -> None:
+        """Let go of every folder, and throw away what was not published."""
+        for handle in (self.lock, *self._claimed.values()):
+            os.close(handle)
+        for folder in (self.path, self._of_its_own):
+            shutil.rmtree(folder, ignore_errors=True)
+
+    @property
+    def _of_its_own(self) -> Path:
+        return self.path.with_name(f"{self.path.name}.work")
 
     def create(self, name: str, shape: tuple[int, ...]) -> zarr.Array[Any]:
         """Create an array to be filled piece by piece.
@@ -305,13 +336,16 @@ class Draft:
         tile : tuple of int
             Rows and columns of a tile; with another size the work begins anew.
         scratch : Path
-            Folder of unfinished work, on the disk of the store.
+            Folder of unfinished work, on the disk of the store. While another process makes the
+            same output there, one of this draft's own is used, and not found again.
 
         Returns
         -------
         ResumableMatrix
             To be given to :meth:`adopt` when all tiles are there.
         """
+        if not self.claims(scratch):
+            scratch = self._of_its_own
         group = zarr.open_group(LocalStore(scratch), mode="a", zarr_format=3)
         tile = min(tile[0], shape[0]), min(tile[1], shape[1])
         found = group.get(name)
@@ -327,6 +361,11 @@ class Draft:
         ----------
         matrix : ResumableMatrix
             It stays where it is, too, until the version is published.
+
+        Raises
+        ------
+        StoreError
+            If tiles are missing.
         """
         shutil.copytree(
             matrix.folder,
@@ -334,6 +373,14 @@ class Draft:
             copy_function=_link,
             ignore=shutil.ignore_patterns("*.partial"),  # of a chunk that a killed writer began
         )
+        adopted = self.group.get(matrix.folder.name)
+        if not isinstance(adopted, zarr.Array) or adopted.nchunks_initialized < adopted.nchunks:
+            raise StoreError(
+                f"array {matrix.folder.name!r} of {self.asset}",
+                expected="all of its tiles",
+                found=f"some that are no more in {matrix.folder}",
+                remedy="Another process has made the same output: run again.",
+            )
 
     def write(self, name: str, values: NDArray[Any]) -> None:
         """Write one array whole.
@@ -496,13 +543,18 @@ class Store:
             lock = _lock(path, fcntl.LOCK_EX)
         except OSError as error:
             raise cannot_write(f"store {folder}", error, NOTHING_LOST) from error
+        draft = None
         try:
-            yield Draft(asset, path, lock)
+            draft = Draft(asset, path, lock)
+            yield draft
         except OSError as error:
             raise cannot_write(f"store {folder}", error, NOTHING_LOST) from error
         finally:
-            os.close(lock)
-            shutil.rmtree(path, ignore_errors=True)
+            if draft is not None:
+                draft.close()
+            else:
+                os.close(lock)
+                shutil.rmtree(path, ignore_errors=True)
 
     def publish(
         self,
@@ -573,7 +625,7 @@ class Store:
         except OSError as error:
             raise cannot_write(f"store {folder}", error, NOTHING_LOST) from error
         (folder / FAILURE).unlink(missing_ok=True)
-        shutil.rmtree(self.scratch(draft.asset, partition, recipe), ignore_errors=True)
+        draft.discard(self.scratch(draft.asset, partition, recipe))
         self._collect(folder)
         return version
 
