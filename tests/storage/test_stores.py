@@ -5,6 +5,8 @@ from __future__ import annotations
 import multiprocessing
 import os
 import signal
+import subprocess
+import sys
 import time
 from pathlib import Path
 
@@ -233,6 +235,23 @@ def test_a_matrix_without_all_of_its_tiles_is_not_taken_over(tmp_path):
         fill(matrix, TILES[:2])
         with pytest.raises(StoreError, match=r"expected all of its tiles.*run again"):
             draft.adopt(matrix)
+
+
+def test_more_versions_are_held_than_a_shell_usually_allows_files(tmp_path):
+    publish(Store(tmp_path), 1.0)
+    script = (
+        "import resource, sys; from pathlib import Path\n"
+        "hard = resource.getrlimit(resource.RLIMIT_NOFILE)[1]\n"
+        "resource.setrlimit(resource.RLIMIT_NOFILE, (64, hard))\n"
+        "from trend_dagster.storage.stores import Store\n"
+        "store = Store(Path(sys.argv[1]))\n"
+        "held = [store.latest('bold', {'bold_run': 'sub-01'}) for _ in range(200)]\n"
+        "print(len(held))"
+    )
+    done = subprocess.run(
+        [sys.executable, "-c", script, str(tmp_path)], capture_output=True, text=True, check=False
+    )
+    assert done.stdout == "200\n", done.stderr
 
 
 def test_a_superseded_version_stays_for_the_grace_time(tmp_path):

@@ -184,12 +184,15 @@ def _counts(todo: Plan) -> str:
 def _follow(instance: dg.DagsterInstance, backfill: str, log: Callable[[str], None]) -> None:
     """Wait until a backfill has ended; what interrupts the waiting ends the backfill too."""
     told: dict[str, str] = {}
+    of_it = dg.RunsFilter(tags={BACKFILL_ID_TAG: backfill})
+    # Of one that an earlier run of a job has asked for: what had died by then is no news.
+    before = {run.run_id for run in instance.get_runs(of_it) if _was_killed(run)}
     with _taken_back(instance, backfill):
         while True:
             ended = how_backfill_ended(instance, backfill)
-            for run in instance.get_runs(dg.RunsFilter(tags={BACKFILL_ID_TAG: backfill})):
+            for run in instance.get_runs(of_it):
                 _tell(run, told, log)
-                if run.status == dg.DagsterRunStatus.FAILURE and not failed_in_a_step(run):
+                if run.run_id not in before and _was_killed(run):
                     raise RunDiedError(
                         f"run {run.run_id[:8]} of backfill {backfill}",
                         expected="a process that works until it is done",
@@ -200,6 +203,10 @@ def _follow(instance: dg.DagsterInstance, backfill: str, log: Callable[[str], No
             if ended is not None:
                 return
             time.sleep(SECONDS_BETWEEN_LOOKS)
+
+
+def _was_killed(run: dg.DagsterRun) -> bool:
+    return run.status == dg.DagsterRunStatus.FAILURE and not failed_in_a_step(run)
 
 
 def _tell(run: dg.DagsterRun, told: dict[str, str], log: Callable[[str], None]) -> None:

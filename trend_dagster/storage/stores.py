@@ -20,6 +20,7 @@ from __future__ import annotations
 import fcntl
 import os
 import re
+import resource
 import secrets
 import shutil
 import time
@@ -28,7 +29,7 @@ from collections.abc import Iterator, Mapping
 from contextlib import ExitStack, contextmanager, suppress
 from dataclasses import dataclass
 from datetime import UTC, datetime
-from functools import cached_property
+from functools import cache, cached_property
 from pathlib import Path
 from typing import Any
 
@@ -438,6 +439,7 @@ class Store:
         self.keep_versions = keep_versions
         self.grace_seconds = grace_seconds
         self._opened: dict[Path, Version | None] | None = None
+        _allow_many_open_files()
 
     def folder(self, asset: str, partition: Partition = WHOLE) -> Path:
         """Folder that holds the versions of one output."""
@@ -652,6 +654,19 @@ class Store:
         for partial in _drafts_in(folder):
             if _made_at(partial.name.removeprefix(_DRAFT)) < time.time() - 60:
                 remove_unless_used(partial)
+
+
+MOST_OPEN_FILES = 65536
+
+
+@cache
+def _allow_many_open_files() -> None:
+    """Raise this process's limit: a version that is held is an open folder, and there are many."""
+    soft, hard = resource.getrlimit(resource.RLIMIT_NOFILE)
+    wanted = MOST_OPEN_FILES if hard == resource.RLIM_INFINITY else min(hard, MOST_OPEN_FILES)
+    if soft != resource.RLIM_INFINITY and soft < wanted:
+        with suppress(OSError, ValueError):  # it stays as it is
+            resource.setrlimit(resource.RLIMIT_NOFILE, (wanted, hard))
 
 
 def _mistake(subject: str, expected: str, found: str) -> StoreError:
