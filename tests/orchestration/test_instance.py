@@ -148,6 +148,21 @@ def test_settings_that_cannot_be_used_are_named(tmp_path, text):
         pass
 
 
+@pytest.mark.parametrize(("mask", "shared"), [(0o002, True), (0o022, False)])
+def test_a_group_may_write_the_records_where_the_umask_says_so(tmp_path, mask, shared):
+    before = os.umask(mask)
+    try:
+        with open_instance(tmp_path) as instance:
+            run = at_work(instance, **this_process())
+            message, data = "At work.", EngineEventData.in_process
+            instance.report_engine_event(message, instance.get_run_by_id(run), data(1))
+        found = list(instance_home(tmp_path).rglob("*.db"))
+        assert len(found) > 3
+        assert all(bool(path.stat().st_mode & 0o020) == shared for path in found)
+    finally:
+        os.umask(before)
+
+
 def a_dead_process() -> int:
     done = subprocess.Popen([sys.executable, "-c", ""])
     done.wait()

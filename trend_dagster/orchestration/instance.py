@@ -14,6 +14,7 @@ import os
 import re
 import shutil
 import socket
+import stat
 import tempfile
 from collections.abc import Callable, Iterator, Mapping
 from contextlib import ExitStack, contextmanager, suppress
@@ -86,7 +87,31 @@ def open_instance(
         if end_dead:
             served = not is_free(service_lock(project))
             end_dead_runs(instance, launched=not served, alone=alone)
-        yield instance
+        share_records(instance)
+        try:
+            yield instance
+        finally:
+            share_records(instance)
+
+
+def share_records(instance: dg.DagsterInstance) -> None:
+    """Let the group write the records where this user's umask does: SQLite asks for less.
+
+    Parameters
+    ----------
+    instance : DagsterInstance
+        Whose files are looked at; those of other users are left alone.
+    """
+    mask = os.umask(0o022)
+    os.umask(mask)
+    if mask & stat.S_IWGRP:
+        return
+    for path in Path(instance.root_directory).rglob("*.db"):
+        with suppress(OSError):  # it may go meanwhile
+            found = path.stat()
+            wanted = found.st_mode | (0o666 & ~mask)
+            if found.st_uid == os.geteuid() and wanted != found.st_mode:
+                path.chmod(stat.S_IMODE(wanted))
 
 
 @contextmanager

@@ -38,6 +38,7 @@ from trend_dagster.orchestration.instance import (
     process_of,
     run_lock,
     service_lock,
+    share_records,
     socket_name,
 )
 from trend_dagster.orchestration.private import (
@@ -225,6 +226,7 @@ class Service:
                 if not self.read_only:
                     with if_records_answer():  # else the next look will do
                         self._look_after_runs()
+                    share_records(self.instance)
 
     def _bring_back(self, part: Part) -> None:
         assert part.process is not None
