@@ -1,1 +1,1 @@
-"""Experiments that docs rest on. What scripts found that are no longer kept is in docs/experiments.md."""
+"""Experiments that docs rest on. What others found, not kept here, is in docs/experiments.md."""

@@ -202,7 +202,7 @@ def at_work(instance, **tags):
     return run.run_id
 
 
-ELSEWHERE = {"trend/host": "elsewhere", "trend/process": "77"}
+ELSEWHERE = {"trend/host": "elsewhere", "trend/process": "77", "trend/planned": "true"}
 
 
 def test_a_run_of_another_machine_is_left_alone_while_its_place_may_be_held(tmp_path):
@@ -227,8 +227,9 @@ def test_runs_of_a_dagster_of_the_users_own_and_of_other_projects_are_left_alone
     with open_instance(tmp_path) as instance:
         at_work(instance, **{GRPC_INFO_TAG: '{"host": "localhost", "port": 4000}'})
         at_work(instance, **{GRPC_INFO_TAG: '{"socket": "/tmp/tmp8x1"}'})
+        at_work(instance, **{GRPC_INFO_TAG: '{"socket": "/tmp/x/trend-there@another.sock"}'})
         at_work(instance, **ELSEWHERE, **{"trend/prefix": "another"})
-        at_work(instance)
+        at_work(instance, **{"trend/host": "a-pod", "trend/process": "1"})
         assert end_dead_runs(instance, launched=True, alone=True) == []
 
 

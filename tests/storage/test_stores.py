@@ -354,3 +354,18 @@ def test_a_failure_is_remembered_until_the_next_success(tmp_path):
     assert store.failure("bold", RUN) == "the file is truncated"
     publish(store, 1.0)
     assert store.failure("bold", RUN) is None
+
+
+def test_a_tile_of_zeros_is_there_after_a_resume_as_well(tmp_path):
+    store = Store(tmp_path)
+    for tiles in (TILES[:1], TILES[1:]):
+        with store.draft("geodesic_distances") as draft:
+            matrix = matrix_of(draft, tmp_path / "scratch")
+            for i, j in tiles:
+                for row, column in ((i, j), (j, i)):
+                    matrix.array[row : row + 3, column : column + 3] = 0
+                matrix.mark((i, j))
+    with store.draft("geodesic_distances") as draft:
+        matrix = matrix_of(draft, tmp_path / "scratch")
+        assert matrix.done == set(TILES)
+        draft.adopt(matrix)

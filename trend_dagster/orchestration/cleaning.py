@@ -21,6 +21,7 @@ from trend_dagster.storage.stores import (
     POINTER,
     Partition,
     describe,
+    drafts_in,
     pointed_to,
     remove_outputs,
     remove_unless_used,
@@ -123,7 +124,7 @@ def _unfinished(project: Project, asset: StoredAsset, folder: Path) -> Iterator[
     parts = folder.relative_to(project.store.root).parts[1:]
     partition = dict(part.split("=", 1) for part in parts)
     name = describe(asset.name, partition)
-    for path in folder.glob(".partial-*"):
+    for path in drafts_in(folder):
         yield path, f"what a killed writer of {name} has left"
     for path in folder.glob(f".{POINTER}.*"):
         yield path, f"what a killed writer of {name} has left"
@@ -169,7 +170,7 @@ def take_away(leftover: Leftover) -> bool:
     path = leftover.path
     if not path.is_dir():
         path.unlink(missing_ok=True)
-    elif path.name.startswith(".partial-") or path in versions_in(path.parent):
+    elif path in (*versions_in(path.parent), *drafts_in(path.parent)):
         remove_unless_used(path)
     elif path.name.startswith("."):
         shutil.rmtree(path, ignore_errors=True)

@@ -23,6 +23,7 @@ from typing import Any
 
 import dagster as dg
 import yaml
+from sqlalchemy import Engine, event
 from sqlalchemy.exc import DatabaseError
 
 from trend_dagster.errors import SettingsError, StoreError, cannot_write
@@ -32,6 +33,7 @@ from trend_dagster.orchestration.private import (
     BEGAN_TAG,
     GRPC_INFO_TAG,
     HOST_TAG,
+    PLANNED_TAG,
     PREFIX_TAG,
     PROCESS_TAG,
     InstanceRef,
@@ -94,8 +96,19 @@ def open_instance(
             share_records(instance)
 
 
+@event.listens_for(Engine, "do_connect")
+def _made_as_the_umask_says(
+    dialect: Any, record: Any, arguments: list[Any], options: dict[str, Any]
+) -> None:
+    """Make the file of a new SQLite database, for SQLite itself would make it for its owner."""
+    if dialect.name == "sqlite" and arguments and Path(arguments[0]).is_absolute():
+        # Only what is new: to close a file that SQLite has open would end its locks.
+        with suppress(OSError):
+            os.close(os.open(arguments[0], os.O_RDWR | os.O_CREAT | os.O_EXCL, 0o666))
+
+
 def share_records(instance: dg.DagsterInstance) -> None:
-    """Let the group write the records where this user's umask does: SQLite asks for less.
+    """Let the group write the records where this user's umask does, whoever made their files.
 
     Parameters
     ----------
@@ -106,12 +119,13 @@ def share_records(instance: dg.DagsterInstance) -> None:
     os.umask(mask)
     if mask & stat.S_IWGRP:
         return
-    for path in Path(instance.root_directory).rglob("*.db"):
-        with suppress(OSError):  # it may go meanwhile
-            found = path.stat()
-            wanted = found.st_mode | (0o666 & ~mask)
-            if found.st_uid == os.geteuid() and wanted != found.st_mode:
-                path.chmod(stat.S_IMODE(wanted))
+    root, of_the_group = Path(instance.root_directory), 0o060 & ~mask
+    for where in ("history/*.db", "history/runs/*.db", "schedules/*.db"):
+        with suppress(OSError):  # something may go meanwhile
+            for path in root.glob(where):
+                found = path.stat()
+                if found.st_uid == os.geteuid() and of_the_group & ~found.st_mode:
+                    path.chmod(stat.S_IMODE(found.st_mode) | of_the_group)
 
 
 @contextmanager
@@ -615,24 +629,35 @@ def process_of(
 
 def socket_name() -> str:
     """Name of the code server's socket: it stands in the record of each run that is launched."""
-    return f"trend-{socket.gethostname()}.sock"
+    return f"trend-{socket.gethostname()}{_OF_THE_PREFIX}.sock"
+
+
+_OF_THE_PREFIX = "@" + "_".join(PREFIX) if PREFIX else ""
+
+
+def _socket_of(run: dg.DagsterRun) -> str:
+    """Where the code server answers that launches it; from the first moment in its origin."""
+    origin = run.remote_job_origin
+    location = origin.repository_origin.code_location_origin if origin else None
+    return run.tags.get(GRPC_INFO_TAG) or str(getattr(location, "socket", None) or "")
 
 
 def _launched_here(run: dg.DagsterRun) -> bool:
-    return f"/{socket_name()}" in run.tags.get(GRPC_INFO_TAG, "")
+    return f"/{socket_name()}" in _socket_of(run)
 
 
 def _launched_by_a_service(run: dg.DagsterRun) -> bool:
-    """Whether a `trend dev` launched it, here or elsewhere, and not a Dagster of the user's own."""
-    return re.search(r"/trend-[^/]+\.sock", run.tags.get(GRPC_INFO_TAG, "")) is not None
+    """Whether a `trend dev` of this project launched it, here or elsewhere."""
+    return (
+        re.search(rf"/trend-[^/@]+{re.escape(_OF_THE_PREFIX)}\.sock", _socket_of(run)) is not None
+    )
 
 
 def _is_dead(instance: dg.DagsterInstance, run: dg.DagsterRun, launched: bool, alone: bool) -> bool:
     found = process_of(instance, run)
     if found is not None and (run.status != dg.DagsterRunStatus.STARTING or launched):
         return not is_alive(*found)
-    if GRPC_INFO_TAG in run.tags:
+    if _socket_of(run):
         return launched and _launched_by_a_service(run)
     # A `trend run` elsewhere: of this project, or of another one that records here as well.
-    own = HOST_TAG in run.tags and run.tags.get(PREFIX_TAG, "") == "/".join(PREFIX)
-    return alone and own
+    return alone and PLANNED_TAG in run.tags and run.tags.get(PREFIX_TAG, "") == "/".join(PREFIX)

@@ -25,6 +25,7 @@ from trend_dagster.orchestration.private import (
     DATA_VERSION_TAG,
     NULL_DATA_VERSION,
     NULL_EVENT_POINTER,
+    PLANNED_TAG,
     get_input_data_version_tag,
     get_input_event_pointer_tag,
 )
@@ -38,9 +39,6 @@ NONE = "none"
 
 MOST_NUMBERS = 24
 """A fact of more single numbers is shown whole and not number by number."""
-
-PLANNED_TAG = "trend/planned"
-"""Tag of runs of the command line, which asks the store first what has to be made."""
 
 
 @dataclass(frozen=True)

@@ -86,6 +86,9 @@ warnings.filterwarnings("ignore", category=dg.BetaWarning)
 PROCESS_TAG, HOST_TAG, BEGAN_TAG = "trend/process", "trend/host", "trend/began"
 """Tags of our own that say where a run is at work: whether it still is can then be found out."""
 
+PLANNED_TAG = "trend/planned"
+"""Tag of runs of the command line, which asks the store first what has to be made."""
+
 PREFIX_TAG = "trend/prefix"
 """Under which prefix the project of a `trend run` records, where several share an instance."""
 

@@ -221,8 +221,20 @@ class Task:
 
     @cached_property
     def scratch(self) -> Path:
-        """Folder for unfinished work; the next attempt at the same recipe finds it again."""
+        """Folder for unfinished work; the next attempt at the same recipe finds it again.
+
+        While another process makes the same output there, it is one that nobody finds again.
+        """
+        found = self._unfinished
+        return found if self.draft.claims(found) else self.draft.of_its_own
+
+    @property
+    def _unfinished(self) -> Path:
         return self.project.store.scratch(self.draft.asset, self.partition, self.recipe)
+
+    def forget(self) -> None:
+        """Remove unfinished work, once the output is published."""
+        self.draft.discard(self._unfinished)
 
     @property
     def settings(self) -> Settings:
@@ -1041,7 +1053,7 @@ def _publish(task: Task, result: Result, recipe: Recipe, *, run_id: str, seconds
             "peak_memory_mib": _peak_memory_mib(),
         },
     )
-    task.draft.discard(task.scratch)
+    task.forget()
     return version
 
 

@@ -18,7 +18,6 @@ import dagster as dg
 
 from trend_dagster.orchestration.assets import ASSETS
 from trend_dagster.orchestration.instance import end_dead_runs
-from trend_dagster.orchestration.io_managers import PLANNED_TAG
 from trend_dagster.orchestration.lineage import Lineage, State
 from trend_dagster.orchestration.overview import doubts_about
 from trend_dagster.orchestration.partitions import (
@@ -33,6 +32,7 @@ from trend_dagster.orchestration.private import (
     ASSET_PARTITION_RANGE_END_TAG,
     ASSET_PARTITION_RANGE_START_TAG,
     DATA_VERSION_TAG,
+    PLANNED_TAG,
     PREFIX_TAG,
     JobExecutionResult,
     SerializableErrorInfo,

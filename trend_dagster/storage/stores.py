@@ -54,7 +54,7 @@ NOTHING_LOST = (
 )
 SAFE_NAME = re.compile(r"[A-Za-z0-9_-][A-Za-z0-9_.-]*")
 _VERSION = re.compile(r"\d{8}T\d{6}\.\d{6}-[0-9a-f]{8}")
-_DRAFT = ".partial-"
+_DRAFT, _WORK = ".partial-", ".work"
 
 Partition = Mapping[str, str]
 """Key of a partition by dimension, e.g. ``{"label_file": "L20", "n_components": "14"}``."""
@@ -281,7 +281,9 @@ class Draft:
         if scratch in self._claimed:
             return True
         scratch.mkdir(parents=True, exist_ok=True)
-        handle = os.open(scratch, os.O_RDONLY)
+        # Of a file, for NFS gives no exclusive lock on a folder. Where there is no lock at all the
+        # folder is taken: to find unfinished work again is worth more.
+        handle = os.open(scratch / ".lock", os.O_RDWR | os.O_CREAT, 0o666)
         try:
             flock(handle, fcntl.LOCK_EX | fcntl.LOCK_NB)
         except BlockingIOError:
@@ -294,17 +296,19 @@ class Draft:
         """Remove a folder of unfinished work, unless another draft works in it now."""
         if scratch.exists() and self.claims(scratch):
             shutil.rmtree(scratch, ignore_errors=True)
+            os.close(self._claimed.pop(scratch))  # who makes it anew has another one
 
     def close(self) -> None:
         """Let go of every folder, and throw away what was not published."""
         for handle in (self.lock, *self._claimed.values()):
             os.close(handle)
-        for folder in (self.path, self._of_its_own):
+        for folder in (self.path, self.of_its_own):
             shutil.rmtree(folder, ignore_errors=True)
 
     @property
-    def _of_its_own(self) -> Path:
-        return self.path.with_name(f"{self.path.name}.work")
+    def of_its_own(self) -> Path:
+        """Folder for unfinished work that nobody finds again."""
+        return self.path.with_name(f"{self.path.name}{_WORK}")
 
     def create(self, name: str, shape: tuple[int, ...]) -> zarr.Array[Any]:
         """Create an array to be filled piece by piece.
@@ -346,13 +350,16 @@ class Draft:
             To be given to :meth:`adopt` when all tiles are there.
         """
         if not self.claims(scratch):
-            scratch = self._of_its_own
+            scratch = self.of_its_own
+            self.claims(scratch)
         group = zarr.open_group(LocalStore(scratch), mode="a", zarr_format=3)
         tile = min(tile[0], shape[0]), min(tile[1], shape[1])
         found = group.get(name)
         if not isinstance(found, zarr.Array) or (found.shape, found.chunks) != (shape, tile):
             (scratch / f"{name}.done").unlink(missing_ok=True)
             found = _new_array(group, self.asset, name, shape, chunks=tile)
+        # Of a matrix that is filled tile by tile a missing file is work to be done, not zeros.
+        found = found.with_config({"write_empty_chunks": True})
         return ResumableMatrix(found, scratch / name)
 
     def adopt(self, matrix: ResumableMatrix) -> None:
@@ -651,7 +658,7 @@ class Store:
             rank = len(others) - others.index(name)
             if rank >= self.keep_versions and _made_at(successor) < cutoff:
                 remove_unless_used(folder / name)
-        for partial in _drafts_in(folder):
+        for partial in drafts_in(folder):
             if _made_at(partial.name.removeprefix(_DRAFT)) < time.time() - 60:
                 remove_unless_used(partial)
 
@@ -714,8 +721,6 @@ def _new_array(
         compressors=[BloscCodec(cname="lz4", typesize=dtype.itemsize), Crc32cCodec()],
         dimension_names=spec.dims or None,
         attributes={"description": spec.description, "units": spec.unit},
-        # Of a matrix that is filled tile by tile a missing file is work to be done, not zeros.
-        config={"write_empty_chunks": chunks is not None},
         overwrite=chunks is not None,
     )
 
@@ -753,9 +758,10 @@ def versions_in(folder: Path) -> list[Path]:
     return sorted(p for p in folder.iterdir() if _VERSION.fullmatch(p.name) and p.is_dir())
 
 
-def _drafts_in(folder: Path) -> list[Path]:
-    found = folder.glob(f"{_DRAFT}*")
-    return sorted(p for p in found if _VERSION.fullmatch(p.name.removeprefix(_DRAFT)))
+def drafts_in(folder: Path) -> list[Path]:
+    """What writers fill in the folder of an output, or have left there when they were killed."""
+    found = {p: p.name.removeprefix(_DRAFT).removesuffix(_WORK) for p in folder.glob(f"{_DRAFT}*")}
+    return sorted(path for path, name in found.items() if _VERSION.fullmatch(name))
 
 
 def size_of(path: Path) -> int:
@@ -803,7 +809,7 @@ def remove_outputs(folder: Path) -> None:
     """
     places = [folder, *_partitions_below(folder)]
     with ExitStack() as held:
-        for version in (v for place in places for v in (*versions_in(place), *_drafts_in(place))):
+        for version in (v for place in places for v in (*versions_in(place), *drafts_in(place))):
             handle = os.open(version, os.O_RDONLY)
             held.callback(os.close, handle)
             try:

@@ -526,7 +526,7 @@ def test_what_stands_for_a_block_has_its_leading_eigenpairs(rng):
 def test_what_stands_for_some_blocks_and_not_for_others_is_never_undone(rng, monkeypatch):
     C, _ = smooth_networks(600, 6, int(rng.integers(2**31)))
     matrix = threshold_by_label(C, np.repeat([0, 1], [500, 100]))
-    monkeypatch.setattr(factorization._Lockstep, "go_back", lambda self: pytest.fail("undone"))
+    monkeypatch.setattr(factorization._Lockstep, "go_back", lambda *_: pytest.fail("undone"))
     exact, found = (
         factorize(matrix, 8, 1e-4, 0.4, FactorizationConfig(compress_above=above))
         for above in (None, 200)

@@ -406,7 +406,7 @@ class _Lack:
 
 
 UPHILL = 1e-5
-"""By how much (of itself) the objective may rise between two sweeps with X, for rounding."""
+"""By how much of <X, W H> the objective may rise between two sweeps with X, for rounding."""
 
 Tile = tuple[int, int, int]
 """A block and a range of its vertices: the unit of work of one thread."""
@@ -468,7 +468,7 @@ class _Lockstep:
         for block in self.blocks:
             if self.near and block.thin is not None and block.lack is None:
                 block.lack = _Lack.unknown(block.H), _Lack.unknown(block.W)
-        self.value = np.zeros(len(self.sizes))
+        self.value, self.fit = np.zeros((2, len(self.sizes)))
         gram_W, violation_W, alive_W = self._half(self.gram_H, update_W=True)
         self.gram_H, violation_H, alive_H = self._half(gram_W, update_W=False)
         self._drop([w | h for w, h in zip(alive_W, alive_H, strict=True)])
@@ -497,7 +497,8 @@ class _Lockstep:
             add_grams(grams, gram, block.component, block.problems, block.starts)
             violation += part_violation
             alive[b] |= part_alive
-            self.value += part_value
+            self.value += part_value[0]
+            self.fit += part_value[1]
         return grams.astype(other_gram.dtype), violation, alive
 
     def _update(
@@ -522,24 +523,26 @@ class _Lockstep:
             factor, product, other_gram, block.component, block.problems, block.starts,
             self.l1, self.l2, begin, end, gram, violation, alive,
         )  # fmt: skip
-        value = np.zeros(len(self.sizes))
+        value = np.zeros((2, len(self.sizes)))
         if self.watched and self.exact and not update_W:
-            value[block.problems] = self._objective(block, product, other_gram, begin, end)
+            value[:, block.problems] = self._objective(block, product, other_gram, begin, end)
         return b, gram, violation, alive, value
 
     def _objective(
         self, block: _Block, product: FloatArray, gram_W: FloatArray, begin: int, end: int
     ) -> FloatArray:
-        """What a tile adds to the objective of each factorisation, less 1/2 |X|^2."""
-        found = np.zeros(len(block.problems))
+        """What a tile adds to the objective of each, less 1/2 |X|^2, and to <X, W H> in it."""
+        found = np.zeros((2, len(block.problems)))
         for i, (c, first, last) in enumerate(
             zip(block.problems, block.starts[:-1], block.starts[1:], strict=True)
         ):
             rows, tile = block.component[first:last], slice(begin, end)
             W, H = block.W[first:last, tile], block.H[first:last, tile]
-            slope = gram_W[c][np.ix_(rows, rows)] @ H / 2 - product[first:last]
-            found[i] = (H * slope).sum() + self.l1[c] * (W.sum() + H.sum())
-            found[i] += self.l2[c] / 2 * (np.square(W).sum() + np.square(H).sum())
+            fit = float((H * product[first:last]).sum(dtype=np.float64))
+            size = float((H * (gram_W[c][np.ix_(rows, rows)] @ H)).sum(dtype=np.float64)) / 2
+            penalty = self.l1[c] * (W.sum() + H.sum())
+            penalty += self.l2[c] / 2 * (np.square(W).sum() + np.square(H).sum())
+            found[:, i] = size - fit + penalty, fit
         return found
 
     def _drop(self, alive: Sequence[NDArray[np.bool_]]) -> None:
@@ -551,16 +554,19 @@ class _Lockstep:
 
     def led_uphill(self, running: Sequence[int]) -> bool:
         """Say whether the objective rose since the last sweep with X; keep the factors if not."""
-        least = self.least[running]
-        if not (self.value[running] <= least + UPHILL * np.abs(least)).all():
+        value, least = self.value[running], self.least[running]
+        collapsed = (value == 0) & (least < np.inf) & (least != 0)  # from zero nothing returns
+        if collapsed.any() or not (value <= least + UPHILL * self.fit[running]).all():
             return True
         own = [replace(b, W=b.W.copy(), H=b.H.copy(), thin=None, lack=None) for b in self.blocks]
         self.least, self.in_mind = self.value, (own, self.gram_H)
         return False
 
-    def go_back(self) -> None:
+    def go_back(self, running: Sequence[int]) -> None:
         """Take the factors that were kept, and go on with X itself."""
-        self.blocks, self.gram_H = self.in_mind
+        kept, self.gram_H = self.in_mind
+        self.blocks = [block.keep(np.isin(block.problem, running)) for block in kept]
+        self.watched = False
 
     def take(self, problem: int) -> tuple[FloatArray, FloatArray]:
         """Return W transposed and H of one factorisation, in block order, and let go of it."""
@@ -623,7 +629,7 @@ def _solve_block(
         if n_iter == 1:
             initial = violation
         if not plain and isinstance(state, _Lockstep) and state.exact and state.led_uphill(running):
-            state.go_back()
+            state.go_back(running)
             near = plain = True
             continue
         small = violation <= config.tol * initial
