@@ -23,7 +23,7 @@ from trend_dagster.delivery.bids import (
     place_of,
 )
 from trend_dagster.delivery.maps import VoxelLabels, networks_of
-from trend_dagster.errors import SettingsError
+from trend_dagster.errors import InputError, SettingsError
 from trend_dagster.science.surface import cut_into_labels
 from trend_dagster.storage.label_images import Overlap, voxel_models
 from trend_dagster.storage.space import Subcortex, VertexSpace
@@ -63,6 +63,31 @@ def grayordinates(labels) -> tuple:
     models = voxel_models(Subcortex(voxels, names, (4, 4, 4), np.eye(4)))
     part = np.arange(8, dtype=np.int32)
     return target, VoxelLabels(models, part, part / 10, part / 20)
+
+
+def test_no_two_networks_have_one_name(surface, labels):
+    def like(name):
+        return (Overlap("atlas", name, 0.8, 0.0001),)
+
+    plain = [n.name for n in networks_of(labels, surface, None, [()] * 8)]
+    left = [i for i, name in enumerate(plain) if name.startswith("LH_")]
+    overlaps = [()] * 8
+    overlaps[left[0]] = like(
+        plain[left[1]].removeprefix("LH_")
+    )
+    overlaps[left[2]] = like("视觉")
+    overlaps[left[3]] = like("?")
+    names = [n.name for n in networks_of(labels, surface, None, overlaps)]
+    assert len(set(names)) == 8
+    assert names[left[2]] == "LH_视觉"
+    assert names[left[3]] == plain[left[3]]
+
+
+def test_two_newborns_of_one_label_are_refused(on_surface, labels, tmp_path):
+    persons = [Person("s111", labels[None])] * 2
+    with pytest.raises(InputError, match="several that become sub-s111"):
+        list(export_bids(replace(on_surface, persons=persons), tmp_path / "bids"))
+    assert not (tmp_path / "bids").exists()
 
 
 @pytest.mark.slow

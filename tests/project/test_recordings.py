@@ -105,6 +105,19 @@ def test_volumes_that_the_censor_leaves_out_are_not_asked_for_again(folder):
     assert "notes" not in read(folder, censor={"column": "non_steady*", "above": 0}).facts
 
 
+def test_a_pattern_may_stand_for_a_column_for_each_volume_and_for_none(folder):
+    spikes = {f"motion_outlier0{i}": np.eye(N_TIMEPOINTS, dtype=int)[7 * i] for i in (1, 2, 3)}
+    write_table(folder, RUNS[0], trans_x=0, **spikes)
+    censor = {"column": "motion_outlier*", "above": 0}
+    found = read(folder, censor=censor)
+    assert np.flatnonzero(~found.sample_mask).tolist() == [7, 14, 21]
+    still = read(folder, RUNS[1], censor=censor)
+    assert still.unusable is None
+    assert still.facts["n_volumes_censored"] == 0
+    with pytest.raises(SettingsError, match="which no table has"):
+        read(folder, censor={"column": "motion_outliers*", "above": 0})
+
+
 def test_as_many_confounds_as_volumes_leave_nothing(folder, rng):
     write_table(folder, RUNS[0], **{f"c{i}": rng.standard_normal(N_TIMEPOINTS) for i in range(20)})
     found = read(folder, confounds=["c*"], drop_first=79)

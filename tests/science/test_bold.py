@@ -329,20 +329,24 @@ def test_what_is_taken_out_is_said_in_words():
 # Volumes that are left out
 
 
-def test_censored_volumes_change_nothing_else(rng):
+@pytest.mark.parametrize("mirrored", [[], [81, 82], [117, 118, 119]])
+def test_censored_volumes_change_nothing_else(rng, mirrored):
     """Whatever a censored volume holds, the others come out the same, filters included."""
     bold = 100 + rng.standard_normal((12, 120)).cumsum(axis=1).astype(np.float32)
     mask = signal_mask(bold)
     kept = np.ones(120, dtype=bool)
     kept[[0, 1, 2, 40, 41, 90]] = False
+    kept[mirrored] = False
     confounds = rng.standard_normal((120, 2))
     config = BoldConfig(high_pass_hz=0.01, low_pass_hz=0.1, confounds=("a", "b"))
     found = usable_series(bold, mask, config, 2.0, confounds, kept)
-    assert found.shape == (12, 114)
+    assert found.shape == (12, kept.sum())
     spoiled = bold.copy()
     spoiled[:, ~kept] += 1e4
     again = usable_series(spoiled, mask, config, 2.0, confounds, kept)
     np.testing.assert_allclose(again, found, atol=1e-4)
+    if mirrored:
+        return  # nilearn interpolates in the places counted from the end
     from nilearn.signal import clean as reference
 
     wanted = reference(

@@ -402,6 +402,16 @@ def test_an_atlas_network_of_both_hemispheres_is_one_by_its_name(tmp_path, keys,
     assert ((labels == NO_LABEL) == (keys == 0)).all()
 
 
+def test_numbers_with_one_name_are_one_network_whatever_the_others_are_called(tmp_path):
+    names = {"L": {1: "Vis", 2: "Mot", 3: "Aud"}, "R": {1: "Vis", 2: "Mot", 3: "Lang", 4: "Sal"}}
+    for side, n in (("L", N_LEFT), ("R", N_RIGHT)):
+        own = names[side]
+        write_gifti(tmp_path / f"a.{side}.label.gii", 1 + np.arange(n) % len(own), own)
+    left, right = np.split(read_networks(the_file(tmp_path)), [N_LEFT])
+    assert set(left.tolist()) & set(right.tolist()) == {1, 2}
+    assert len(np.unique([*left, *right])) == 5
+
+
 def test_what_macos_puts_beside_each_file_is_no_label_file(tmp_path):
     for side, n in (("L", N_LEFT), ("R", N_RIGHT)):
         write_gifti(tmp_path / f"a.{side}.label.gii", np.ones(n), {1: "one"})

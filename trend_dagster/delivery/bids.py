@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import json
 import re
+from collections import Counter
 from collections.abc import Iterable, Iterator, Mapping
 from dataclasses import dataclass
 from importlib.metadata import version as version_of
@@ -24,7 +25,7 @@ from trend_dagster.delivery.maps import (
     map_files,
     voxels_of,
 )
-from trend_dagster.errors import SettingsError
+from trend_dagster.errors import InputError, SettingsError
 from trend_dagster.files import replace_file
 from trend_dagster.project.tables import Parcellations
 from trend_dagster.project.target import MapSpace
@@ -171,6 +172,8 @@ def export_bids(chosen: Chosen, folder: Path) -> Iterator[Path]:
     ------
     SettingsError
         If another data set lies in the folder.
+    InputError
+        If two newborns would have one label.
     """
     _check_ours(folder)
     yield from _write(folder, bids_files(chosen))
@@ -178,6 +181,14 @@ def export_bids(chosen: Chosen, folder: Path) -> Iterator[Path]:
 
 def bids_files(chosen: Chosen) -> dict[str, bytes]:
     """Files of a derivatives data set, by path."""
+    twice = [label for label, n in Counter(p.label for p in chosen.persons).items() if n > 1]
+    if twice:
+        raise InputError(
+            f"subjects of {chosen.name}",
+            expected="names that differ in letters and digits, which is all that BIDS allows",
+            found=f"several that become sub-{twice[0]}",
+            remedy="Rename the runs (sub-01_...), or export without newborns.",
+        )
     place, files = chosen.place, {"README.md": _readme(chosen).encode()}
     description = {
         "Name": ATLAS,

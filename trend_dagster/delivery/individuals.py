@@ -211,8 +211,11 @@ def series_files(
         for name, parcellations in zip(MAP_NAMES, arrays[what], strict=True):
             for n, series in zip(n_clusters, parcellations, strict=True):
                 columns = [f"network_{k + 1:02d}" for k in range(n)]
-                for run, values in zip(runs, np.split(series, ends), strict=True):
-                    table = pd.DataFrame(values[:, :n], columns=columns)
+                # Fewer networks may have been found than were asked for.
+                whole = np.full((len(series), n), np.nan)
+                whole[:, : series.shape[1]] = series[:, :n]
+                for run, values in zip(runs, np.split(whole, ends), strict=True):
+                    table = pd.DataFrame(values, columns=columns)
                     text = table.to_csv(sep="\t", index=False, na_rep="n/a", float_format="%.6g")
                     file = f"{run}_seg-{name}{n}_stat-{what}_timeseries.tsv"
                     files[f"{FOLDER}/{subject}/{file}"] = text.encode()

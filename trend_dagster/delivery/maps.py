@@ -10,6 +10,7 @@ import re
 from collections import Counter
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass, replace
+from itertools import count
 from typing import Any, TypeVar
 
 import numpy as np
@@ -250,13 +251,15 @@ def _named(networks: list[Network]) -> list[Network]:
     beyond = _beyond_chance(networks)
     wanted = {n.key: _atlas_name(n) if n.key in beyond else "" for n in networks}
     several = Counter(name for name in wanted.values() if name)
-    seen: Counter[str] = Counter()
+    several.update(n.name for n in networks if not wanted[n.key])  # one may be called 12 there
+    taken = {n.name for n in networks if not wanted[n.key]}
     found = []
     for network in networks:
         if name := wanted[network.key]:
-            seen[name] += 1
-            number = f"_{seen[name]}" if several[name] > 1 else ""
-            network = replace(network, name=name + number)
+            numbered = (f"{name}_{i}" for i in count(1))
+            name = name if several[name] == 1 else next(n for n in numbered if n not in taken)
+            taken.add(name)
+            network = replace(network, name=name)
         found.append(network)
     return found
 
@@ -278,8 +281,8 @@ def _beyond_chance(networks: list[Network]) -> set[int]:
 
 
 def _atlas_name(network: Network) -> str:
-    name = re.sub(r"[^A-Za-z0-9]+", "_", network.overlaps[0].name).strip("_")
-    return f"{PREFIX[network.hemisphere]}_{name}"
+    name = re.sub(r"\W+", "_", network.overlaps[0].name).strip("_")
+    return f"{PREFIX[network.hemisphere]}_{name}" if name else ""
 
 
 def overlaps_of(version: Version | None, n_parcellations: int) -> list[list[tuple[Overlap, ...]]]:

@@ -30,6 +30,7 @@ from trend_dagster.project.tables import (
     summary_table,
     verdict,
 )
+from trend_dagster.science.connectivity.encoding import NO_LABEL
 from trend_dagster.science.evidence.measures import match_labels
 from trend_dagster.science.parcellation.selection import rank_cells
 from trend_dagster.science.plausibility import doubts, outlying
@@ -310,7 +311,7 @@ def _label_file(file: Version) -> dict[str, Any]:
     labels = file.read("labels") if file.excluded is None else np.array([])
     return {
         "label_file": file.partition[LABEL_FILE],
-        "n_labels": len(np.unique(labels)),
+        "n_labels": len(np.unique(labels[labels != NO_LABEL])),
         "digest": file.digest,
     }
 

@@ -8,6 +8,7 @@ runs are recordings of their own. What does not: reading formats (``storage``), 
 from __future__ import annotations
 
 import json
+import re
 from collections.abc import Callable, Mapping, Sequence
 from contextlib import suppress
 from dataclasses import dataclass, replace
@@ -275,8 +276,9 @@ def _kept_volumes(
         table = files.get("censored", files.get("confounds"))
         assert table is not None
         columns = (config.censor.column,)
-        (values,) = read_confounds(table, columns, n_timepoints, n_dropped).T
-        kept &= values <= config.censor.above
+        if not _flags_nothing(config.censor.column, columns_of(table)):
+            values = read_confounds(table, columns, n_timepoints, n_dropped)
+            kept &= (values <= config.censor.above).all(axis=1)
     n_flagged = _unsteady_volumes(run)
     if kept[:n_flagged].any() and not any("non_steady" in name for name in config.confounds):
         facts.setdefault("notes", []).append(
@@ -293,6 +295,11 @@ def _kept_volumes(
         if time is not None:
             facts["minutes_kept"] = round(float(kept.sum()) * time / 60, 2)
     return kept
+
+
+def _flags_nothing(column: str, names: list[str]) -> bool:
+    """Whether a table has none of the columns of a pattern: one for each volume to leave out."""
+    return bool(re.search(r"[*?\[]", column) and names and matching((column,), names)[1])
 
 
 def _unsteady_volumes(run: BoldRun) -> int:
@@ -363,11 +370,18 @@ def why_tables_lack(project: Project, run: BoldRun) -> str | None:
             return why
     elif censor is not None:
         why = _lacking(project, run, "bold.censor.column", (censor.column,), confounds_file)
-        if why is not None:
+        if why is not None and not _flags_nothing(censor.column, _own_columns(run)):
             return why
     if not config.confounds:
         return None
     return _lacking(project, run, "bold.confounds", config.confounds, confounds_file)
+
+
+def _own_columns(run: BoldRun) -> list[str]:
+    try:
+        return columns_of(confounds_file(run))
+    except InputError:  # it has no table
+        return []
 
 
 def _lacking(

@@ -362,12 +362,17 @@ def clean(
     from nilearn.signal import clean as nilearn_clean
 
     n_kept = bold.shape[1] if isinstance(kept, slice) else len(kept)
+    if not isinstance(kept, slice):  # nothing before the first and after the last is looked at
+        used = slice(kept[0], kept[-1] + 1)
+        bold, kept = bold[:, used], kept - kept[0]
+        confounds = None if confounds is None else _interpolated(confounds[used], kept)
     cleaned = np.zeros((len(bold), n_kept), dtype=np.float32)
     rows = np.flatnonzero(mask)
     for start in range(0, len(rows), BLOCK_VERTICES):
         block = rows[start : start + BLOCK_VERTICES]
+        series = bold[block].T.astype(np.float64)
         cleaned[block] = nilearn_clean(
-            bold[block].T.astype(np.float64),
+            series if isinstance(kept, slice) else _interpolated(series, kept),
             detrend=config.detrend,
             standardize=None,
             confounds=confounds,
@@ -378,6 +383,21 @@ def clean(
             sample_mask=None if isinstance(kept, slice) else kept,
         ).T
     return cleaned
+
+
+def _interpolated(series: NDArray[np.float64], kept: NDArray[np.intp]) -> NDArray[np.float64]:
+    """Fill volumes that are left out, as filters see them, by a spline through the others.
+
+    nilearn 0.14 does so itself before it filters, but in the places counted from the end.
+    """
+    from scipy.interpolate import CubicSpline
+
+    left_out = np.setdiff1d(np.arange(len(series)), kept)
+    if not left_out.size:
+        return series
+    filled = series.copy()
+    filled[left_out] = CubicSpline(kept, series[kept])(left_out)
+    return filled
 
 
 def check_filters(config: BoldConfig, repetition_time: float | None) -> None:

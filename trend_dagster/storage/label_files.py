@@ -435,8 +435,8 @@ def _all_maps(file: LabelFile) -> list[tuple[_Map, ...]]:
 def _join(parts: tuple[_Map, ...], *, apart: bool) -> NDArray[np.int64]:
     """One vector of both hemispheres.
 
-    Numbers in two files are counted anew in the second one where they would mean two things:
-    always if ``apart``, else where their names differ.
+    Numbers that are in both files are counted anew in the second one where they would mean two
+    things: all of them, and the others with them, if ``apart``, else those whose names differ.
     """
     first, *others = (part.labels() for part in parts)
     if not others:
@@ -444,9 +444,13 @@ def _join(parts: tuple[_Map, ...], *, apart: bool) -> NDArray[np.int64]:
     second = others[0]
     shared = np.setdiff1d(np.intersect1d(first, second), [NO_LABEL]).tolist()
     left, right = (part.names for part in parts)
-    if any(apart or left.get(key) != right.get(key) for key in shared):
-        shift = int(first.max()) + 1 - min(0, int(second.min(initial=0, where=second != NO_LABEL)))
+    lowest = min(0, int(second.min(initial=0, where=second != NO_LABEL)))
+    if apart and shared:
+        shift = int(first.max()) + 1 - lowest
         second = np.where(second == NO_LABEL, NO_LABEL, second + shift)
+    elif two := [key for key in shared if left.get(key) != right.get(key)]:
+        shift = max(int(first.max()), int(second.max())) + 1 - lowest
+        second = np.where(np.isin(second, two), second + shift, second)
     return np.concatenate([first, second])
 
 

@@ -79,8 +79,10 @@ def test_a_missing_network_is_missing(rng: np.random.Generator) -> None:
     np.testing.assert_allclose(
         found.correlation[np.ix_([0, 2], [0, 2])], np.corrcoef(series[:, [0, 2]].T), atol=1e-8
     )
-    with pytest.raises(InputError, match="at least two networks"):
-        network_connectivity(np.where(np.arange(4) == 0, series, np.nan))
+    alone = network_connectivity(np.where(np.arange(4) == 0, series, np.nan))
+    assert alone.correlation[0, 0] == alone.partial[0, 0] == 1
+    assert np.isnan(alone.correlation).sum() == np.isnan(alone.partial).sum() == 15
+    assert np.isnan(alone.z).all()
     with pytest.raises(InputError, match="as the run has"):
         network_series(series, np.zeros(3, dtype=int), 2)
 

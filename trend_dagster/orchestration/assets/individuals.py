@@ -111,10 +111,13 @@ def individual_prior(
     own, config = _by_subject(usable_runs(task, bold)), task.settings.individuals
     mask = np.any([run.read("vertex_mask") for run in bold], axis=0)
     surface, maker = _mesh(cortex.path, len(mask))
+    chosen = Parcellations.of(selected_parcellations)
+    # Where no vertex of a hemisphere has a network, none there can have one.
+    labelled = (chosen.labels >= 0).any(axis=0)
+    mask &= np.isin(surface.hemisphere, surface.hemisphere[labelled])
     noise = np.mean([maker.measure(signal(runs[0])[0]).sigma for runs in own.values()])
     area = _near(cortex.path, mask.tobytes(), config, float(noise))
     loads = {subject: partial(_prepared, runs, area) for subject, runs in own.items()}
-    chosen = Parcellations.of(selected_parcellations)
     maps = dict(zip(chosen.n_clusters, chosen.labels, strict=True))
     prior = CohortPrior.learn(loads, maps, area, config, _told(task, "newborns, in rounds:"))
     arrays, facts = prior.arrays(area), {"n_networks": prior.n_networks, "subjects": list(own)}

@@ -31,6 +31,13 @@ def _resampled(settings: Settings) -> dict[str, dict[str, Any]]:
     return {} if to is None else {"inputs": {"resample": to}}
 
 
+def _filled(settings: Settings) -> dict[str, dict[str, Any]]:
+    """Since when filters see all censored volumes interpolated; until then only some were."""
+    bold = settings.bold
+    affected = bold.censor is not None and bold.filters
+    return {"filters": {"censored_volumes": "interpolated"}} if affected else {}
+
+
 def _left_out(project: Project, partition: Partition) -> str | None:
     why = project.why_left_out(partition[BOLD_RUN])
     return None if why is None else f"{why} (inputs.exclude)"
@@ -45,7 +52,7 @@ def _wall(settings: Settings) -> dict[str, dict[str, str]]:
 @stored_asset(
     group="inputs",
     dims=(BOLD_RUN,),
-    settings=("bold", _wall, _resampled),
+    settings=("bold", _wall, _resampled, _filled),
     code_version="3",
     left_out=_left_out,
     files=_recorded,

@@ -152,26 +152,19 @@ def network_connectivity(series: FloatArray) -> NetworkConnectivity:
     NetworkConnectivity
         Full correlations are Pearson's; partial ones come from the covariance shrunk after Ledoit
         and Wolf (2004, doi:10.1016/S0047-259X(03)00096-4), as a run may have hardly more
-        independent timepoints than there are networks.
-
-    Raises
-    ------
-    InputError
-        If fewer than two networks have a series.
+        independent timepoints than there are networks. With less than two networks that have
+        a series there is nothing to correlate.
     """
     # nilearn loads slowly, and most of what uses this module does not connect networks.
     from nilearn.connectome import ConnectivityMeasure
     from sklearn.covariance import EmpiricalCovariance, LedoitWolf
 
     present = np.flatnonzero(np.isfinite(series).all(axis=0))
+    found: list[FloatArray] = []
     if len(present) < 2:
-        raise InputError(
-            "network series",
-            expected="at least two networks with signal",
-            found=str(len(present)),
-            remedy="Check the map and the mask of this run.",
-        )
-    found = []
+        nothing = np.full((2, *(series.shape[1],) * 2), np.nan)
+        nothing[:, present, present] = 1
+        return NetworkConnectivity(*nothing, *(_fisher_z(values) for values in nothing))
     for kind, estimator in (
         ("correlation", EmpiricalCovariance()),
         ("partial correlation", LedoitWolf()),

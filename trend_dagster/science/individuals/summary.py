@@ -43,15 +43,17 @@ def network_table(
     DataFrame
         A row for each network: ``network`` (from 1), ``n_vertices``, ``area_mm2``,
         ``homogeneity`` (mean correlation between two vertices of it), ``silhouette`` (mean over
-        its vertices, distance 1 - correlation) and ``confidence``; means over runs, weighted by
-        their length; NaN for a network that the newborn does not have.
+        its vertices, distance 1 - correlation) and ``confidence``; means over the runs in which
+        two of its vertices have signal, weighted by their length; NaN where there is none, and
+        for a network that the newborn does not have.
     """
     index = labels.astype(np.intp)
     sizes = np.bincount(index, minlength=n_networks)
-    measures = np.zeros((2, n_networks))
-    weight = np.array([run.n_timepoints for run in runs], dtype=np.float64)
-    for run, share in zip(runs, weight / weight.sum(), strict=True):
-        measures += share * np.stack(_homogeneity_and_silhouette(run.series, index, sizes))
+    found = np.stack([_homogeneity_and_silhouette(run.series, index, n_networks) for run in runs])
+    weight = np.array([run.n_timepoints for run in runs], dtype=np.float64)[:, None, None]
+    total = (weight * np.isfinite(found)).sum(axis=0)
+    sums = np.nansum(weight * found, axis=0)
+    measures = np.divide(sums, total, out=np.full(total.shape, np.nan), where=total > 0)
     areas = np.bincount(index, cortex.area, n_networks)
     mean_confidence = np.bincount(index, confidence, n_networks) / np.maximum(sizes, 1)
     table = pd.DataFrame(
@@ -69,9 +71,15 @@ def network_table(
 
 
 def _homogeneity_and_silhouette(
-    series: FloatArray, index: NDArray[np.intp], sizes: NDArray[np.intp]
-) -> tuple[FloatArray, FloatArray]:
-    """Both from the sums of the series of each network: sums of correlations are products."""
+    series: FloatArray, index: NDArray[np.intp], n_networks: int
+) -> FloatArray:
+    """Both from the sums of the series of each network: sums of correlations are products.
+
+    Vertices without signal in this run do not count; NaN for networks with less than two others.
+    """
+    alive = series.any(axis=1)
+    series, index = series[alive], index[alive]
+    sizes = np.bincount(index, minlength=n_networks)
     member = np.eye(len(sizes), dtype=np.float32)[index]
     sums = (series @ (member.T @ series).T).astype(np.float64)  # of correlations with a network
     itself = np.square(series).sum(axis=1)
@@ -86,4 +94,4 @@ def _homogeneity_and_silhouette(
         values = (outer - inner) / np.maximum(inner, outer)
     values[(sizes[index] < 2) | ~np.isfinite(values)] = 0
     silhouette = np.bincount(index, values, len(sizes)) / np.maximum(sizes, 1)
-    return homogeneity, silhouette
+    return np.where(sizes > 1, np.stack([homogeneity, silhouette]), np.nan)
