@@ -303,7 +303,7 @@ def test_readers_never_see_half_a_store_while_writers_are_killed(tmp_path):
     reads, stop = 0, time.monotonic() + 4
     store = Store(tmp_path)
     try:
-        while time.monotonic() < stop:
+        while time.monotonic() < stop or reads <= 20:
             while len(writers) < 2:
                 writer = context.Process(
                     target=_write_forever, args=(str(tmp_path), float(len(writers) + reads))
@@ -323,7 +323,6 @@ def test_readers_never_see_half_a_store_while_writers_are_killed(tmp_path):
         for writer, _ in writers:
             writer.kill()
             writer.join()
-    assert reads > 20
     store.latest("bold", RUN).verify()
 
 
