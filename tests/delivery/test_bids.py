@@ -72,9 +72,7 @@ def test_no_two_networks_have_one_name(surface, labels):
     plain = [n.name for n in networks_of(labels, surface, None, [()] * 8)]
     left = [i for i, name in enumerate(plain) if name.startswith("LH_")]
     overlaps = [()] * 8
-    overlaps[left[0]] = like(
-        plain[left[1]].removeprefix("LH_")
-    )
+    overlaps[left[0]] = like(plain[left[1]].removeprefix("LH_"))
     overlaps[left[2]] = like("视觉")
     overlaps[left[3]] = like("?")
     names = [n.name for n in networks_of(labels, surface, None, overlaps)]
