@@ -203,6 +203,7 @@ def test_two_that_make_the_same_matrix_at_once_do_not_disturb_each_other(tmp_pat
         first, second = matrix_of(one, scratch), matrix_of(two, scratch)
         fill(first, TILES[:2])
         fill(second, TILES)
+        stores.remove_unless_used(second.folder.parent)  # as who collects does
         two.adopt(second)
         published = store.publish(two, {}, recipe)
         fill(first, TILES[2:])

@@ -250,9 +250,8 @@ def _named(networks: list[Network]) -> list[Network]:
     """Give networks the names of the atlas' where they overlap them by more than chance."""
     beyond = _beyond_chance(networks)
     wanted = {n.key: _atlas_name(n) if n.key in beyond else "" for n in networks}
-    several = Counter(name for name in wanted.values() if name)
-    several.update(n.name for n in networks if not wanted[n.key])  # one may be called 12 there
-    taken = {n.name for n in networks if not wanted[n.key]}
+    taken = {n.name for n in networks if not wanted[n.key]}  # an atlas may have a network 12, too
+    several = Counter([*taken, *filter(None, wanted.values())])
     found = []
     for network in networks:
         if name := wanted[network.key]:

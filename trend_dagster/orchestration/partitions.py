@@ -11,7 +11,7 @@ See https://docs.dagster.io/guides/build/partitions-and-backfills.
 from __future__ import annotations
 
 import os
-from collections.abc import Iterator, Sequence
+from collections.abc import Collection, Iterator, Sequence
 
 import dagster as dg
 
@@ -105,6 +105,13 @@ def to_key(partition: Partition) -> str | None:
     return dg.MultiPartitionKey(partition)
 
 
+def make_known(instance: dg.DagsterInstance, dimension: str, keys: Collection[str]) -> None:
+    """Make keys of a dimension known to Dagster, beside those that are."""
+    known = set(known_keys(instance, dimension))
+    if new := [key for key in keys if key not in known]:
+        instance.add_dynamic_partitions(name_of(dimension), new)
+
+
 def register(instance: dg.DagsterInstance, dimension: str, keys: Sequence[str]) -> None:
     """Make the keys of a dimension known to Dagster, and forget those that are no more.
 
@@ -120,10 +127,8 @@ def register(instance: dg.DagsterInstance, dimension: str, keys: Sequence[str]) 
     keys : sequence of str
         All keys that there are.
     """
-    known = set(known_keys(instance, dimension))
-    if new := [key for key in keys if key not in known]:
-        instance.add_dynamic_partitions(name_of(dimension), new)
-    for key in sorted(known.difference(keys)):
+    make_known(instance, dimension, keys)
+    for key in sorted(set(known_keys(instance, dimension)).difference(keys)):
         instance.delete_dynamic_partition(name_of(dimension), key)
 
 

@@ -225,8 +225,7 @@ class Task:
 
         While another process makes the same output there, it is one that nobody finds again.
         """
-        found = self._unfinished
-        return found if self.draft.claims(found) else self.draft.of_its_own
+        return self.draft.workplace(self._unfinished)
 
     @property
     def _unfinished(self) -> Path:

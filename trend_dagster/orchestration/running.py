@@ -24,7 +24,7 @@ from trend_dagster.orchestration.partitions import (
     PREFIX,
     asset_key,
     known_keys,
-    name_of,
+    make_known,
     register_all,
     to_key,
 )
@@ -483,7 +483,7 @@ def _range(
     for dim in asset.dims:
         wanted = {s.partition[dim] for s in make}
         # A page may have forgotten them since: their file is gone, or the settings have changed.
-        instance.add_dynamic_partitions(name_of(dim), sorted(wanted))
+        make_known(instance, dim, sorted(wanted))
         inside = [key for key in known_keys(instance, dim) if key in wanted]
         ends[0][dim], ends[1][dim] = inside[0], inside[-1]
     return str(to_key(ends[0])), str(to_key(ends[1]))

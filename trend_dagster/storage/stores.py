@@ -54,7 +54,7 @@ NOTHING_LOST = (
 )
 SAFE_NAME = re.compile(r"[A-Za-z0-9_-][A-Za-z0-9_.-]*")
 _VERSION = re.compile(r"\d{8}T\d{6}\.\d{6}-[0-9a-f]{8}")
-_DRAFT, _WORK = ".partial-", ".work"
+_DRAFT, _WORK, _LOCK = ".partial-", ".work", ".lock"
 
 Partition = Mapping[str, str]
 """Key of a partition by dimension, e.g. ``{"label_file": "L20", "n_components": "14"}``."""
@@ -276,14 +276,20 @@ class Draft:
         self.group = zarr.open_group(LocalStore(path), mode="a", zarr_format=3)
         self._claimed: dict[Path, int] = {}
 
-    def claims(self, scratch: Path) -> bool:
-        """Take a folder of unfinished work for this draft, unless another one works in it now."""
+    def workplace(self, scratch: Path) -> Path:
+        """Where unfinished work is done: there, or apart while another draft works there."""
+        if self._claims(scratch):
+            return scratch
+        self._claims(self._apart)
+        return self._apart
+
+    def _claims(self, scratch: Path) -> bool:
         if scratch in self._claimed:
             return True
         scratch.mkdir(parents=True, exist_ok=True)
         # Of a file, for NFS gives no exclusive lock on a folder. Where there is no lock at all the
         # folder is taken: to find unfinished work again is worth more.
-        handle = os.open(scratch / ".lock", os.O_RDWR | os.O_CREAT, 0o666)
+        handle = os.open(scratch / _LOCK, os.O_RDWR | os.O_CREAT, 0o666)
         try:
             flock(handle, fcntl.LOCK_EX | fcntl.LOCK_NB)
         except BlockingIOError:
@@ -294,7 +300,7 @@ class Draft:
 
     def discard(self, scratch: Path) -> None:
         """Remove a folder of unfinished work, unless another draft works in it now."""
-        if scratch.exists() and self.claims(scratch):
+        if scratch.exists() and self._claims(scratch):
             shutil.rmtree(scratch, ignore_errors=True)
             os.close(self._claimed.pop(scratch))  # who makes it anew has another one
 
@@ -302,11 +308,11 @@ class Draft:
         """Let go of every folder, and throw away what was not published."""
         for handle in (self.lock, *self._claimed.values()):
             os.close(handle)
-        for folder in (self.path, self.of_its_own):
+        for folder in (self.path, self._apart):
             shutil.rmtree(folder, ignore_errors=True)
 
     @property
-    def of_its_own(self) -> Path:
+    def _apart(self) -> Path:
         """Folder for unfinished work that nobody finds again."""
         return self.path.with_name(f"{self.path.name}{_WORK}")
 
@@ -341,17 +347,14 @@ class Draft:
         tile : tuple of int
             Rows and columns of a tile; with another size the work begins anew.
         scratch : Path
-            Folder of unfinished work, on the disk of the store. While another process makes the
-            same output there, one of this draft's own is used, and not found again.
+            Folder of unfinished work, on the disk of the store; see :meth:`workplace`.
 
         Returns
         -------
         ResumableMatrix
             To be given to :meth:`adopt` when all tiles are there.
         """
-        if not self.claims(scratch):
-            scratch = self.of_its_own
-            self.claims(scratch)
+        scratch = self.workplace(scratch)
         group = zarr.open_group(LocalStore(scratch), mode="a", zarr_format=3)
         tile = min(tile[0], shape[0]), min(tile[1], shape[1])
         found = group.get(name)
@@ -774,6 +777,12 @@ def size_of(path: Path) -> int:
     return size
 
 
+def _locked(folder: Path) -> Path:
+    """What is locked of a folder in use: a file in it where there is unfinished work."""
+    file = folder / _LOCK
+    return file if file.exists() else folder
+
+
 def remove_unless_used(folder: Path) -> None:
     """Remove a version, unless it is the current one or a process reads or writes it.
 
@@ -783,7 +792,7 @@ def remove_unless_used(folder: Path) -> None:
         The version's.
     """
     try:
-        handle = os.open(folder, os.O_RDONLY)
+        handle = os.open(_locked(folder), os.O_RDONLY)
     except FileNotFoundError:
         return
     try:
@@ -810,7 +819,7 @@ def remove_outputs(folder: Path) -> None:
     places = [folder, *_partitions_below(folder)]
     with ExitStack() as held:
         for version in (v for place in places for v in (*versions_in(place), *drafts_in(place))):
-            handle = os.open(version, os.O_RDONLY)
+            handle = os.open(_locked(version), os.O_RDONLY)
             held.callback(os.close, handle)
             try:
                 if not flock(handle, fcntl.LOCK_EX | fcntl.LOCK_NB):

@@ -160,11 +160,11 @@ def network_connectivity(series: FloatArray) -> NetworkConnectivity:
     from sklearn.covariance import EmpiricalCovariance, LedoitWolf
 
     present = np.flatnonzero(np.isfinite(series).all(axis=0))
-    found: list[FloatArray] = []
     if len(present) < 2:
         nothing = np.full((2, *(series.shape[1],) * 2), np.nan)
         nothing[:, present, present] = 1
         return NetworkConnectivity(*nothing, *(_fisher_z(values) for values in nothing))
+    found = []
     for kind, estimator in (
         ("correlation", EmpiricalCovariance()),
         ("partial correlation", LedoitWolf()),

@@ -75,7 +75,7 @@ def _homogeneity_and_silhouette(
 ) -> FloatArray:
     """Both from the sums of the series of each network: sums of correlations are products.
 
-    Vertices without signal in this run do not count; NaN for networks with less than two others.
+    Vertices without signal in this run do not count; NaN for networks with less than two.
     """
     alive = series.any(axis=1)
     series, index = series[alive], index[alive]
