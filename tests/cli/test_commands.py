@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import re
+import shutil
 import subprocess
 import sys
 from dataclasses import replace
@@ -352,6 +353,16 @@ def test_what_is_missing_upstream_is_named_with_the_command_that_makes_it(trend,
     status, out, err = trend("run", project_folder, *command.split()[3:])
     assert (status, err) == (0, "")
     assert "sweep_summary            1 made" in out
+
+
+def test_what_is_wrong_with_a_whole_folder_is_in_the_log_too(trend, finished):
+    rest, *_ = (finished / "bold").iterdir()
+    for task in ("rest", "movie"):
+        shutil.copy(rest, rest.with_name(f"sub-90_task-{task}{rest.suffix}"))
+    status, out, err = trend("run", finished, "--select", "bold")
+    assert status == 1
+    assert err.count("several tasks") == 1
+    assert "several tasks" in out.partition("Left out:")[2]
 
 
 def test_the_table_at_the_end_shows_what_tells_its_rows_apart():

@@ -219,9 +219,8 @@ def _show_left_out(outcomes: list[Outcome], project: Project) -> None:
     left_out: list[str] = []
     for outcome in outcomes:
         if outcome.asset in (BOLD_RUN, "bold", LABEL_FILE, "geodesic_labels"):
-            left_out += outcome.excluded
-        if outcome.asset in ("bold", "geodesic_labels"):  # of a whole folder nothing is left
-            left_out += outcome.errors
+            # Of a whole folder, too: its error went to the other stream, which a log may lack.
+            left_out += [*outcome.excluded, *outcome.errors]
     if any(outcome.asset in ("bold", BOLD_RUN) for outcome in outcomes):
         folder = project.folder / project.settings.inputs.bold
         left_out += [f"{name}: {why}" for name, why in unread_files(folder).items()]
