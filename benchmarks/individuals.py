@@ -35,7 +35,11 @@ from trend_dagster.science.evidence.simulation import (
     plant_networks,
     simulate_cohort,
 )
-from trend_dagster.science.individuals.differences import Noise, measure_departure
+from trend_dagster.science.individuals.differences import (
+    Compared,
+    Noise,
+    measure_departures,
+)
 from trend_dagster.science.individuals.model import (
     Cortex,
     Individual,
@@ -297,12 +301,11 @@ class Ours:
         maker, found = SurrogateMaker(self.start.cohort.surface), []
         for person in range(self.start.cohort.config.n_subjects):
             runs = self.prepared(person, self.start.runs)
-            individual = find_individual(runs, self.others(person), self.cortex, self.config)
-            departure = measure_departure(
+            others = self.others(person)
+            own = find_individual(runs, others, self.cortex, self.config)
+            (departure,) = measure_departures(
                 runs,
-                individual,
-                self.others(person),
-                self.consensus,
+                [Compared(own, others, others.labels)],
                 self.cortex,
                 self.config,
                 Noise.like(runs, self.cortex, maker),

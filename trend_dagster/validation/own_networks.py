@@ -15,7 +15,7 @@ from numpy.typing import NDArray
 from trend_dagster.science.bold import BoldConfig
 from trend_dagster.science.evidence.nulls import SurrogateMaker
 from trend_dagster.science.evidence.stability import beside_null
-from trend_dagster.science.individuals.differences import Noise, without_difference
+from trend_dagster.science.individuals.differences import Compared, Noise, without_difference
 from trend_dagster.science.individuals.model import (
     Cortex,
     Others,
@@ -107,7 +107,8 @@ def found_twice(
         return np.array([same.mean(), (same & (one != own)).mean()])
 
     person, rng = find_individual(runs, others, cortex, config), np.random.default_rng(RANDOM_STATE)
-    copies = without_difference(runs, person, own, cortex, Noise.like(runs, cortex, maker), rng)
+    compared, noise = Compared(person, others, own), Noise.like(runs, cortex, maker)
+    copies = without_difference(runs, compared, cortex, noise, rng)
     nulls = [alike(pair) for pair in islice(copies, config.n_nulls)]
     found = alike(tuple(runs))
     beside = beside_null(found, np.array(nulls))

@@ -9,13 +9,16 @@ from tests.science.individuals.conftest import CONFIG, Newborns
 from trend_dagster.errors import SettingsError
 from trend_dagster.science.evidence.nulls import SurrogateMaker
 from trend_dagster.science.individuals.differences import (
+    Compared,
     Departure,
     Noise,
-    measure_departure,
+    measure_departures,
+    on_mesh,
     signal_strength,
     without_difference,
 )
-from trend_dagster.science.individuals.model import find_individual, prepare_run
+from trend_dagster.science.individuals.model import Cortex, Others, find_individual, prepare_run
+from trend_dagster.science.individuals.newborn import CohortPrior, examine, finding
 from trend_dagster.science.surface import Surface
 
 
@@ -28,28 +31,25 @@ def departures(cohort: Newborns, maker: SurrogateMaker) -> list[Departure]:
     found = []
     for person, (runs, posterior) in enumerate(zip(cohort.runs, cohort.posteriors, strict=True)):
         others = cohort.everyone.without(posterior)
-        individual = find_individual(runs, others, cohort.cortex, CONFIG)
-        rng = np.random.default_rng(person)
-        labels, noise = cohort.everyone.labels, Noise.like(runs, cohort.cortex, maker)
-        found.append(
-            measure_departure(runs, individual, others, labels, cohort.cortex, CONFIG, noise, rng)
-        )
+        own = find_individual(runs, others, cohort.cortex, CONFIG)
+        compared, rng = [Compared(own, others, others.labels)], np.random.default_rng(person)
+        noise = Noise.like(runs, cohort.cortex, maker)
+        found += measure_departures(runs, compared, cohort.cortex, CONFIG, noise, rng)
     return found
 
 
 def test_newborns_with_maps_of_their_own_differ(varied: Newborns, maker: SurrogateMaker) -> None:
-    for departure, own in zip(departures(varied, maker), varied.own, strict=True):
+    of_all = zip(departures(varied, maker), varied.own, varied.posteriors, strict=True)
+    for departure, own, posterior in of_all:
         assert departure.different
         # How far they differ is about how far they were made to.
-        planted = (own != varied.everyone.labels).mean()
+        planted = (own != varied.everyone.without(posterior).labels).mean()
         assert departure.excess == pytest.approx(planted, abs=0.06)
-        assert departure.excess_vertices == pytest.approx(departure.excess * len(own))
 
 
 def test_newborns_with_one_map_do_not(alike: Newborns, maker: SurrogateMaker) -> None:
     for departure in departures(alike, maker):
         assert not departure.different
-        assert departure.excess_vertices == 0
         assert departure.share < 0.05
 
 
@@ -60,7 +60,8 @@ def test_a_run_without_difference_has_the_cohorts_map(
     others = varied.everyone.without(varied.posteriors[0])
     individual = find_individual(varied.runs[0], others, cortex, CONFIG)
     noise = Noise.like([run], cortex, maker)
-    copies = without_difference([run], individual, varied.cohort, cortex, noise, rng)
+    compared = Compared(individual, others, varied.cohort)
+    copies = without_difference([run], compared, cortex, noise, rng)
     made = [copy for (copy,) in islice(copies, 3)]
     found = find_individual(made, others, cortex, CONFIG).labels
     assert (found == varied.cohort).mean() > 0.9 > (individual.labels == varied.cohort).mean()
@@ -90,13 +91,89 @@ def test_strength_is_that_of_the_signal(varied: Newborns, rng: np.random.Generat
 def test_one_null_tells_nothing(varied: Newborns, maker: SurrogateMaker) -> None:
     found = find_individual(varied.runs[0], varied.everyone, varied.cortex, CONFIG)
     with pytest.raises(SettingsError, match="n_nulls"):
-        measure_departure(
+        measure_departures(
             varied.runs[0],
-            found,
-            varied.everyone,
-            varied.cohort,
+            [Compared(found, varied.everyone, varied.cohort)],
             varied.cortex,
             CONFIG.model_copy(update={"n_nulls": 1}),
             Noise.like(varied.runs[0], varied.cortex, maker),
             np.random.default_rng(0),
         )
+
+
+def test_noise_at_some_vertices_is_that_of_all_there(
+    varied: Newborns, maker: SurrogateMaker
+) -> None:
+    bold = on_mesh(varied.runs[0][0].series, varied.cortex)
+    like, some = maker.measure(bold), np.arange(3, len(bold), 7)
+    everywhere = maker.surrogates_of(bold, like)(np.random.default_rng(5))
+    there = maker.surrogates_of(bold, like, some)(np.random.default_rng(5))
+    np.testing.assert_allclose(there, everywhere[some], atol=1e-5)
+
+
+class TestSample:
+    """Some vertices, evenly spread, stand for all of a mesh finer than its noise is smooth."""
+
+    @pytest.fixture
+    def cortex(self, varied: Newborns) -> Cortex:
+        return Cortex.along(varied.surface, varied.cortex.mask, CONFIG, 7.0)
+
+    def test_no_vertex_is_far_from_one_and_the_area_stays(self, cortex: Cortex) -> None:
+        chosen, sample = cortex.sample
+        assert 0.1 < len(chosen) / len(cortex.area) < 0.5
+        assert sample.area.sum() == pytest.approx(cortex.area.sum(), rel=1e-5)
+        assert (np.flatnonzero(cortex.mask)[chosen] == np.flatnonzero(sample.mask)).all()
+        near = cortex.distances[:, chosen].tocsr()
+        near.data = (near.data < 14.0).astype(np.float32)
+        reached = near.sum(axis=1) > 0
+        reached[chosen] = True
+        assert reached.all()
+
+    def test_a_mesh_as_coarse_as_its_noise_is_taken_whole(self, varied: Newborns) -> None:
+        for noise in (0.0, 4.0):
+            cortex = Cortex.along(varied.surface, varied.cortex.mask, CONFIG, noise)
+            chosen, sample = cortex.sample
+            assert sample is cortex
+            assert (chosen == np.arange(len(cortex.area))).all()
+
+    @pytest.mark.parametrize("name", ["varied", "alike"])
+    def test_it_finds_the_same_newborns_different(
+        self, name: str, maker: SurrogateMaker, request: pytest.FixtureRequest
+    ) -> None:
+        cohort: Newborns = request.getfixturevalue(name)
+        fine = Cortex.along(cohort.surface, cohort.cortex.mask, CONFIG, 5.2)
+        assert len(fine.sample[0]) < 0.5 * len(fine.area)
+        at_all = departures(cohort, maker)
+        prior = cohort_prior(cohort)
+        for person, whole in enumerate(at_all):
+            (found,) = examine(cohort.runs[person], str(person), prior, fine, maker, CONFIG)
+            assert found.departure.different == whole.different == (name == "varied")
+            assert found.departure.share == pytest.approx(whole.share, abs=0.06)
+
+
+def cohort_prior(cohort: Newborns) -> CohortPrior:
+    own = {str(i): [posterior] for i, posterior in enumerate(cohort.posteriors)}
+    return CohortPrior({8: cohort.cortex.whole(cohort.cohort)}, (cohort.everyone,), own)
+
+
+def test_a_newborn_is_compared_with_the_others(varied: Newborns, maker: SurrogateMaker) -> None:
+    """Of two newborns each would have half a vote in the map that it is compared with."""
+    prior = cohort_prior(varied)
+    both = Others(varied.everyone.map_prior, np.sum(varied.posteriors[:2], axis=0), 2)
+    two = CohortPrior(prior.chosen, (both,), {k: prior.posteriors[k] for k in ("0", "1")})
+    told: list[tuple[int, int]] = []
+    (found,) = examine(
+        varied.runs[0], "0", two, varied.cortex, maker, CONFIG, lambda *how: told.append(how)
+    )
+    other = varied.posteriors[1].argmax(axis=1)
+    assert (found.others_labels == other).all()
+    assert found.n_departing == (found.individual.labels != other).sum()
+    assert found.departure.different
+    assert found.excess_vertices == pytest.approx(found.departure.excess * len(other))
+    assert f"{found.n_departing} vertices depart from the others' map" in finding(8, found)
+    assert told == [(i, 8) for i in range(9)]
+    alone = CohortPrior(
+        prior.chosen, (both.without(varied.posteriors[1]),), {"0": [prior.posteriors["0"][0]]}
+    )
+    (found,) = examine(varied.runs[0], "0", alone, varied.cortex, maker, CONFIG)
+    assert (found.others_labels == both.map_prior.argmax(axis=1)).all()

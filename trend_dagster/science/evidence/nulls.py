@@ -154,7 +154,10 @@ class SurrogateMaker:
         return self.surrogates_of(bold, smoothness)(rng)
 
     def surrogates_of(
-        self, bold: NDArray[np.floating], smoothness: Smoothness
+        self,
+        bold: NDArray[np.floating],
+        smoothness: Smoothness,
+        vertices: NDArray[np.integer] | None = None,
     ) -> Callable[[np.random.Generator], NDArray[np.float32]]:
         """Prepare what all surrogates of a run share.
 
@@ -162,11 +165,14 @@ class SurrogateMaker:
         ----------
         bold, smoothness
             As for `surrogate`.
+        vertices : ndarray of int, optional
+            Those that are wanted, in ascending order; by default all. Their noise is that which a
+            surrogate of all would have there.
 
         Returns
         -------
         callable
-            Takes a source of chance, returns a surrogate.
+            Takes a source of chance, returns a surrogate (of the vertices that are wanted).
         """
         n_vertices, n_timepoints = bold.shape
         mean = bold.mean(axis=1, keepdims=True, dtype=np.float64)
@@ -174,11 +180,15 @@ class SurrogateMaker:
         like = (bold - mean) / np.where(deviation > 0, deviation, 1)
         amplitude = _amplitude(like.astype(np.float32))
         common = max(smoothness.common, 0.0)
+        smoother = self._smoother(smoothness.sigma)
+        if vertices is not None:
+            smoother = compact(smoother[vertices])
+            mean, deviation = mean[vertices], deviation[vertices]
 
         def surrogate(rng: np.random.Generator) -> NDArray[np.float32]:
             # Single precision from here: of noise no digit beyond it tells anything.
             white = rng.normal(size=(n_vertices, n_timepoints)).astype(np.float32)
-            smooth = times(self._smoother(smoothness.sigma), white)
+            smooth = times(smoother, white)
             noise = smooth * np.float32(np.sqrt(1 - common))
             noise += (np.sqrt(common) * rng.normal(size=n_timepoints)).astype(np.float32)
             return np.asarray(mean + deviation * _coloured(noise, amplitude), dtype=np.float32)

@@ -7,7 +7,7 @@ and as long, its networks' time series, and the cohort's map in the place of its
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass
 from itertools import islice
 
@@ -43,8 +43,6 @@ class Departure:
     ----------
     share : float
         Where the newborn's map has another network than the cohort's.
-    n_vertices : int
-        The same in vertices.
     null : float
         Mean share in runs without any difference.
     null_sd : float
@@ -55,18 +53,33 @@ class Departure:
         The excess in standard deviations of the null.
     different : bool
         Whether the excess is larger than one more null's would be with a probability of 5 %.
-    excess_vertices : float
-        The excess in vertices of mean area; 0 where the newborn is not different.
     """
 
     share: float
-    n_vertices: int
     null: float
     null_sd: float
     excess: float
     z: float
     different: bool
-    excess_vertices: float
+
+
+@dataclass(frozen=True, eq=False)
+class Compared:
+    """A newborn under one parcellation, and the map that it is compared with.
+
+    Attributes
+    ----------
+    individual : Individual
+        What `find_individual` found in its runs.
+    others : Others
+        What it was found with.
+    labels : ndarray of shape (n_kept,)
+        The cohort's map; -1 without network.
+    """
+
+    individual: Individual
+    others: Others
+    labels: NDArray[np.integer]
 
 
 @dataclass(frozen=True)
@@ -87,43 +100,68 @@ class Noise:
     @classmethod
     def like(cls, runs: Sequence[PreparedRun], cortex: Cortex, maker: SurrogateMaker) -> Noise:
         """Measure the smoothness of runs, once for all nulls."""
-        return cls(maker, tuple(maker.measure(_on_mesh(run.series, cortex)) for run in runs))
+        return cls(maker, tuple(maker.measure(on_mesh(run.series, cortex)) for run in runs))
+
+    def copies(
+        self, runs: Sequence[PreparedRun], cortex: Cortex, rng: np.random.Generator
+    ) -> Iterator[tuple[FloatArray, ...]]:
+        """Make noise as smooth as each run, in space and in time, again and again without end.
+
+        Parameters
+        ----------
+        runs : sequence of PreparedRun
+            The newborn's.
+        cortex : Cortex
+            Of these runs; of the mesh, or a sample of it.
+        rng : Generator
+            Source of chance.
+
+        Yields
+        ------
+        tuple of ndarray of shape (n_kept, n_timepoints)
+            For each run; centred, of length 1, or 0 at vertices without signal in that run.
+        """
+        there = np.flatnonzero(cortex.mask)
+        surrogates = [
+            self.maker.surrogates_of(on_mesh(run.series, cortex), smoothness, there)
+            for run, smoothness in zip(runs, self.smoothness, strict=True)
+        ]
+        while True:
+            yield tuple(_unit(surrogate(rng)) for surrogate in surrogates)
 
 
-def measure_departure(
+def measure_departures(
     runs: Sequence[PreparedRun],
-    individual: Individual,
-    others: Others,
-    labels: NDArray[np.integer],
+    compared: Sequence[Compared],
     cortex: Cortex,
     config: IndividualsConfig,
     noise: Noise,
     rng: np.random.Generator,
-) -> Departure:
-    """Set a newborn's departure from the cohort's map beside its null.
+    progress: Callable[[int, int], None] = lambda done, of: None,
+) -> list[Departure]:
+    """Set a newborn's departures from the maps of its cohort beside their nulls.
 
     Parameters
     ----------
     runs : sequence of PreparedRun
         The newborn's.
-    individual : Individual
-        What `find_individual` found in them.
-    others : Others
-        What it was found with.
-    labels : ndarray of shape (n_kept,)
-        The cohort's map; -1 without network.
+    compared : sequence of Compared
+        The newborn under each parcellation; all have the noise of their nulls in common.
     cortex : Cortex
-        From `Cortex.along`.
+        Of these runs; of the mesh, or a sample of it.
     config : IndividualsConfig
         How the newborn's networks were found, and those of the null are; and how many nulls.
     noise : Noise
         Like that of the runs.
     rng : Generator
         Source of chance.
+    progress : callable
+        Told after each null how many there are by now, and how many there will be.
 
     Returns
     -------
-    Departure
+    list of Departure
+        One for each parcellation.
 
     Raises
     ------
@@ -137,35 +175,43 @@ def measure_departure(
             found=str(config.n_nulls),
             remedy="Ask for more.",
         )
-    known = labels >= 0
-    area = np.where(known, cortex.area, 0)
+    makers = [_signal_maker(runs, each, cortex) for each in compared]
 
-    def share(found: Individual) -> float:
-        return float(area[found.labels != labels].sum() / area.sum())
+    def shares(made: tuple[FloatArray, ...]) -> list[float]:
+        return [
+            share_apart(find_individual(make(made), each.others, cortex, config), each, cortex)
+            for each, make in zip(compared, makers, strict=True)
+        ]
 
-    def share_found(made: tuple[PreparedRun, ...]) -> float:
-        return share(find_individual(made, others, cortex, config))
+    nulls = []
+    for found in while_made(shares, islice(noise.copies(runs, cortex, rng), config.n_nulls)):
+        nulls.append(found)
+        progress(len(nulls), config.n_nulls)
+    own = np.array([share_apart(each.individual, each, cortex) for each in compared])
+    beside = beside_null(own, np.array(nulls))
+    excess, null, z = beside["excess"], beside["null"], beside["z"]
+    return [
+        Departure(
+            share=float(own[i]),
+            null=float(null[i]),
+            null_sd=float(beside["null_sd"][i]),
+            excess=float(excess[i]),
+            z=float(z[i]),
+            different=bool(excess[i] > beside["margin"][i]),
+        )
+        for i in range(len(compared))
+    ]
 
-    copies = without_difference(runs, individual, labels, cortex, noise, rng)
-    nulls = list(while_made(share_found, islice(copies, config.n_nulls)))
-    beside = beside_null(np.array([share(individual)]), np.array(nulls)[:, None])
-    excess, margin = float(beside["excess"][0]), float(beside["margin"][0])
-    return Departure(
-        share=share(individual),
-        n_vertices=int((known & (individual.labels != labels)).sum()),
-        null=float(beside["null"][0]),
-        null_sd=float(beside["null_sd"][0]),
-        excess=excess,
-        z=float(beside["z"][0]),
-        different=excess > margin,
-        excess_vertices=excess * int(known.sum()) if excess > margin else 0.0,
-    )
+
+def share_apart(found: Individual, compared: Compared, cortex: Cortex) -> float:
+    """Share of the area whose network is another one than in the cohort's map."""
+    area = np.where(compared.labels >= 0, cortex.area, 0)
+    return float(area[found.labels != compared.labels].sum() / area.sum())
 
 
 def without_difference(
     runs: Sequence[PreparedRun],
-    individual: Individual,
-    labels: NDArray[np.integer],
+    compared: Compared,
     cortex: Cortex,
     noise: Noise,
     rng: np.random.Generator,
@@ -176,12 +222,10 @@ def without_difference(
     ----------
     runs : sequence of PreparedRun
         The newborn's.
-    individual : Individual
-        What was found in its runs.
-    labels : ndarray of shape (n_kept,)
-        The cohort's map; -1 without network.
+    compared : Compared
+        What was found in its runs, and the cohort's map.
     cortex : Cortex
-        From `Cortex.along`.
+        Of these runs.
     noise : Noise
         Like that of the runs.
     rng : Generator
@@ -194,39 +238,41 @@ def without_difference(
         strong as vertices there follow their own; and noise as smooth as the run, in space and in
         time.
     """
-    copies = [
-        _copies(run, individual.probability, labels, cortex, noise.maker, smoothness, rng)
-        for run, smoothness in zip(runs, noise.smoothness, strict=True)
-    ]
-    return zip(*copies, strict=True)
+    return map(_signal_maker(runs, compared, cortex), noise.copies(runs, cortex, rng))
 
 
-def _copies(
-    run: PreparedRun,
-    probability: FloatArray,
-    labels: NDArray[np.integer],
-    cortex: Cortex,
-    maker: SurrogateMaker,
-    smoothness: Smoothness,
-    rng: np.random.Generator,
-) -> Iterator[PreparedRun]:
-    """Copies of one run; what all of them share is made once."""
-    bold = _on_mesh(run.series, cortex)
-    sums = probability.T @ run.series
-    networks = sums / np.maximum(np.linalg.norm(sums, axis=1, keepdims=True), 1e-9)
-    strength = np.where(labels >= 0, signal_strength(run, probability, cortex), 0)[:, None]
-    signal, share_of_noise = strength * networks[labels], np.sqrt(1 - strength**2)
-    surrogate = maker.surrogates_of(bold, smoothness)
-    while True:
-        noise = surrogate(rng)[cortex.mask]
-        noise = noise - noise.mean(axis=1, keepdims=True)
-        length = np.linalg.norm(noise, axis=1, keepdims=True)
-        noise = np.divide(noise, length, out=np.zeros_like(noise), where=length > 0)
-        made = signal + share_of_noise * noise
-        yield prepare_run(_on_mesh(np.where(length > 0, made, 0), cortex), cortex)
+def _signal_maker(
+    runs: Sequence[PreparedRun], compared: Compared, cortex: Cortex
+) -> Callable[[tuple[FloatArray, ...]], tuple[PreparedRun, ...]]:
+    """Return what puts the cohort's networks into noise; what all nulls share is made once."""
+    probability, labels = compared.individual.probability, compared.labels
+    parts = []
+    for run in runs:
+        sums = probability.T @ run.series
+        networks = sums / np.maximum(np.linalg.norm(sums, axis=1, keepdims=True), 1e-9)
+        strength = np.where(labels >= 0, signal_strength(run, probability, cortex), 0)[:, None]
+        parts.append((strength, networks))
+
+    def make(noise: tuple[FloatArray, ...]) -> tuple[PreparedRun, ...]:
+        made = []
+        for own, (strength, networks) in zip(noise, parts, strict=True):
+            series = strength * networks[labels] + np.sqrt(1 - strength**2) * own
+            silent = ~own.any(axis=1)
+            series[silent] = 0
+            made.append(prepare_run(on_mesh(series, cortex), cortex))
+        return tuple(made)
+
+    return make
 
 
-def _on_mesh(series: FloatArray, cortex: Cortex) -> NDArray[np.float32]:
+def _unit(noise: FloatArray) -> FloatArray:
+    noise = noise - noise.mean(axis=1, keepdims=True)
+    length = np.linalg.norm(noise, axis=1, keepdims=True)
+    return np.asarray(np.divide(noise, length, out=np.zeros_like(noise), where=length > 0))
+
+
+def on_mesh(series: FloatArray, cortex: Cortex) -> NDArray[np.float32]:
+    """Lay series of the vertices with signal out on the mesh, 0 elsewhere."""
     bold = np.zeros((len(cortex.mask), series.shape[1]), dtype=np.float32)
     bold[cortex.mask] = series
     return bold

@@ -35,6 +35,7 @@ Labels = NDArray[np.int32]
 _FWHM = np.sqrt(8 * np.log(2))  # of a Gaussian, in standard deviations
 _SPACING = 1 / 3  # of the ring's spread: how near each other the places lie that a ring is made of
 _LEAST_ENERGY = 0.01  # share of a network's series that must be left to be compared with
+_SAMPLE = 2.0  # of the noise's standard deviation: how near vertices lie that stand for all
 
 
 @dataclass(frozen=True, eq=False)
@@ -58,6 +59,10 @@ class Cortex:
     around : csr_array of shape (n_kept, n_kept)
         Mean over a ring around each vertex; rows sum to 1. On a fine mesh some vertices, evenly
         spread, stand for all: there are as many as the ring is wide, not as the mesh is fine.
+    config : IndividualsConfig
+        Whose widths these are.
+    noise_mm : float
+        Standard deviation of the kernel that makes white noise as smooth as the data.
     """
 
     mask: BoolArray
@@ -67,6 +72,8 @@ class Cortex:
     smoother: sp.csr_array
     near: sp.csr_array
     around: sp.csr_array
+    config: IndividualsConfig
+    noise_mm: float
 
     @classmethod
     def along(
@@ -91,12 +98,28 @@ class Cortex:
         -------
         Cortex
         """
-        spread = config.support_mm / 2
-        sigma = config.smoothing_fwhm_mm / _FWHM
-        exclusion = max(config.exclusion_mm, 2.5 * noise_mm)
-        reach = max(3 * sigma, 3 * spread, exclusion)
+        reach = max(
+            3 * config.smoothing_fwhm_mm / _FWHM,
+            3 * config.support_mm / 2,
+            _exclusion(config, noise_mm),
+        )
         distances = compact(geodesic_neighbours(surface, reach)[mask][:, mask])
         area = vertex_areas(surface)[mask].astype(np.float32)
+        return cls._between(mask, surface.hemisphere[mask], area, distances, config, noise_mm)
+
+    @classmethod
+    def _between(
+        cls,
+        mask: BoolArray,
+        hemisphere: NDArray[np.int8],
+        area: NDArray[np.float32],
+        distances: sp.csr_array,
+        config: IndividualsConfig,
+        noise_mm: float,
+    ) -> Cortex:
+        """Make what follows from distances."""
+        spread = config.support_mm / 2
+        sigma = config.smoothing_fwhm_mm / _FWHM
         own = sp.eye_array(len(area), dtype=np.float32, format="csr")
 
         def weighted(weights: NDArray[np.float32], within: float) -> sp.csr_array:
@@ -106,7 +129,7 @@ class Cortex:
             return kept
 
         d = distances.data
-        near = weighted(np.ones_like(d), exclusion)
+        near = weighted(np.ones_like(d), _exclusion(config, noise_mm))
         near.data[:] = 1
         gaussian = weighted(np.exp(-(d**2) / (2 * sigma**2)), 3 * sigma)
         # d^4 exp(-d^2 / 2 s^2) is largest at d = 2 s.
@@ -114,13 +137,33 @@ class Cortex:
         spaced = area_of_places(distances, area, _SPACING * spread)
         return cls(
             mask,
-            surface.hemisphere[mask],
+            hemisphere,
             area,
             distances,
             _means(sp.csr_array(gaussian + own), area),
             compact(near + own),
             _means(ring, spaced, area),
+            config,
+            noise_mm,
         )
+
+    @cached_property
+    def sample(self) -> tuple[NDArray[np.intp], Cortex]:
+        """Which of the vertices, evenly spread, stand for all, and the cortex between them.
+
+        Noise whose kernel has a standard deviation of s mm has lost all but exp(-pi^2) of its power
+        where vertices 2 s apart could not follow it, so that a mean over the cortex is the same
+        from them. All vertices, unless half of them are spared.
+        """
+        area = area_of_places(self.distances, self.area, _SAMPLE * self.noise_mm)
+        chosen = np.flatnonzero(area > 0)
+        if 2 * len(chosen) > len(area):
+            return np.arange(len(area)), self
+        mask = np.zeros_like(self.mask)
+        mask[np.flatnonzero(self.mask)[chosen]] = True
+        distances = compact(self.distances[chosen][:, chosen])
+        of_all = self.hemisphere[chosen], area[chosen], distances, self.config, self.noise_mm
+        return chosen, self._between(mask, *of_all)
 
     def smooth(self, values: FloatArray, fwhm_mm: float, step_mm: float) -> FloatArray:
         """Smooth along the cortex by repeating `smoother`, whose width is `step_mm`.
@@ -136,6 +179,11 @@ class Cortex:
         found = np.full(len(self.mask), -1, dtype=np.int32)
         found[self.mask] = labels
         return found
+
+
+def _exclusion(config: IndividualsConfig, noise_mm: float) -> float:
+    """Up to what distance in mm vertices share their noise."""
+    return max(config.exclusion_mm, 2.5 * noise_mm)
 
 
 def area_of_places(
@@ -319,6 +367,10 @@ class Others:
     def without(self, posterior: FloatArray) -> Others:
         """Take a newborn out."""
         return Others(self.map_prior, self.total - posterior, self.n_newborns - 1)
+
+    def at(self, vertices: NDArray[np.integer]) -> Others:
+        """Of some of the vertices."""
+        return Others(self.map_prior[vertices], self.total[vertices], self.n_newborns)
 
     def prior(self, config: IndividualsConfig, own: FloatArray | None = None) -> FloatArray:
         """Mean over all, and a newborn's own posterior as one more.

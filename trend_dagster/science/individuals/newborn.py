@@ -11,8 +11,15 @@ import pandas as pd
 from numpy.typing import NDArray
 from threadpoolctl import threadpool_limits
 
+from trend_dagster.science.cores import while_made
 from trend_dagster.science.evidence.nulls import SurrogateMaker
-from trend_dagster.science.individuals.differences import Departure, Noise, measure_departure
+from trend_dagster.science.individuals.differences import (
+    Compared,
+    Departure,
+    Noise,
+    measure_departures,
+    on_mesh,
+)
 from trend_dagster.science.individuals.model import (
     Cortex,
     FloatArray,
@@ -23,6 +30,7 @@ from trend_dagster.science.individuals.model import (
     PreparedRun,
     find_individual,
     learn_prior,
+    prepare_run,
 )
 from trend_dagster.science.individuals.settings import IndividualsConfig
 from trend_dagster.science.individuals.summary import MEASURES, network_table
@@ -153,17 +161,31 @@ class Newborn:
     individual : Individual
         Its networks.
     departure : Departure
-        How far they depart from the cohort's, beside the null.
+        How far they depart from those of the others of its cohort, beside the null.
     agreement : float
         Share of vertices with one network in both halves of the runs; NaN for a single run.
     table : DataFrame
         From `trend_dagster.science.individuals.summary.network_table`.
+    others_labels : ndarray of shape (n_kept,)
+        The network that most of the others have.
     """
 
     individual: Individual
     departure: Departure
     agreement: float
     table: pd.DataFrame
+    others_labels: Labels
+
+    @property
+    def n_departing(self) -> int:
+        """Vertices with another network than most of the others have."""
+        return int((self.individual.labels != self.others_labels).sum())
+
+    @property
+    def excess_vertices(self) -> float:
+        """The departure beyond its null, in vertices of mean area; 0 where it is not different."""
+        beyond = self.departure.excess * len(self.others_labels)
+        return beyond if self.departure.different else 0.0
 
 
 def examine(
@@ -176,6 +198,11 @@ def examine(
     progress: Progress = lambda done, of: None,
 ) -> list[Newborn]:
     """Find one newborn's networks under each parcellation, and what is to be said of them.
+
+    Its departure is that from the others of the cohort: from a map that it had a part in, a
+    newborn would depart less, the more so the fewer there are. On a mesh finer than the noise of
+    the data is smooth, that is asked at a sample of its vertices (`Cortex.sample`), in the
+    newborn's runs as in those of the null: at all of them the answer takes many times as long.
 
     Parameters
     ----------
@@ -192,26 +219,56 @@ def examine(
     config : IndividualsConfig
         How.
     progress : callable
-        Told before each parcellation.
+        Told how many nulls are done, and how many there are.
 
     Returns
     -------
     list of Newborn
         One for each parcellation.
     """
-    noise, found = Noise.like(runs, cortex, maker), []
-    for i, others in enumerate(prior.without(subject)):
-        progress(i, len(prior.n_clusters))
-        rng = np.random.default_rng([config.random_state, prior.n_clusters[i], *subject.encode()])
-        labels, n_networks = prior.everyone[i].labels, others.map_prior.shape[1]
-        # Products with some tens of networks are too small to be shared among threads.
-        with threadpool_limits(1, user_api="blas"):
-            own = find_individual(runs, others, cortex, config)
-            departure = measure_departure(runs, own, others, labels, cortex, config, noise, rng)
-            agreement = _agreement(runs, others, cortex, config)
-            table = network_table(runs, own.labels, own.confidence, cortex, n_networks)
-        found.append(Newborn(own, departure, agreement, table))
-    return found
+
+    def own(others: Others) -> tuple[Individual, float, pd.DataFrame]:
+        found = find_individual(runs, others, cortex, config)
+        n_networks = others.map_prior.shape[1]
+        table = network_table(runs, found.labels, found.confidence, cortex, n_networks)
+        return found, _agreement(runs, others, cortex, config), table
+
+    everyone = prior.without(subject)
+    progress(0, config.n_nulls)
+    noise = Noise.like(runs, cortex, maker)
+    rng = np.random.default_rng([config.random_state, *subject.encode()])
+    # Products with some tens of networks are too small to be shared among threads.
+    with threadpool_limits(1, user_api="blas"):
+        found = list(while_made(own, everyone))
+        individuals = [individual for individual, _, _ in found]
+        there, compared = _at_sample(runs, individuals, everyone, cortex, config)
+        sample = cortex.sample[1]
+        departures = measure_departures(there, compared, sample, config, noise, rng, progress)
+    return [
+        Newborn(individual, departure, agreement, table, others.labels)
+        for (individual, agreement, table), departure, others in zip(
+            found, departures, everyone, strict=True
+        )
+    ]
+
+
+def _at_sample(
+    runs: Sequence[PreparedRun],
+    individuals: Sequence[Individual],
+    everyone: Sequence[Others],
+    cortex: Cortex,
+    config: IndividualsConfig,
+) -> tuple[Sequence[PreparedRun], list[Compared]]:
+    """A newborn at a sample of the vertices, where its networks are found anew."""
+    chosen, sample = cortex.sample
+    if sample is cortex:
+        both = zip(individuals, everyone, strict=True)
+        return runs, [Compared(own, others, others.labels) for own, others in both]
+    there = [prepare_run(on_mesh(run.series[chosen], sample), sample) for run in runs]
+    of_sample = [others.at(chosen) for others in everyone]
+    own = while_made(lambda others: find_individual(there, others, sample, config), of_sample)
+    both = zip(own, of_sample, strict=True)
+    return there, [Compared(individual, others, others.labels) for individual, others in both]
 
 
 def _agreement(
@@ -251,7 +308,9 @@ def newborn_arrays(found: Sequence[Newborn], prior: CohortPrior, cortex: Cortex)
     n = max(prior.n_networks)
     probability = np.zeros((len(found), len(cortex.mask), n), dtype=np.float32)
     probability[:, cortex.mask] = _padded([f.individual.probability for f in found], n)
-    departures = [f.departure for f in found]
+    departed = {
+        name: [float(getattr(f.departure, name)) for f in found] for name in DEPARTURE[:-1]
+    } | {DEPARTURE[-1]: [f.excess_vertices for f in found]}
     return {
         "n_clusters": np.array(prior.n_clusters),
         "chosen_labels": np.stack(list(prior.chosen.values())),
@@ -261,10 +320,7 @@ def newborn_arrays(found: Sequence[Newborn], prior: CohortPrior, cortex: Cortex)
         "confidence": probability.max(axis=2),
         "vertex_mask": cortex.mask,
         "agreement": np.array([f.agreement for f in found]),
-        **{
-            f"departure_{name}": np.array([float(getattr(d, name)) for d in departures])
-            for name in DEPARTURE
-        },
+        **{f"departure_{name}": np.array(values) for name, values in departed.items()},
         **{
             f"network_{name}": np.stack(
                 [f.table[name].reindex(range(n)).to_numpy(np.float64) for f in found]
@@ -287,17 +343,18 @@ def newborn_facts(found: Sequence[Newborn], prior: CohortPrior) -> dict[str, Any
     departures = [f.departure for f in found]
     return {
         "different": [d.different for d in departures],
-        "vertices_beyond_the_null": [round(d.excess_vertices, 1) for d in departures],
+        "vertices_beyond_the_null": [round(f.excess_vertices, 1) for f in found],
         "z": [round(d.z, 2) for d in departures],
         "confidence": [round(float(f.individual.confidence.mean()), 4) for f in found],
-        "findings": [finding(n, d) for n, d in zip(prior.n_clusters, departures, strict=True)],
+        "findings": [finding(n, each) for n, each in zip(prior.n_clusters, found, strict=True)],
     }
 
 
-def finding(n_clusters: int, departure: Departure) -> str:
-    """Say in words how far a newborn departs from its cohort."""
-    departs = f"{n_clusters} clusters: {departure.n_vertices} vertices depart from the cohort's map"
+def finding(n_clusters: int, newborn: Newborn) -> str:
+    """Say in words how far a newborn departs from the others of its cohort."""
+    departure = newborn.departure
+    departs = f"{n_clusters} clusters: {newborn.n_departing} vertices depart from the others' map"
     null = f"noise alone moves {departure.null:.1%} of the cortex, here {departure.share:.1%}"
     if not departure.different:
         return f"{departs}, no more than noise would have it ({null})"
-    return f"{departs}, {departure.excess_vertices:.0f} beyond its null ({null})"
+    return f"{departs}, {newborn.excess_vertices:.0f} beyond its null ({null})"
