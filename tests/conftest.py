@@ -2,7 +2,10 @@
 
 from __future__ import annotations
 
+import fcntl
 import gc
+import os
+import pickle
 import shutil
 import sqlite3
 from collections.abc import Iterator
@@ -83,6 +86,14 @@ def without_waiting_for_the_disk(connection: Any, record: object) -> None:
         connection.execute("PRAGMA synchronous=OFF")
 
 
+@pytest.fixture(scope="session", autouse=True)
+def without_waiting_for_files() -> Iterator[None]:
+    """What tests store may be lost with the power, too."""
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(os, "fsync", lambda handle: None)
+        yield
+
+
 @pytest.fixture
 def collected() -> Iterator[None]:
     """What was left open is warned of in the test that expects it, and not in a later one."""
@@ -145,9 +156,18 @@ def surface() -> Surface:
 
 @pytest.fixture(scope="session")
 def finished_once(tmp_path_factory: pytest.TempPathFactory) -> Finished:
-    """Made once for all tests; never changed by them."""
-    folder = write_project(tmp_path_factory.mktemp("finished") / "project")
-    return Finished(folder, run(folder))
+    """Made once for all tests and workers; never changed by them."""
+    shared = tmp_path_factory.getbasetemp()
+    if "PYTEST_XDIST_WORKER" in os.environ:
+        shared = shared.parent
+    said = shared / "finished.pickle"
+    with (shared / "finished.lock").open("w") as lock:
+        fcntl.flock(lock, fcntl.LOCK_EX)
+        if not said.exists():
+            folder = write_project(shared / "finished" / "project")
+            said.write_bytes(pickle.dumps(Finished(folder, run(folder))))
+    finished: Finished = pickle.loads(said.read_bytes())
+    return finished
 
 
 @pytest.fixture

@@ -54,7 +54,6 @@ def test_it_ends_with_one_json_object(module):
         check=False,
         cwd=ROOT,
         env=os.environ | {"OMP_NUM_THREADS": "2"},
-        timeout=500,
     )
     assert done.returncode == 0, done.stdout[-2000:] + done.stderr[-4000:]
     found = json.loads(done.stdout.strip().splitlines()[-1])

@@ -22,7 +22,7 @@ from tests.faults.workload import (
 )
 from tests.service import serving, trend, wait_until
 
-pytestmark = [pytest.mark.slow, pytest.mark.faults, pytest.mark.timeout(1500)]
+pytestmark = [pytest.mark.slow, pytest.mark.faults]
 
 MIB = 2**20
 

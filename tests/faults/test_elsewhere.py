@@ -25,7 +25,7 @@ from tests.service import Dev, serving, wait_until
 from tests.slurm import ask
 from trend_dagster.orchestration.instance import UNFINISHED, lay_records_into, open_records
 
-pytestmark = [pytest.mark.slow, pytest.mark.faults, pytest.mark.timeout(1500)]
+pytestmark = [pytest.mark.slow, pytest.mark.faults]
 
 KINDS = ["job", "worker", "daemon"]
 LACKING = (

@@ -30,7 +30,7 @@ from tests.service import TREND, Dev, serving, trend, wait_until
 from trend_dagster.orchestration.instance import open_records, process_of
 from trend_dagster.storage.locks import is_alive
 
-pytestmark = [pytest.mark.slow, pytest.mark.faults, pytest.mark.timeout(1500)]
+pytestmark = [pytest.mark.slow, pytest.mark.faults]
 
 # Of `trend run` and its children.
 KILLS = int(os.environ.get("TREND_KILLS", "24"))

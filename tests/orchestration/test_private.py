@@ -25,6 +25,7 @@ STALENESS = "Dagster's staleness finds the versions of an output by this tag"
 RANGES = "`trend run` makes many partitions in one run, as a range between two tags"
 BACKFILLS = "a job asks the daemon for one asset backfill and follows it"
 HERE = "`trend run` makes assets in its own process, as runs that the page can execute again"
+ENGINES = "statements are put into SQL once for each file of records, and not each time"
 ERRORS = "`trend run` says why a run failed, in the words of the innermost error"
 
 # Every private name that private.py takes from Dagster, with what it is needed for.
@@ -43,6 +44,9 @@ NEEDED = {
     "get_input_event_pointer_tag": STALENESS,
     "SYSTEM_METADATA_KEY_SOURCE_ASSET_OBSERVATION": "each partition is recorded as it "
     "finishes, and not a second time when its run ends",
+    "sqlite_event_log": ENGINES,
+    "sqlite_run_storage": ENGINES,
+    "sqlite_schedule_storage": ENGINES,
     "InMemoryJob": HERE,
     "create_execution_plan": HERE,
     "execute_run": HERE,
@@ -274,3 +278,31 @@ def test_no_other_module_imports_what_is_private():
         if path != PRIVATE and (private := [m for m in imports_of(path) if is_private(m)])
     }
     assert found == {}, "names that Dagster does not promise belong into orchestration/private.py"
+
+
+def test_one_engine_serves_all_statements_to_a_file_of_records(tmp_path, monkeypatch):
+    from sqlalchemy.pool import NullPool
+
+    from trend_dagster.orchestration import private
+
+    made = []
+    real = private.create_engine
+    monkeypatch.setattr(
+        private, "create_engine", lambda url, **how: made.append(url) or real(url, **how)
+    )
+    private.keep_engines()
+    try:
+        with dg.DagsterInstance.local_temp(str(tmp_path)) as instance:
+            instance.add_dynamic_partitions("days", ["one"])
+            before = len(made)
+            for day in ("two", "three"):
+                instance.add_dynamic_partitions("days", [day])
+            assert instance.get_dynamic_partitions("days") == ["one", "two", "three"]
+            assert len(made) == before
+    finally:
+        monkeypatch.undo()
+        private.keep_engines()
+    assert made
+    assert len(made) == len(set(made))
+    engine = private.sqlite_event_log.create_engine("sqlite:///a.db", poolclass=NullPool)
+    assert isinstance(engine.pool, NullPool)

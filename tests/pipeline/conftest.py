@@ -12,7 +12,7 @@ def demo(folder):
     """Run `trend demo` as a person does."""
     command = [sys.executable, "-c", "from trend_dagster.cli import main; main()"]
     return subprocess.run(
-        [*command, "demo", str(folder)], capture_output=True, text=True, check=False, timeout=400
+        [*command, "demo", str(folder)], capture_output=True, text=True, check=False
     )
 
 

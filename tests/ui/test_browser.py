@@ -24,6 +24,7 @@ import pytest
 
 from tests.browser import browser  # noqa: F401 - a fixture
 from tests.conftest import N_VERTICES, NOTHING_TO_DO, Finished, simulate_run
+from tests.service import wait_until
 from trend_dagster.orchestration.assets import ASSETS
 from trend_dagster.orchestration.instance import open_instance
 from trend_dagster.orchestration.lineage import Lineage
@@ -94,7 +95,7 @@ def served(finished_once: Finished, tmp_path_factory: pytest.TempPathFactory) ->
     ) as process:
         address = f"http://127.0.0.1:{port}"
         try:
-            _wait_until(lambda: _answers(address), 180, "the page answers")
+            wait_until(lambda: _answers(address), 180, "the page answers")
             yield Served(folder, address)
         finally:
             os.killpg(process.pid, signal.SIGINT)
@@ -110,14 +111,6 @@ def _answers(address: str) -> bool:
             return bool(answer.status == 200)
     except OSError:
         return False
-
-
-def _wait_until(condition, seconds: float, what: str) -> None:
-    end = time.monotonic() + seconds
-    while not condition():
-        if time.monotonic() > end:
-            pytest.fail(f"waited {seconds:.0f} s, but not: {what}")
-        time.sleep(0.5)
 
 
 @pytest.fixture
@@ -149,7 +142,7 @@ def test_an_asset_is_materialized_from_the_page(served, page, screenshots):
     dialog = page.get_by_role("dialog")
     dialog.get_by_role("button", name="Launch").first.click(timeout=30_000)
 
-    _wait_until(
+    wait_until(
         lambda: served.latest("bold", **RUN).path != before.path, 120, "the asset is made anew"
     )
     after = served.latest("bold", **RUN)
@@ -187,7 +180,7 @@ def test_a_backfill_makes_the_range_that_was_chosen_and_nothing_else(served, pag
         return {c: served.latest("nmf_sweep", label_file=c[0], n_components=c[1]) for c in cells}
 
     chosen = [("two", "4"), ("two", "6")]
-    _wait_until(
+    wait_until(
         lambda: all(made()[c].path != before[c].path for c in chosen), 180, "both cells are made"
     )
     after = made()
@@ -203,7 +196,6 @@ def test_a_backfill_makes_the_range_that_was_chosen_and_nothing_else(served, pag
     page.screenshot(path=screenshots / "backfills.png")
 
 
-@pytest.mark.timeout(1500)
 def test_sensor_and_schedule_keep_the_project_up_to_date(served, screenshots):
     model = served.latest("trained_model").path
     new_bold = served.folder / "bold" / "sub-09_run-1.npy"
@@ -215,12 +207,12 @@ def test_sensor_and_schedule_keep_the_project_up_to_date(served, screenshots):
     nights = len(served.ended("parcellate"))
     served.switch_on("Sensor", "new_input_files")
 
-    _wait_until(
+    wait_until(
         lambda: served.latest("embeddings", bold_run="sub-09_run-1") is not None,
         240,
         "the sensor has the new run embedded",
     )
-    _wait_until(
+    wait_until(
         lambda: served.latest("nmf_sweep", label_file="new", n_components="6") is not None,
         300,
         "the sensor has the new label file swept",
@@ -231,11 +223,11 @@ def test_sensor_and_schedule_keep_the_project_up_to_date(served, screenshots):
     assert "sub-09_run-1" not in served.latest("average_correlation").facts["runs"]
 
     (served.folder / "bold" / "sub-03_run-2.npy").unlink()
-    _wait_until(lambda: served.ended("check_everything"), 120, "the removed file is reported")
-    _wait_until(lambda: len(served.ended("parcellate")) > nights, 300, "the sensor's run ends")
+    wait_until(lambda: served.ended("check_everything"), 120, "the removed file is reported")
+    wait_until(lambda: len(served.ended("parcellate")) > nights, 300, "the sensor's run ends")
     nights = len(served.ended("parcellate"))
     served.switch_on("Schedule", "nightly")
-    _wait_until(lambda: len(served.ended("parcellate")) > nights, 600, "the schedule's run ends")
+    wait_until(lambda: len(served.ended("parcellate")) > nights, 600, "the schedule's run ends")
     for name in ASSETS:
         if name != "trained_model" and name not in NOTHING_TO_DO:
             assert served.statuses(name) == {"current"}, name

@@ -10,6 +10,7 @@ import os
 import socket
 import warnings
 from collections.abc import Mapping, Sequence
+from functools import lru_cache
 from typing import Any
 
 import dagster as dg
@@ -49,6 +50,11 @@ from dagster._core.remote_origin import (
     RemoteRepositoryOrigin,
 )
 
+# SQLite's engines: see `keep_engines`.
+from dagster._core.storage.event_log.sqlite import sqlite_event_log
+from dagster._core.storage.runs.sqlite import sqlite_run_storage
+from dagster._core.storage.schedules.sqlite import sqlite_schedule_storage
+
 # The tags of a run over a range of partitions; the public form asks for a backfill.
 from dagster._core.storage.tags import (
     ASSET_PARTITION_RANGE_END_TAG,
@@ -69,6 +75,7 @@ from dagster_shared.error import SerializableErrorInfo
 
 # The form in which webserver, daemon and code server take an instance (`--instance-ref`).
 from dagster_shared.serdes import serialize_value
+from sqlalchemy import Engine, create_engine
 
 from trend_dagster.storage.locks import began
 
@@ -82,6 +89,30 @@ an asset that did so pass; a test counts the records.
 
 # What Dagster still calls beta is pinned to one release and tested.
 warnings.filterwarnings("ignore", category=dg.BetaWarning)
+
+_KEPT_ENGINES = 64  # one for each run that is read or written, and three more
+
+
+def keep_engines() -> None:
+    """Let SQLAlchemy make one engine for each file of SQLite, and not one for each statement.
+
+    What an engine knows of a statement is how it is written in SQL, which takes longer to find out
+    than to execute: a third of the time that Dagster takes for its records. Connections are not
+    kept (Dagster asks for a `NullPool`), so that locks and forks are as they were.
+    """
+
+    @lru_cache(_KEPT_ENGINES)
+    def engine(url: str, pool: Any, options: tuple[tuple[str, Any], ...]) -> Engine:
+        return create_engine(url, poolclass=pool, connect_args=dict(options))
+
+    def kept(url: str, *, poolclass: Any, connect_args: Mapping[str, Any] | None = None) -> Engine:
+        return engine(url, poolclass, tuple((connect_args or {}).items()))
+
+    for module in (sqlite_event_log, sqlite_run_storage, sqlite_schedule_storage):
+        module.create_engine = kept  # type: ignore[attr-defined]
+
+
+keep_engines()
 
 PROCESS_TAG, HOST_TAG, BEGAN_TAG = "trend/process", "trend/host", "trend/began"
 """Tags of our own that say where a run is at work: whether it still is can then be found out."""

@@ -200,10 +200,11 @@ def _kernel(
     distances: scipy.sparse.csr_array, sources: IntArray, sigma: float
 ) -> scipy.sparse.csr_array:
     """Gaussian smoothing whose output has unit variance for white noise of unit variance."""
-    weights = distances.astype(np.float64)
-    weights.data = np.exp(-(weights.data**2) / (2 * sigma**2))
-    weights.data[weights.data < np.exp(-(_REACH**2) / 2)] = 0  # of no account, and most of them
-    weights.eliminate_zeros()
+    counts = distances.data <= _REACH * sigma  # the others are of no account, and most of them
+    ends = np.concatenate([[0], np.cumsum(counts)])[distances.indptr]
+    gaussian = np.exp(-(distances.data[counts].astype(np.float64) ** 2) / (2 * sigma**2))
+    arrays = gaussian, distances.indices[counts], ends
+    weights = scipy.sparse.csr_array(arrays, shape=distances.shape)
     here = (np.ones(len(sources)), (np.arange(len(sources)), sources))
     own = scipy.sparse.csr_array(here, shape=weights.shape)
     return unit_variance(scipy.sparse.csr_array(weights + own))
