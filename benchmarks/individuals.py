@@ -305,7 +305,7 @@ class Ours:
             own = find_individual(runs, others, self.cortex, self.config)
             (departure,) = measure_departures(
                 runs,
-                [Compared(own, others, others.labels)],
+                [Compared(own, others, self.consensus)],
                 self.cortex,
                 self.config,
                 Noise.like(runs, self.cortex, maker),

@@ -132,7 +132,7 @@ def _of_newborn(description: str) -> ArraySpec:
 
 
 _DEPARTURE = {
-    "share": "share of the cortex with another network than most others of the cohort have",
+    "share": "share of the cortex with another network than the cohort's",
     "null": "the same without any difference, mean",
     "null_sd": "its standard deviation",
     "excess": "share less that of the null",

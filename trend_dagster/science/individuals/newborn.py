@@ -161,30 +161,30 @@ class Newborn:
     individual : Individual
         Its networks.
     departure : Departure
-        How far they depart from those of the others of its cohort, beside the null.
+        How far they depart from the cohort's, beside the null.
     agreement : float
         Share of vertices with one network in both halves of the runs; NaN for a single run.
     table : DataFrame
         From `trend_dagster.science.individuals.summary.network_table`.
-    others_labels : ndarray of shape (n_kept,)
-        The network that most of the others have.
+    cohort_labels : ndarray of shape (n_kept,)
+        The network that most newborns have.
     """
 
     individual: Individual
     departure: Departure
     agreement: float
     table: pd.DataFrame
-    others_labels: Labels
+    cohort_labels: Labels
 
     @property
     def n_departing(self) -> int:
-        """Vertices with another network than most of the others have."""
-        return int((self.individual.labels != self.others_labels).sum())
+        """Vertices with another network than most newborns have."""
+        return int((self.individual.labels != self.cohort_labels).sum())
 
     @property
     def excess_vertices(self) -> float:
         """The departure beyond its null, in vertices of mean area; 0 where it is not different."""
-        beyond = self.departure.excess * len(self.others_labels)
+        beyond = self.departure.excess * len(self.cohort_labels)
         return beyond if self.departure.different else 0.0
 
 
@@ -199,9 +199,9 @@ def examine(
 ) -> list[Newborn]:
     """Find one newborn's networks under each parcellation, and what is to be said of them.
 
-    Its departure is that from the others of the cohort: from a map that it had a part in, a
-    newborn would depart less, the more so the fewer there are. On a mesh finer than the noise of
-    the data is smooth, that is asked at a sample of its vertices (`Cortex.sample`), in the
+    Its departure is that from the map that most newborns have, itself included: the map of a few
+    others has errors of their own, which would pass for a difference. On a mesh finer than the
+    noise of the data is smooth, that is asked at a sample of its vertices (`Cortex.sample`), in the
     newborn's runs as in those of the null: at all of them the answer takes many times as long.
 
     Parameters
@@ -240,35 +240,27 @@ def examine(
     # Products with some tens of networks are too small to be shared among threads.
     with threadpool_limits(1, user_api="blas"):
         found = list(while_made(own, everyone))
-        individuals = [individual for individual, _, _ in found]
-        there, compared = _at_sample(runs, individuals, everyone, cortex, config)
-        sample = cortex.sample[1]
+        chosen, sample = cortex.sample
+        there, individuals = runs, [individual for individual, _, _ in found]
+        if sample is not cortex:
+            everyone = [others.at(chosen) for others in everyone]
+            there = [prepare_run(on_mesh(run.series[chosen], sample), sample) for run in runs]
+            individuals = list(
+                while_made(lambda others: find_individual(there, others, sample, config), everyone)
+            )
+        compared = [
+            Compared(individual, others, cohort.labels[chosen])
+            for individual, others, cohort in zip(
+                individuals, everyone, prior.everyone, strict=True
+            )
+        ]
         departures = measure_departures(there, compared, sample, config, noise, rng, progress)
     return [
-        Newborn(individual, departure, agreement, table, others.labels)
-        for (individual, agreement, table), departure, others in zip(
-            found, departures, everyone, strict=True
+        Newborn(individual, departure, agreement, table, cohort.labels)
+        for (individual, agreement, table), departure, cohort in zip(
+            found, departures, prior.everyone, strict=True
         )
     ]
-
-
-def _at_sample(
-    runs: Sequence[PreparedRun],
-    individuals: Sequence[Individual],
-    everyone: Sequence[Others],
-    cortex: Cortex,
-    config: IndividualsConfig,
-) -> tuple[Sequence[PreparedRun], list[Compared]]:
-    """A newborn at a sample of the vertices, where its networks are found anew."""
-    chosen, sample = cortex.sample
-    if sample is cortex:
-        both = zip(individuals, everyone, strict=True)
-        return runs, [Compared(own, others, others.labels) for own, others in both]
-    there = [prepare_run(on_mesh(run.series[chosen], sample), sample) for run in runs]
-    of_sample = [others.at(chosen) for others in everyone]
-    own = while_made(lambda others: find_individual(there, others, sample, config), of_sample)
-    both = zip(own, of_sample, strict=True)
-    return there, [Compared(individual, others, others.labels) for individual, others in both]
 
 
 def _agreement(
@@ -351,9 +343,9 @@ def newborn_facts(found: Sequence[Newborn], prior: CohortPrior) -> dict[str, Any
 
 
 def finding(n_clusters: int, newborn: Newborn) -> str:
-    """Say in words how far a newborn departs from the others of its cohort."""
+    """Say in words how far a newborn departs from its cohort."""
     departure = newborn.departure
-    departs = f"{n_clusters} clusters: {newborn.n_departing} vertices depart from the others' map"
+    departs = f"{n_clusters} clusters: {newborn.n_departing} vertices depart from the cohort's map"
     null = f"noise alone moves {departure.null:.1%} of the cortex, here {departure.share:.1%}"
     if not departure.different:
         return f"{departs}, no more than noise would have it ({null})"
