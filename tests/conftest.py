@@ -156,18 +156,18 @@ def surface() -> Surface:
 
 @pytest.fixture(scope="session")
 def finished_once(tmp_path_factory: pytest.TempPathFactory) -> Finished:
-    """Made once for all tests and workers; never changed by them."""
+    """Made once for all tests; never changed by them. Each worker has a copy of what one made."""
+    own = tmp_path_factory.mktemp("finished") / "project"
     shared = tmp_path_factory.getbasetemp()
     if "PYTEST_XDIST_WORKER" in os.environ:
         shared = shared.parent
-    said = shared / "finished.pickle"
-    with (shared / "finished.lock").open("w") as lock:
+    made, said = shared / "made-once" / "project", shared / "made-once.pickle"
+    with (shared / "made-once.lock").open("w") as lock:
         fcntl.flock(lock, fcntl.LOCK_EX)
         if not said.exists():
-            folder = write_project(shared / "finished" / "project")
-            said.write_bytes(pickle.dumps(Finished(folder, run(folder))))
-    finished: Finished = pickle.loads(said.read_bytes())
-    return finished
+            said.write_bytes(pickle.dumps(run(write_project(made))))
+    shutil.copytree(made, own)
+    return Finished(own, pickle.loads(said.read_bytes()))
 
 
 @pytest.fixture
