@@ -49,6 +49,15 @@ NOTHING_TO_DO = {
     "subcortical_networks",
 }
 
+LONGEST = {
+    "test_commands_run[docs/tutorials/cohort.md]",
+    "test_a_training_killed_at_any_moment_ends_bitwise_where_an_unbroken_one_does",
+    "test_each_newborn_has_its_own_networks_and_a_new_one_makes_only_its_own",
+    "test_planted_networks_come_back_without_label_files_or_a_model",
+    "test_umap_separates_strong_networks",
+}
+"""Tests that take minutes: a worker that begins one last would let the others wait."""
+
 SETTINGS = """\
 profile: demo
 autoencoder:
@@ -63,7 +72,8 @@ inputs: {truth: planted_networks.npy}
 def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
     """Keep tests that share a fixture of their module on one worker, so that it is made once.
 
-    Of the others slow ones come first, so that workers end at about the same time.
+    The longest come first, and of those that are alone slow ones before the others, so that workers
+    end at about the same time.
     """
     for item in items:
         if item.get_closest_marker("xdist_group") is not None:
@@ -72,9 +82,10 @@ def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
         if any(definitions[-1].scope == "module" for definitions in fixtures):
             item.add_marker(pytest.mark.xdist_group(item.path.name))
 
-    def late(item: pytest.Item) -> tuple[bool, bool]:
+    def late(item: pytest.Item) -> tuple[bool, bool, bool]:
         alone = item.get_closest_marker("xdist_group") is None
-        return alone, alone and item.get_closest_marker("slow") is None
+        fast = item.get_closest_marker("slow") is None
+        return item.name not in LONGEST, alone, alone and fast
 
     items.sort(key=late)
 
