@@ -97,8 +97,8 @@ def keep_engines() -> None:
     """Let SQLAlchemy make one engine for each file of SQLite, and not one for each statement.
 
     What an engine knows of a statement is how it is written in SQL, which takes longer to find out
-    than to execute: a third of the time that Dagster takes for its records. Connections are not
-    kept (Dagster asks for a `NullPool`), so that locks and forks are as they were.
+    than to execute. Connections are not kept (Dagster asks for a `NullPool`), so that locks and
+    forks are as they were.
     """
 
     @lru_cache(_KEPT_ENGINES)

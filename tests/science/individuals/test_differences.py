@@ -13,11 +13,10 @@ from trend_dagster.science.individuals.differences import (
     Departure,
     Noise,
     measure_departures,
-    on_mesh,
     signal_strength,
     without_difference,
 )
-from trend_dagster.science.individuals.model import Cortex, Others, find_individual, prepare_run
+from trend_dagster.science.individuals.model import Cortex, find_individual, prepare_run
 from trend_dagster.science.individuals.newborn import CohortPrior, examine, finding
 from trend_dagster.science.surface import Surface
 
@@ -104,7 +103,8 @@ def test_one_null_tells_nothing(varied: Newborns, maker: SurrogateMaker) -> None
 def test_noise_at_some_vertices_is_that_of_all_there(
     varied: Newborns, maker: SurrogateMaker
 ) -> None:
-    bold = on_mesh(varied.runs[0][0].series, varied.cortex)
+    bold = np.zeros((len(varied.cortex.mask), varied.runs[0][0].n_timepoints))
+    bold[varied.cortex.mask] = varied.runs[0][0].series
     like, some = maker.measure(bold), np.arange(3, len(bold), 7)
     everywhere = maker.surrogates_of(bold, like)(np.random.default_rng(5))
     there = maker.surrogates_of(bold, like, some)(np.random.default_rng(5))
@@ -170,18 +170,3 @@ def test_what_is_said_of_a_newborn_is_counted_on_its_map(
     assert found.excess_vertices == pytest.approx(found.departure.excess * len(cortex.area))
     assert f"{found.n_departing} vertices depart from the cohort's map" in finding(8, found)
     assert told == [(i, 8) for i in range(9)]
-
-
-@pytest.mark.parametrize("n_newborns", [1, 2])
-def test_few_newborns_with_one_map_do_not_differ(
-    alike: Newborns, maker: SurrogateMaker, n_newborns: int
-) -> None:
-    """The map of one other has its own errors: that it is another map says nothing."""
-    own = alike.posteriors[:n_newborns]
-    both = Others(alike.everyone.map_prior, np.sum(own, axis=0), n_newborns)
-    chosen = {8: alike.cortex.whole(alike.cohort)}
-    prior = CohortPrior(chosen, (both,), {str(i): [each] for i, each in enumerate(own)})
-    for person in range(n_newborns):
-        (found,) = examine(alike.runs[person], str(person), prior, alike.cortex, maker, CONFIG)
-        assert not found.departure.different
-        assert found.excess_vertices == 0

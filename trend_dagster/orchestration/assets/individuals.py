@@ -146,7 +146,7 @@ def _told(task: Task, what: str) -> Any:
 
 
 def _told_of_nulls(task: Task) -> Any:
-    """Its own networks come first, which take about as long as a null does."""
+    """Its own networks come first, and count as one null."""
 
     def told(done: int, of: int) -> None:
         what = f"null {done} of {of}" if done else "its own networks"

@@ -200,10 +200,10 @@ def _kernel(
     distances: scipy.sparse.csr_array, sources: IntArray, sigma: float
 ) -> scipy.sparse.csr_array:
     """Gaussian smoothing whose output has unit variance for white noise of unit variance."""
-    counts = distances.data <= _REACH * sigma  # the others are of no account, and most of them
-    ends = np.concatenate([[0], np.cumsum(counts)])[distances.indptr]
-    gaussian = np.exp(-(distances.data[counts].astype(np.float64) ** 2) / (2 * sigma**2))
-    arrays = gaussian, distances.indices[counts], ends
+    inside = distances.data <= _REACH * sigma  # the others are of no account, and most of them
+    ends = np.concatenate([[0], np.cumsum(inside)])[distances.indptr]
+    gaussian = np.exp(-(distances.data[inside].astype(np.float64) ** 2) / (2 * sigma**2))
+    arrays = gaussian, distances.indices[inside], ends
     weights = scipy.sparse.csr_array(arrays, shape=distances.shape)
     here = (np.ones(len(sources)), (np.arange(len(sources)), sources))
     own = scipy.sparse.csr_array(here, shape=weights.shape)

@@ -25,7 +25,8 @@ from trend_dagster.science.individuals.model import (
     Others,
     PreparedRun,
     find_individual,
-    prepare_run,
+    prepare_series,
+    unit,
 )
 from trend_dagster.science.individuals.settings import IndividualsConfig
 from trend_dagster.science.sparse import products_of_near, times
@@ -100,7 +101,7 @@ class Noise:
     @classmethod
     def like(cls, runs: Sequence[PreparedRun], cortex: Cortex, maker: SurrogateMaker) -> Noise:
         """Measure the smoothness of runs, once for all nulls."""
-        return cls(maker, tuple(maker.measure(on_mesh(run.series, cortex)) for run in runs))
+        return cls(maker, tuple(maker.measure(_on_mesh(run.series, cortex)) for run in runs))
 
     def copies(
         self, runs: Sequence[PreparedRun], cortex: Cortex, rng: np.random.Generator
@@ -123,11 +124,11 @@ class Noise:
         """
         there = np.flatnonzero(cortex.mask)
         surrogates = [
-            self.maker.surrogates_of(on_mesh(run.series, cortex), smoothness, there)
+            self.maker.surrogates_of(_on_mesh(run.series, cortex), smoothness, there)
             for run, smoothness in zip(runs, self.smoothness, strict=True)
         ]
         while True:
-            yield tuple(_unit(surrogate(rng)) for surrogate in surrogates)
+            yield tuple(unit(surrogate(rng)) for surrogate in surrogates)
 
 
 def measure_departures(
@@ -259,19 +260,13 @@ def _signal_maker(
             series = strength * networks[labels] + np.sqrt(1 - strength**2) * own
             silent = ~own.any(axis=1)
             series[silent] = 0
-            made.append(prepare_run(on_mesh(series, cortex), cortex))
+            made.append(prepare_series(series, cortex))
         return tuple(made)
 
     return make
 
 
-def _unit(noise: FloatArray) -> FloatArray:
-    noise = noise - noise.mean(axis=1, keepdims=True)
-    length = np.linalg.norm(noise, axis=1, keepdims=True)
-    return np.asarray(np.divide(noise, length, out=np.zeros_like(noise), where=length > 0))
-
-
-def on_mesh(series: FloatArray, cortex: Cortex) -> NDArray[np.float32]:
+def _on_mesh(series: FloatArray, cortex: Cortex) -> NDArray[np.float32]:
     """Lay series of the vertices with signal out on the mesh, 0 elsewhere."""
     bold = np.zeros((len(cortex.mask), series.shape[1]), dtype=np.float32)
     bold[cortex.mask] = series

@@ -35,7 +35,7 @@ Labels = NDArray[np.int32]
 _FWHM = np.sqrt(8 * np.log(2))  # of a Gaussian, in standard deviations
 _SPACING = 1 / 3  # of the ring's spread: how near each other the places lie that a ring is made of
 _LEAST_ENERGY = 0.01  # share of a network's series that must be left to be compared with
-_SAMPLE = 2.0  # of the noise's standard deviation: how near vertices lie that stand for all
+_SAMPLE = 2.0  # standard deviations of the noise: how far vertices that stand for all lie apart
 
 
 @dataclass(frozen=True, eq=False)
@@ -151,9 +151,9 @@ class Cortex:
     def sample(self) -> tuple[NDArray[np.intp], Cortex]:
         """Which of the vertices, evenly spread, stand for all, and the cortex between them.
 
-        Noise whose kernel has a standard deviation of s mm has lost all but exp(-pi^2) of its power
-        where vertices 2 s apart could not follow it, so that a mean over the cortex is the same
-        from them. All vertices, unless half of them are spared.
+        No vertex is further from one of them than two standard deviations of the noise's kernel.
+        Networks found between them are not quite those of the mesh cut down: only what is found
+        between the same vertices compares. All vertices, unless half of them are spared.
         """
         area = area_of_places(self.distances, self.area, _SAMPLE * self.noise_mm)
         chosen = np.flatnonzero(area > 0)
@@ -295,14 +295,20 @@ def prepare_run(bold: FloatArray, cortex: Cortex) -> PreparedRun:
             found=str(len(bold)),
             remedy="Bring it to the mesh of the cohort.",
         )
-    series = _unit(bold[cortex.mask])
-    smoothed = _unit(times(cortex.smoother, series))
+    return prepare_series(bold[cortex.mask], cortex)
+
+
+def prepare_series(series: FloatArray, cortex: Cortex) -> PreparedRun:
+    """Prepare a run of which only the vertices with signal are there, (n_kept, n_timepoints)."""
+    series = unit(series)
+    smoothed = unit(times(cortex.smoother, series))
     mean = times(cortex.near, series) / cortex.near.sum(axis=1)[:, None]
     energy = np.square(mean).sum(axis=1, keepdims=True)
     return PreparedRun(series, smoothed, products_of_near(smoothed, series, cortex.near), energy)
 
 
-def _unit(series: FloatArray) -> NDArray[np.float32]:
+def unit(series: FloatArray) -> NDArray[np.float32]:
+    """Centre series and give them length 1; those that are constant become 0."""
     centred = series - series.mean(axis=1, keepdims=True, dtype=np.float64)
     length = np.linalg.norm(centred, axis=1, keepdims=True)
     unit = np.zeros(centred.shape, dtype=np.float32)
@@ -461,7 +467,7 @@ def independent_timepoints(runs: Sequence[PreparedRun], probability: FloatArray)
     """
     found = 0.0
     for run in runs:
-        vertex, network = run.spectrum, _power(_unit(probability.T @ run.series))
+        vertex, network = run.spectrum, _power(unit(probability.T @ run.series))
         found += float(vertex.sum() * network.sum() / (vertex @ network))
     return found
 

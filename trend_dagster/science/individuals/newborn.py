@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import asdict, dataclass
 from typing import Any
 
 import numpy as np
@@ -18,7 +18,6 @@ from trend_dagster.science.individuals.differences import (
     Departure,
     Noise,
     measure_departures,
-    on_mesh,
 )
 from trend_dagster.science.individuals.model import (
     Cortex,
@@ -30,7 +29,7 @@ from trend_dagster.science.individuals.model import (
     PreparedRun,
     find_individual,
     learn_prior,
-    prepare_run,
+    prepare_series,
 )
 from trend_dagster.science.individuals.settings import IndividualsConfig
 from trend_dagster.science.individuals.summary import MEASURES, network_table
@@ -187,6 +186,12 @@ class Newborn:
         beyond = self.departure.excess * len(self.cohort_labels)
         return beyond if self.departure.different else 0.0
 
+    @property
+    def departed(self) -> dict[str, float]:
+        """What the store holds of its departure, by the names of `DEPARTURE`."""
+        found = {**asdict(self.departure), "excess_vertices": self.excess_vertices}
+        return {name: float(found[name]) for name in DEPARTURE}
+
 
 def examine(
     runs: Sequence[PreparedRun],
@@ -244,7 +249,7 @@ def examine(
         there, individuals = runs, [individual for individual, _, _ in found]
         if sample is not cortex:
             everyone = [others.at(chosen) for others in everyone]
-            there = [prepare_run(on_mesh(run.series[chosen], sample), sample) for run in runs]
+            there = [prepare_series(run.series[chosen], sample) for run in runs]
             individuals = list(
                 while_made(lambda others: find_individual(there, others, sample, config), everyone)
             )
@@ -300,9 +305,6 @@ def newborn_arrays(found: Sequence[Newborn], prior: CohortPrior, cortex: Cortex)
     n = max(prior.n_networks)
     probability = np.zeros((len(found), len(cortex.mask), n), dtype=np.float32)
     probability[:, cortex.mask] = _padded([f.individual.probability for f in found], n)
-    departed = {
-        name: [float(getattr(f.departure, name)) for f in found] for name in DEPARTURE[:-1]
-    } | {DEPARTURE[-1]: [f.excess_vertices for f in found]}
     return {
         "n_clusters": np.array(prior.n_clusters),
         "chosen_labels": np.stack(list(prior.chosen.values())),
@@ -312,7 +314,7 @@ def newborn_arrays(found: Sequence[Newborn], prior: CohortPrior, cortex: Cortex)
         "confidence": probability.max(axis=2),
         "vertex_mask": cortex.mask,
         "agreement": np.array([f.agreement for f in found]),
-        **{f"departure_{name}": np.array(values) for name, values in departed.items()},
+        **{f"departure_{name}": np.array([f.departed[name] for f in found]) for name in DEPARTURE},
         **{
             f"network_{name}": np.stack(
                 [f.table[name].reindex(range(n)).to_numpy(np.float64) for f in found]
