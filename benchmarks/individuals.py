@@ -46,13 +46,14 @@ from trend_dagster.science.individuals.model import (
     Others,
     PreparedRun,
     find_individual,
-    learn_prior,
     possible_networks,
     prepare_run,
 )
+from trend_dagster.science.individuals.newborn import CohortPrior
 from trend_dagster.science.individuals.settings import IndividualsConfig
+from trend_dagster.science.parcellation.spectral import other_networks
 from trend_dagster.science.surface import Surface
-from trend_dagster.validation.approaches import default_approach
+from trend_dagster.validation.approaches import default_solution
 from trend_dagster.validation.recordings import Recording
 
 SEEDS = (801, 802, 803)  # chose nothing, but were looked at before; 601 to 605 chose
@@ -138,19 +139,26 @@ class Cohort:
             self._kernels[fwhm_mm] = sp.csr_array(whole[self.mask][:, self.mask])
         return self._kernels[fwhm_mm]
 
-    def map_of(self, recording: Recording) -> Labels:
-        """Find networks as the default does, in the names of the planted ones."""
-        found = default_approach().find(recording, 2 * self.config.n_networks, 108)
-        return match_labels(found[self.mask], self.planted)
+    def maps_of(self, recording: Recording) -> tuple[Labels, list[Labels]]:
+        """Find networks as the default does, in the names of the planted ones.
+
+        Beside them the other clusterings of the factorisation, which newborns choose among.
+        """
+        n = 2 * self.config.n_networks
+        cell = default_solution(recording, n, 108)
+        others = other_networks(cell.W, cell.H, n, random_state=108)
+        found = match_labels(cell.clusterings[0].labels[self.mask], self.planted)
+        return found, [labels[self.mask] for labels in others]
 
 
 @dataclass(eq=False)
 class Start:
-    """What a method that starts from a cohort gets: its map, and everyone's runs."""
+    """What a method that starts from a cohort gets: its map, other ones, and everyone's runs."""
 
     cohort: Cohort
     runs: tuple[int, ...]
     labels: Labels
+    other_maps: list[Labels] = field(default_factory=list)
 
     @property
     def possible(self) -> NDArray[np.bool_]:
@@ -269,22 +277,21 @@ class Ours:
         return found
 
     @cached_property
-    def _learned(self) -> tuple[Others, list[FloatArray]]:
-        people = range(self.start.cohort.config.n_subjects)
-        loads = [partial(self.prepared, person, self.start.runs) for person in people]
-        labels = self.cortex.whole(self.start.labels)
-        (found,) = learn_prior(loads, [labels], self.cortex, self.config)
-        return found
+    def _prior(self) -> CohortPrior:
+        n, people = self.start.cohort.config.n_networks, self.start.cohort.config.n_subjects
+        loads = {str(p): partial(self.prepared, p, self.start.runs) for p in range(people)}
+        chosen = {2 * n: self.cortex.whole(self.start.labels)}
+        others = {2 * n: [self.cortex.whole(each) for each in self.start.other_maps]}
+        return CohortPrior.learn(loads, chosen, self.cortex, self.config, other_maps=others)
 
     @property
     def consensus(self) -> Labels:
         """The cohort's map, found through individuals."""
-        return self._learned[0].labels
+        return self._prior.everyone[0].labels
 
     def others(self, person: int) -> Others:
         """The cohort without a newborn."""
-        everyone, posteriors = self._learned
-        return everyone.without(posteriors[person])
+        return self._prior.without(str(person))[0]
 
     def individual(self, person: int, runs: Sequence[int]) -> Individual:
         """One newborn's networks from some of its runs."""
@@ -346,7 +353,7 @@ def measure(config: SimulationConfig, n_runs: int, everyone: bool) -> pd.DataFra
     with threadpool_limits(1):
         cohort, runs = Cohort(config), tuple(range(n_runs))
         people = range(config.n_subjects)
-        start = Start(cohort, runs, cohort.map_of(cohort.recording(people, runs)))
+        start = Start(cohort, runs, *cohort.maps_of(cohort.recording(people, runs)))
         model = Ours(start, IndividualsConfig())
         methods: dict[str, Method] = {
             PLANTED: lambda start, _: [cohort.planted] * config.n_subjects,
@@ -356,7 +363,7 @@ def measure(config: SimulationConfig, n_runs: int, everyone: bool) -> pd.DataFra
         }
         if everyone:
             methods[ALONE] = lambda start, runs: [
-                cohort.map_of(cohort.recording([p], runs)) for p in people
+                cohort.maps_of(cohort.recording([p], runs))[0] for p in people
             ]
         rows = []
         for name, method in methods.items():

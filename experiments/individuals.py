@@ -71,8 +71,8 @@ class Study:
             border_variation=variation,
         )
         cohort = Cohort(config)
-        labels = cohort.map_of(cohort.recording(range(n_subjects), BOTH))
-        return cls(Ours(Start(cohort, BOTH, labels), IndividualsConfig()))
+        maps = cohort.maps_of(cohort.recording(range(n_subjects), BOTH))
+        return cls(Ours(Start(cohort, BOTH, *maps), IndividualsConfig()))
 
     @property
     def own(self) -> list[Labels]:

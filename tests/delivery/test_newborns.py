@@ -26,7 +26,9 @@ from trend_dagster.delivery.figures.surface import maps_figure, maps_png, shared
 from trend_dagster.delivery.individuals import (
     COLUMNS,
     individuals_table,
+    networks_of_most,
     newborn_maps,
+    prior_notes,
     table_files,
     with_participants,
     without_row,
@@ -51,6 +53,30 @@ def test_a_network_that_the_cohort_lacks_has_a_colour_and_a_row(surface: Surface
     files = newborn_maps("sub-01", [6], [cohort], [networks_of(own, surface)], space)
     table = files["maps/sub-01/sub-01_6_clusters.tsv"].decode().splitlines()
     assert len(table) == 1 + 6
+
+
+def test_a_network_that_the_chosen_map_does_not_have_is_not_called_as_that_of_its_number(
+    surface: Surface,
+) -> None:
+    """Most newborns have 2 as a half of 5, in the right hemisphere, and 1 where 2 was."""
+    chosen = cut_into_labels(surface, 3).astype(np.int32)
+    consensus = np.where(chosen == 2, 1, chosen)
+    fifth = np.flatnonzero(chosen == 5)
+    consensus[fifth[: len(fifth) // 2]] = 2
+    space, networks = MapSpace(surface, None), networks_of(chosen, surface)
+    assert [n.hemisphere for n in networks] == ["L"] * 3 + ["R"] * 3
+    found = networks_of_most(networks, chosen, consensus, space)
+    assert found[2].name == "RH_newborns_03"
+    assert (found[2].hemisphere, found[2].homologue, found[2].rgb) == ("R", None, networks[2].rgb)
+    assert all(n.homologue != 3 for n in found)
+    others = [i for i in range(6) if i != 2]
+    assert [found[i].name for i in others] == [networks[i].name for i in others]
+    assert len({n.name for n in found}) == len({n.rgb for n in found}) == 6
+    assert networks_of_most(networks, chosen, chosen, space) == networks
+
+    (note,) = prior_notes([6, 7, 6], [4, 1, 0], [chosen] * 3, [consensus, chosen, consensus])
+    assert note.startswith("6 clusters: newborns follow the networks of another clustering")
+    assert "maps/consensus 1 of the numbers (3) stand" in note
 
 
 def test_confidence_is_drawn_in_steps(surface: Surface) -> None:

@@ -6,7 +6,7 @@ import io
 import json
 import re
 from collections.abc import Iterable, Mapping, Sequence
-from dataclasses import asdict
+from dataclasses import asdict, replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -14,7 +14,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from trend_dagster.delivery.figures.surface import maps_png
-from trend_dagster.delivery.maps import MAPS, counted, map_files, networks_of
+from trend_dagster.delivery.maps import MAPS, PREFIX, counted, map_files, networks_of
 from trend_dagster.errors import InputError, MissingUpstreamError
 from trend_dagster.project.dimensions import BOLD_RUN
 from trend_dagster.project.target import MapSpace
@@ -27,6 +27,7 @@ if TYPE_CHECKING:
     import pandas as pd
 
 FOLDER = "individuals"
+CONSENSUS = "consensus"  # of the newborns
 MAP_NAMES = ("cohort", "own")
 NO_MAP = np.empty(0, dtype=np.int64)
 PERSON = [
@@ -59,8 +60,8 @@ def described(text: str, unit: str = "1") -> dict[str, str]:
 COLUMNS = {
     "subject": described("the newborn"),
     "n_clusters": described("number of clusters of the parcellation"),
-    "network": described("its number in the cohort's map, from 1"),
-    "name": described("its name in the cohort's map"),
+    "network": described("its number in all newborns' maps, from 1"),
+    "name": described("its name in all newborns' maps"),
     **_stored("network_"),
     "n_runs": described("runs of the newborn that were used"),
     "minutes": described("length of these runs together", "min"),
@@ -86,6 +87,85 @@ def table_of(networks: Iterable[Networks]) -> NDArray[np.uint8]:
     return np.frombuffer(json.dumps(rows).encode(), dtype=np.uint8)
 
 
+SAME_NETWORK = 0.5
+"""Dice from which a network of most newborns is the one that the chosen map has of that number."""
+
+
+def networks_of_most(
+    networks: Networks, chosen: Labels, consensus: Labels, space: MapSpace
+) -> list[Network]:
+    """Networks that most newborns have, in the names and colours of the chosen map's.
+
+    Parameters
+    ----------
+    networks : sequence of Network
+        Of the chosen map.
+    chosen, consensus : ndarray of shape (n_vertices,)
+        The chosen map, and the one that most newborns have in its numbers.
+    space : MapSpace
+        What maps are written on.
+
+    Returns
+    -------
+    list of Network
+        One that the chosen map does not have (where newborns led to another map) has the colour of
+        its number and a name of its own, ``LH_newborns_05``.
+    """
+    other = replaced_networks(chosen, consensus)
+    theirs = networks_of(space.labels(consensus), space.surface, space.target) if other else []
+    found = []
+    for network in networks:
+        if network.key in other:
+            side = theirs[network.key - 1].hemisphere if network.key <= len(theirs) else ""
+            name = f"{PREFIX[side]}_newborns_{network.key:02d}"
+            network = replace(network, name=name, hemisphere=side, homologue=None, overlaps=())
+        elif network.homologue in other:
+            network = replace(network, homologue=None)
+        found.append(network)
+    return found
+
+
+def replaced_networks(chosen: Labels, consensus: Labels) -> list[int]:
+    """Keys of the networks that the chosen map does not have as most newborns have them."""
+    found = []
+    for k in range(int(chosen.max(initial=-1)) + 1):
+        one, other = chosen == k, consensus == k
+        size = int(one.sum() + other.sum())
+        if size and 2 * int((one & other).sum()) < SAME_NETWORK * size:
+            found.append(k + 1)
+    return found
+
+
+def prior_notes(
+    n_clusters: Sequence[int],
+    started_from: Sequence[int],
+    chosen: Iterable[Labels],
+    consensus: Iterable[Labels],
+) -> list[str]:
+    """Say where newborns led to another map of the cohort than the chosen one.
+
+    Parameters
+    ----------
+    n_clusters, started_from : sequence of int
+        Of each parcellation; 0 where the chosen map was learned from.
+    chosen, consensus : iterable of ndarray of shape (n_vertices,)
+        The chosen maps, and what most newborns have.
+    """
+    found = []
+    maps = zip(n_clusters, started_from, chosen, consensus, strict=True)
+    for n, started, one, most in maps:
+        other = replaced_networks(one, most)
+        if not started or not other:
+            continue
+        named = ", ".join(map(str, other))
+        found.append(
+            f"{n} clusters: newborns follow the networks of another clustering of the chosen "
+            f"factorisation more closely; in their maps and in maps/{CONSENSUS} {len(other)} of "
+            f"the numbers ({named}) stand for other networks than in the chosen map"
+        )
+    return found
+
+
 def newborn_networks(newborn: Version, names: Version, space: MapSpace) -> list[list[Network]]:
     """Networks of each of a newborn's maps: the cohort's, with the newborn's vertices.
 
@@ -103,11 +183,11 @@ def newborn_networks(newborn: Version, names: Version, space: MapSpace) -> list[
         n: [Network(**row | {"rgb": tuple(row["rgb"]), "overlaps": ()}) for row in rows]
         for n, rows in zip(names.read("n_clusters").tolist(), table, strict=True)
     }
-    maps = (newborn.read(name) for name in ("n_clusters", "chosen_labels", "labels"))
-    for n, chosen, own in zip(*maps, strict=True):
+    maps = (newborn.read(name) for name in ("n_clusters", "cohort_labels", "labels"))
+    for n, cohort_map, own in zip(*maps, strict=True):
         labels, networks = space.labels(own), cohort.get(int(n), [])
         if len(networks) <= max(own.max(), labels.max()):  # the prior is that of an older choice
-            networks = networks_of(space.labels(chosen), space.surface, space.target)
+            networks = networks_of(space.labels(cohort_map), space.surface, space.target)
         found.append(counted(networks, labels))
     return found
 

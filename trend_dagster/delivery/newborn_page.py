@@ -106,7 +106,7 @@ def newborn_page(
         for i in range(len(clusters))
     ]
     for i, n in enumerate(clusters):
-        cohort, own = (networks.read(name)[i] for name in ("chosen_labels", "labels"))
+        cohort, own = (networks.read(name)[i] for name in ("cohort_labels", "labels"))
         shown = {"cohort": cohort, subject: own}
         if planted is not None and len(np.unique(planted[planted >= 0])) == n:
             matched = match_labels(planted, cohort)

@@ -119,7 +119,6 @@ def _labels(description: str) -> ArraySpec:
 
 
 _KEYS = _labels("number of each vertex in the files; 0 no signal")
-_CHOSEN = _labels("the chosen parcellation; -1 no signal or label")
 _PAGE = {"sha256": ArraySpec(("byte",), "uint8", "SHA-256 of the page")}
 
 
@@ -247,7 +246,9 @@ SCHEMA: dict[str, dict[str, ArraySpec]] = {
     "parcellation_images": {"n_clusters": _N_CLUSTERS, "keys": _KEYS},
     "individual_prior": {
         "n_clusters": _N_CLUSTERS,
-        "chosen_labels": _CHOSEN,
+        "started_from": ArraySpec(
+            ("parcellation",), "int64", "map it was learned from; 0 the chosen one"
+        ),
         "labels": _labels("network most newborns have; -1 no signal"),
         "map_prior": _networks("the cohort's map, its borders smoothed", "probability"),
         "total": _networks("sum of the newborns' posteriors", "newborns"),
@@ -262,7 +263,6 @@ SCHEMA: dict[str, dict[str, ArraySpec]] = {
     "individual_networks": {
         "n_clusters": _N_CLUSTERS,
         "labels": _labels("the newborn's network; -1 no signal"),
-        "chosen_labels": _CHOSEN,
         "cohort_labels": _labels("the cohort's network; -1 no signal"),
         "probability": ArraySpec(
             ("parcellation", "vertex", "network"), "float32", "of each network; 0 without signal"

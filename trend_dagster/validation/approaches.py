@@ -19,6 +19,7 @@ from trend_dagster.science.evidence.competitors import (
     competitor_input,
 )
 from trend_dagster.science.method import Encoding, MethodSettings, parcellate
+from trend_dagster.science.parcellation.sweep import Solution
 from trend_dagster.science.surface import cut_into_labels, distance_rows, step_graph
 from trend_dagster.validation.recordings import Labels, Recording
 
@@ -144,17 +145,33 @@ def method_approach(
     }
 
     def find(recording: Recording, n_networks: int, random_state: int) -> Labels:
-        asked = changed(
-            settings,
-            sweep={"n_clusters": (n_networks,)},
-            clustering={"random_state": random_state},
-            factorization={"random_state": random_state},
-        )
-        correlation = recording.source(asked, trained=trained)
-        ((_, (cell,)),) = parcellate(correlation, choice.on(recording, asked), asked)
-        return cell.clusterings[0].labels
+        asked = _asked(settings, n_networks, random_state)
+        return solve(recording, asked, choice, trained=trained).clusterings[0].labels
 
     return Approach(kind, name, identity, find)
+
+
+def _asked(settings: Settings, n_networks: int, random_state: int) -> Settings:
+    return changed(
+        settings,
+        sweep={"n_clusters": (n_networks,)},
+        clustering={"random_state": random_state},
+        factorization={"random_state": random_state},
+    )
+
+
+def solve(
+    recording: Recording, settings: Settings, encoding: EncodingChoice, *, trained: bool = True
+) -> Solution:
+    """Go from a recording to the one cell of a grid of one, with its factorisation."""
+    correlation = recording.source(settings, trained=trained)
+    ((_, (cell,)),) = parcellate(correlation, encoding.on(recording, settings), settings)
+    return cell
+
+
+def default_solution(recording: Recording, n_networks: int, random_state: int) -> Solution:
+    """Factorisation and networks of a recording under the default settings."""
+    return solve(recording, _asked(profile(PROFILE), n_networks, random_state), EncodingChoice())
 
 
 # --- Competitors -------------------------------------------------------------------------------

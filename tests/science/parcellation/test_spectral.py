@@ -5,7 +5,11 @@ import pytest
 
 from trend_dagster.science.bold import BoldConfig, prepare
 from trend_dagster.science.evidence.measures import mean_dice
-from trend_dagster.science.parcellation.spectral import _leading_vectors, find_networks
+from trend_dagster.science.parcellation.spectral import (
+    _leading_vectors,
+    find_networks,
+    other_networks,
+)
 
 
 def factors(rng: np.random.Generator, n: int, k: int) -> tuple[np.ndarray, np.ndarray]:
@@ -46,12 +50,30 @@ def test_vertices_that_load_on_nothing_get_no_network(rng: np.random.Generator) 
     assert set(found[5:]) <= {0, 1, 2}
 
 
+def test_other_networks_come_from_fewer_and_more_eigenvectors(rng: np.random.Generator) -> None:
+    W, H = factors(rng, 60, 16)
+    W[:5] = 0
+    found = other_networks(W, H, 7)
+    by_number = [find_networks(W, H, 7, n_vectors=n) for n in (5, 6, 8, 9, 10, 11, 12)]
+    np.testing.assert_array_equal(found, by_number)
+    assert len(np.unique(found, axis=0)) > 1
+    np.testing.assert_array_equal(find_networks(W, H, 7, n_vectors=7), find_networks(W, H, 7))
+
+
+@pytest.mark.parametrize(("n_networks", "k", "n_others"), [(14, 16, 3), (38, 40, 3), (2, 2, 1)])
+def test_there_are_no_more_eigenvectors_than_components(
+    rng: np.random.Generator, n_networks: int, k: int, n_others: int
+) -> None:
+    assert len(other_networks(*factors(rng, 60, k), n_networks)) == n_others
+
+
 @pytest.mark.parametrize("n_loaded", [0, 2, 30])
 def test_a_collapsed_factorisation_gives_no_error(rng: np.random.Generator, n_loaded: int) -> None:
     W, H = np.zeros((30, 4)), rng.uniform(size=(4, 30))
     W[:n_loaded] = 1.0  # all rows alike
     found = find_networks(W, H, 3)
-    np.testing.assert_array_equal(found >= 0, np.arange(30) < n_loaded)
+    for labels in (found, *other_networks(W, H, 3)):
+        np.testing.assert_array_equal(labels >= 0, np.arange(30) < n_loaded)
 
 
 def test_the_global_signal_is_regressed_out(rng: np.random.Generator) -> None:

@@ -16,12 +16,15 @@ from trend_dagster.delivery.associations import (
     why_left_out,
 )
 from trend_dagster.delivery.individuals import (
+    CONSENSUS,
     individuals_facts,
     individuals_table,
     map_pictures,
+    networks_of_most,
     newborn_maps,
     newborn_networks,
     newborns_markdown,
+    prior_notes,
     series_files,
     series_names,
     table_files,
@@ -38,7 +41,11 @@ from trend_dagster.orchestration.assets.loading import (
     template_files,
     usable_runs,
 )
-from trend_dagster.orchestration.assets.parcellation import atlas_overlap, selected_parcellations
+from trend_dagster.orchestration.assets.parcellation import (
+    atlas_overlap,
+    nmf_sweep,
+    selected_parcellations,
+)
 from trend_dagster.orchestration.io_managers import Result
 from trend_dagster.orchestration.production import Available, Optional, Task, stored_asset
 from trend_dagster.project.atlases import read_planted
@@ -51,7 +58,7 @@ from trend_dagster.project.folder import (
 )
 from trend_dagster.project.mesh import surface_of
 from trend_dagster.project.settings import Settings, why_no_individuals
-from trend_dagster.project.tables import Parcellations, number_columns
+from trend_dagster.project.tables import Parcellations, factors_of, number_columns
 from trend_dagster.project.target import map_space, target_run
 from trend_dagster.science.individuals.settings import IndividualsConfig
 from trend_dagster.science.surface import Surface
@@ -63,8 +70,6 @@ if TYPE_CHECKING:  # scipy takes a while to import: only what computes with it d
     from trend_dagster.science.evidence.nulls import SurrogateMaker
     from trend_dagster.science.individuals.model import Cortex, PreparedRun
     from trend_dagster.science.individuals.newborn import CohortPrior
-
-CONSENSUS = "consensus"  # of the newborns
 
 COHORT_SECTIONS = (
     "bold",
@@ -88,20 +93,26 @@ def _how(settings: Settings) -> dict[str, dict[str, Any]]:
 
 @stored_asset(
     group="individuals",
-    inputs=[bold, selected_parcellations, cortex],
+    inputs=[bold, selected_parcellations, nmf_sweep, cortex],
     settings=(_how, *COHORT_SECTIONS),
-    code_version="4",
+    code_version="5",
     nothing_to_do=why_no_individuals,
     keep_when_inputs_change=True,
     pool="memory",
 )
 def individual_prior(
-    task: Task, bold: Sequence[Version], selected_parcellations: Version, cortex: Version
+    task: Task,
+    bold: Sequence[Version],
+    selected_parcellations: Version,
+    nmf_sweep: Available,
+    cortex: Version,
 ) -> Result:
     """Where the newborns of the cohort have each network of the chosen parcellations.
 
-    Learned in rounds: from the cohort's map, then from the newborns' own. Like a model it stays as
-    it is when runs are added, so that a new newborn makes only its own networks, in the numbers
+    Learned in rounds: from the cohort's map, then from the newborns' own. Which map comes first,
+    the chosen one or another clustering of the same factorisation, newborns decide: the one whose
+    networks their vertices follow most closely, in the chosen one's numbers. Like a model it stays
+    as it is when runs are added, so that a new newborn makes only its own networks, in the numbers
     that the others have; `trend run --retrain` learns it anew. The network that most newborns have
     at each vertex is a map of the cohort, too (`maps/consensus`): nearer to what was planted in
     simulated cohorts than the chosen one, whose numbers it has.
@@ -119,13 +130,31 @@ def individual_prior(
     area = _near(cortex.path, mask.tobytes(), config, float(noise))
     loads = {subject: partial(_prepared, runs, area) for subject, runs in own.items()}
     maps = dict(zip(chosen.n_clusters, chosen.labels, strict=True))
-    prior = CohortPrior.learn(loads, maps, area, config, _told(task, "newborns, in rounds:"))
+    told = _told(task, "newborns, in rounds:")
+    others = _other_maps(task.settings, chosen, nmf_sweep)
+    prior = CohortPrior.learn(loads, maps, area, config, told, other_maps=others)
     arrays, facts = prior.arrays(area), {"n_networks": prior.n_networks, "subjects": list(own)}
+    notes = prior_notes(prior.n_clusters, prior.started_from, chosen.labels, arrays["labels"])
     return Result(
         arrays=arrays,
-        facts=facts | {"noise_sigma_mm": float(noise)},
+        facts=facts | {"noise_sigma_mm": float(noise)} | ({"notes": notes} if notes else {}),
         pictures=map_pictures(surface, maps, arrays["labels"], CONSENSUS),
     )
+
+
+def _other_maps(
+    settings: Settings, chosen: Parcellations, cells: Sequence[Version]
+) -> dict[int, list[NDArray[np.integer[Any]]]]:
+    """Other clusterings of the factorisations that the chosen maps were made from."""
+    if settings.networks.method != "spectral":
+        return {}
+    from trend_dagster.science.parcellation.spectral import other_networks
+
+    seed = settings.clustering.random_state
+    return {
+        n: [*other_networks(*factors_of(cells, choice), n, random_state=seed)]
+        for n, choice in zip(chosen.n_clusters, chosen.choices, strict=True)
+    }
 
 
 def _by_subject(runs: Mapping[str, Version]) -> dict[str, list[Version]]:
@@ -207,7 +236,7 @@ def _all_excluded(subject: str) -> str:
     dims=(SUBJECT,),
     inputs=[bold, individual_prior, cortex],
     settings=(_how,),
-    code_version="5",
+    code_version="6",
     nothing_to_do=why_no_individuals,
     foreseen=_all_left_out,
     pool="memory",
@@ -263,6 +292,8 @@ def network_names(
     networks = named_networks(task, chosen, space, atlas_overlap)
     if chosen.n_clusters == individual_prior.read("n_clusters").tolist():  # else of an older choice
         consensus = individual_prior.read("labels")
+        maps = zip(networks, chosen.labels, consensus, strict=True)
+        networks = [networks_of_most(*each, space) for each in maps]
         written = newborn_maps(CONSENSUS, chosen.n_clusters, consensus, networks, space)
     return Result(
         arrays={"n_clusters": np.array(chosen.n_clusters), "table": table_of(networks)},
@@ -288,7 +319,7 @@ def individual_maps(
     n_clusters = individual_networks.read("n_clusters")
     space = map_space(task.project, cortex, labels.shape[1])
     networks = newborn_networks(individual_networks, network_names, space)
-    chosen = dict(zip(n_clusters.tolist(), individual_networks.read("chosen_labels"), strict=True))
+    cohort = dict(zip(n_clusters.tolist(), individual_networks.read("cohort_labels"), strict=True))
     surface, counts = _mesh(cortex.path, labels.shape[1])[0], n_clusters.tolist()
     files = newborn_maps(subject, counts, labels, networks, space)
     return Result(
@@ -297,7 +328,7 @@ def individual_maps(
             "names": [[network.name for network in each] for each in networks],
             "colours": [[network.colour for network in each] for each in networks],
         },
-        pictures=map_pictures(surface, chosen, labels, subject, networks),
+        pictures=map_pictures(surface, cohort, labels, subject, networks),
         files=files | series_names(subject, counts, networks),
     )
 

@@ -21,6 +21,7 @@ import numpy as np
 import scipy.sparse as sp
 from numpy.typing import NDArray
 from scipy import fft
+from scipy.special import log_softmax
 
 from trend_dagster.errors import InputError
 from trend_dagster.science.cores import while_made
@@ -35,6 +36,8 @@ Labels = NDArray[np.int32]
 _FWHM = np.sqrt(8 * np.log(2))  # of a Gaussian, in standard deviations
 _SPACING = 1 / 3  # of the ring's spread: how near each other the places lie that a ring is made of
 _LEAST_ENERGY = 0.01  # share of a network's series that must be left to be compared with
+_TURNS_TO_COMPARE = 2
+_ERRORS_TO_CHANGE = 1.0  # standard errors by which newborns must prefer another map
 _SAMPLE = 2.0  # standard deviations of the noise: how far vertices that stand for all lie apart
 
 
@@ -600,13 +603,92 @@ def _softmax(logits: FloatArray) -> FloatArray:
 Load = Callable[[], Sequence[PreparedRun]]
 """Gives the runs of one newborn, when they are needed."""
 
+Progress = Callable[[int, int], None]
+"""Takes how many are done, and how many there are."""
+
+
+def follow_maps(
+    newborns: Sequence[Load],
+    maps: Sequence[Labels],
+    cortex: Cortex,
+    config: IndividualsConfig,
+    progress: Progress = lambda done, of: None,
+) -> FloatArray:
+    """Measure how well the evidence of newborns alone tells their networks, from each of some maps.
+
+    A cohort's map that lacks a network has another one cut in two in its place. The average over
+    newborns with borders of their own does not show that; the newborns do: the parts of a network
+    have the same series with more noise, so that nothing tells them apart, and the vertices of the
+    one that is lacking follow none. On a mesh finer than the noise is smooth, a sample of the
+    vertices is looked at.
+
+    Parameters
+    ----------
+    newborns, cortex, config, progress
+        As for `learn_prior`; each newborn is called once.
+    maps : sequence of ndarray of shape (n_vertices,)
+        Maps of the cohort with as many networks.
+
+    Returns
+    -------
+    ndarray of shape (n_newborns, n_maps)
+        Mean log probability (nats) of a vertex' own network by the evidence alone, without prior
+        and support, after two turns.
+    """
+    chosen, sample = cortex.sample
+    few = config.model_copy(update={"iterations": _TURNS_TO_COMPARE})
+    priors = [Others.from_map(m, cortex, config).at(chosen).prior(config) for m in maps]
+
+    def loaded() -> Iterator[Sequence[PreparedRun]]:
+        for number, load in enumerate(newborns):
+            progress(number, len(newborns))
+            yield load()
+
+    def followed(runs: Sequence[PreparedRun]) -> list[float]:
+        if sample is not cortex:
+            runs = [prepare_series(run.series[chosen], sample) for run in runs]
+        return [_told_apart(_turns(runs, prior, sample, few, None), prior > 0) for prior in priors]
+
+    return np.array(list(while_made(followed, loaded())))
+
+
+def _told_apart(found: Individual, possible: BoolArray) -> float:
+    """Mean log probability of a vertex' own network by its correlations alone."""
+    by_evidence = log_softmax(np.where(possible, found.weight * found.correlation, -np.inf), axis=1)
+    # The probability of what is impossible is 0, and 0 times -infinity is no number.
+    return float((found.probability * np.where(possible, by_evidence, 0)).sum(axis=1).mean())
+
+
+def best_map(followed: FloatArray) -> int:
+    """Choose the map whose networks the evidence of newborns tells best.
+
+    Parameters
+    ----------
+    followed : ndarray of shape (n_newborns, n_maps)
+        From `follow_maps`; the first is kept unless another is better by more than newborns
+        differ in it.
+
+    Returns
+    -------
+    int
+        The one with the largest mean among the first and those that exceed it by more than the
+        standard error of the newborns' differences; one newborn alone decides nothing.
+    """
+    n_newborns = len(followed)
+    if n_newborns < 2:
+        return 0
+    gain = followed - followed[:, :1]
+    error = gain.std(axis=0, ddof=1) / np.sqrt(n_newborns)
+    mean = np.where(gain.mean(axis=0) > _ERRORS_TO_CHANGE * error, gain.mean(axis=0), 0)
+    return int(mean.argmax())
+
 
 def learn_prior(
     newborns: Sequence[Load],
     maps: Sequence[Labels],
     cortex: Cortex,
     config: IndividualsConfig,
-    progress: Callable[[int, int], None] = lambda done, of: None,
+    progress: Progress = lambda done, of: None,
 ) -> list[tuple[Others, list[FloatArray]]]:
     """Learn from a cohort's newborns where each network of some maps may be.
 

@@ -2,8 +2,9 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import asdict, dataclass
+from itertools import chain
 from typing import Any
 
 import numpy as np
@@ -12,6 +13,7 @@ from numpy.typing import NDArray
 from threadpoolctl import threadpool_limits
 
 from trend_dagster.science.cores import while_made
+from trend_dagster.science.evidence.measures import renumbered
 from trend_dagster.science.evidence.nulls import SurrogateMaker
 from trend_dagster.science.individuals.differences import (
     Compared,
@@ -27,7 +29,10 @@ from trend_dagster.science.individuals.model import (
     Load,
     Others,
     PreparedRun,
+    Progress,
+    best_map,
     find_individual,
+    follow_maps,
     learn_prior,
     prepare_series,
 )
@@ -35,8 +40,6 @@ from trend_dagster.science.individuals.settings import IndividualsConfig
 from trend_dagster.science.individuals.summary import MEASURES, network_table
 
 Arrays = dict[str, NDArray[Any]]
-Progress = Callable[[int, int], None]
-"""Takes how many are done, and how many there are."""
 
 
 @dataclass(frozen=True, eq=False)
@@ -45,15 +48,19 @@ class CohortPrior:
 
     Attributes
     ----------
-    chosen : mapping of int to ndarray of shape (n_vertices,)
-        The cohort's parcellations, by number of clusters.
+    n_clusters : tuple of int
+        Number of clusters asked for in each parcellation.
+    started_from : tuple of int
+        Which map it was learned from: 0, the cohort's parcellation, or the first, second, ... of
+        the other maps of as many clusters.
     everyone : tuple of Others
         Of each parcellation.
     posteriors : mapping of str to sequence of ndarray of shape (n_kept, n_networks)
         Of newborns that it was learned from, one for each parcellation.
     """
 
-    chosen: Mapping[int, Labels]
+    n_clusters: tuple[int, ...]
+    started_from: tuple[int, ...]
     everyone: tuple[Others, ...]
     posteriors: Mapping[str, Sequence[FloatArray]]
 
@@ -65,8 +72,14 @@ class CohortPrior:
         cortex: Cortex,
         config: IndividualsConfig,
         progress: Progress = lambda done, of: None,
+        *,
+        other_maps: Mapping[int, Sequence[NDArray[np.integer[Any]]]] | None = None,
     ) -> CohortPrior:
         """Learn it; see `trend_dagster.science.individuals.model.learn_prior`.
+
+        Where there are other maps of as many networks, the one that newborns' vertices follow most
+        closely is learned from (`trend_dagster.science.individuals.model.best_map`), in the numbers
+        of the cohort's parcellation.
 
         Parameters
         ----------
@@ -80,18 +93,31 @@ class CohortPrior:
             How.
         progress : callable
             Told before each newborn of each round.
+        other_maps : mapping of int to sequence of ndarray of shape (n_vertices,), optional
+            Other maps of the cohort by number of clusters.
         """
-        loads, maps = list(newborns.values()), list(parcellations.values())
+        loads, others = list(newborns.values()), other_maps or {}
+        maps = [
+            [own, *(renumbered(each, own) for each in others.get(n, ()))]
+            for n, own in parcellations.items()
+        ]
+        rounds = config.rounds + (1 if others else 0)
+
+        def told(rounds_before: int) -> Progress:
+            before = rounds_before * len(loads)
+            return lambda done, _: progress(before + done, rounds * len(loads))
+
         with threadpool_limits(1, user_api="blas"):
-            found = learn_prior(loads, maps, cortex, config, progress)
+            started = [0] * len(maps)
+            if others:
+                followed = follow_maps(loads, [*chain(*maps)], cortex, config, told(0))
+                ends = np.cumsum([len(each) for each in maps])[:-1]
+                started = [best_map(part) for part in np.split(followed, ends, axis=1)]
+            starts = [each[i] for each, i in zip(maps, started, strict=True)]
+            found = learn_prior(loads, starts, cortex, config, told(1 if others else 0))
         everyone, posteriors = zip(*found, strict=True)
         by_subject = dict(zip(newborns, zip(*posteriors, strict=True), strict=True))
-        return cls(parcellations, everyone, by_subject)
-
-    @property
-    def n_clusters(self) -> list[int]:
-        """Number of clusters asked for in each parcellation."""
-        return list(self.chosen)
+        return cls(tuple(parcellations), tuple(started), everyone, by_subject)
 
     @property
     def n_networks(self) -> list[int]:
@@ -103,7 +129,7 @@ class CohortPrior:
         n = max(self.n_networks)
         return {
             "n_clusters": np.array(self.n_clusters),
-            "chosen_labels": np.stack(list(self.chosen.values())),
+            "started_from": np.array(self.started_from),
             "labels": np.stack([cortex.whole(others.labels) for others in self.everyone]),
             "map_prior": _padded([others.map_prior for others in self.everyone], n),
             "total": _padded([others.total for others in self.everyone], n),
@@ -140,8 +166,8 @@ class CohortPrior:
             subject: [found[i, :, :k] for i, k in enumerate(n_networks)]
             for subject, found in posteriors.items()
         }
-        chosen = dict(zip(arrays["n_clusters"].tolist(), arrays["chosen_labels"], strict=True))
-        return cls(chosen, everyone, own)
+        n_clusters, started = (arrays[name].tolist() for name in ("n_clusters", "started_from"))
+        return cls(tuple(n_clusters), tuple(started), everyone, own)
 
     def without(self, subject: str) -> list[Others]:
         """Where the others of the cohort have the networks, for each parcellation."""
@@ -307,7 +333,6 @@ def newborn_arrays(found: Sequence[Newborn], prior: CohortPrior, cortex: Cortex)
     probability[:, cortex.mask] = _padded([f.individual.probability for f in found], n)
     return {
         "n_clusters": np.array(prior.n_clusters),
-        "chosen_labels": np.stack(list(prior.chosen.values())),
         "labels": np.stack([cortex.whole(f.individual.labels) for f in found]),
         "cohort_labels": np.stack([cortex.whole(others.labels) for others in prior.everyone]),
         "probability": probability,

@@ -17,7 +17,12 @@ from trend_dagster.science.connectivity.thresholding import BoolArray, FloatArra
 
 
 def find_networks(
-    W: FloatArray, H: FloatArray, n_networks: int, *, random_state: int = 108
+    W: FloatArray,
+    H: FloatArray,
+    n_networks: int,
+    *,
+    random_state: int = 108,
+    n_vectors: int | None = None,
 ) -> IntArray:
     """Turn a factorisation into networks, by the spectrum of W H.
 
@@ -31,6 +36,8 @@ def find_networks(
         Networks wanted.
     random_state : int
         Seed of KMeans on the eigenvectors.
+    n_vectors : int, optional
+        Leading eigenvectors that vertices are clustered by; as many as networks by default.
 
     Returns
     -------
@@ -39,12 +46,44 @@ def find_networks(
     """
     loaded: BoolArray = np.asarray(W.any(axis=1))
     labels = np.full(len(W), -1)
-    labels[loaded] = _by_spectrum(W[loaded], H[:, loaded], n_networks, random_state)
+    n_vectors = n_vectors or n_networks
+    labels[loaded] = _by_spectrum(W[loaded], H[:, loaded], n_networks, n_vectors, random_state)
     return labels
 
 
+_MORE_OR_FEWER = tuple(sevenths / 7 for sevenths in (-2, -1, 1, 2, 3, 4, 5))
+
+
+def other_networks(
+    W: FloatArray, H: FloatArray, n_networks: int, *, random_state: int = 108
+) -> list[IntArray]:
+    """Turn a factorisation into other networks, by fewer and more eigenvectors than the usual.
+
+    A network of few vertices has a small eigenvalue, and lies outside the leading eigenvectors
+    where the border zones of large ones come first: with more of them it may come back, and others
+    may be lost. The factorisation does not tell which of these maps is right.
+
+    Parameters
+    ----------
+    W, H, n_networks, random_state
+        As for `find_networks`.
+
+    Returns
+    -------
+    list of ndarray of shape (n_vertices,)
+        From five to twelve sevenths of the usual number of eigenvectors, as far as the rank of
+        W H goes.
+    """
+    most = W.shape[1]
+    wanted = [min(n_networks + round(n_networks * more), most) for more in _MORE_OR_FEWER]
+    numbers = [n for n in dict.fromkeys(wanted) if n not in (n_networks, 0)]
+    return [
+        find_networks(W, H, n_networks, random_state=random_state, n_vectors=n) for n in numbers
+    ]
+
+
 def _by_spectrum(
-    W: FloatArray, H: FloatArray, n_networks: int, random_state: int
+    W: FloatArray, H: FloatArray, n_networks: int, n_vectors: int, random_state: int
 ) -> NDArray[np.integer[Any]]:
     """Cluster by the leading eigenvectors of D^(-1/2) A D^(-1/2) with A = (W H + (W H)^T) / 2."""
     from sklearn.cluster import KMeans
@@ -52,7 +91,7 @@ def _by_spectrum(
 
     if len(W) <= n_networks:
         return np.arange(len(W))
-    space = _leading_vectors(W.astype(np.float64), H.astype(np.float64), n_networks)
+    space = _leading_vectors(W.astype(np.float64), H.astype(np.float64), n_vectors)
     with warnings.catch_warnings():
         # Fewer distinct rows than clusters: W has collapsed, which is measured elsewhere.
         warnings.simplefilter("ignore", ConvergenceWarning)
