@@ -1,6 +1,7 @@
 """A newborn's own map comes back, and every part of the model is held to its formula."""
 
 from dataclasses import replace
+from functools import partial
 
 import numpy as np
 import pytest
@@ -15,12 +16,14 @@ from trend_dagster.science.evidence.measures import mean_dice, renumbered
 from trend_dagster.science.individuals.model import (
     Cortex,
     Others,
+    PreparedRun,
     area_of_places,
     best_map,
     correlation_with_networks,
     find_individual,
     follow_maps,
     independent_timepoints,
+    kept_in_memory,
     learn_prior,
     possible_networks,
     prepare_run,
@@ -141,6 +144,23 @@ def test_newborns_tell_that_a_map_lacks_a_network(varied: Newborns) -> None:
     assert dice[1] > dice[0]
     alone = learn(renumbered(order[right], wrong), wrong, several=False)
     np.testing.assert_array_equal(led.everyone[0].total, alone.everyone[0].total)
+
+
+def test_newborns_are_prepared_once_as_far_as_memory_goes(varied: Newborns) -> None:
+    sizes = [sum(run.n_bytes for run in runs) for runs in varied.runs]
+    arrays = sum(run.series.nbytes + run.smoothed.nbytes for run in varied.runs[0])
+    assert arrays < sizes[0] < 4 * arrays
+    for room, times_loaded in ((0, [3, 3, 3, 3]), (2.5 * sizes[0], [1, 1, 3, 3]), (1e9, [1] * 4)):
+        loaded = [0] * 4
+
+        def load(i: int, loaded: list[int] = loaded) -> list[PreparedRun]:
+            loaded[i] += 1
+            return varied.runs[i]
+
+        loads = kept_in_memory([partial(load, i) for i in range(4)], room)
+        for _ in range(3):
+            assert [one() for one in loads] == varied.runs
+        assert loaded == times_loaded
 
 
 def test_one_newborn_alone_does_not_choose_a_map() -> None:

@@ -47,7 +47,13 @@ from trend_dagster.orchestration.assets.parcellation import (
     selected_parcellations,
 )
 from trend_dagster.orchestration.io_managers import Result
-from trend_dagster.orchestration.production import Available, Optional, Task, stored_asset
+from trend_dagster.orchestration.production import (
+    Available,
+    Optional,
+    Task,
+    memory_for,
+    stored_asset,
+)
 from trend_dagster.project.atlases import read_planted
 from trend_dagster.project.folder import (
     BOLD_RUN,
@@ -70,6 +76,9 @@ if TYPE_CHECKING:  # scipy takes a while to import: only what computes with it d
     from trend_dagster.science.evidence.nulls import SurrogateMaker
     from trend_dagster.science.individuals.model import Cortex, PreparedRun
     from trend_dagster.science.individuals.newborn import CohortPrior
+
+KEPT_SHARE = 0.25
+"""Of the memory that a step may take: for newborns' runs that are prepared once for all rounds."""
 
 COHORT_SECTIONS = (
     "bold",
@@ -132,7 +141,8 @@ def individual_prior(
     maps = dict(zip(chosen.n_clusters, chosen.labels, strict=True))
     told = _told(task, "newborns, in rounds:")
     others = _other_maps(task.settings, chosen, nmf_sweep)
-    prior = CohortPrior.learn(loads, maps, area, config, told, other_maps=others)
+    keep = KEPT_SHARE * memory_for(task.settings)
+    prior = CohortPrior.learn(loads, maps, area, config, told, keep_gib=keep, other_maps=others)
     arrays, facts = prior.arrays(area), {"n_networks": prior.n_networks, "subjects": list(own)}
     notes = prior_notes(prior.n_clusters, prior.started_from, chosen.labels, arrays["labels"])
     return Result(

@@ -15,7 +15,7 @@ from __future__ import annotations
 
 from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass
-from functools import cached_property
+from functools import cached_property, partial
 
 import numpy as np
 import scipy.sparse as sp
@@ -274,6 +274,13 @@ class PreparedRun:
     def n_timepoints(self) -> int:
         """Volumes."""
         return int(self.series.shape[1])
+
+    @property
+    def n_bytes(self) -> int:
+        """Memory that it takes."""
+        near = self.near_products
+        parts = self.series, self.smoothed, self.near_energy, near.data, near.indices, near.indptr
+        return sum(int(part.nbytes) for part in parts)
 
 
 def prepare_run(bold: FloatArray, cortex: Cortex) -> PreparedRun:
@@ -605,6 +612,37 @@ Load = Callable[[], Sequence[PreparedRun]]
 
 Progress = Callable[[int, int], None]
 """Takes how many are done, and how many there are."""
+
+
+def kept_in_memory(newborns: Sequence[Load], most_bytes: float) -> list[Load]:
+    """Prepare newborns once and not in each round, as many as there is memory for.
+
+    Parameters
+    ----------
+    newborns : sequence of callable
+        Each gives the runs of one newborn.
+    most_bytes : float
+        Memory for all that are kept.
+
+    Returns
+    -------
+    list of callable
+        To be called from one thread.
+    """
+    kept: dict[int, Sequence[PreparedRun]] = {}
+    taken = 0
+
+    def load(number: int) -> Sequence[PreparedRun]:
+        nonlocal taken
+        if number in kept:
+            return kept[number]
+        runs = newborns[number]()
+        size = sum(run.n_bytes for run in runs)
+        if taken + size <= most_bytes:
+            kept[number], taken = runs, taken + size
+        return runs
+
+    return [partial(load, number) for number in range(len(newborns))]
 
 
 def follow_maps(

@@ -33,6 +33,7 @@ from trend_dagster.science.individuals.model import (
     best_map,
     find_individual,
     follow_maps,
+    kept_in_memory,
     learn_prior,
     prepare_series,
 )
@@ -73,6 +74,7 @@ class CohortPrior:
         config: IndividualsConfig,
         progress: Progress = lambda done, of: None,
         *,
+        keep_gib: float = 0.0,
         other_maps: Mapping[int, Sequence[NDArray[np.integer[Any]]]] | None = None,
     ) -> CohortPrior:
         """Learn it; see `trend_dagster.science.individuals.model.learn_prior`.
@@ -93,10 +95,13 @@ class CohortPrior:
             How.
         progress : callable
             Told before each newborn of each round.
+        keep_gib : float
+            Memory for newborns' runs that are kept from one round to the next.
         other_maps : mapping of int to sequence of ndarray of shape (n_vertices,), optional
             Other maps of the cohort by number of clusters.
         """
-        loads, others = list(newborns.values()), other_maps or {}
+        loads = kept_in_memory(list(newborns.values()), keep_gib * 2**30)
+        others = other_maps or {}
         maps = [
             [own, *(renumbered(each, own) for each in others.get(n, ()))]
             for n, own in parcellations.items()
