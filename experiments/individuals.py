@@ -1,11 +1,14 @@
 """What is left to gain in newborns' own networks: ``python -m experiments.individuals``.
 
 On cohorts of `benchmarks.individuals`, two runs, seeds 601 to 603, which may choose settings. The
-last line is one JSON object. Three questions, each by name:
+last line is one JSON object. Four questions, each by name:
 
 - ``left``: Dice of the model, and of the model told what it has to find out: the planted signals
   for the network series, the planted maps of the others for the prior, both; how far its series
   and those of the planted maps are like the signals; how many wrong vertices lie at a border;
+- ``start``: Dice where the prior is learned from the cohort's chosen map, from the one that
+  newborns choose among it and other clusterings of its factorisation, from the one of all these
+  that the truth would choose, and from the cohort's planted map;
 - ``calibration``: how often a vertex is right whose network is said to have a probability of p;
 - ``transformer``: Dice of a network trained on the cohort's runs without any truth. From one run
   of a newborn it predicts what the other run shows. It adds to the log posterior of the model
@@ -19,7 +22,7 @@ from __future__ import annotations
 import argparse
 import json
 from collections.abc import Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from functools import cached_property
 from typing import Any
 
@@ -32,7 +35,7 @@ from torch import nn
 from torch.nn.functional import log_softmax
 
 from benchmarks.individuals import Cohort, FloatArray, Labels, Ours, Start
-from trend_dagster.science.evidence.measures import mean_dice
+from trend_dagster.science.evidence.measures import match_labels, mean_dice
 from trend_dagster.science.evidence.simulation import SimulationConfig, network_signals
 from trend_dagster.science.individuals.model import (
     Individual,
@@ -167,6 +170,24 @@ class Study:
         return there / wrong
 
 
+def start(study: Study) -> dict[str, float]:
+    """Learn from other maps of the cohort than that which newborns choose."""
+    given = study.ours.start
+    order = [match_labels(each, given.labels) for each in given.other_maps]
+
+    def learned_from(labels: Labels) -> float:
+        alone = Ours(replace(given, labels=labels, other_maps=[]), study.ours.config)
+        return study.dice(alone.maps(given, BOTH))
+
+    each = [learned_from(labels) for labels in (given.labels, *order)]
+    return {
+        "chosen map": each[0],
+        "newborns choose": study.dice([found.labels for found in study.found]),
+        "best of all": max(each),
+        "planted map": learned_from(given.cohort.planted),
+    }
+
+
 def left(study: Study) -> dict[str, float]:
     """Tell the model what it has to find out, one thing at a time."""
     return {
@@ -292,7 +313,7 @@ def _labels(logits: torch.Tensor) -> NDArray[np.int64]:
 def main() -> None:
     """Print a table over cohorts."""
     parser = argparse.ArgumentParser(description=(__doc__ or "").split("\n", maxsplit=1)[0])
-    parser.add_argument("question", choices=("left", "calibration", "transformer"))
+    parser.add_argument("question", choices=("start", "left", "calibration", "transformer"))
     parser.add_argument("--seeds", type=int, nargs="+", default=list(SEEDS))
     parser.add_argument("--variations", type=float, nargs="+", default=[0.2, 0.6])
     parser.add_argument("--subjects", type=int, default=10, help="newborns of a cohort")
@@ -308,8 +329,8 @@ def main() -> None:
                 if options.question == "calibration":
                     tables.append(calibration(study))
                     continue
-                whole = options.question == "left"
-                row = left(study) if whole else transformer(study, options.n_epochs)
+                ask = {"start": start, "left": left}.get(options.question)
+                row = ask(study) if ask else transformer(study, options.n_epochs)
                 tables.append(pd.DataFrame([row], index=[seed]))
                 print(f"variation {variation}\n{tables[-1].round(4).to_string()}", flush=True)
         table = pd.concat(tables)

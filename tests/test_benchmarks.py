@@ -29,6 +29,7 @@ SMALL = {
     "experiments.individuals": "transformer --seeds 1 --subjects 2 --n-epochs 1",
     "experiments.confidence_proof": "",
 }
+ALSO = {"experiments.individuals": "start --seeds 1 --subjects 2 --variations 0.6"}
 
 
 def test_none_is_forgotten():
@@ -41,14 +42,14 @@ def test_none_is_forgotten():
     assert modules == set(SMALL)
 
 
-@pytest.mark.parametrize("module", SMALL)
-def test_it_ends_with_one_json_object(module):
+@pytest.mark.parametrize(("module", "work"), [*SMALL.items(), *ALSO.items()])
+def test_it_ends_with_one_json_object(module, work):
     if module == "benchmarks.page":
         chromium_or_skip()
     kept = sorted((ROOT / "benchmarks" / "results").glob("*"))
     before = {path: path.read_bytes() for path in kept if path.is_file()}
     done = subprocess.run(
-        [sys.executable, "-m", module, *SMALL[module].split()],
+        [sys.executable, "-m", module, *work.split()],
         capture_output=True,
         text=True,
         check=False,
