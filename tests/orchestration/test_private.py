@@ -11,6 +11,7 @@ import ast
 import importlib
 import inspect
 import re
+import signal
 from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
@@ -28,9 +29,12 @@ HERE = "`trend run` makes assets in its own process, as runs that the page can e
 ENGINES = "statements are put into SQL once for each file of records, and not each time"
 ERRORS = "`trend run` says why a run failed, in the words of the innermost error"
 
+LOGS = "Ctrl-C in a terminal ends `trend run` with one line, without a traceback of each helper"
+
 # Every private name that private.py takes from Dagster, with what it is needed for.
 NEEDED = {
     "AssetGraphSubset": BACKFILLS,
+    "compute_logs": LOGS,
     "BACKFILL_ID_TAG": "a job finds the runs of its backfill by this tag",
     "BULK_ACTION_TERMINAL_STATUSES": BACKFILLS + ": when it has ended",
     "BulkActionStatus": BACKFILLS + ", and cancels it",
@@ -306,3 +310,21 @@ def test_one_engine_serves_all_statements_to_a_file_of_records(tmp_path, monkeyp
     assert len(made) == len(set(made))
     engine = private.sqlite_event_log.create_engine("sqlite:///a.db", poolclass=NullPool)
     assert isinstance(engine.pool, NullPool)
+
+
+def test_ctrl_c_passes_by_what_follows_the_output_of_steps(tmp_path):
+    """Both processes hold SIGINT back, and the one that starts them does not."""
+    path = tmp_path / "out"
+    path.touch()
+
+    def held_back(pid: int | str) -> bool:
+        status = Path(f"/proc/{pid}/status").read_text()
+        blocked = int(re.search(r"SigBlk:\s*(\w+)", status)[1], 16)
+        return bool(blocked >> (signal.SIGINT - 1) & 1)
+
+    private = importlib.import_module("trend_dagster.orchestration.private")
+    with private.compute_logs.tail_to_stream(str(path), None) as pids:
+        assert len(pids) == 2
+        assert all(map(held_back, pids))
+        assert not held_back("self")
+    assert not any(Path(f"/proc/{pid}").exists() for pid in pids)

@@ -7,9 +7,11 @@ which of these names has changed and what it was needed for.
 from __future__ import annotations
 
 import os
+import signal
 import socket
 import warnings
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterator, Mapping, Sequence
+from contextlib import ExitStack, contextmanager
 from functools import lru_cache
 from typing import Any
 
@@ -32,6 +34,9 @@ from dagster._core.definitions.job_base import InMemoryJob
 # Metadata that tells Dagster that an output was recorded by itself: each partition as it finished.
 from dagster._core.definitions.source_asset import SYSTEM_METADATA_KEY_SOURCE_ASSET_OBSERVATION
 from dagster._core.events import RunFailureReason
+
+# What follows the output of steps: see `leave_logs_to_end`.
+from dagster._core.execution import compute_logs
 from dagster._core.execution.api import create_execution_plan, execute_run
 from dagster._core.execution.backfill import (
     BULK_ACTION_TERMINAL_STATUSES,
@@ -113,6 +118,31 @@ def keep_engines() -> None:
 
 
 keep_engines()
+
+
+def leave_logs_to_end() -> None:
+    """Let Ctrl-C pass by the processes that follow the output of steps.
+
+    A terminal sends it to all processes, and those would answer with a traceback each. The process
+    of the run ends them, or they end when it is gone. The signal is held back here for as long as
+    they start, and in them for good.
+    """
+    follow = compute_logs.execute_posix_tail
+
+    @contextmanager
+    def unheard(path: str, stream: Any) -> Iterator[Any]:
+        with ExitStack() as stack:
+            before = signal.pthread_sigmask(signal.SIG_BLOCK, {signal.SIGINT})
+            try:
+                processes = stack.enter_context(follow(path, stream))
+            finally:
+                signal.pthread_sigmask(signal.SIG_SETMASK, before)
+            yield processes
+
+    compute_logs.execute_posix_tail = unheard
+
+
+leave_logs_to_end()
 
 PROCESS_TAG, HOST_TAG, BEGAN_TAG = "trend/process", "trend/host", "trend/began"
 """Tags of our own that say where a run is at work: whether it still is can then be found out."""
