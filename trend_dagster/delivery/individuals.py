@@ -18,6 +18,7 @@ from trend_dagster.delivery.maps import MAPS, PREFIX, counted, map_files, networ
 from trend_dagster.errors import InputError, MissingUpstreamError
 from trend_dagster.project.dimensions import BOLD_RUN
 from trend_dagster.project.target import MapSpace
+from trend_dagster.science.evidence.measures import replaced_networks
 from trend_dagster.science.surface import Surface
 from trend_dagster.storage.label_images import Network, Networks
 from trend_dagster.storage.schema import SCHEMA
@@ -87,10 +88,6 @@ def table_of(networks: Iterable[Networks]) -> NDArray[np.uint8]:
     return np.frombuffer(json.dumps(rows).encode(), dtype=np.uint8)
 
 
-SAME_NETWORK = 0.5
-"""Dice from which a network of most newborns is the one that the chosen map has of that number."""
-
-
 def networks_of_most(
     networks: Networks, chosen: Labels, consensus: Labels, space: MapSpace
 ) -> list[Network]:
@@ -111,7 +108,7 @@ def networks_of_most(
         One that the chosen map does not have (where newborns led to another map) has the colour of
         its number and a name of its own, ``LH_newborns_05``.
     """
-    other = replaced_networks(chosen, consensus)
+    other = _replaced(chosen, consensus)
     theirs = networks_of(space.labels(consensus), space.surface, space.target) if other else []
     found = []
     for network in networks:
@@ -125,15 +122,9 @@ def networks_of_most(
     return found
 
 
-def replaced_networks(chosen: Labels, consensus: Labels) -> list[int]:
+def _replaced(chosen: Labels, consensus: Labels) -> list[int]:
     """Keys of the networks that the chosen map does not have as most newborns have them."""
-    found = []
-    for k in range(int(chosen.max(initial=-1)) + 1):
-        one, other = chosen == k, consensus == k
-        size = int(one.sum() + other.sum())
-        if size and 2 * int((one & other).sum()) < SAME_NETWORK * size:
-            found.append(k + 1)
-    return found
+    return [k + 1 for k in replaced_networks(chosen, consensus)]
 
 
 def prior_notes(
@@ -154,7 +145,7 @@ def prior_notes(
     found = []
     maps = zip(n_clusters, started_from, chosen, consensus, strict=True)
     for n, started, one, most in maps:
-        other = replaced_networks(one, most)
+        other = _replaced(one, most)
         if not started or not other:
             continue
         named = ", ".join(map(str, other))

@@ -23,6 +23,7 @@ from trend_dagster.science.evidence.measures import (
     network_correlations,
     normalized_mutual_information,
     renumbered,
+    replaced_networks,
     spatial_contiguity,
 )
 
@@ -270,3 +271,15 @@ def test_boundary_coefficient_is_the_reference_formula() -> None:
 def test_one_network_alone_has_no_silhouette(rng: np.random.Generator) -> None:
     correlation = np.corrcoef(rng.standard_normal((6, 30)))
     assert np.isnan(functional_silhouette(correlation, np.zeros(6, dtype=int)))
+
+
+def test_a_name_whose_network_shares_less_than_half_stands_for_another():
+    before = np.repeat([0, 1, 2, 3, -1], 10)
+    found = before.copy()
+    found[10:14] = 0  # a Dice of 0.75, and 0 has grown
+    assert replaced_networks(before, found) == []
+    found[14:18] = 0
+    assert replaced_networks(before, found) == [1]
+    found[before == 3] = 2
+    assert replaced_networks(before, found) == [1, 3]
+    assert replaced_networks(before, before) == []

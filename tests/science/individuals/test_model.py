@@ -146,6 +146,22 @@ def test_newborns_tell_that_a_map_lacks_a_network(varied: Newborns) -> None:
     np.testing.assert_array_equal(led.everyone[0].total, alone.everyone[0].total)
 
 
+def test_a_map_of_other_networks_is_not_looked_at(varied: Newborns) -> None:
+    cortex, told = varied.cortex, []
+    newborns = {str(i): lambda runs=runs: runs for i, runs in enumerate(varied.runs)}
+    turned = cortex.whole((varied.cohort + np.arange(len(varied.cohort))) % 8)
+    prior = CohortPrior.learn(
+        newborns,
+        {8: turned},
+        cortex,
+        CONFIG,
+        lambda done, of: told.append((done, of)),
+        other_maps={8: [cortex.whole(varied.cohort)]},
+    )
+    assert prior.started_from == (0,)
+    assert told[-1] == (11, 12)  # and not a fourth round over the four
+
+
 def test_newborns_are_prepared_once_as_far_as_memory_goes(varied: Newborns) -> None:
     sizes = [sum(run.n_bytes for run in runs) for runs in varied.runs]
     arrays = sum(run.series.nbytes + run.smoothed.nbytes for run in varied.runs[0])

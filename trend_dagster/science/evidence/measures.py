@@ -103,6 +103,32 @@ def renumbered(found: Labels, before: Labels) -> NDArray[np.int32]:
     return matched
 
 
+SAME_NETWORK = 0.5
+"""Dice from which a network is that of the same name in another parcellation."""
+
+
+def replaced_networks(before: Labels, found: Labels) -> list[int]:
+    """Tell which names stand for another network than in the parcellation before.
+
+    Parameters
+    ----------
+    before, found : ndarray of shape (n_vertices,)
+        Label vectors in the same names (`renumbered`); -1 without signal.
+
+    Returns
+    -------
+    list of int
+        Names whose Dice coefficient is below `SAME_NETWORK`.
+    """
+    changed = []
+    for name in range(int(np.max(before, initial=-1)) + 1):
+        one, other = before == name, found == name
+        size = int(one.sum() + other.sum())
+        if size and 2 * int((one & other).sum()) < SAME_NETWORK * size:
+            changed.append(name)
+    return changed
+
+
 def dice_per_network(found: Labels, truth: Labels) -> NDArray[np.float64]:
     """Dice coefficient of each true network with its match; 0 for a network without one.
 

@@ -13,7 +13,7 @@ from numpy.typing import NDArray
 from threadpoolctl import threadpool_limits
 
 from trend_dagster.science.cores import while_made
-from trend_dagster.science.evidence.measures import renumbered
+from trend_dagster.science.evidence.measures import renumbered, replaced_networks
 from trend_dagster.science.evidence.nulls import SurrogateMaker
 from trend_dagster.science.individuals.differences import (
     Compared,
@@ -41,6 +41,7 @@ from trend_dagster.science.individuals.settings import IndividualsConfig
 from trend_dagster.science.individuals.summary import MEASURES, network_table
 
 Arrays = dict[str, NDArray[Any]]
+_MOST_REPLACED = 0.25  # of a map's networks: with more it is another parcellation
 
 
 @dataclass(frozen=True, eq=False)
@@ -81,7 +82,8 @@ class CohortPrior:
 
         Where there are other maps of as many networks, the one that newborns' vertices follow most
         closely is learned from (`trend_dagster.science.individuals.model.best_map`), in the numbers
-        of the cohort's parcellation.
+        of the cohort's parcellation. A map in which more than a quarter of these would stand for
+        other networks is not looked at: it is another parcellation, not that one set right.
 
         Parameters
         ----------
@@ -98,15 +100,13 @@ class CohortPrior:
         keep_gib : float
             Memory for newborns' runs that are kept from one round to the next.
         other_maps : mapping of int to sequence of ndarray of shape (n_vertices,), optional
-            Other maps of the cohort by number of clusters.
+            Other maps of the cohort by number of clusters, in numbers of their own.
         """
         loads = kept_in_memory(list(newborns.values()), keep_gib * 2**30)
         others = other_maps or {}
-        maps = [
-            [own, *(renumbered(each, own) for each in others.get(n, ()))]
-            for n, own in parcellations.items()
-        ]
-        rounds = config.rounds + (1 if others else 0)
+        maps = [[own, *_alike(others.get(n, ()), own)] for n, own in parcellations.items()]
+        several = any(len(each) > 1 for each in maps)
+        rounds = config.rounds + several
 
         def told(rounds_before: int) -> Progress:
             before = rounds_before * len(loads)
@@ -114,12 +114,12 @@ class CohortPrior:
 
         with threadpool_limits(1, user_api="blas"):
             started = [0] * len(maps)
-            if others:
+            if several:
                 followed = follow_maps(loads, [*chain(*maps)], cortex, config, told(0))
                 ends = np.cumsum([len(each) for each in maps])[:-1]
                 started = [best_map(part) for part in np.split(followed, ends, axis=1)]
             starts = [each[i] for each, i in zip(maps, started, strict=True)]
-            found = learn_prior(loads, starts, cortex, config, told(1 if others else 0))
+            found = learn_prior(loads, starts, cortex, config, told(several))
         everyone, posteriors = zip(*found, strict=True)
         by_subject = dict(zip(newborns, zip(*posteriors, strict=True), strict=True))
         return cls(tuple(parcellations), tuple(started), everyone, by_subject)
@@ -180,6 +180,13 @@ class CohortPrior:
             return list(self.everyone)
         both = zip(self.everyone, self.posteriors[subject], strict=True)
         return [others.without(own) for others, own in both]
+
+
+def _alike(maps: Sequence[NDArray[np.integer[Any]]], chosen: Labels) -> list[NDArray[np.int32]]:
+    """Maps that have most of the chosen one's networks, in its numbers."""
+    named = [renumbered(each, chosen) for each in maps]
+    most = _MOST_REPLACED * (int(chosen.max(initial=-1)) + 1)
+    return [each for each in named if len(replaced_networks(chosen, each)) <= most]
 
 
 @dataclass(frozen=True, eq=False)
