@@ -52,6 +52,7 @@ from trend_dagster.science.individuals.model import (
 from trend_dagster.science.individuals.newborn import CohortPrior
 from trend_dagster.science.individuals.settings import IndividualsConfig
 from trend_dagster.science.parcellation.spectral import other_networks
+from trend_dagster.science.parcellation.sweep import Solution
 from trend_dagster.science.surface import Surface
 from trend_dagster.validation.approaches import default_solution
 from trend_dagster.validation.recordings import Recording
@@ -147,8 +148,14 @@ class Cohort:
         n = 2 * self.config.n_networks
         cell = default_solution(recording, n, 108)
         others = other_networks(cell.W, cell.H, n, random_state=108)
-        found = match_labels(cell.clusterings[0].labels[self.mask], self.planted)
-        return found, [labels[self.mask] for labels in others]
+        return self._named(cell), [labels[self.mask] for labels in others]
+
+    def map_of(self, recording: Recording) -> Labels:
+        """Only the networks that the default finds."""
+        return self._named(default_solution(recording, 2 * self.config.n_networks, 108))
+
+    def _named(self, cell: Solution) -> Labels:
+        return match_labels(cell.clusterings[0].labels[self.mask], self.planted)
 
 
 @dataclass(eq=False)
@@ -363,7 +370,7 @@ def measure(config: SimulationConfig, n_runs: int, everyone: bool) -> pd.DataFra
         }
         if everyone:
             methods[ALONE] = lambda start, runs: [
-                cohort.maps_of(cohort.recording([p], runs))[0] for p in people
+                cohort.map_of(cohort.recording([p], runs)) for p in people
             ]
         rows = []
         for name, method in methods.items():
