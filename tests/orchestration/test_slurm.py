@@ -74,11 +74,13 @@ def test_jobs_that_end_before_their_worker_comes_are_replaced(tmp_path, slurm):
 
     def cancel() -> None:
         while len(cancelled) < 2:
-            # Killed at once, as one is that its machine takes with it.
+            # Killed at once, as one is that its machine takes with it; but not before its script
+            # has begun, for Slurm may then start it all the same.
             found = set(ask("squeue", "-h", "-t", "RUNNING", "-o", "%i").split())
             for job in found - set(cancelled):
-                ask("scancel", job)
-                cancelled.append(job)
+                if list(tmp_path.glob(f".dagster/dask/*-{job}.err")):
+                    ask("scancel", job)
+                    cancelled.append(job)
 
     canceller = threading.Thread(target=cancel, daemon=True)
     canceller.start()

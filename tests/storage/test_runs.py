@@ -5,7 +5,9 @@ from __future__ import annotations
 import gzip
 import json
 import os
+from contextlib import suppress
 from pathlib import Path
+from time import time as now
 
 import nibabel as nib
 import numpy as np
@@ -811,6 +813,26 @@ def test_confounds_that_are_not_there(tmp_path, signal):
     np.save(tmp_path / "a.npy", signal)
     with pytest.raises(InputError, match="no such file"):
         confounds_file(the_run(tmp_path))
+
+
+@pytest.mark.parametrize("age", [0, 100])
+def test_a_table_that_comes_or_goes_later_is_seen(tmp_path, signal, age):
+    np.save(tmp_path / "a.npy", signal)
+    run, table = the_run(tmp_path), tmp_path / "a_desc-confounds_timeseries.tsv"
+
+    def looked_at_before() -> None:
+        then = now() - age
+        os.utime(tmp_path, (then, then))
+        with suppress(InputError):
+            confounds_file(run)
+
+    looked_at_before()
+    table.write_text("a\n1\n")
+    assert confounds_file(run) == table
+    looked_at_before()
+    table.unlink()
+    with pytest.raises(InputError, match="no such file"):
+        confounds_file(run)
 
 
 @pytest.mark.parametrize("right_first", [False, True])

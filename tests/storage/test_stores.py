@@ -142,6 +142,37 @@ def test_damage_is_named_and_never_read(tmp_path):
         version.verify()
 
 
+@pytest.mark.parametrize("where", ["zarr.json", "bold/zarr.json"])
+@pytest.mark.parametrize(
+    "text",
+    [
+        "",
+        "{",
+        "[" * 100_000,
+        "[]",
+        "{}",
+        '{"zarr_format": 3, "node_type": "group"}',
+        '{"zarr_format": 3, "node_type": "array"}',
+        '{"zarr_format": 2, "node_type": "group", "attributes": []}',
+        '{"zarr_format": 3, "node_type": "array", "shape": "x", "data_type": 1, "codecs": 2}',
+    ],
+)
+def test_damaged_metadata_is_named(tmp_path, where, text):
+    folder = publish(Store(tmp_path), 3.0).path
+    (folder / where).write_text(text)
+    with pytest.raises(StoreError, match=r"bold_run=sub-01.*Materialize it again"):
+        Store(tmp_path).latest("bold", RUN).array("bold")
+
+
+def test_a_version_that_is_held_is_the_same_to_all_who_ask(tmp_path):
+    publish(Store(tmp_path), 3.0)
+    held = Store(tmp_path).latest("bold", RUN)
+    assert Store(tmp_path).latest("bold", RUN) is held
+    publish(Store(tmp_path), 4.0)
+    assert Store(tmp_path).latest("bold", RUN) is not held
+    assert held.read("bold")[0, 0] == 3.0
+
+
 def test_a_store_of_a_newer_format_is_refused(tmp_path, monkeypatch):
     monkeypatch.setattr(stores, "STORE_FORMAT", 2)
     publish(Store(tmp_path), 3.0)

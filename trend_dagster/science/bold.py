@@ -136,6 +136,9 @@ person reach some tenths."""
 SHORTEST_SHARED = 10
 """Volumes that two runs must share to be called one recording."""
 
+TOLD_BY = 4
+"""Vertices that tell by how much one recording may begin later than the other."""
+
 
 def signal_mask(bold: NDArray[np.float32]) -> NDArray[np.bool_]:
     """Tell the vertices whose signal varies over time.
@@ -195,13 +198,15 @@ def same_recordings(series: Mapping[str, NDArray[np.floating]]) -> list[tuple[st
 
 
 def _likely_lags(units: Sequence[NDArray[np.float64]]) -> Iterator[tuple[int, int, int]]:
-    """Pairs of runs, and by how much the second may begin later, as the first vertex tells it."""
+    """Pairs of runs, and by how much the second may begin later, as a few vertices tell it."""
     lengths = np.array([unit.shape[1] for unit in units])
     n = 1 << (2 * int(lengths.max()) - 1).bit_length()  # a power of two is quick
-    first = np.stack([np.pad(u[0], (0, n - u.shape[1])) for u in units]).astype(np.float32)
-    waves = np.fft.rfft(first, axis=1)
+    some = np.linspace(0, len(units[0]) - 1, TOLD_BY).astype(np.intp)
+    series = np.stack([np.pad(u[some], ((0, 0), (0, n - u.shape[1]))) for u in units])
+    waves = np.fft.rfft(series.astype(np.float32) / np.sqrt(TOLD_BY), axis=2)
     for i in range(len(units) - 1):
-        shared = np.abs(np.fft.irfft(waves[i] * waves[i + 1 :].conj(), n, axis=1))
+        spectra = np.einsum("vf,jvf->jf", waves[i], waves[i + 1 :].conj())
+        shared = np.abs(np.fft.irfft(spectra, n, axis=1))
         for j, lag in enumerate(shared.argmax(axis=1).tolist(), i + 1):
             peak = shared[j - i - 1, lag]
             lag -= n if lag >= n // 2 else 0

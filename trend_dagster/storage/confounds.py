@@ -4,9 +4,11 @@ from __future__ import annotations
 
 import csv
 import re
-from collections.abc import Iterator, Mapping
+import time
+from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from fnmatch import fnmatchcase
+from functools import lru_cache
 from pathlib import Path
 
 import numpy as np
@@ -15,6 +17,9 @@ from numpy.typing import NDArray
 from trend_dagster.errors import InputError
 from trend_dagster.storage.arrays import is_companion
 from trend_dagster.storage.runs import PROCESSING, BoldRun, entities_of, fits
+
+SETTLED_NS = 2 * 10**9
+"""Age of a folder's last change, in ns, from which on a later one has another time for certain."""
 
 _ENCODING = "utf-8-sig"  # spreadsheets write a mark in front
 _ENDINGS = ("_desc-confounds_timeseries.tsv", "_desc-confounds_regressors.tsv")  # fMRIPrep's
@@ -47,7 +52,7 @@ def beside(run: BoldRun, endings: tuple[str, ...]) -> list[Path]:
     """Tables of a recording that lie beside it: of its entities, but those of processing."""
     own = _own(run.entities)
     found = []
-    for path in sorted(run.files[0].parent.glob("*.tsv")):
+    for path in _tables_in(run.files[0].parent):
         ending = next((each for each in endings if path.name.endswith(each)), None)
         if ending is not None and not is_companion(path):
             stem = path.name.removesuffix(ending)
@@ -56,6 +61,18 @@ def beside(run: BoldRun, endings: tuple[str, ...]) -> list[Path]:
                 found.append(path)
     exact = [path for path in found if path.name.removesuffix(endings[0]) == run.key]
     return exact or found
+
+
+def _tables_in(folder: Path) -> Sequence[Path]:
+    """List a folder's tables; anew only where it has changed, for each of its runs asks."""
+    changed = folder.stat().st_mtime_ns
+    listed = _listed if time.time_ns() - changed > SETTLED_NS else _listed.__wrapped__
+    return listed(folder, changed)
+
+
+@lru_cache(maxsize=64)
+def _listed(folder: Path, changed: int) -> Sequence[Path]:
+    return tuple(sorted(folder.glob("*.tsv")))
 
 
 def _own(entities: Mapping[str, str]) -> dict[str, str]:

@@ -18,6 +18,7 @@ writers are told from those in use.
 from __future__ import annotations
 
 import fcntl
+import json
 import os
 import re
 import resource
@@ -36,8 +37,9 @@ from typing import Any
 import numpy as np
 import zarr
 from numpy.typing import NDArray
+from zarr import AsyncGroup
 from zarr.codecs import BloscCodec, Crc32cCodec
-from zarr.storage import LocalStore
+from zarr.storage import LocalStore, StorePath
 
 from trend_dagster.errors import StoreError, cannot_write
 from trend_dagster.files import replace_file, sync
@@ -47,6 +49,7 @@ from trend_dagster.storage.schema import ANY_ARRAYS, CHUNK_BYTES, SCHEMA, ArrayS
 from trend_dagster.storage.scratch import ResumableMatrix, Tile
 
 STORE_FORMAT = 1
+METADATA = "zarr.json"  # of a group or an array, as zarr version 3 has it
 POINTER = "current"
 FAILURE = ".failed"
 NOTHING_LOST = (
@@ -109,9 +112,10 @@ class Version:
         store = LocalStore(self.path, read_only=True)
         # Arrays share this store object, so the lock ends with the last of them.
         weakref.finalize(store, os.close, lock)
+        metadata = self._metadata("group")
         try:
-            group = zarr.open_group(store, mode="r", zarr_format=3)
-        except (OSError, ValueError, KeyError) as error:
+            group = zarr.Group(AsyncGroup.from_dict(StorePath(store), metadata))
+        except (ValueError, KeyError, TypeError, AttributeError) as error:
             raise self._corrupt(str(error)) from error
         if "store_format" not in group.attrs:
             raise self._corrupt("one that does not say what it is")
@@ -159,12 +163,26 @@ class Version:
         return None if reason is None else str(reason)
 
     def __contains__(self, name: str) -> bool:
-        return name in self.group
+        return (self.path / name / METADATA).is_file()
+
+    def _metadata(self, kind: str, name: str = "") -> dict[str, Any]:
+        """Read what zarr has written of the group, or of an array in it.
+
+        An output is looked at some twenty times while it is made and checked. To ask zarr each time
+        takes ten times as long, for it reads in threads of its own.
+        """
+        try:
+            found = json.loads((self.path / name / METADATA).read_bytes())
+        except (OSError, ValueError, RecursionError) as error:
+            raise self._corrupt(str(error)) from error
+        if not isinstance(found, dict) or found.get("node_type") != kind:
+            raise self._corrupt(f"no {kind} of zarr in {self.path / name / METADATA}")
+        return found
 
     def names(self) -> list[str]:
         """Names of the arrays."""
         # Not by asking zarr, which warns of every attached file that it meets.
-        return sorted(path.parent.name for path in self.path.glob("*/zarr.json"))
+        return sorted(path.parent.name for path in self.path.glob(f"*/{METADATA}"))
 
     def file(self, name: str) -> Path:
         """Find a file that was stored beside the arrays.
@@ -202,10 +220,14 @@ class Version:
         zarr.Array
             Nothing of it is read yet.
         """
-        found = self.group.get(name)
-        if not isinstance(found, zarr.Array):
+        group = self.group
+        if name not in self:
             raise self._corrupt(f"no array {name!r}; it has {', '.join(self.names())}")
-        return found
+        metadata = self._metadata("array", name)
+        try:
+            return zarr.Array.from_dict(StorePath(group.store, name), metadata)
+        except (ValueError, KeyError, TypeError, AttributeError) as error:
+            raise self._corrupt(f"array {name!r}: {error}") from error
 
     def read(self, name: str) -> NDArray[Any]:
         """Read one array whole; its checksums are verified.
@@ -252,8 +274,11 @@ class Version:
         )
 
 
+_HELD: weakref.WeakValueDictionary[Path, Version] = weakref.WeakValueDictionary()
+"""Versions that somebody in this process has open: none of them changes, and none is removed."""
+
 # The group's own metadata carries run id and times, which are no content.
-_UNDIGESTED = frozenset({"zarr.json"})
+_UNDIGESTED = frozenset({METADATA})
 
 
 class Draft:
@@ -408,9 +433,12 @@ class Draft:
         if not np.can_cast(values.dtype, dtype, casting="same_kind"):
             subject = f"array {name!r} of {self.asset}"
             raise _mistake(subject, f"numbers that fit {dtype}", str(values.dtype))
-        array = self.create(name, values.shape)
         if values.size:
-            array[...] = values.astype(dtype, copy=False)
+            _new_array(
+                self.group, self.asset, name, values.shape, data=values.astype(dtype, copy=False)
+            )
+        else:
+            self.create(name, values.shape)
 
     def attach(self, name: str, content: bytes) -> None:
         """Put a file beside the arrays, for what is better kept in a format of its own.
@@ -513,11 +541,14 @@ class Store:
     def _latest(self, asset: str, partition: Partition, folder: Path) -> Version | None:
         tried = None
         while (name := _text(folder / POINTER)) is not None:
+            if (held := _HELD.get(folder / name)) is not None:
+                return held
             version = Version(asset, dict(partition), folder / name)
             if not SAFE_NAME.fullmatch(name):
                 raise version._corrupt(f"{name!r} in {folder / POINTER}")
             try:
                 _ = version.group  # takes the lock: from here on it stays
+                _HELD[version.path] = version
             except FileNotFoundError:
                 if name != tried:  # superseded and collected since the pointer was read
                     tried = name
@@ -709,6 +740,7 @@ def _new_array(
     name: str,
     shape: tuple[int, ...],
     chunks: tuple[int, ...] | None = None,
+    data: NDArray[Any] | None = None,
 ) -> zarr.Array[Any]:
     spec = _spec(asset, name)
     if spec.dims and len(spec.dims) != len(shape):
@@ -717,9 +749,8 @@ def _new_array(
     dtype = np.dtype(spec.dtype)
     return group.create_array(
         name,
-        shape=shape,
         chunks=chunks or _chunks(shape, dtype.itemsize),
-        dtype=dtype,
+        **({"shape": shape, "dtype": dtype} if data is None else {"data": data}),
         # The checksum makes a damaged chunk an error in place of wrong numbers.
         compressors=[BloscCodec(cname="lz4", typesize=dtype.itemsize), Crc32cCodec()],
         dimension_names=spec.dims or None,
