@@ -96,6 +96,21 @@ def test_small_fluctuations_on_a_large_offset_are_signal():
     assert rows[0] @ rows[1] == pytest.approx(np.corrcoef(series)[0, 1], abs=1e-2)
 
 
+def test_rows_of_some_vertices_go_where_they_are_wanted(rng):
+    ((features, mask),) = cohort(300, 1, 3)
+    features[5], mask[5] = 2.5, True
+    rows, alive = standardize(features, mask)
+    assert alive.sum() == mask.sum() - 1
+    among, wide = rng.random(300) > 0.3, np.zeros((300, 2 * features.shape[1]), np.float32)
+    out = wide[: among.sum(), features.shape[1] :]
+    found, told = standardize(features, mask, among=among, out=out)
+    assert found is out
+    np.testing.assert_array_equal(told, alive)
+    np.testing.assert_array_equal(wide[: among.sum(), features.shape[1] :], rows[among])
+    assert not wide[among.sum() :].any()
+    assert not wide[:, : features.shape[1]].any()
+
+
 def test_runs_are_read_lazily_and_once_where_they_fit():
     runs = cohort(30, 3, 1)
     reads = [0, 0, 0]
@@ -109,8 +124,7 @@ def test_runs_are_read_lazily_and_once_where_they_fit():
 
     C = correlate_runs([reader(r) for r in range(3)], CorrelationConfig(tile=7))
     np.testing.assert_array_equal(C, correlate_runs(runs, CorrelationConfig(tile=7)))
-    # The first is opened once more, to learn how many vertices there are.
-    assert reads == [2, 1, 1]
+    assert reads == [1, 1, 1]
 
 
 class SwitchedOffError(Exception):

@@ -31,7 +31,7 @@ Tile = tuple[int, int]
 
 _GIB = 2**30
 _CACHE_ROWS = 128
-_STRIPE = 64
+_STRIPE = 16
 # arctanh is infinite at 1; float32 knows no larger correlation below 1 than this.
 _FISHER_LIMIT = 1 - 2**-24
 
@@ -105,7 +105,13 @@ def correlate_runs(
 # --- Standardised features -------------------------------------------------------------------
 
 
-def standardize(features: NDArray[Any], mask: BoolArray) -> tuple[FloatArray, BoolArray]:
+def standardize(
+    features: NDArray[Any],
+    mask: BoolArray,
+    *,
+    among: BoolArray | None = None,
+    out: FloatArray | None = None,
+) -> tuple[FloatArray, BoolArray]:
     """Centre rows and scale them to length 1, so that inner products are correlations.
 
     Parameters
@@ -114,6 +120,10 @@ def standardize(features: NDArray[Any], mask: BoolArray) -> tuple[FloatArray, Bo
         One run.
     mask : ndarray of bool of shape (n_vertices,)
         Vertices with signal.
+    among : ndarray of bool of shape (n_vertices,), optional
+        Vertices whose rows are made; all by default.
+    out : ndarray of float32 of shape (n_among, n_features), optional
+        Receives the rows; a new array by default.
 
     Returns
     -------
@@ -121,13 +131,17 @@ def standardize(features: NDArray[Any], mask: BoolArray) -> tuple[FloatArray, Bo
         Rows in float32, zero without signal; and the mask less vertices whose features are
         constant, which correlate with nothing.
     """
-    rows = np.empty(features.shape, dtype=np.float32)
-    alive = np.zeros(len(rows), dtype=bool)
+    among = np.ones(len(features), dtype=bool) if among is None else among
+    rows = np.empty((among.sum(), features.shape[1]), dtype=np.float32) if out is None else out
+    alive = np.zeros(len(features), dtype=bool)
+    end = 0
     # A few rows at a time, so that all steps meet them in the cache.
-    for start in range(0, len(rows), _CACHE_ROWS):
+    for start in range(0, len(features), _CACHE_ROWS):
         part = slice(start, start + _CACHE_ROWS)
-        rows[part] = np.where(mask[part, None], features[part], 0)
-        alive[part] = _standardize_rows(rows[part])
+        few = np.where(mask[part, None], features[part], 0).astype(np.float32, copy=False)
+        alive[part] = _standardize_rows(few)
+        begin, end = end, end + int(among[part].sum())
+        rows[begin:end] = few if end - begin == len(few) else few[among[part]]
     return rows, mask & alive
 
 
@@ -152,7 +166,7 @@ class _Stack:
     Parameters
     ----------
     alive : ndarray of bool of shape (n_vertices,)
-        Vertices with signal in one of the runs.
+        Vertices that one of the runs has.
     parts : list of tuple
         Standardised features of those vertices, torch tensors on a device, with their weights.
     """
@@ -219,7 +233,9 @@ class _Job:
                 remedy="Embed a run first.",
             )
         check_weights(self.weights, len(self.runs))
-        features, _ = read_run(self.runs[0])
+        # What was read to know how large runs are is not read again.
+        self.first: Run | None = read_run(self.runs[0])
+        features, _ = self.first
         self.n_vertices = len(features)
         self.run_bytes = 4 * features.size
         self.masks = np.zeros((len(self.runs), self.n_vertices), dtype=bool)
@@ -266,33 +282,40 @@ class _Job:
         list(pool.map(unless_failed, tiles))
 
     def _load(self, members: Sequence[int], pool: ThreadPoolExecutor) -> _Stack:
-        parts = list(pool.map(self._standardized, members))
-        alive = np.asarray(self.masks[members].any(axis=0))
+        read = dict(zip(members, pool.map(self._read, members), strict=True))
+        there = np.asarray(np.any([mask for _, mask in read.values()], axis=0))
+        widths = [features.shape[1] for features, _ in read.values()]
         weights = [1.0 if self.weights is None else self.weights[run] for run in members]
         if self.config.average == "arithmetic":
             # Side by side, the runs' products add up within one matrix product.
-            together = np.empty((alive.sum(), sum(part.shape[1] for part in parts)), np.float32)
-            begin = 0
-            for part in parts:
-                together[:, begin : begin + part.shape[1]] = part[alive]
-                begin += part.shape[1]
+            together = np.empty((there.sum(), sum(widths)), dtype=np.float32)
+            parts = np.split(together, np.cumsum(widths)[:-1], axis=1)
+        else:
+            parts = [np.empty((there.sum(), width), dtype=np.float32) for width in widths]
+
+        def place(run: int, part: FloatArray) -> None:
+            # Not copied from an array of its own: memory that is new costs more than the sums.
+            _, self.masks[run] = standardize(*read.pop(run), among=there, out=part)
+            if self.weights is not None and self.config.average == "arithmetic":
+                part *= np.float32(np.sqrt(self.weights[run]))  # the product then has the weight
+
+        list(pool.map(place, members, parts))
+        if self.config.average == "arithmetic":
             parts, weights = [together], [1.0]
-        elif not alive.all():
-            parts = [part[alive] for part in parts]
         if self.place is None:
-            return _Stack(alive, list(zip(parts, weights, strict=True)))
+            return _Stack(there, list(zip(parts, weights, strict=True)))
         import torch
 
         placed = [torch.from_numpy(part).to(self.place) for part in parts]
-        return _Stack(alive, list(zip(placed, weights, strict=True)))
+        return _Stack(there, list(zip(placed, weights, strict=True)))
 
-    def _standardized(self, run: int) -> FloatArray:
-        features, mask = read_run(self.runs[run])
+    def _read(self, run: int) -> Run:
+        if run == 0 and self.first is not None:
+            (features, mask), self.first = self.first, None
+        else:
+            features, mask = read_run(self.runs[run])
         check_run(run, features, mask, self.n_vertices)
-        rows, self.masks[run] = standardize(features, mask)
-        if self.weights is not None and self.config.average == "arithmetic":
-            rows *= np.float32(np.sqrt(self.weights[run]))  # the product then has the weight
-        return rows
+        return features, mask
 
     def _add(self, sums: dict[Tile, FloatArray], stacks: Sequence[_Stack], tile: Tile) -> None:
         for stack in stacks:
@@ -372,7 +395,8 @@ def check_run(run: int, features: NDArray[Any], mask: BoolArray, n_vertices: int
             found=f"features of shape {features.shape} and a mask of shape {mask.shape}",
             remedy="Average only runs that were sampled on the same surface.",
         )
-    if not np.isfinite(features[mask]).all():
+    parts = (slice(a, a + _CACHE_ROWS) for a in range(0, n_vertices, _CACHE_ROWS))
+    if not all(np.isfinite(features[part]).all(axis=1)[mask[part]].all() for part in parts):
         raise CohortError(
             f"run {run}",
             expected="finite features where the mask says that there is signal",
