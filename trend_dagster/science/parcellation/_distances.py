@@ -29,21 +29,26 @@ def add_distances(
     """
     height, width = squared.shape
     zero = np.float32(0)
+    ends = np.empty(width, np.int64)  # where the groups of the columns end
+    n_ranges = 0
+    for j in range(width):
+        if j == width - 1 or group[b + j + 1] != group[b + j]:
+            ends[n_ranges] = j + 1
+            n_ranges += 1
+    row = np.empty(width, np.float32)
     of_columns = np.zeros(width, np.float32)
     for i in range(height):
+        for j in range(width):
+            row[j] = np.sqrt(max(np.float32(squared[i, j]), zero))
+        for j in range(width):
+            of_columns[j] += row[j]
         low = 0
-        while low < width:
-            g = group[b + low]
-            high = low
+        for r in range(n_ranges):
             total = zero
-            while high < width and group[b + high] == g:
-                high += 1
-            for j in range(low, high):
-                distance = np.sqrt(max(np.float32(squared[i, j]), zero))
-                total += distance
-                of_columns[j] += distance
-            sums[a + i, g] += total
-            low = high
+            for j in range(low, ends[r]):
+                total += row[j]
+            sums[a + i, group[b + low]] += total
+            low = ends[r]
         last = i == height - 1 or group[a + i + 1] != group[a + i]
         if last and b > a:
             for j in range(width):

@@ -2,8 +2,10 @@
 
 from __future__ import annotations
 
+import sys
 from collections.abc import Callable, Iterator, Sequence
 from concurrent.futures import Future, ThreadPoolExecutor
+from contextlib import contextmanager
 from dataclasses import dataclass
 from typing import Any
 
@@ -139,6 +141,7 @@ def sweep(
     # One pool for all work: each thread computes alone, so that cores are not oversubscribed.
     # OpenMP keeps its number of threads per thread, so that each has to be told.
     with (
+        _quick_turns(),
         threadpool_limits(1),
         ThreadPoolExecutor(n_threads, initializer=threadpool_limits, initargs=(1,)) as pool,
     ):
@@ -150,6 +153,20 @@ def sweep(
             while waiting and waiting[0].done():
                 yield waiting.pop(0).result()
         yield from (future.result() for future in waiting)
+
+
+@contextmanager
+def _quick_turns() -> Iterator[None]:
+    """Let a thread that hands out short pieces of work wait less for one that runs Python.
+
+    KMeans keeps the interpreter for up to the 5 ms of the default, as long as a sweep takes.
+    """
+    before = sys.getswitchinterval()
+    sys.setswitchinterval(min(before, 0.001))
+    try:
+        yield
+    finally:
+        sys.setswitchinterval(before)
 
 
 # --- Around the sweep ------------------------------------------------------------------------
