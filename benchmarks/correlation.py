@@ -109,9 +109,16 @@ def tiled(prepared: tuple[Case, Path, FloatArray]) -> None:
     correlate_runs(case.runs(folder), case.config, out=out, n_threads=case.n_threads)
 
 
+def prepare_again(case: Case, folder: Path) -> tuple[Case, Path, FloatArray]:
+    """Average all runs once before the clock starts."""
+    prepared = prepare(case, folder)
+    tiled(prepared)
+    return prepared
+
+
 def against_peak(case: Case, repeats: int = 3) -> dict[str, Any]:
     """Measure peak and average in turn; return the figures of the best of each."""
-    peaks, runs = [], []
+    peaks, runs, again = [], [], []
     with threadpool_limits(case.n_threads):
         peaks.append(gemm_peak())
     with tempfile.TemporaryDirectory() as name:
@@ -119,6 +126,7 @@ def against_peak(case: Case, repeats: int = 3) -> dict[str, Any]:
         case.save(folder)
         for _ in range(repeats):
             runs.append(in_process(prepare, tiled, case, folder, n_threads=case.n_threads))
+            again.append(in_process(prepare_again, tiled, case, folder, n_threads=case.n_threads))
             with threadpool_limits(case.n_threads):
                 peaks.append(gemm_peak())
     seconds = min(run.seconds for run in runs)
@@ -131,6 +139,7 @@ def against_peak(case: Case, repeats: int = 3) -> dict[str, Any]:
         "seconds": seconds,
         "gemm_peak_gflops": peak / 1e9,
         "fraction_of_gemm_peak": case.operations / seconds / peak,
+        "fraction_of_gemm_peak_again": case.operations / min(r.seconds for r in again) / peak,
         "fraction_of_gemm_peak_by_cpu_time": case.operations / cpu_seconds / cpu_peak,
         "peak_rss_gib": max(run.peak_mib for run in runs) / 1024,
     }

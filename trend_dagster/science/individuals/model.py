@@ -36,6 +36,7 @@ Labels = NDArray[np.int32]
 _FWHM = np.sqrt(8 * np.log(2))  # of a Gaussian, in standard deviations
 _SPACING = 1 / 3  # of the ring's spread: how near each other the places lie that a ring is made of
 _LEAST_ENERGY = 0.01  # share of a network's series that must be left to be compared with
+_UNDECIDED = 0.5  # share of prior and support that the first turns of all go by
 _TURNS_TO_COMPARE = 2
 _ERRORS_TO_CHANGE = 1.0  # standard errors by which newborns must prefer another map
 _SAMPLE = 2.0  # standard deviations of the noise: how far vertices that stand for all lie apart
@@ -565,7 +566,7 @@ def find_individual(
     Individual
         The number of a network is its number in the cohort's map.
     """
-    found = _turns(runs, others.prior(config), cortex, config, None)
+    found = _turns(runs, others.prior(config), cortex, config, None, _UNDECIDED)
     for _ in range(1, config.rounds):
         prior = others.prior(config, found.probability)
         found = _turns(runs, prior, cortex, config, found.probability)
@@ -578,8 +579,15 @@ def _turns(
     cortex: Cortex,
     config: IndividualsConfig,
     start: FloatArray | None,
+    share: float = 1.0,
 ) -> Individual:
-    """Take turns between network series and map under one prior."""
+    """Take turns between network series and map under one prior.
+
+    They lead to the nearest solution, which is near the cohort's map where prior and support count
+    in full from the beginning. So the first turns of all go by a share of both, and the newborn's
+    own series have a say before its map is settled (as in annealing: Ueda and Nakano 1998,
+    doi:10.1016/S0893-6080(97)00133-0).
+    """
     if not runs:
         raise InputError(
             "newborn",
@@ -594,9 +602,10 @@ def _turns(
     for _ in range(config.iterations if start is None else 2):
         correlation = correlation_with_networks(runs, probability, cortex.near)
         weight = weight_of_evidence(correlation, probability, n)
-        known = weight * correlation + log_prior
+        known = weight * correlation + share * log_prior
         for _ in range(3):
-            probability = _softmax(known + config.support * times(cortex.around, probability))
+            around = share * config.support * times(cortex.around, probability)
+            probability = _softmax(known + around)
     return Individual(probability, correlation, weight)
 
 
@@ -763,11 +772,12 @@ def learn_prior(
         number, runs = newborn
         starts: Sequence[FloatArray | None] = found[number] if found else [None] * len(maps)
         return [
-            _turns(runs, prior, cortex, config, start).probability
+            _turns(runs, prior, cortex, config, start, share).probability
             for prior, start in zip(priors, starts, strict=True)
         ]
 
     for done in range(0, config.rounds * len(newborns), len(newborns)):
+        share = 1.0 if found else _UNDECIDED
         priors = [others.prior(config) for others in everyone]
         found = list(while_made(posteriors, loaded(done)))
         by_map = [list(own) for own in zip(*found, strict=True)]

@@ -10,7 +10,6 @@ from typing import Any
 
 import numpy as np
 from numpy.typing import NDArray
-from scipy.spatial.distance import cdist
 
 from trend_dagster.science.connectivity.thresholding import BlockMatrix, FloatArray, IntArray
 from trend_dagster.science.parcellation.settings import ClusteringConfig
@@ -159,6 +158,8 @@ def davies_bouldin(rows: FloatArray, labels: IntArray) -> float:
     float
         Equal to `sklearn.metrics.davies_bouldin_score`.
     """
+    from scipy.spatial.distance import cdist  # loads slowly
+
     sizes = np.bincount(labels)
     present = np.flatnonzero(sizes)
     if not 2 <= len(present) <= len(labels) - 1:
