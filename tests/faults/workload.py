@@ -18,6 +18,7 @@ from trend_dagster.errors import StoreError
 from trend_dagster.orchestration.assets import ASSETS
 from trend_dagster.orchestration.instance import UNFINISHED, open_records
 from trend_dagster.orchestration.lineage import Lineage
+from trend_dagster.orchestration.production import MISSING
 from trend_dagster.project.folder import Project
 
 # Long enough that kills fall into training, and label files swept by child processes.
@@ -56,6 +57,24 @@ def digests(folder: Path) -> Digests:
             version.verify()
             if name not in {"report", "individual_page"}:
                 found[name, str(sorted(partition.items()))] = version.digest
+    return found
+
+
+def of_what_there_was(folder: Path) -> set[tuple[str, str]]:
+    """Outputs made while some of what they are made from was missing, and what follows from those.
+
+    One that goes over all cells is made of those that there are, though a worker has died with
+    others. It changes when they come.
+    """
+    store, found, names = Project.open(folder).store, set(), set()
+    for name, asset in ASSETS.items():  # in the order of computation
+        for partition in store.stored(name, asset.dims):
+            version = store.latest(name, partition)
+            assert version is not None
+            inputs = version.recipe.inputs
+            if names & inputs.keys() or any(d.startswith(MISSING) for d in inputs.values()):
+                names.add(version.name)
+                found.add((name, str(sorted(partition.items()))))
     return found
 
 
