@@ -30,6 +30,9 @@ def kept_open() -> Iterator[None]:
     Dagster opens a file anew for each statement. Then SQLite reads the schema again, and the last
     one to close a file writes its log back: a quarter of what it costs to record an output.
 
+    Only for a process that has one run after another, as `trend run`: the log of a file that stays
+    open takes room on the disk, which the many processes of a page would add up to.
+
     Yields
     ------
     None

@@ -13,7 +13,6 @@ from typing import Any
 
 import dagster as dg
 
-from trend_dagster.orchestration.connections import kept_open
 from trend_dagster.orchestration.private import this_process
 
 
@@ -33,8 +32,7 @@ class _OwnProcess(dg.Executor):
 
     def execute(self, plan_context: Any, execution_plan: Any) -> Iterator[Any]:
         plan_context.instance.add_run_tags(plan_context.run_id, this_process())
-        with kept_open():
-            yield from self._executor.execute(plan_context, execution_plan)
+        yield from self._executor.execute(plan_context, execution_plan)
 
 
 def _make(context: dg.InitExecutorContext) -> dg.Executor:

@@ -27,7 +27,7 @@ from sqlalchemy.exc import DatabaseError
 
 from trend_dagster.errors import SettingsError, StoreError, cannot_write
 from trend_dagster.files import replace_file
-from trend_dagster.orchestration.connections import kept_open
+from trend_dagster.orchestration import connections  # noqa: F401  # makes files as the umask says
 from trend_dagster.orchestration.partitions import PREFIX, PREFIX_VARIABLE, asset_key
 from trend_dagster.orchestration.private import (
     BEGAN_TAG,
@@ -84,12 +84,7 @@ def open_instance(
         If the user's `dagster.yaml` cannot be used, or the records are another project's.
     """
     home = instance_home(project)
-    with (
-        _settings_in_words(home),
-        _errors_in_words(home),
-        kept_open(),
-        _open(home, home) as instance,
-    ):
+    with _settings_in_words(home), _errors_in_words(home), _open(home, home) as instance:
         make_sure_of(instance, project)
         if end_dead:
             served = not is_free(service_lock(project))

@@ -17,6 +17,7 @@ from dataclasses import dataclass, replace
 import dagster as dg
 
 from trend_dagster.orchestration.assets import ASSETS
+from trend_dagster.orchestration.connections import kept_open
 from trend_dagster.orchestration.instance import end_dead_runs
 from trend_dagster.orchestration.lineage import Lineage, State
 from trend_dagster.orchestration.overview import doubts_about
@@ -257,7 +258,8 @@ def run_all(
     made, all_current = 0, True
     stopped: set[str] = set()
     for asset in wish.assets():
-        outcome = _run(asset, lineage, definitions, instance, wish)
+        with kept_open():
+            outcome = _run(asset, lineage, definitions, instance, wish)
         if outcome.blocked and (causes := stopped & asset.upstream.keys()):
             # One cause is one error, said where it is; what waits for it is counted.
             waits_for = tuple(name for name in asset.upstream if name in causes)
@@ -268,7 +270,8 @@ def run_all(
         all_current = all_current and not (outcome.errors or outcome.blocked or outcome.notes)
         yield outcome
     if made or not all_current:
-        _check_up_to_date(definitions, instance)
+        with kept_open():
+            _check_up_to_date(definitions, instance)
 
 
 def _run(
