@@ -17,6 +17,7 @@ from trend_dagster.science.individuals.model import (
     Cortex,
     Others,
     PreparedRun,
+    _turns,
     area_of_places,
     best_map,
     correlation_with_networks,
@@ -194,12 +195,12 @@ def test_maps_are_compared_by_what_the_evidence_alone_tells(varied: Newborns) ->
     loads = [lambda r=r: r for r in runs]
     found = follow_maps(loads, maps, cortex, CONFIG, lambda *of: told.append(of))
     assert told == [(0, 2), (1, 2)]
-    few = CONFIG.model_copy(update={"iterations": 2, "rounds": 1})
+    few = CONFIG.model_copy(update={"iterations": 2})
     for labels, column in zip(maps, found.T, strict=True):
         possible = possible_networks(labels[cortex.mask], cortex.hemisphere)
         for pair, value in zip(runs, column, strict=True):
             others = Others.from_map(labels, cortex, CONFIG)
-            one = find_individual(pair, others, cortex, few)
+            one = _turns(pair, others.prior(few), cortex, few, None)  # by all of prior and support
             expected = 0.0
             for p, r, can in zip(one.probability, one.correlation, possible, strict=True):
                 logits = one.weight * r[can].astype(np.float64)
