@@ -1,18 +1,17 @@
-"""How Dagster's records in SQLite are opened: as the umask says, and once while a run is at work.
+"""Connections to Dagster's records in SQLite that stay open while runs follow one another.
 
-What belongs here: what SQLAlchemy does when it connects to a file. What does not: where the records
-are and what stands in them (``instance``).
+What belongs here: what SQLAlchemy is given when it connects to a file. What does not: where the
+records are, and how their files are made (``instance``).
 
 See https://docs.sqlalchemy.org/en/20/core/events.html and https://sqlite.org/wal.html.
 """
 
 from __future__ import annotations
 
-import os
 import sqlite3
 import threading
 from collections.abc import Iterator
-from contextlib import contextmanager, suppress
+from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
 
@@ -30,8 +29,8 @@ def kept_open() -> Iterator[None]:
     Dagster opens a file anew for each statement. Then SQLite reads the schema again, and the last
     one to close a file writes its log back: a quarter of what it costs to record an output.
 
-    Only for a process that has one run after another, as `trend run`: the log of a file that stays
-    open takes room on the disk, which the many processes of a page would add up to.
+    Only for `trend run`. In the processes of a page's runs it kept jobs from ending in time on a
+    disk that had been full; the log of a file that stays open takes room there.
 
     Yields
     ------
@@ -71,20 +70,13 @@ class _Kept(sqlite3.Connection):
 def _connect(
     dialect: Any, record: Any, arguments: list[Any], options: dict[str, Any]
 ) -> sqlite3.Connection | None:
-    """Make the file of a new database as the umask says, and give the connection that is kept."""
-    if dialect.name != "sqlite" or not arguments or not Path(arguments[0]).is_absolute():
-        return None
-    file = arguments[0]
-    # SQLite itself would make it for its owner. Only what is new: to close a file that SQLite has
-    # open would end its locks.
-    with suppress(OSError):
-        os.close(os.open(file, os.O_RDWR | os.O_CREAT | os.O_EXCL, 0o666))
-    if _kept is None:
+    """Give the connection that is kept; None leaves it to whoever makes one."""
+    if _kept is None or dialect.name != "sqlite" or not arguments:
         return None
     try:
-        found = Path(file).stat()
+        found = Path(arguments[0]).stat()
     except OSError:
-        return None  # SQLite says what is wrong
+        return None  # a file that is yet to be made, or SQLite says what is wrong
     key = threading.get_ident(), found.st_dev, found.st_ino
     if key not in _kept:
         # Another thread closes it in the end.

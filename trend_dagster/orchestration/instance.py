@@ -23,11 +23,11 @@ from typing import Any
 
 import dagster as dg
 import yaml
+from sqlalchemy import Engine, event
 from sqlalchemy.exc import DatabaseError
 
 from trend_dagster.errors import SettingsError, StoreError, cannot_write
 from trend_dagster.files import replace_file
-from trend_dagster.orchestration import connections  # noqa: F401  # makes files as the umask says
 from trend_dagster.orchestration.partitions import PREFIX, PREFIX_VARIABLE, asset_key
 from trend_dagster.orchestration.private import (
     BEGAN_TAG,
@@ -94,6 +94,17 @@ def open_instance(
             yield instance
         finally:
             share_records(instance)
+
+
+@event.listens_for(Engine, "do_connect")
+def _made_as_the_umask_says(
+    dialect: Any, record: Any, arguments: list[Any], options: dict[str, Any]
+) -> None:
+    """Make the file of a new SQLite database, for SQLite itself would make it for its owner."""
+    if dialect.name == "sqlite" and arguments and Path(arguments[0]).is_absolute():
+        # Only what is new: to close a file that SQLite has open would end its locks.
+        with suppress(OSError):
+            os.close(os.open(arguments[0], os.O_RDWR | os.O_CREAT | os.O_EXCL, 0o666))
 
 
 def share_records(instance: dg.DagsterInstance) -> None:

@@ -482,13 +482,7 @@ class _Lockstep:
         def onto_vectors(block: _Block) -> FloatArray | None:
             return block.onto_vectors(exact=self.exact, update_W=update_W)
 
-        thin: list[FloatArray | None] = [None] * len(self.blocks)
-        # Small blocks have nothing that stands for them, and to ask each costs as much as it does.
-        large = [b for b, block in enumerate(self.blocks) if block.thin is not None]
-        for b, onto in zip(
-            large, self.pool.map(onto_vectors, [self.blocks[b] for b in large]), strict=True
-        ):
-            thin[b] = onto
+        thin = list(self.pool.map(onto_vectors, self.blocks))
 
         def work(tiles: list[Tile]) -> list[Any]:
             return [self._update(tile, other_gram, thin, update_W=update_W) for tile in tiles]
