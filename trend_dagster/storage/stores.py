@@ -433,12 +433,8 @@ class Draft:
         if not np.can_cast(values.dtype, dtype, casting="same_kind"):
             subject = f"array {name!r} of {self.asset}"
             raise _mistake(subject, f"numbers that fit {dtype}", str(values.dtype))
-        if values.size:
-            _new_array(
-                self.group, self.asset, name, values.shape, data=values.astype(dtype, copy=False)
-            )
-        else:
-            self.create(name, values.shape)
+        data = values.astype(dtype, copy=False)
+        _new_array(self.group, self.asset, name, data.shape, data=data)
 
     def attach(self, name: str, content: bytes) -> None:
         """Put a file beside the arrays, for what is better kept in a format of its own.

@@ -9,7 +9,7 @@ import scipy.sparse as sp
 from scipy import signal
 from scipy.special import logsumexp
 
-from tests.science.individuals.conftest import CONFIG, Newborns
+from tests.science.individuals.conftest import CONFIG, Newborns, newborns
 from tests.spheres import measure_distances
 from trend_dagster.errors import InputError
 from trend_dagster.science.evidence.measures import mean_dice, renumbered
@@ -46,6 +46,18 @@ def test_a_newborns_own_map_comes_back_better_than_the_cohorts(varied: Newborns)
         np.testing.assert_allclose(found.probability.sum(axis=1), 1, rtol=1e-5)
         assert agreement(found.labels, planted) > 0.93
         assert agreement(found.labels, planted) > agreement(varied.cohort, planted) + 0.05
+
+
+def test_a_newborn_unlike_its_cohort_is_found_though_the_prior_speaks_against_it(
+    surface: Surface,
+) -> None:
+    unlike = newborns(surface, 1.0)
+    cohort = Others.from_map(unlike.cortex.whole(unlike.cohort), unlike.cortex, CONFIG)
+    for runs, planted in zip(unlike.runs, unlike.own, strict=True):
+        assert agreement(unlike.cohort, planted) < 0.85
+        found = find_individual(runs, cohort, unlike.cortex, CONFIG)
+        # By all of prior and support from the beginning, one of them ends at 0.94.
+        assert agreement(found.labels, planted) > 0.97
 
 
 def test_networks_keep_their_numbers(varied: Newborns) -> None:
