@@ -74,8 +74,10 @@ def test_a_network_that_the_chosen_map_does_not_have_is_not_called_as_that_of_it
     assert len({n.name for n in found}) == len({n.rgb for n in found}) == 6
     assert networks_of_most(networks, chosen, chosen, space) == networks
 
-    (note,) = prior_notes([6, 7, 6], [4, 1, 0], [chosen] * 3, [consensus, chosen, consensus])
-    assert note.startswith("6 clusters: newborns follow the networks of another clustering")
+    (note,) = prior_notes(
+        [6, 7, 6], [True, True, False], [chosen] * 3, [consensus, chosen, consensus]
+    )
+    assert note.startswith("6 clusters: newborns follow networks of other clusterings of")
     assert "maps/consensus 1 of the numbers (3) stand" in note
 
 

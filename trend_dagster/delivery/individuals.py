@@ -129,7 +129,7 @@ def _replaced(chosen: Labels, consensus: Labels) -> list[int]:
 
 def prior_notes(
     n_clusters: Sequence[int],
-    started_from: Sequence[int],
+    changed: Sequence[bool],
     chosen: Iterable[Labels],
     consensus: Iterable[Labels],
 ) -> list[str]:
@@ -137,20 +137,22 @@ def prior_notes(
 
     Parameters
     ----------
-    n_clusters, started_from : sequence of int
-        Of each parcellation; 0 where the chosen map was learned from.
+    n_clusters : sequence of int
+        Of each parcellation.
+    changed : sequence of bool
+        Whether newborns chose another map, or exchanged networks of it.
     chosen, consensus : iterable of ndarray of shape (n_vertices,)
         The chosen maps, and what most newborns have.
     """
     found = []
-    maps = zip(n_clusters, started_from, chosen, consensus, strict=True)
-    for n, started, one, most in maps:
+    maps = zip(n_clusters, changed, chosen, consensus, strict=True)
+    for n, is_other, one, most in maps:
         other = _replaced(one, most)
-        if not started or not other:
+        if not is_other or not other:
             continue
         named = ", ".join(map(str, other))
         found.append(
-            f"{n} clusters: newborns follow the networks of another clustering of the chosen "
+            f"{n} clusters: newborns follow networks of other clusterings of the chosen "
             f"factorisation more closely; in their maps and in maps/{CONSENSUS} {len(other)} of "
             f"the numbers ({named}) stand for other networks than in the chosen map"
         )

@@ -247,7 +247,10 @@ SCHEMA: dict[str, dict[str, ArraySpec]] = {
     "individual_prior": {
         "n_clusters": _N_CLUSTERS,
         "started_from": ArraySpec(
-            ("parcellation",), "int64", "map it was learned from; 0 the chosen one"
+            ("parcellation",), "int64", "map that newborns chose; 0 the chosen one"
+        ),
+        "n_exchanged": ArraySpec(
+            ("parcellation",), "int64", "networks of it exchanged for those of other maps"
         ),
         "labels": _labels("network most newborns have; -1 no signal"),
         "map_prior": _networks("the cohort's map, its borders smoothed", "probability"),

@@ -153,7 +153,7 @@ class TestSample:
 
 def cohort_prior(cohort: Newborns) -> CohortPrior:
     own = {str(i): [posterior] for i, posterior in enumerate(cohort.posteriors)}
-    return CohortPrior((8,), (0,), (cohort.everyone,), own)
+    return CohortPrior((8,), (0,), (0,), (cohort.everyone,), own)
 
 
 def test_what_is_said_of_a_newborn_is_counted_on_its_map(

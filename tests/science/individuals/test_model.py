@@ -7,22 +7,17 @@ import numpy as np
 import pytest
 import scipy.sparse as sp
 from scipy import signal
-from scipy.special import logsumexp
 
 from tests.science.individuals.conftest import CONFIG, Newborns, newborns
 from tests.spheres import measure_distances
 from trend_dagster.errors import InputError
-from trend_dagster.science.evidence.measures import mean_dice, renumbered
 from trend_dagster.science.individuals.model import (
     Cortex,
     Others,
     PreparedRun,
-    _turns,
     area_of_places,
-    best_map,
     correlation_with_networks,
     find_individual,
-    follow_maps,
     independent_timepoints,
     kept_in_memory,
     learn_prior,
@@ -30,7 +25,6 @@ from trend_dagster.science.individuals.model import (
     prepare_run,
     weight_of_evidence,
 )
-from trend_dagster.science.individuals.newborn import CohortPrior
 from trend_dagster.science.sparse import times
 from trend_dagster.science.surface import Surface
 
@@ -120,61 +114,6 @@ def test_maps_learned_together_are_those_learned_alone(varied: Newborns) -> None
         np.testing.assert_array_equal(posteriors, each)
 
 
-def lacking_a_network(labels: np.ndarray, gone: int, cut: int, cortex: Cortex) -> np.ndarray:
-    """Give a network's vertices to the one beside it, and its number to a half of another one."""
-    found, rows = labels.copy(), np.flatnonzero(labels == gone)
-    distances = cortex.distances.toarray()
-    distances = np.where(distances > 0, distances, np.inf)
-    distances[:, rows] = np.inf
-    found[rows] = labels[distances[rows].argmin(axis=1)]
-    members = np.flatnonzero(labels == cut)
-    x = np.asarray(cortex.smoother @ np.arange(len(labels)))[members]
-    found[members[x > np.median(x)]] = gone
-    return found
-
-
-def test_newborns_tell_that_a_map_lacks_a_network(varied: Newborns) -> None:
-    cortex, right = varied.cortex, varied.cohort
-    sizes = np.bincount(right)
-    gone, cut = int(sizes[:4].argmin()), int(sizes[:4].argmax())
-    wrong = lacking_a_network(right, gone, cut, cortex)
-    assert (wrong != right).mean() > 0.05
-    order = np.random.default_rng(0).permutation(8)  # other maps have numbers of their own
-    newborns = {str(i): lambda runs=runs: runs for i, runs in enumerate(varied.runs)}
-
-    def learn(chosen: np.ndarray, other: np.ndarray, several: bool = True) -> CohortPrior:
-        others = {8: [cortex.whole(other)]} if several else {}
-        chosen = cortex.whole(chosen)
-        return CohortPrior.learn(newborns, {8: chosen}, cortex, CONFIG, other_maps=others)
-
-    misled, led = learn(wrong, order[right], several=False), learn(wrong, order[right])
-    assert (misled.started_from, led.started_from) == ((0,), (1,))
-    assert learn(right, wrong).started_from == (0,)
-    # What both maps have keeps its number; of the others each has that which it overlaps most.
-    kept = np.isin(right, [k for k in range(8) if k not in (gone, cut)])
-    assert agreement(led.everyone[0].labels[kept], right[kept]) > 0.85
-    dice = [mean_dice(prior.everyone[0].labels, right) for prior in (misled, led)]
-    assert dice[1] > dice[0]
-    alone = learn(renumbered(order[right], wrong), wrong, several=False)
-    np.testing.assert_array_equal(led.everyone[0].total, alone.everyone[0].total)
-
-
-def test_a_map_of_other_networks_is_not_looked_at(varied: Newborns) -> None:
-    cortex, told = varied.cortex, []
-    newborns = {str(i): lambda runs=runs: runs for i, runs in enumerate(varied.runs)}
-    turned = cortex.whole((varied.cohort + np.arange(len(varied.cohort))) % 8)
-    prior = CohortPrior.learn(
-        newborns,
-        {8: turned},
-        cortex,
-        CONFIG,
-        lambda done, of: told.append((done, of)),
-        other_maps={8: [cortex.whole(varied.cohort)]},
-    )
-    assert prior.started_from == (0,)
-    assert told[-1] == (11, 12)  # and not a fourth round over the four
-
-
 def test_newborns_are_prepared_once_as_far_as_memory_goes(varied: Newborns) -> None:
     sizes = [sum(run.n_bytes for run in runs) for runs in varied.runs]
     arrays = sum(run.series.nbytes + run.smoothed.nbytes for run in varied.runs[0])
@@ -190,34 +129,6 @@ def test_newborns_are_prepared_once_as_far_as_memory_goes(varied: Newborns) -> N
         for _ in range(3):
             assert [one() for one in loads] == varied.runs
         assert loaded == times_loaded
-
-
-def test_one_newborn_alone_does_not_choose_a_map() -> None:
-    assert best_map(np.array([[0.1, 0.3]])) == 0
-    assert best_map(np.array([[0.1, 0.3], [0.1, 0.2]])) == 1
-    assert best_map(np.array([[0.1, 0.3], [0.2, 0.1]])) == 0  # they do not agree
-    assert best_map(np.array([[0.2, 0.1, 0.3, 0.4], [0.2, 0.1, 0.3, 0.4]])) == 3
-    assert best_map(np.array([[0.2, 0.2], [0.3, 0.3]])) == 0
-
-
-def test_maps_are_compared_by_what_the_evidence_alone_tells(varied: Newborns) -> None:
-    cortex, runs = varied.cortex, varied.runs[:2]
-    maps = [cortex.whole(varied.cohort), cortex.whole(varied.cohort // 2)]
-    told: list[tuple[int, int]] = []
-    loads = [lambda r=r: r for r in runs]
-    found = follow_maps(loads, maps, cortex, CONFIG, lambda *of: told.append(of))
-    assert told == [(0, 2), (1, 2)]
-    few = CONFIG.model_copy(update={"iterations": 2})
-    for labels, column in zip(maps, found.T, strict=True):
-        possible = possible_networks(labels[cortex.mask], cortex.hemisphere)
-        for pair, value in zip(runs, column, strict=True):
-            others = Others.from_map(labels, cortex, CONFIG)
-            one = _turns(pair, others.prior(few), cortex, few, None)  # by all of prior and support
-            expected = 0.0
-            for p, r, can in zip(one.probability, one.correlation, possible, strict=True):
-                logits = one.weight * r[can].astype(np.float64)
-                expected += p[can] @ (logits - logsumexp(logits)) / len(possible)
-            assert value == pytest.approx(expected, rel=1e-4)
 
 
 @pytest.mark.parametrize("spacing", [0.0, 4.0, 12.0])

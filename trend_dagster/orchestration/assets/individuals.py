@@ -104,7 +104,7 @@ def _how(settings: Settings) -> dict[str, dict[str, Any]]:
     group="individuals",
     inputs=[bold, selected_parcellations, nmf_sweep, cortex],
     settings=(_how, *COHORT_SECTIONS),
-    code_version="6",
+    code_version="7",
     nothing_to_do=why_no_individuals,
     keep_when_inputs_change=True,
     pool="memory",
@@ -120,7 +120,8 @@ def individual_prior(
 
     Learned in rounds: from the cohort's map, then from the newborns' own. Which map comes first,
     the chosen one or another clustering of the same factorisation, newborns decide: the one whose
-    networks their vertices follow most closely, in the chosen one's numbers. Like a model it stays
+    networks their vertices follow most closely, some of them exchanged for those of the others, in
+    the chosen one's numbers. Like a model it stays
     as it is when runs are added, so that a new newborn makes only its own networks, in the numbers
     that the others have; `trend run --retrain` learns it anew. The network that most newborns have
     at each vertex is a map of the cohort, too (`maps/consensus`): nearer to what was planted in
@@ -144,7 +145,7 @@ def individual_prior(
     keep = KEPT_SHARE * memory_for(task.settings)
     prior = CohortPrior.learn(loads, maps, area, config, told, keep_gib=keep, other_maps=others)
     arrays, facts = prior.arrays(area), {"n_networks": prior.n_networks, "subjects": list(own)}
-    notes = prior_notes(prior.n_clusters, prior.started_from, chosen.labels, arrays["labels"])
+    notes = prior_notes(prior.n_clusters, prior.changed, chosen.labels, arrays["labels"])
     return Result(
         arrays=arrays,
         facts=facts | {"noise_sigma_mm": float(noise)} | ({"notes": notes} if notes else {}),

@@ -21,7 +21,6 @@ import numpy as np
 import scipy.sparse as sp
 from numpy.typing import NDArray
 from scipy import fft
-from scipy.special import log_softmax
 
 from trend_dagster.errors import InputError
 from trend_dagster.science.cores import while_made
@@ -36,9 +35,7 @@ Labels = NDArray[np.int32]
 _FWHM = np.sqrt(8 * np.log(2))  # of a Gaussian, in standard deviations
 _SPACING = 1 / 3  # of the ring's spread: how near each other the places lie that a ring is made of
 _LEAST_ENERGY = 0.01  # share of a network's series that must be left to be compared with
-_UNDECIDED = 0.5  # share of prior and support that the first turns of all go by
-_TURNS_TO_COMPARE = 2
-_ERRORS_TO_CHANGE = 1.0  # standard errors by which newborns must prefer another map
+UNDECIDED = 0.5  # share of prior and support that the first turns of all go by
 _SAMPLE = 2.0  # standard deviations of the noise: how far vertices that stand for all lie apart
 
 
@@ -159,8 +156,8 @@ class Cortex:
         Networks found between them are not quite those of the mesh cut down: only what is found
         between the same vertices compares. All vertices, unless half of them are spared.
         """
-        area = area_of_places(self.distances, self.area, _SAMPLE * self.noise_mm)
-        chosen = np.flatnonzero(area > 0)
+        chosen = np.unique(self._stand_in)
+        area = np.bincount(self._stand_in, self.area, len(self.area)).astype(np.float32)
         if 2 * len(chosen) > len(area):
             return np.arange(len(area)), self
         mask = np.zeros_like(self.mask)
@@ -168,6 +165,18 @@ class Cortex:
         distances = compact(self.distances[chosen][:, chosen])
         of_all = self.hemisphere[chosen], area[chosen], distances, self.config, self.noise_mm
         return chosen, self._between(mask, *of_all)
+
+    @cached_property
+    def _stand_in(self) -> NDArray[np.intp]:
+        """Vertex of the sample that is nearest to each."""
+        return places(self.distances, _SAMPLE * self.noise_mm)
+
+    def from_sample(self, labels: NDArray[np.integer]) -> Labels:
+        """Give each vertex of the mesh the label of the vertex that stands for it, -1 elsewhere."""
+        chosen, sample = self.sample
+        if sample is self:
+            return self.whole(labels)
+        return self.whole(labels[np.searchsorted(chosen, self._stand_in)])
 
     def smooth(self, values: FloatArray, fwhm_mm: float, step_mm: float) -> FloatArray:
         """Smooth along the cortex by repeating `smoother`, whose width is `step_mm`.
@@ -190,32 +199,29 @@ def _exclusion(config: IndividualsConfig, noise_mm: float) -> float:
     return max(config.exclusion_mm, 2.5 * noise_mm)
 
 
-def area_of_places(
-    distances: sp.csr_array, area: FloatArray, spacing_mm: float
-) -> NDArray[np.float32]:
-    """Let some vertices, evenly spread, have the area of all.
+def places(distances: sp.csr_array, spacing_mm: float) -> NDArray[np.intp]:
+    """Let some vertices, evenly spread, stand for all.
 
     Parameters
     ----------
     distances : csr_array of shape (n_kept, n_kept)
         Geodesic distances in mm, as far as the spacing at least; the diagonal is not stored.
-    area : ndarray of shape (n_kept,)
-        Of each vertex, in mm^2.
     spacing_mm : float
         How far from each other they lie at least. No vertex is further from one of them.
 
     Returns
     -------
-    ndarray of shape (n_kept,)
-        Area of the vertices that a place is the nearest one to; 0 elsewhere. Where vertices are
-        further apart than the spacing, each has its own area.
+    ndarray of int of shape (n_kept,)
+        The nearest of them to each vertex; the vertex itself where all are further apart than the
+        spacing.
     """
+    n_kept = distances.shape[0]
     close = distances.copy()
     close.data = np.where(close.data < spacing_mm, close.data, 0)
     close.eliminate_zeros()
-    nearest = np.full(len(area), np.inf)
-    place = np.full(len(area), -1)
-    for vertex in range(len(area)):
+    nearest = np.full(n_kept, np.inf)
+    place = np.full(n_kept, -1, dtype=np.intp)
+    for vertex in range(n_kept):
         if nearest[vertex] < np.inf:
             continue
         nearest[vertex], place[vertex] = 0, vertex
@@ -223,6 +229,14 @@ def area_of_places(
         others, far = close.indices[row], close.data[row]
         nearer = others[far < nearest[others]]
         nearest[nearer], place[nearer] = far[far < nearest[others]], vertex
+    return place
+
+
+def area_of_places(
+    distances: sp.csr_array, area: FloatArray, spacing_mm: float
+) -> NDArray[np.float32]:
+    """Area in mm^2 that each vertex of those of :func:`places` stands for; 0 for the others."""
+    place = places(distances, spacing_mm)
     return np.bincount(place, area, len(area)).astype(np.float32)
 
 
@@ -566,14 +580,14 @@ def find_individual(
     Individual
         The number of a network is its number in the cohort's map.
     """
-    found = _turns(runs, others.prior(config), cortex, config, None, _UNDECIDED)
+    found = turns(runs, others.prior(config), cortex, config, None, UNDECIDED)
     for _ in range(1, config.rounds):
         prior = others.prior(config, found.probability)
-        found = _turns(runs, prior, cortex, config, found.probability)
+        found = turns(runs, prior, cortex, config, found.probability)
     return found
 
 
-def _turns(
+def turns(
     runs: Sequence[PreparedRun],
     prior: FloatArray,
     cortex: Cortex,
@@ -654,82 +668,6 @@ def kept_in_memory(newborns: Sequence[Load], most_bytes: float) -> list[Load]:
     return [partial(load, number) for number in range(len(newborns))]
 
 
-def follow_maps(
-    newborns: Sequence[Load],
-    maps: Sequence[Labels],
-    cortex: Cortex,
-    config: IndividualsConfig,
-    progress: Progress = lambda done, of: None,
-) -> FloatArray:
-    """Measure how well the evidence of newborns alone tells their networks, from each of some maps.
-
-    A cohort's map that lacks a network has another one cut in two in its place. The average over
-    newborns with borders of their own does not show that; the newborns do: the parts of a network
-    have the same series with more noise, so that nothing tells them apart, and the vertices of the
-    one that is lacking follow none. On a mesh finer than the noise is smooth, a sample of the
-    vertices is looked at.
-
-    Parameters
-    ----------
-    newborns, cortex, config, progress
-        As for `learn_prior`; each newborn is called once.
-    maps : sequence of ndarray of shape (n_vertices,)
-        Maps of the cohort with as many networks.
-
-    Returns
-    -------
-    ndarray of shape (n_newborns, n_maps)
-        Mean log probability (nats) of a vertex' own network by the evidence alone, without prior
-        and support, after two turns.
-    """
-    chosen, sample = cortex.sample
-    few = config.model_copy(update={"iterations": _TURNS_TO_COMPARE})
-    priors = [Others.from_map(m, cortex, config).at(chosen).prior(config) for m in maps]
-
-    def loaded() -> Iterator[Sequence[PreparedRun]]:
-        for number, load in enumerate(newborns):
-            progress(number, len(newborns))
-            yield load()
-
-    def followed(runs: Sequence[PreparedRun]) -> list[float]:
-        if sample is not cortex:
-            runs = [prepare_series(run.series[chosen], sample) for run in runs]
-        return [_told_apart(_turns(runs, prior, sample, few, None), prior > 0) for prior in priors]
-
-    return np.array(list(while_made(followed, loaded())))
-
-
-def _told_apart(found: Individual, possible: BoolArray) -> float:
-    """Mean log probability of a vertex' own network by its correlations alone."""
-    by_evidence = log_softmax(np.where(possible, found.weight * found.correlation, -np.inf), axis=1)
-    # The probability of what is impossible is 0, and 0 times -infinity is no number.
-    return float((found.probability * np.where(possible, by_evidence, 0)).sum(axis=1).mean())
-
-
-def best_map(followed: FloatArray) -> int:
-    """Choose the map whose networks the evidence of newborns tells best.
-
-    Parameters
-    ----------
-    followed : ndarray of shape (n_newborns, n_maps)
-        From `follow_maps`; the first is kept unless another is better by more than newborns
-        differ in it.
-
-    Returns
-    -------
-    int
-        The one with the largest mean among the first and those that exceed it by more than the
-        standard error of the newborns' differences; one newborn alone decides nothing.
-    """
-    n_newborns = len(followed)
-    if n_newborns < 2:
-        return 0
-    gain = followed - followed[:, :1]
-    error = gain.std(axis=0, ddof=1) / np.sqrt(n_newborns)
-    mean = np.where(gain.mean(axis=0) > _ERRORS_TO_CHANGE * error, gain.mean(axis=0), 0)
-    return int(mean.argmax())
-
-
 def learn_prior(
     newborns: Sequence[Load],
     maps: Sequence[Labels],
@@ -772,12 +710,12 @@ def learn_prior(
         number, runs = newborn
         starts: Sequence[FloatArray | None] = found[number] if found else [None] * len(maps)
         return [
-            _turns(runs, prior, cortex, config, start, share).probability
+            turns(runs, prior, cortex, config, start, share).probability
             for prior, start in zip(priors, starts, strict=True)
         ]
 
     for done in range(0, config.rounds * len(newborns), len(newborns)):
-        share = 1.0 if found else _UNDECIDED
+        share = 1.0 if found else UNDECIDED
         priors = [others.prior(config) for others in everyone]
         found = list(while_made(posteriors, loaded(done)))
         by_map = [list(own) for own in zip(*found, strict=True)]

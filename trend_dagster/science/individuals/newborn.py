@@ -4,7 +4,6 @@ from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
 from dataclasses import asdict, dataclass
-from itertools import chain
 from typing import Any
 
 import numpy as np
@@ -13,13 +12,18 @@ from numpy.typing import NDArray
 from threadpoolctl import threadpool_limits
 
 from trend_dagster.science.cores import while_made
-from trend_dagster.science.evidence.measures import renumbered, replaced_networks
 from trend_dagster.science.evidence.nulls import SurrogateMaker
 from trend_dagster.science.individuals.differences import (
     Compared,
     Departure,
     Noise,
     measure_departures,
+)
+from trend_dagster.science.individuals.maps import (
+    MOST_EXCHANGES,
+    alike,
+    at_sample,
+    choose_maps,
 )
 from trend_dagster.science.individuals.model import (
     Cortex,
@@ -30,9 +34,7 @@ from trend_dagster.science.individuals.model import (
     Others,
     PreparedRun,
     Progress,
-    best_map,
     find_individual,
-    follow_maps,
     kept_in_memory,
     learn_prior,
     prepare_series,
@@ -41,7 +43,6 @@ from trend_dagster.science.individuals.settings import IndividualsConfig
 from trend_dagster.science.individuals.summary import MEASURES, network_table
 
 Arrays = dict[str, NDArray[Any]]
-_MOST_REPLACED = 0.25  # of a map's networks: with more it is another parcellation
 
 
 @dataclass(frozen=True, eq=False)
@@ -53,8 +54,11 @@ class CohortPrior:
     n_clusters : tuple of int
         Number of clusters asked for in each parcellation.
     started_from : tuple of int
-        Which map it was learned from: 0, the cohort's parcellation, or the first, second, ... of
-        the other maps of as many clusters.
+        Which map newborns chose: 0, the cohort's parcellation, or the first, second, ... of the
+        other maps of as many clusters.
+    n_exchanged : tuple of int
+        Networks of that map that were exchanged for those of another one before the prior was
+        learned from it.
     everyone : tuple of Others
         Of each parcellation.
     posteriors : mapping of str to sequence of ndarray of shape (n_kept, n_networks)
@@ -63,6 +67,7 @@ class CohortPrior:
 
     n_clusters: tuple[int, ...]
     started_from: tuple[int, ...]
+    n_exchanged: tuple[int, ...]
     everyone: tuple[Others, ...]
     posteriors: Mapping[str, Sequence[FloatArray]]
 
@@ -80,10 +85,9 @@ class CohortPrior:
     ) -> CohortPrior:
         """Learn it; see `trend_dagster.science.individuals.model.learn_prior`.
 
-        Where there are other maps of as many networks, the one that newborns' vertices follow most
-        closely is learned from (`trend_dagster.science.individuals.model.best_map`), in the numbers
-        of the cohort's parcellation. A map in which more than a quarter of these would stand for
-        other networks is not looked at: it is another parcellation, not that one set right.
+        Where there are other maps of as many networks, newborns choose what it is learned from
+        (`trend_dagster.science.individuals.maps.choose_maps`), in the numbers of the cohort's
+        parcellation.
 
         Parameters
         ----------
@@ -102,27 +106,38 @@ class CohortPrior:
         other_maps : mapping of int to sequence of ndarray of shape (n_vertices,), optional
             Other maps of the cohort by number of clusters, in numbers of their own.
         """
-        loads = kept_in_memory(list(newborns.values()), keep_gib * 2**30)
-        others = other_maps or {}
-        maps = [[own, *_alike(others.get(n, ()), own)] for n, own in parcellations.items()]
-        several = any(len(each) > 1 for each in maps)
-        rounds = config.rounds + several
-
-        def told(rounds_before: int) -> Progress:
-            before = rounds_before * len(loads)
-            return lambda done, _: progress(before + done, rounds * len(loads))
-
+        others, most = other_maps or {}, keep_gib * 2**30
+        maps = [[own, *alike(others.get(n, ()), own)] for n, own in parcellations.items()]
+        loads = kept_in_memory(list(newborns.values()), most)
+        # At a sample of the vertices they take less memory, and are wanted more often.
+        few = loads
+        if cortex.sample[1] is not cortex:
+            few = kept_in_memory(at_sample(list(newborns.values()), cortex), most)
+        rounds = 1 + MOST_EXCHANGES if any(len(each) > 1 for each in maps) else 0
+        of_all = (rounds + config.rounds) * len(loads)
         with threadpool_limits(1, user_api="blas"):
-            started = [0] * len(maps)
-            if several:
-                followed = follow_maps(loads, [*chain(*maps)], cortex, config, told(0))
-                ends = np.cumsum([len(each) for each in maps])[:-1]
-                started = [best_map(part) for part in np.split(followed, ends, axis=1)]
-            starts = [each[i] for each, i in zip(maps, started, strict=True)]
-            found = learn_prior(loads, starts, cortex, config, told(several))
+            chosen = choose_maps(few, maps, cortex, config, lambda done, _: progress(done, of_all))
+            del few
+            found = learn_prior(
+                loads,
+                [each.labels for each in chosen],
+                cortex,
+                config,
+                lambda done, _: progress(rounds * len(loads) + done, of_all),
+            )
         everyone, posteriors = zip(*found, strict=True)
-        by_subject = dict(zip(newborns, zip(*posteriors, strict=True), strict=True))
-        return cls(tuple(parcellations), tuple(started), everyone, by_subject)
+        return cls(
+            tuple(parcellations),
+            tuple(each.started_from for each in chosen),
+            tuple(each.n_exchanged for each in chosen),
+            everyone,
+            dict(zip(newborns, zip(*posteriors, strict=True), strict=True)),
+        )
+
+    @property
+    def changed(self) -> list[bool]:
+        """Whether newborns chose another map than the cohort's, or exchanged networks of it."""
+        return [bool(a or b) for a, b in zip(self.started_from, self.n_exchanged, strict=True)]
 
     @property
     def n_networks(self) -> list[int]:
@@ -135,6 +150,7 @@ class CohortPrior:
         return {
             "n_clusters": np.array(self.n_clusters),
             "started_from": np.array(self.started_from),
+            "n_exchanged": np.array(self.n_exchanged),
             "labels": np.stack([cortex.whole(others.labels) for others in self.everyone]),
             "map_prior": _padded([others.map_prior for others in self.everyone], n),
             "total": _padded([others.total for others in self.everyone], n),
@@ -171,8 +187,10 @@ class CohortPrior:
             subject: [found[i, :, :k] for i, k in enumerate(n_networks)]
             for subject, found in posteriors.items()
         }
-        n_clusters, started = (arrays[name].tolist() for name in ("n_clusters", "started_from"))
-        return cls(tuple(n_clusters), tuple(started), everyone, own)
+        n_clusters, started, exchanged = (
+            tuple(arrays[name].tolist()) for name in ("n_clusters", "started_from", "n_exchanged")
+        )
+        return cls(n_clusters, started, exchanged, everyone, own)
 
     def without(self, subject: str) -> list[Others]:
         """Where the others of the cohort have the networks, for each parcellation."""
@@ -180,13 +198,6 @@ class CohortPrior:
             return list(self.everyone)
         both = zip(self.everyone, self.posteriors[subject], strict=True)
         return [others.without(own) for others, own in both]
-
-
-def _alike(maps: Sequence[NDArray[np.integer[Any]]], chosen: Labels) -> list[NDArray[np.int32]]:
-    """Maps that have most of the chosen one's networks, in its numbers."""
-    named = [renumbered(each, chosen) for each in maps]
-    most = _MOST_REPLACED * (int(chosen.max(initial=-1)) + 1)
-    return [each for each in named if len(replaced_networks(chosen, each)) <= most]
 
 
 @dataclass(frozen=True, eq=False)
