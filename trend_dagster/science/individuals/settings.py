@@ -27,7 +27,7 @@ class IndividualsConfig(Section):
     """Weight of the logarithm of the prior. Below 1, because prior and support tell the same to
     some degree.
     """
-    support: float = Field(7.0, ge=0)
+    support: float = Field(8.5, ge=0)
     """Log odds (nats) that a vertex gains for a network when all the cortex around it belongs to
     that network.
     """
