@@ -44,7 +44,7 @@ _MOST_REPLACED = 0.25  # of a map's networks: with more it is another parcellati
 _TRIED = 3  # exchanges that are judged by turns, of those that promise most
 _SAME = 0.01  # share of vertices in which two of them differ at least
 _LOST = 0.04  # of the mean size of a network: a smaller one is none
-_SCORED = 2000  # vertices by which exchanges are ranked, at most
+_SCORED = 40_000  # vertices of all newborns by which exchanges are ranked, at most
 
 
 @dataclass(frozen=True, eq=False)
@@ -315,10 +315,10 @@ def _exchanges(
     prior = np.concatenate([each.prior for each in (current, *others)], axis=1)
     networks = [each.evidence[:, :, k] for each in (current, *others) for k in _numbers(each)]
     n_vertices = len(prior)
-    some = np.linspace(0, n_vertices - 1, min(n_vertices, _SCORED)).astype(np.intp)
+    n_scored = min(n_vertices, _SCORED // len(current.told))
+    some = np.linspace(0, n_vertices - 1, max(n_scored, 1)).astype(np.intp)
 
-    # By network, newborn and vertex: each is a part of sums, of which one is taken out and another
-    # one put in.
+    # By network, newborn and vertex: parts of the sums that a map is told by.
     nats = np.stack([each[:, some] for each in networks]).astype(np.float32)
     possible = (prior[some] > 0).T
     nats -= np.where(possible[:, None], nats, -np.inf).max(axis=0)
@@ -331,10 +331,12 @@ def _exchanges(
         told = weighted / own - np.log(whole) + _harder(n_possible)
         return np.asarray(told.mean(axis=1))
 
-    now, n_now = parts[:, :n_networks].sum(axis=1), possible[:n_networks].sum(axis=0)
-    before, promised = score(now, n_now), []
+    all_now = parts[:, :n_networks].sum(axis=1), possible[:n_networks].sum(axis=0)
+    before, promised = score(*all_now), []
     for leaving in range(n_networks):
-        rest, n_rest = now - parts[:, leaving], n_now - possible[leaving]
+        # Not taken off the sum of all: what would be left is rounding where the others are small.
+        staying = [k for k in range(n_networks) if k != leaving]
+        rest, n_rest = parts[:, staying].sum(axis=1), possible[staying].sum(axis=0)
         for joining in range(n_networks, len(networks)):
             n_possible = n_rest + possible[joining]
             if not n_possible.all():
