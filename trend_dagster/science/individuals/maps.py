@@ -45,6 +45,7 @@ _TRIED = 3  # exchanges that are judged by turns, of those that promise most
 _SAME = 0.01  # share of vertices in which two of them differ at least
 _LOST = 0.04  # of the mean size of a network: a smaller one is none
 _SCORED = 40_000  # vertices of all newborns by which exchanges are ranked, at most
+_RECKONED = 1_000_000_000  # and times the exchanges: seconds of work
 
 
 @dataclass(frozen=True, eq=False)
@@ -315,8 +316,10 @@ def _exchanges(
     prior = np.concatenate([each.prior for each in (current, *others)], axis=1)
     networks = [each.evidence[:, :, k] for each in (current, *others) for k in _numbers(each)]
     n_vertices = len(prior)
-    n_scored = min(n_vertices, _SCORED // len(current.told))
-    some = np.linspace(0, n_vertices - 1, max(n_scored, 1)).astype(np.intp)
+    n_exchanges = n_networks * (len(networks) - n_networks)
+    of_all = min(_SCORED, _RECKONED // n_exchanges)
+    n_scored = min(n_vertices, max(of_all // len(current.told), 1))
+    some = np.linspace(0, n_vertices - 1, n_scored).astype(np.intp)
 
     # By network, newborn and vertex: parts of the sums that a map is told by.
     nats = np.stack([each[:, some] for each in networks]).astype(np.float32)
