@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import re
+import shutil
 from pathlib import Path
 
 import nibabel as nib
@@ -189,6 +190,20 @@ def test_each_newborn_has_its_own_networks_and_a_new_one_makes_only_its_own(
     assert "individual_networks" not in made
     moved = people_of(cohort).groupby("subject")["mean_fd"].first()
     assert moved.dropna().to_dict() == {"sub-01": 0.2}
+
+
+def test_a_prior_of_an_older_version_is_named(cohort: Path) -> None:
+    (cohort / "trend.yaml").write_text(
+        SETTINGS.replace("associate: [age_at_scan], ", "").replace("pages: true", "n_nulls: 3")
+    )
+    run(cohort)
+    prior = Project.open(cohort).store.latest("individual_prior")
+    shutil.rmtree(prior.path / "n_exchanged")
+    outcomes = run(cohort, select=["individual_networks"], force=True)
+    (error,) = set(outcomes["individual_networks"].errors)
+    assert "store of individual_prior" in error
+    assert "no array 'n_exchanged'" in error
+    assert "trend run --force --select individual_prior" in error
 
 
 def test_a_subject_is_made_from_its_own_runs_only(cohort: Path) -> None:

@@ -70,6 +70,7 @@ from trend_dagster.science.individuals.settings import IndividualsConfig
 from trend_dagster.science.surface import Surface
 from trend_dagster.storage.label_files import label_file_at
 from trend_dagster.storage.label_images import keys_of
+from trend_dagster.storage.schema import SCHEMA
 from trend_dagster.storage.stores import Partition, Version
 
 if TYPE_CHECKING:  # scipy takes a while to import: only what computes with it does
@@ -224,7 +225,8 @@ def _recorded(runs: Sequence[Version]) -> dict[str, Any]:
 def _read_prior(version: Version, subject: str) -> CohortPrior:
     from trend_dagster.science.individuals.newborn import CohortPrior
 
-    everyone = [name for name in version.names() if name != "posteriors"]
+    # By what a prior has, and not by what is there: one of an older version lacks some of it.
+    everyone = [name for name in SCHEMA["individual_prior"] if name != "posteriors"]
     subjects, stored = version.facts["subjects"], version.array("posteriors")
     own = {subject: np.asarray(stored[subjects.index(subject)])} if subject in subjects else {}
     arrays = {name: version.read(name) for name in everyone}
