@@ -323,8 +323,14 @@ def test_ctrl_c_passes_by_what_follows_the_output_of_steps(tmp_path):
         return bool(blocked >> (signal.SIGINT - 1) & 1)
 
     private = importlib.import_module("trend_dagster.orchestration.private")
-    with private.compute_logs.tail_to_stream(str(path), None) as pids:
-        assert len(pids) == 2
-        assert all(map(held_back, pids))
-        assert not held_back("self")
+    # After a run Dagster leaves SIGTERM as SIGINT was: a shell has that ignored in its background,
+    # and so would `tail`, which is not started outside of a run elsewhere.
+    before = signal.signal(signal.SIGTERM, signal.SIG_DFL)
+    try:
+        with private.compute_logs.tail_to_stream(str(path), None) as pids:
+            assert len(pids) == 2
+            assert all(map(held_back, pids))
+            assert not held_back("self")
+    finally:
+        signal.signal(signal.SIGTERM, before)
     assert not any(Path(f"/proc/{pid}").exists() for pid in pids)
