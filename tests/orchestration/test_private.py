@@ -12,6 +12,8 @@ import importlib
 import inspect
 import re
 import signal
+import subprocess
+import sys
 from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
@@ -35,6 +37,7 @@ LOGS = "Ctrl-C in a terminal ends `trend run` with one line, without a traceback
 NEEDED = {
     "AssetGraphSubset": BACKFILLS,
     "compute_logs": LOGS,
+    "interrupts": "SIGTERM ends what a shell has started in its background, after a run as well",
     "BACKFILL_ID_TAG": "a job finds the runs of its backfill by this tag",
     "BULK_ACTION_TERMINAL_STATUSES": BACKFILLS + ": when it has ended",
     "BulkActionStatus": BACKFILLS + ", and cancels it",
@@ -323,14 +326,30 @@ def test_ctrl_c_passes_by_what_follows_the_output_of_steps(tmp_path):
         return bool(blocked >> (signal.SIGINT - 1) & 1)
 
     private = importlib.import_module("trend_dagster.orchestration.private")
-    # After a run Dagster leaves SIGTERM as SIGINT was: a shell has that ignored in its background,
-    # and so would `tail`, which is not started outside of a run elsewhere.
-    before = signal.signal(signal.SIGTERM, signal.SIG_DFL)
-    try:
-        with private.compute_logs.tail_to_stream(str(path), None) as pids:
-            assert len(pids) == 2
-            assert all(map(held_back, pids))
-            assert not held_back("self")
-    finally:
-        signal.signal(signal.SIGTERM, before)
+    with private.compute_logs.tail_to_stream(str(path), None) as pids:
+        assert len(pids) == 2
+        assert all(map(held_back, pids))
+        assert not held_back("self")
     assert not any(Path(f"/proc/{pid}").exists() for pid in pids)
+
+
+def test_sigterm_is_heard_after_a_run_where_a_shell_has_sigint_ignored():
+    """As in `trend run PROJECT &` of a script."""
+    code = """
+import os, signal
+from trend_dagster.orchestration.private import interrupts
+assert signal.getsignal(signal.SIGINT) is signal.SIG_IGN
+with interrupts.capture_interrupts():
+    pass
+assert signal.getsignal(signal.SIGINT) is signal.SIG_IGN
+os.kill(os.getpid(), signal.SIGTERM)
+signal.pause()
+"""
+    before = signal.signal(signal.SIGINT, signal.SIG_IGN)
+    try:
+        ended = subprocess.run(
+            [sys.executable, "-c", code], capture_output=True, text=True, timeout=120, check=False
+        )
+    finally:
+        signal.signal(signal.SIGINT, before)
+    assert "KeyboardInterrupt" in ended.stderr

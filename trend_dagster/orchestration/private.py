@@ -76,6 +76,9 @@ from dagster._core.utils import make_new_backfill_id
 # Tells whether the code server answers; `dagster code-server` has no command for it.
 from dagster._grpc.client import DagsterGrpcClient
 from dagster._time import get_current_timestamp
+
+# Gives SIGTERM the handler of SIGINT after each run: see `hear_sigterm`.
+from dagster._utils import interrupts
 from dagster_shared.error import SerializableErrorInfo
 
 # The form in which webserver, daemon and code server take an instance (`--instance-ref`).
@@ -143,6 +146,25 @@ def leave_logs_to_end() -> None:
 
 
 leave_logs_to_end()
+
+
+def hear_sigterm() -> None:
+    """Let SIGTERM end what a shell has started in its background, after a run as before it.
+
+    Dagster gives it the handler of SIGINT, which such a process has ignored so that Ctrl-C passes
+    by it: from the end of its first run on, `kill` would not end it, nor what it starts.
+    """
+    alike = interrupts.setup_interrupt_handlers
+
+    def heard() -> None:
+        alike()
+        if signal.getsignal(signal.SIGTERM) is signal.SIG_IGN:
+            signal.signal(signal.SIGTERM, signal.default_int_handler)
+
+    interrupts.setup_interrupt_handlers = heard
+
+
+hear_sigterm()
 
 PROCESS_TAG, HOST_TAG, BEGAN_TAG = "trend/process", "trend/host", "trend/began"
 """Tags of our own that say where a run is at work: whether it still is can then be found out."""
