@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import shlex
+import sys
 import threading
 import time
 from pathlib import Path
@@ -69,12 +70,18 @@ def test_a_job_that_is_cancelled_is_replaced_and_its_task_done_again(tmp_path, s
     canceller.join()
 
 
-def test_jobs_that_end_before_their_worker_comes_are_replaced(tmp_path, slurm):
+def test_jobs_that_end_before_their_worker_comes_are_replaced(tmp_path, slurm, monkeypatch):
     cancelled: list[str] = []
-    over = threading.Event()
+    # No worker comes before two jobs have been cancelled.
+    gate, late = tmp_path / "gate", tmp_path / "late-python"
+    late.write_text(
+        f'#!/bin/sh\nuntil [ -e {gate} ]; do sleep 0.1; done\nexec {sys.executable} "$@"\n'
+    )
+    late.chmod(0o755)
+    monkeypatch.setattr("sys.executable", str(late))
 
     def cancel() -> None:
-        while len(cancelled) < 2 and not over.is_set():
+        while len(cancelled) < 2:
             # Killed at once, as one is that its machine takes with it; but not before its script
             # has begun, for Slurm may then start it all the same.
             found = set(ask("squeue", "-h", "-t", "RUNNING", "-o", "%i").split())
@@ -82,17 +89,13 @@ def test_jobs_that_end_before_their_worker_comes_are_replaced(tmp_path, slurm):
                 if list(tmp_path.glob(f".dagster/dask/*-{job}.err")):
                     ask("scancel", job)
                     cancelled.append(job)
+        gate.touch()
 
     canceller = threading.Thread(target=cancel, daemon=True)
     canceller.start()
     config = DaskConfig(cluster="slurm", queue="short", memory="1 GiB", most_jobs=1, interface="lo")
-    try:
-        assert list(on_dask([lambda: "done"], config, tmp_path)) == [(0, "done")]
-    finally:
-        over.set()
-        canceller.join()
-    # The worker of the second may have come before it was seen.
-    assert len(cancelled) in (1, 2)
+    assert list(on_dask([lambda: "done"], config, tmp_path)) == [(0, "done")]
+    assert len(cancelled) == 2
 
 
 def test_jobs_that_always_end_before_their_worker_comes_are_an_error(tmp_path, slurm, monkeypatch):
