@@ -42,6 +42,11 @@ class Newborns:
     posteriors: list[np.ndarray]
 
 
+def agreement(one: np.ndarray, other: np.ndarray) -> float:
+    """Share of vertices with one label in both."""
+    return float((one == other).mean())
+
+
 def newborns(surface: Surface, border_variation: float) -> Newborns:
     config = SimulationConfig(
         seed=3, snr=0.25, n_networks=4, n_subjects=4, border_variation=border_variation

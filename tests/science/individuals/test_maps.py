@@ -6,13 +6,12 @@ import numpy as np
 import pytest
 from scipy.special import logsumexp
 
-from tests.science.individuals.conftest import CONFIG, Newborns
+from tests.science.individuals.conftest import CONFIG, Newborns, agreement
 from trend_dagster.science.evidence.measures import mean_dice, renumbered, replaced_networks
 from trend_dagster.science.individuals.maps import (
     MOST_EXCHANGES,
     Followed,
     _exchanges,
-    at_sample,
     best_map,
     choose_maps,
     follow_maps,
@@ -22,14 +21,11 @@ from trend_dagster.science.individuals.model import (
     Cortex,
     Load,
     Others,
+    at_sample,
     possible_networks,
     turns,
 )
 from trend_dagster.science.individuals.newborn import CohortPrior
-
-
-def agreement(one: np.ndarray, other: np.ndarray) -> float:
-    return float((one == other).mean())
 
 
 def loads_of(varied: Newborns) -> list[Load]:
@@ -164,21 +160,45 @@ def test_exchanges_are_ranked_by_what_newborns_would_tell(varied: Newborns) -> N
     np.testing.assert_array_equal(found[0], expected[0][1])
 
 
-def test_no_more_than_a_quarter_of_the_networks_become_others(varied: Newborns) -> None:
+def test_no_more_than_a_quarter_of_the_networks_become_others(
+    varied: Newborns, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """A map lacks three of eight; each of three others has one of them."""
+    cortex, right = varied.cortex, varied.cohort
+    pairs = [small_and_large(right, sides) for sides in ((0, 0), (1, 1))]
+    sizes = np.bincount(right)
+    left = [k for k in range(4) if k not in pairs[0]]
+    pairs.append((min(left, key=sizes.__getitem__), max(left, key=sizes.__getitem__)))
+
+    def without(some: list[tuple[int, int]]) -> np.ndarray:
+        labels = right
+        for gone, cut in some:
+            labels = lacking_a_network(labels, gone, cut, cortex)
+        return cortex.whole(labels)
+
+    maps = [without(pairs), *(without(pairs[:i] + pairs[i + 1 :]) for i in range(3))]
+
+    def replaced() -> int:
+        (found,) = choose_maps(loads_of(varied), [maps], cortex, CONFIG)
+        return len(replaced_networks(maps[0], found.labels))
+
+    assert replaced() == 2
+    monkeypatch.setattr("trend_dagster.science.individuals.maps._MOST_REPLACED", 1.0)
+    assert replaced() == 3
+
+
+def test_a_map_of_other_networks_is_not_looked_at(varied: Newborns) -> None:
     cortex, right = varied.cortex, varied.cohort
     turned = (right + np.arange(len(right))) % 8  # nothing of it is right
-    maps = [cortex.whole(turned), cortex.whole(right)]
-    (found,) = choose_maps(loads_of(varied), [maps[:1] * 2], cortex, CONFIG)
-    assert found.n_exchanged == 0
     newborns = dict(zip("0123", loads_of(varied), strict=True))
     told: list[tuple[int, int]] = []
     prior = CohortPrior.learn(
         newborns,
-        {8: maps[0]},
+        {8: cortex.whole(turned)},
         cortex,
         CONFIG,
         lambda done, of: told.append((done, of)),
-        other_maps={8: maps[1:]},
+        other_maps={8: [cortex.whole(right)]},
     )
     assert (prior.started_from, prior.changed) == ((0,), [False])
     assert told[-1] == (11, 12)  # and not a fourth round over the four
@@ -238,13 +258,13 @@ def test_on_a_fine_mesh_some_vertices_choose_for_all(varied: Newborns) -> None:
         for sides in ((0, 0), (1, 1))
     )
     maps = [fine.whole(one), fine.whole(other)]
-    newborns = at_sample(loads_of(varied), fine)
-    assert [len(run.series) for run in newborns[0]()] == [len(chosen)] * 2
-    (found,) = choose_maps(newborns, [maps], fine, CONFIG)
+    sampled = [at_sample(runs, fine) for runs in varied.runs]
+    assert [len(run.series) for run in sampled[0]] == [len(chosen)] * 2
+    (found,) = choose_maps([lambda r=r: r for r in sampled], [maps], fine, CONFIG)
     assert not lacking(found.labels[fine.mask], right)
 
 
 def test_on_a_coarse_mesh_all_vertices_are_the_sample(varied: Newborns) -> None:
-    (load, *_), cortex = at_sample(loads_of(varied), varied.cortex), varied.cortex
-    assert load() is varied.runs[0]
+    cortex = varied.cortex
+    assert at_sample(varied.runs[0], cortex) is varied.runs[0]
     np.testing.assert_array_equal(cortex.from_sample(varied.cohort), cortex.whole(varied.cohort))

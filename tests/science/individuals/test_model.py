@@ -8,7 +8,7 @@ import pytest
 import scipy.sparse as sp
 from scipy import signal
 
-from tests.science.individuals.conftest import CONFIG, Newborns, newborns
+from tests.science.individuals.conftest import CONFIG, Newborns, agreement, newborns
 from tests.spheres import measure_distances
 from trend_dagster.errors import InputError
 from trend_dagster.science.individuals.model import (
@@ -21,16 +21,13 @@ from trend_dagster.science.individuals.model import (
     independent_timepoints,
     kept_in_memory,
     learn_prior,
+    places,
     possible_networks,
     prepare_run,
     weight_of_evidence,
 )
 from trend_dagster.science.sparse import times
 from trend_dagster.science.surface import Surface
-
-
-def agreement(one: np.ndarray, other: np.ndarray) -> float:
-    return float((one == other).mean())
 
 
 def test_a_newborns_own_map_comes_back_better_than_the_cohorts(varied: Newborns) -> None:
@@ -136,17 +133,17 @@ def test_places_are_evenly_spread_and_have_the_area_of_all(
     varied: Newborns, spacing: float
 ) -> None:
     cortex = varied.cortex
-    spaced = area_of_places(cortex.distances, cortex.area, spacing)
+    spaced = area_of_places(places(cortex.distances, spacing), cortex.area)
     assert spaced.sum() == pytest.approx(cortex.area.sum(), rel=1e-5)
-    places = np.flatnonzero(spaced)
-    between = cortex.distances[places]
-    assert (between[:, places].data >= spacing).all()
+    chosen = np.flatnonzero(spaced)
+    between = cortex.distances[chosen]
+    assert (between[:, chosen].data >= spacing).all()
     if spacing == 0:
         np.testing.assert_array_equal(spaced, cortex.area)
         return
     between.data = np.where(between.data < spacing, 1, 0)
     reached = between.sum(axis=0) > 0
-    reached[places] = True
+    reached[chosen] = True
     assert reached.all()
 
 

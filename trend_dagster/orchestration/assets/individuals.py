@@ -122,11 +122,11 @@ def individual_prior(
     Learned in rounds: from the cohort's map, then from the newborns' own. Which map comes first,
     the chosen one or another clustering of the same factorisation, newborns decide: the one whose
     networks their vertices follow most closely, some of them exchanged for those of the others, in
-    the chosen one's numbers. Like a model it stays
-    as it is when runs are added, so that a new newborn makes only its own networks, in the numbers
-    that the others have; `trend run --retrain` learns it anew. The network that most newborns have
-    at each vertex is a map of the cohort, too (`maps/consensus`): nearer to what was planted in
-    simulated cohorts than the chosen one, whose numbers it has.
+    the chosen one's numbers. Like a model it stays as it is when runs are added, so that a new
+    newborn makes only its own networks, in the numbers that the others have; `trend run --retrain`
+    learns it anew. The network that most newborns have at each vertex is a map of the cohort, too
+    (`maps/consensus`): nearer to what was planted in simulated cohorts than the chosen one, whose
+    numbers it has.
     """
     from trend_dagster.science.individuals.newborn import CohortPrior
 

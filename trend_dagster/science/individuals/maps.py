@@ -12,7 +12,6 @@ from __future__ import annotations
 
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
-from functools import partial
 from itertools import chain, islice
 
 import numpy as np
@@ -32,7 +31,6 @@ from trend_dagster.science.individuals.model import (
     Others,
     PreparedRun,
     Progress,
-    prepare_series,
     turns,
 )
 from trend_dagster.science.individuals.settings import IndividualsConfig
@@ -83,7 +81,8 @@ def follow_maps(
     Parameters
     ----------
     newborns : sequence of callable
-        Each gives the runs of one newborn, and is called once; from `at_sample`.
+        Each gives the runs of one newborn, and is called once: those of
+        `trend_dagster.science.individuals.model.at_sample`.
     maps : sequence of ndarray of shape (n_vertices,)
         Maps of the cohort, on the whole mesh.
     cortex : Cortex
@@ -134,18 +133,6 @@ def _harder(n_possible: NDArray[np.integer]) -> FloatArray:
     Without them a map that gives one hemisphere a network too few seems to be told better there.
     """
     return np.asarray(np.log(n_possible / n_possible.mean()))
-
-
-def at_sample(newborns: Sequence[Load], cortex: Cortex) -> list[Load]:
-    """Let newborns give their runs at the vertices of `Cortex.sample` only."""
-    chosen, sample = cortex.sample
-    if sample is cortex:
-        return list(newborns)
-
-    def load(newborn: Load) -> list[PreparedRun]:
-        return [prepare_series(run.series[chosen], sample) for run in newborn()]
-
-    return [partial(load, newborn) for newborn in newborns]
 
 
 def best_map(told: FloatArray) -> int:
@@ -210,7 +197,7 @@ def choose_maps(
     Parameters
     ----------
     newborns : sequence of callable
-        Each gives the runs of one newborn, once a round; from `at_sample`.
+        Each gives the runs of one newborn, once a round, as for `follow_maps`.
     maps : sequence of sequence of ndarray of shape (n_vertices,)
         Of each parcellation the cohort's map, and other ones with as many networks, in its numbers
         (`alike`).
@@ -223,8 +210,7 @@ def choose_maps(
         One for each parcellation.
     """
     found = [Chosen(each[0]) for each in maps]
-    # One newborn decides nothing, and where there is one map there is nothing to choose.
-    several = [i for i, each in enumerate(maps) if len(each) > 1 and len(newborns) > 1]
+    several = [i for i, each in enumerate(maps) if len(each) > 1]
     if not several:
         return found
 
@@ -314,7 +300,9 @@ def _exchanges(
     n_networks = current.prior.shape[1]
     others = [each for each in pool if each is not current]
     prior = np.concatenate([each.prior for each in (current, *others)], axis=1)
-    networks = [each.evidence[:, :, k] for each in (current, *others) for k in _numbers(each)]
+    networks = [
+        each.evidence[:, :, k] for each in (current, *others) for k in range(each.prior.shape[1])
+    ]
     n_vertices = len(prior)
     n_exchanges = n_networks * (len(networks) - n_networks)
     of_all = min(_SCORED, _RECKONED // n_exchanges)
@@ -360,10 +348,6 @@ def _exchanges(
         if all((labels != one).mean() >= _SAME for one in given):
             given.append(labels)
             yield labels
-
-
-def _numbers(followed: Followed) -> range:
-    return range(followed.prior.shape[1])
 
 
 def _most_have(

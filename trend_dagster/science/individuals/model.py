@@ -135,7 +135,7 @@ class Cortex:
         gaussian = weighted(np.exp(-(d**2) / (2 * sigma**2)), 3 * sigma)
         # d^4 exp(-d^2 / 2 s^2) is largest at d = 2 s.
         ring = weighted((d / spread) ** 4 * np.exp(-(d**2) / (2 * spread**2)), 3 * spread)
-        spaced = area_of_places(distances, area, _SPACING * spread)
+        spaced = area_of_places(places(distances, _SPACING * spread), area)
         return cls(
             mask,
             hemisphere,
@@ -157,7 +157,7 @@ class Cortex:
         between the same vertices compares. All vertices, unless half of them are spared.
         """
         chosen = np.unique(self._stand_in)
-        area = np.bincount(self._stand_in, self.area, len(self.area)).astype(np.float32)
+        area = area_of_places(self._stand_in, self.area)
         if 2 * len(chosen) > len(area):
             return np.arange(len(area)), self
         mask = np.zeros_like(self.mask)
@@ -232,11 +232,8 @@ def places(distances: sp.csr_array, spacing_mm: float) -> NDArray[np.intp]:
     return place
 
 
-def area_of_places(
-    distances: sp.csr_array, area: FloatArray, spacing_mm: float
-) -> NDArray[np.float32]:
-    """Area in mm^2 that each vertex of those of :func:`places` stands for; 0 for the others."""
-    place = places(distances, spacing_mm)
+def area_of_places(place: NDArray[np.intp], area: FloatArray) -> NDArray[np.float32]:
+    """Area in mm^2 that each vertex of those of `places` stands for; 0 for the others."""
     return np.bincount(place, area, len(area)).astype(np.float32)
 
 
@@ -330,6 +327,14 @@ def prepare_series(series: FloatArray, cortex: Cortex) -> PreparedRun:
     mean = times(cortex.near, series) / cortex.near.sum(axis=1)[:, None]
     energy = np.square(mean).sum(axis=1, keepdims=True)
     return PreparedRun(series, smoothed, products_of_near(smoothed, series, cortex.near), energy)
+
+
+def at_sample(runs: Sequence[PreparedRun], cortex: Cortex) -> Sequence[PreparedRun]:
+    """Prepare runs between the vertices of `Cortex.sample` only; they themselves if it is all."""
+    chosen, sample = cortex.sample
+    if sample is cortex:
+        return runs
+    return [prepare_series(run.series[chosen], sample) for run in runs]
 
 
 def unit(series: FloatArray) -> NDArray[np.float32]:

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
 from dataclasses import asdict, dataclass
+from functools import partial
 from typing import Any
 
 import numpy as np
@@ -22,7 +23,6 @@ from trend_dagster.science.individuals.differences import (
 from trend_dagster.science.individuals.maps import (
     MOST_EXCHANGES,
     alike,
-    at_sample,
     choose_maps,
 )
 from trend_dagster.science.individuals.model import (
@@ -34,10 +34,10 @@ from trend_dagster.science.individuals.model import (
     Others,
     PreparedRun,
     Progress,
+    at_sample,
     find_individual,
     kept_in_memory,
     learn_prior,
-    prepare_series,
 )
 from trend_dagster.science.individuals.settings import IndividualsConfig
 from trend_dagster.science.individuals.summary import MEASURES, network_table
@@ -106,13 +106,15 @@ class CohortPrior:
         other_maps : mapping of int to sequence of ndarray of shape (n_vertices,), optional
             Other maps of the cohort by number of clusters, in numbers of their own.
         """
-        others, most = other_maps or {}, keep_gib * 2**30
+        most = keep_gib * 2**30
+        # One newborn alone decides nothing.
+        others = (other_maps or {}) if len(newborns) > 1 else {}
         maps = [[own, *alike(others.get(n, ()), own)] for n, own in parcellations.items()]
         loads = kept_in_memory(list(newborns.values()), most)
         # At a sample of the vertices they take less memory, and are wanted more often.
         few = loads
         if cortex.sample[1] is not cortex:
-            few = kept_in_memory(at_sample(list(newborns.values()), cortex), most)
+            few = kept_in_memory([partial(_few, load, cortex) for load in newborns.values()], most)
         rounds = 1 + MOST_EXCHANGES if any(len(each) > 1 for each in maps) else 0
         of_all = (rounds + config.rounds) * len(loads)
         with threadpool_limits(1, user_api="blas"):
@@ -198,6 +200,10 @@ class CohortPrior:
             return list(self.everyone)
         both = zip(self.everyone, self.posteriors[subject], strict=True)
         return [others.without(own) for others, own in both]
+
+
+def _few(load: Load, cortex: Cortex) -> Sequence[PreparedRun]:
+    return at_sample(load(), cortex)
 
 
 @dataclass(frozen=True, eq=False)
@@ -298,7 +304,7 @@ def examine(
         there, individuals = runs, [individual for individual, _, _ in found]
         if sample is not cortex:
             everyone = [others.at(chosen) for others in everyone]
-            there = [prepare_series(run.series[chosen], sample) for run in runs]
+            there = at_sample(runs, cortex)
             individuals = list(
                 while_made(lambda others: find_individual(there, others, sample, config), everyone)
             )
